@@ -1,0 +1,103 @@
+"""Every field a run has, with its unit and its default.
+
+A recipe (configs/<run>.py) starts from `get_config()` and changes a few fields; the
+command line changes a few more: --config.optimizer.learning_rate=0.1. Durations are in
+epochs (passes over the training split). Nothing here is derived from anything else.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def get_config():
+    config = ConfigDict()
+
+    config.seed = 0  # of initialisation, order of the data, augmentation and dropout
+    config.num_devices = 0  # devices to use, in jax.devices() order; 0: all of them
+    config.batch_size = 128  # images per step, over all devices and hosts
+    config.num_epochs = 10.0  # length of the training
+    config.num_steps = placeholder(int)  # if given: its length in steps instead
+    config.steps_per_dispatch = 1  # steps in one call of the compiled program
+
+    config.dataset = ConfigDict()
+    config.dataset.name = "mnist"  # a TFDS name
+    config.dataset.data_dir = ""  # TFDS directory; "": the places README.md lists
+    config.dataset.download = True  # let TFDS download a set found nowhere
+    config.dataset.train_split = "train"  # TFDS syntax: "train[:50000]"
+    config.dataset.eval_split = "test"
+    config.dataset.placement = "auto"  # "device": whole split there; "host"; "auto"
+    config.dataset.order = "shuffle"  # anew every epoch; "fixed": once for all epochs
+    config.dataset.image_size = 0  # pixels, height = width; 0: as the data has it
+    config.dataset.fit = "pad"  # how to get there: "pad" with zeros, or "resize"
+    config.dataset.mean = (0.0,)  # subtracted; grey levels 0..255, one or per channel
+    config.dataset.std = (255.0,)  # then divided by; grey levels, one or per channel
+    config.dataset.num_threads = 2  # reading and decoding, with placement "host"
+    config.dataset.prefetch = 4  # batches prepared ahead, with placement "host"
+
+    config.augment = ConfigDict()  # of training images; 0 or False: off
+    config.augment.translate = 0.0  # affine: pixels, uniform in +-
+    config.augment.rotate = 0.0  # degrees, uniform in +-
+    config.augment.scale = 0.0  # by (1 + scale)^u, u uniform in +-1
+    config.augment.squeeze = (
+        0.0  # one axis by (1 + squeeze)^u, the other by its inverse
+    )
+    config.augment.shear = 0.0  # horizontal pixels per row, uniform in +-
+    config.augment.flip = False  # left to right, with probability 1/2
+    config.augment.crop = 0  # pixels of zeros added around, then a random crop
+
+    config.model = ConfigDict()
+    config.model.name = "lenet5"  # a name of models.MODELS
+    config.model.dtype = "float32"  # of the computation; parameters stay float32
+    config.model.fields = ConfigDict()  # further fields of that network
+
+    config.loss = ConfigDict()
+    config.loss.name = "softmax_cross_entropy"  # or LeNet-5's "map", "ml"
+    config.loss.label_smoothing = 0.0  # share of the target spread over all classes
+    config.loss.rubbish = 1.0  # "map": the constant j of LeNet-5's eq. 9
+
+    config.optimizer = ConfigDict()
+    config.optimizer.name = "sgd"  # a function of optax, or "sdlm" (optimizers.py)
+    config.optimizer.learning_rate = 0.1
+    config.optimizer.per_examples = (
+        0  # N: the rate is per N images of the batch; 0: as is
+    )
+    config.optimizer.weight_decay = 0.0  # L2; decoupled where the optimizer takes it
+    config.optimizer.decay_mask = "all"  # what decays; "kernels": no bias, no norm
+    config.optimizer.clip_norm = 0.0  # global norm of the gradient; 0: no clipping
+    config.optimizer.accumulate = 1  # micro-batches whose gradients are averaged
+    config.optimizer.ema_decay = 0.0  # Polyak average used for evaluation; 0: off
+    config.optimizer.curvature_examples = 500  # "sdlm": patterns per Hessian estimate
+    # Arguments of the optimizer by its own names; a recipe adds them. Replaced whole on
+    # the command line: --config.optimizer.kwargs="{'b1': 0.95, 'eps': 1e-6}"
+    config.optimizer.kwargs = ConfigDict()
+
+    config.schedule = ConfigDict()  # of the learning rate
+    config.schedule.name = "constant"  # step polynomial cosine exponential plateau
+    config.schedule.warmup_epochs = 0.0  # linear, ahead of the schedule
+    config.schedule.warmup_factor = 0.0  # share of the learning rate it starts from
+    config.schedule.boundaries = ()  # "step": epochs at which the rate changes ...
+    config.schedule.factors = ()  # ... to these multiples of the learning rate
+    config.schedule.end_factor = 0.0  # "polynomial", "cosine": multiple at the end
+    config.schedule.power = 1.0  # "polynomial"
+    config.schedule.decay_rate = 0.1  # "exponential", "plateau": multiplied by this ...
+    config.schedule.decay_epochs = 1.0  # "exponential": ... over so many epochs
+    config.schedule.staircase = False  # "exponential": in jumps
+    config.schedule.patience = 5  # "plateau": evaluations without improvement
+
+    config.eval = ConfigDict()
+    config.eval.batch_size = 1000  # images; changes nothing in the result
+    config.eval.every_epochs = 1.0  # 0: only at the end
+
+    config.checkpoint = ConfigDict()
+    config.checkpoint.every_epochs = 1.0  # 0: only at the end
+    config.checkpoint.every_steps = 0  # steps, in addition; 0: off
+    config.checkpoint.keep_last = 2
+    config.checkpoint.keep_best = 1  # by the error on eval_split
+
+    config.log = ConfigDict()
+    config.log.every_steps = 100  # between two lines of progress and of metrics.jsonl
+    config.log.tensorboard = True
+    config.log.profile_start = -1  # first step of a jax.profiler window; -1: none
+    config.log.profile_steps = 10  # its length
+
+    return config

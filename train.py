@@ -1,0 +1,538 @@
+"""Training: the state, the optimizer, one compiled step, and the loop around it."""
+
+import dataclasses
+import fractions
+import functools
+import inspect
+import math
+import signal
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import NamedSharding, PartitionSpec
+
+import checkpoints
+import configuration
+import evaluate
+import feeds
+import input_pipeline
+import optimizers
+import reporting
+import train_step
+
+# Larger training splits stay on the host unless the config says otherwise.
+ON_DEVICE_BYTES = 2**30
+
+
+class NonFiniteLoss(FloatingPointError):
+    """The loss is not a number; nothing after the last good checkpoint was saved."""
+
+
+class Preempted(Exception):
+    """The run was told to stop, has saved its state, and can be resumed."""
+
+
+# Schedule and optimizer.
+
+
+def make_schedule(config, epoch_steps, total_steps):
+    """step -> learning rate; `epoch_steps` is a Fraction, steps per epoch."""
+    schedule, optimizer = config.schedule, config.optimizer
+    rate = optimizer.learning_rate
+    if optimizer.per_examples:
+        rate *= config.batch_size / optimizer.per_examples
+    warmup = in_steps(schedule.warmup_epochs, epoch_steps)
+    after = max(total_steps - warmup, 1)
+    if schedule.name == "step":
+        starts = [in_steps(e, epoch_steps) for e in schedule.boundaries]
+        pieces = [optax.constant_schedule(rate * f) for f in (1.0, *schedule.factors)]
+        # Epochs count from the start of the training, not from the end of the warm-up.
+        main = optax.join_schedules(pieces, [s - warmup for s in starts])
+    elif schedule.name == "polynomial":
+        main = optax.polynomial_schedule(
+            rate, rate * schedule.end_factor, schedule.power, after
+        )
+    elif schedule.name == "cosine":
+        main = optax.cosine_decay_schedule(rate, after, schedule.end_factor)
+    elif schedule.name == "exponential":
+        main = optax.exponential_decay(
+            rate,
+            in_steps(schedule.decay_epochs, epoch_steps),
+            schedule.decay_rate,
+            staircase=schedule.staircase,
+        )
+    else:  # "constant"; "plateau" multiplies it by a factor kept in the state
+        main = optax.constant_schedule(rate)
+    if not warmup:
+        return main
+    ramp = optax.linear_schedule(rate * schedule.warmup_factor, rate, warmup)
+    return optax.join_schedules([ramp, main], [warmup])
+
+
+def make_optimizer(config, schedule):
+    """The optax transformation of `config.optimizer` (and the plateau, if any)."""
+    optimizer = config.optimizer
+    parts = []
+    if optimizer.clip_norm:
+        parts.append(optax.clip_by_global_norm(optimizer.clip_norm))
+    kwargs = dict(optimizer.kwargs)
+    mask = None if optimizer.decay_mask == "all" else _is_kernel
+    if optimizer.name == "sdlm":
+        make = optimizers.sdlm
+        accepted = ()
+    else:
+        make = getattr(optax, optimizer.name)
+        accepted = inspect.signature(make).parameters
+    if "weight_decay" in accepted:
+        kwargs["weight_decay"] = optimizer.weight_decay
+        name = "mask" if "mask" in accepted else "weight_decay_mask"
+        if mask and name in accepted:
+            kwargs[name] = mask
+    elif optimizer.weight_decay:
+        parts.append(optax.add_decayed_weights(optimizer.weight_decay, mask))
+    parts.append(make(schedule, **kwargs))
+    if config.schedule.name == "plateau":
+        parts.append(optimizers.scale_by_plateau())
+    return optax.chain(*parts)
+
+
+def _is_kernel(params):
+    """True for what multiplies activations; biases, norms and scales are vectors."""
+    return jax.tree.map(lambda p: p.ndim > 1, params)
+
+
+# Durations.
+
+
+def in_steps(epochs, epoch_steps):
+    """The number of whole steps in `epochs`, nearest."""
+    return round(fractions.Fraction(epochs) * epoch_steps)
+
+
+def due(step, every):
+    """True at the first step at or after each multiple of `every` (0: never)."""
+    return every > 0 and step > 0 and step // every > (step - 1) // every
+
+
+def next_due(step, every):
+    """The first step after `step` at which something is due."""
+    return math.ceil((step // every + 1) * every) if every > 0 else math.inf
+
+
+class StopSignal:
+    """SIGTERM and the first Ctrl-C ask for a stop; a second Ctrl-C interrupts.
+
+    In a run of several processes jax.distributed has its own handler of SIGTERM, and
+    the processes agree on a step through `Checkpoints.reached_preemption`.
+    """
+
+    def __init__(self):
+        self.requested = False
+        if jax.process_count() == 1:
+            signal.signal(signal.SIGTERM, self._request)
+            signal.signal(signal.SIGINT, self._request)
+
+    def _request(self, number, frame):
+        del frame
+        self.requested = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        print(f"{signal.Signals(number).name}: stopping after this step", flush=True)
+
+
+def train(config, run, stop):
+    """Trains, or goes on training, what `config` describes in the directory `run`.
+
+    Args:
+      config: a checked config.
+      run: a workdir.Workdir that belongs to it.
+      stop: a StopSignal.
+
+    Returns:
+      The line that says how it ended.
+
+    Raises:
+      Preempted: a stop was asked for; the state is saved.
+      NonFiniteLoss: the loss is not a number; the last good state is saved.
+    """
+    if jax.process_index() == 0:
+        run.create(config)
+    trainer = Trainer(config, run, stop)
+    try:
+        result = trainer.run()
+        line = evaluate.describe(result, trainer.eval_split, trainer.step)
+        return f"done: {line}; run directory {run}"
+    finally:
+        trainer.close()
+
+
+class Trainer:
+    """One run in memory: network, data, state, and what the loop does with them."""
+
+    def __init__(self, config, run, stop):
+        self.config, self.workdir, self.stop = config, run, stop
+        self.first = jax.process_index() == 0
+        self.mesh = evaluate.make_mesh(config.num_devices)
+        self.replicated = NamedSharding(self.mesh, PartitionSpec())
+
+        self.train_split = evaluate.open_split(
+            config.dataset, config.dataset.train_split
+        )
+        self.eval_split = evaluate.open_split(config.dataset, config.dataset.eval_split)
+        self.epoch_steps = fractions.Fraction(len(self.train_split), config.batch_size)
+        self.total = config.num_steps or in_steps(config.num_epochs, self.epoch_steps)
+        if self.total < 1:
+            raise configuration.ConfigError(
+                f"config.num_epochs = {config.num_epochs} is less than one step of "
+                f"config.batch_size = {config.batch_size} images"
+            )
+        self.plan = input_pipeline.TrainPlan(
+            len(self.train_split),
+            config.batch_size,
+            config.seed,
+            order=config.dataset.order,
+        )
+
+        image_shape = self.train_split.image_shape
+        preprocessing = evaluate.make_preprocessing(config, image_shape)
+        shape = evaluate.input_shape(preprocessing, image_shape)
+        self.model = evaluate.make_model(config, self.train_split.num_classes)
+        evaluate.abstract_variables(self.model, shape)
+        loss = evaluate.make_loss(config.loss)
+        self.schedule = make_schedule(config, self.epoch_steps, self.total)
+        self.tx = make_optimizer(config, self.schedule)
+        self.loss, self.preprocessing = loss, preprocessing
+
+        init = train_step.make_init(
+            self.model, self.tx, shape, config.seed, config.optimizer.ema_decay
+        )
+        self.saved = checkpoints.Checkpoints(
+            run.checkpoints,
+            keep_last=config.checkpoint.keep_last,
+            keep_best=config.checkpoint.keep_best,
+        )
+        self.state, self.evaluated = self._restore(init)
+        self.step = int(self.state.step)
+        if self.first:
+            self._describe(shape)
+
+        self.writer = reporting.MetricWriter(
+            run.path,
+            first_step=self.step,
+            tensorboard=config.log.tensorboard,
+            enabled=self.first,
+        )
+        self.progress = reporting.Progress(
+            self.step, self.total, config.batch_size, len(self.train_split)
+        )
+        self.feed = self._make_feed()
+        self._make_programs()
+        self.sums, self.pending = self.new_sums(), None
+        self.result, self.profiling = None, False
+
+    def _restore(self, init):
+        abstract = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.replicated),
+            jax.eval_shape(init),
+        )
+        restored = self.saved.restore(abstract)
+        if restored is None:
+            return jax.jit(init, out_shardings=self.replicated)(), -1
+        state, step, meta = restored
+        if self.first:
+            print(f"resuming from step {step} of {self.total}", flush=True)
+        return state, meta["evaluated"]
+
+    def _describe(self, shape):
+        """Fills the run directory with what the network's users need later."""
+        from clu import parameter_overview
+
+        split = self.train_split
+        self.workdir.write_json(
+            "dataset.json",
+            {
+                "name": split.name,
+                "image_shape": split.image_shape,
+                "input_shape": shape,
+                "label_names": split.label_names,
+            },
+        )
+        self.workdir.write_json(
+            "preprocessing.json", dataclasses.asdict(self.preprocessing)
+        )
+        self.workdir.add_environment(self.mesh.devices.flat)
+        overview = parameter_overview.get_parameter_overview(self.state.params)
+        self.workdir.write_text("parameters.txt", overview + "\n")
+        print(
+            f"{self.config.model.name} on {split.name}: "
+            f"{parameter_overview.count_parameters(self.state.params):,} parameters, "
+            f"{len(split):,} training images of {'x'.join(map(str, shape))}, "
+            f"{self.total:,} steps of {self.config.batch_size} on "
+            f"{self.mesh.devices.size} {self.mesh.devices.flat[0].device_kind} devices",
+            flush=True,
+        )
+
+    def _make_feed(self):
+        dataset = self.config.dataset
+        size = len(self.train_split) * math.prod(self.train_split.image_shape)
+        fits = dataset.placement == "auto" and size <= ON_DEVICE_BYTES
+        if dataset.placement == "device" or fits:
+            return feeds.DeviceFeed(
+                self.train_split, self.plan, self.mesh, self.config.steps_per_dispatch
+            )
+        return feeds.HostFeed(
+            self.train_split,
+            self.plan,
+            self.mesh,
+            self.step,
+            self.total,
+            dataset.num_threads,
+            dataset.prefetch,
+        )
+
+    def _make_programs(self):
+        config, one = self.config, self.replicated
+        augmentation = input_pipeline.Augmentation(**config.augment)
+        prepare = functools.partial(
+            input_pipeline.network_input,
+            preprocessing=self.preprocessing,
+            augmentation=augmentation,
+            seed=config.seed,
+        )
+        step = train_step.make_train_step(
+            self.model,
+            self.tx,
+            self.loss,
+            prepare,
+            seed=config.seed,
+            accumulate=config.optimizer.accumulate,
+            ema_decay=config.optimizer.ema_decay,
+        )
+        self.run_steps = jax.jit(
+            train_step.make_run_steps(step, self.feed.fetch),
+            donate_argnums=(0, 1),
+            static_argnums=3 if self.feed.steps == 1 else (),
+            out_shardings=(one, one),
+        )
+        self.eval_step = jax.jit(
+            evaluate.make_eval_step(self.model, self.preprocessing, self.loss),
+            out_shardings=one,
+        )
+        self.all_finite = jax.jit(
+            lambda tree: jnp.array(
+                [jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]
+            ).all()
+        )
+        self.new_sums = jax.jit(train_step.zero_sums, out_shardings=one)
+        self.set_curvature = jax.jit(
+            train_step.make_set_curvature(self.model, self.loss, self.preprocessing),
+            donate_argnums=0,
+            out_shardings=one,
+        )
+        schedule = config.schedule
+
+        def observe(state, error):
+            opt_state = optimizers.observe_plateau(
+                state.opt_state,
+                error,
+                factor=schedule.decay_rate,
+                patience=schedule.patience,
+            )
+            return state.replace(opt_state=opt_state)
+
+        self.observe = jax.jit(observe, donate_argnums=0, out_shardings=one)
+
+    def run(self):
+        """The loop: step, log, evaluate, save. Returns the final evaluation."""
+        config = self.config
+        log_every = config.log.every_steps
+        eval_every = fractions.Fraction(config.eval.every_epochs) * self.epoch_steps
+        save_every = (
+            fractions.Fraction(config.checkpoint.every_epochs) * self.epoch_steps
+        )
+        profile_start, profile_end = self._profile_window()
+
+        if due(self.step, eval_every) and self.evaluated < self.step:
+            self._evaluate()  # a stop cut it short
+        while self.step < self.total:
+            self._stop_if_asked()
+            self._profile(profile_start, profile_end)
+            self._begin_pass()
+            until = min(
+                self.total,
+                next_due(self.step, log_every),
+                next_due(self.step, eval_every),
+                next_due(self.step, save_every),
+                next_due(self.step, config.checkpoint.every_steps),
+                next_due(self.step, self.epoch_steps),
+                *(p for p in (profile_start, profile_end) if p > self.step),
+            )
+            self._advance(until)
+            if due(self.step, log_every) or self.step == self.total:
+                self._log()
+            if due(self.step, eval_every) or self.step == self.total:
+                self._evaluate()
+            if (
+                due(self.step, save_every)
+                or due(self.step, config.checkpoint.every_steps)
+                or self.step == self.total
+            ):
+                self._save()
+        self._profile(profile_start, self.step)
+        self._report()
+        if self.evaluated < self.step:
+            self._evaluate()
+        self.saved.wait()
+        return self.result
+
+    def _advance(self, until):
+        start = time.perf_counter()
+        data, count = self.feed.take(self.step, until)
+        self.progress.waiting(time.perf_counter() - start)
+        self.state, self.sums = self.run_steps(self.state, self.sums, data, count)
+        self.step += count
+
+    def _log(self):
+        """Takes the sums of this interval and reports those of the one before.
+
+        The device never waits for the host: these sums are fetched when the next
+        interval has been sent to it.
+        """
+        self._report()
+        self.pending = (self.step, self.sums)
+        self.sums = self.new_sums()
+
+    def _report(self):
+        """Reports the sums that `_log` put aside, if any."""
+        if self.pending is None:
+            return
+        step, sums = self.pending
+        self.pending = None
+        sums = self._checked(sums)
+        rates = self.progress.report(step)
+        images = rates.pop("images")
+        scalars = {
+            **rates,
+            "train/loss": float(sums["loss"]) / images,
+            "train/error": 100 * int(sums["errors"]) / images,
+            "learning_rate": self._learning_rate(step),
+        }
+        self.writer.write_scalars(step, scalars)
+        if self.first:
+            print(self.progress.line(step, scalars), flush=True)
+
+    def _learning_rate(self, step):
+        plateau = optimizers.plateau_of(self.state.opt_state)
+        scale = 1.0 if plateau is None else float(plateau.scale)
+        return float(self.schedule(step - 1)) * scale
+
+    def _checked(self, sums):
+        """The sums on the host; raises NonFiniteLoss if a loss was not finite."""
+        sums = jax.device_get(sums)
+        if sums["bad_step"] >= 0:
+            good = self.saved.all_steps()
+            where = f"checkpoint {good[-1]}" if good else "the beginning"
+            command = " ".join(["python", *sys.argv])
+            raise NonFiniteLoss(
+                f"the loss of step {sums['bad_step']} is not finite; nothing was saved "
+                f"after {where}. The same command goes on from there and meets the "
+                f"same batches; to replay them with every loss shown:\n"
+                f"  {command} --config.log.every_steps=1\n"
+                "and with JAX_DEBUG_NANS=1 ahead of it, to find the operation."
+            )
+        return sums
+
+    def _evaluate(self):
+        self._report()
+        self._checked(self.sums)
+        start = time.perf_counter()
+        try:
+            self.result = evaluate.evaluate(
+                self.eval_step,
+                train_step.evaluation_variables(self.state),
+                self.eval_split,
+                self.config.eval.batch_size,
+                self.mesh,
+                stop=self._stopped_alone,
+            )
+        except evaluate.Interrupted:
+            self._stop_if_asked()
+        self.evaluated = self.step
+        result = self.result
+        self.writer.write_scalars(
+            self.step,
+            {f"eval/{name}": result[name] for name in ("error", "top5_error", "loss")},
+        )
+        if self.config.schedule.name == "plateau":
+            self.state = self.observe(self.state, result["error"])
+        if self.first:
+            print(evaluate.describe(result, self.eval_split, self.step), flush=True)
+        self.progress.exclude(time.perf_counter() - start)
+
+    def _save(self):
+        """Saves the state, unless it holds a number that is not finite."""
+        self._report()
+        self._checked(self.sums)
+        start = time.perf_counter()
+        if not self.all_finite(self.state.params):
+            raise NonFiniteLoss(
+                f"the parameters after step {self.step} are not finite and were not "
+                "saved"
+            )
+        metrics = None
+        if self.evaluated == self.step and self.result is not None:
+            metrics = {"error": self.result["error"]}
+        self.saved.save(
+            self.step, self.state, metrics, meta={"evaluated": self.evaluated}
+        )
+        self.progress.exclude(time.perf_counter() - start)
+
+    def _stopped_alone(self):
+        """A stop was asked for that no other process has to agree to."""
+        return self.stop.requested and jax.process_count() == 1
+
+    def _stop_if_asked(self):
+        if jax.process_count() > 1:
+            asked = self.saved.reached_preemption(self.step)
+        else:
+            asked = self.stop.requested
+        if asked:
+            self._save()
+            self.saved.wait()
+            raise Preempted(
+                f"stopped at step {self.step} of {self.total}, which is saved in "
+                f"{self.workdir}; the same command goes on from there"
+            )
+
+    def _begin_pass(self):
+        """Estimates the curvature anew at the first step of a pass, for "sdlm"."""
+        first_of_pass = self.step == 0 or due(self.step, self.epoch_steps)
+        if self.config.optimizer.name != "sdlm" or not first_of_pass:
+            return
+        examples = self.config.optimizer.curvature_examples
+        steps = math.ceil(examples / self.config.batch_size)
+        index, _ = self.plan.indices(self.step, self.step + steps)
+        images, labels = self.train_split.read(index.reshape(-1)[:examples])
+        self.state = self.set_curvature(self.state, images, labels)
+
+    def _profile_window(self):
+        start = self.config.log.profile_start
+        return (
+            (start, start + self.config.log.profile_steps) if start >= 0 else (-1, -1)
+        )
+
+    def _profile(self, start, end):
+        if self.step == start:
+            jax.profiler.start_trace(str(self.workdir.path / "profile"))
+            self.profiling = True
+        elif self.profiling and self.step >= end:
+            jax.block_until_ready(self.state)
+            jax.profiler.stop_trace()
+            self.profiling = False
+
+    def close(self):
+        self.feed.close()
+        self.writer.close()
+        self.saved.close()

@@ -1,0 +1,196 @@
+"""The state of a training, and the programs that change it.
+
+Everything here is pure and compiled by the caller: on one device, on many, or inside a
+benchmark.
+"""
+
+import functools
+
+import flax
+import jax
+import jax.numpy as jnp
+import optax
+
+import input_pipeline
+import optimizers
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that changes during training; with the config, all that a resume needs."""
+
+    step: jax.Array
+    params: flax.core.FrozenDict
+    batch_stats: flax.core.FrozenDict
+    opt_state: optax.OptState
+    ema: flax.core.FrozenDict | None
+
+
+def make_init(model, tx, shape, seed, ema):
+    """() -> TrainState at step 0, for images of `shape` [H, W, C]."""
+
+    def init():
+        variables = model.init(
+            jax.random.key(seed), jnp.zeros((1, *shape)), train=False
+        )
+        params = variables["params"]
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            batch_stats=variables.get("batch_stats", {}),
+            opt_state=tx.init(params),
+            ema=jax.tree.map(jnp.copy, params) if ema else None,
+        )
+
+    return init
+
+
+def make_train_step(model, tx, loss, prepare, *, seed, accumulate=1, ema_decay=0.0):
+    """(state, batch) -> (state, sums over the batch).
+
+    `prepare(batch)` gives the network's input for the stored images of a batch,
+    randomly changed as the training wants it. Dropout draws from `seed` and the step.
+    """
+
+    def gradients(params, batch_stats, batch, key):
+        def mean_loss(params):
+            logits, updated = model.apply(
+                {"params": params, "batch_stats": batch_stats},
+                prepare(batch),
+                train=True,
+                mutable=["batch_stats"],
+                rngs={"dropout": key},
+            )
+            losses = loss(logits, batch["label"])
+            wrong = jnp.argmax(logits, -1) != batch["label"]
+            sums = {"loss": losses.sum(), "errors": wrong.sum(dtype=jnp.int32)}
+            return losses.mean(), (updated.get("batch_stats", {}), sums)
+
+        (_, aux), grads = jax.value_and_grad(mean_loss, has_aux=True)(params)
+        return grads, *aux
+
+    def accumulated(params, batch_stats, batch, key):
+        # Every accumulate-th example: each device keeps its own part of the batch.
+        micro = jax.tree.map(
+            lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), batch
+        )
+
+        def body(carry, xs):
+            total, batch_stats, sums = carry
+            number, batch = xs
+            grads, batch_stats, more = gradients(
+                params, batch_stats, batch, jax.random.fold_in(key, number)
+            )
+            add = functools.partial(jax.tree.map, jnp.add)
+            return (add(total, grads), batch_stats, add(sums, more)), None
+
+        zeros = {"loss": jnp.zeros(()), "errors": jnp.zeros((), jnp.int32)}
+        start = (jax.tree.map(jnp.zeros_like, params), batch_stats, zeros)
+        (total, batch_stats, sums), _ = jax.lax.scan(
+            body, start, (jnp.arange(accumulate), micro)
+        )
+        return jax.tree.map(lambda g: g / accumulate, total), batch_stats, sums
+
+    def train_step(state, batch):
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        compute = gradients if accumulate == 1 else accumulated
+        grads, batch_stats, sums = compute(state.params, state.batch_stats, batch, key)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = state.ema
+        if ema_decay:
+            ema = optax.incremental_update(params, ema, 1 - ema_decay)
+        return state.replace(
+            step=state.step + 1,
+            params=params,
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+            ema=ema,
+        ), sums
+
+    return train_step
+
+
+def zero_sums():
+    """What the steps between two reports add up."""
+    return {
+        "loss": jnp.zeros(()),
+        "errors": jnp.zeros((), jnp.int32),
+        "bad_step": jnp.full((), -1, jnp.int32),  # first step of a non-finite loss
+    }
+
+
+def make_run_steps(train_step, fetch):
+    """(state, sums, data, num_steps) -> (state, sums) after up to `num_steps` steps.
+
+    `fetch(data, i)` gives the batch of the i-th of these steps. The number of steps is
+    no constant of the program: whatever parts a run is cut into, the same program makes
+    every step, so a resumed run has the bits of an uninterrupted one. Only a Python 1,
+    static in jit, makes a program without the loop, which XLA runs faster on a CPU. It
+    ends early at a loss that is not finite.
+    """
+
+    def run_steps(state, sums, data, num_steps):
+        def going(carry):
+            i, _, sums = carry
+            return (i < num_steps) & (sums["bad_step"] < 0)
+
+        def body(carry):
+            i, state, sums = carry
+            step = state.step
+            state, new = train_step(state, fetch(data, i))
+            bad = (sums["bad_step"] < 0) & ~jnp.isfinite(new["loss"])
+            return (
+                i + 1,
+                state,
+                {
+                    "loss": sums["loss"] + new["loss"],
+                    "errors": sums["errors"] + new["errors"],
+                    "bad_step": jnp.where(bad, step, sums["bad_step"]),
+                },
+            )
+
+        if isinstance(num_steps, int) and num_steps == 1:
+            _, state, sums = body((0, state, sums))
+        else:
+            carry = (jnp.zeros((), jnp.int32), state, sums)
+            _, state, sums = jax.lax.while_loop(going, body, carry)
+        return state, sums
+
+    return run_steps
+
+
+def make_set_curvature(model, loss, preprocessing):
+    """(state, images, labels) -> state with the curvature estimated on those images.
+
+    For "sdlm". The criterion's own second derivatives are exact; where the classifier
+    has no parameters (LeNet-5's RBF units) they are taken in its inputs, else in the
+    logits.
+    """
+    fixed_head = hasattr(model, "classify")
+    method = model.features if fixed_head else None
+
+    def criterion(outputs, labels):
+        return loss(model.classify(outputs) if fixed_head else outputs, labels)
+
+    def set_curvature(state, images, labels):
+        images = input_pipeline.network_input({"image": images}, preprocessing)
+
+        def outputs(params):
+            variables = {"params": params, "batch_stats": state.batch_stats}
+            return model.apply(variables, images, train=False, method=method)
+
+        top = optimizers.criterion_curvature(criterion, outputs(state.params), labels)
+        curvature = optimizers.diagonal_gauss_newton(
+            outputs, state.params, top / len(labels)
+        )
+        opt_state = optax.tree_utils.tree_set(state.opt_state, curvature=curvature)
+        return state.replace(opt_state=opt_state)
+
+    return set_curvature
+
+
+def evaluation_variables(state):
+    """What the network is evaluated with: the Polyak average where one is kept."""
+    params = state.params if state.ema is None else state.ema
+    return {"params": params, "batch_stats": state.batch_stats}

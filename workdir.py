@@ -1,0 +1,150 @@
+"""The run directory: all that is needed to resume, evaluate and use a trained network.
+
+config.json         the whole config, as resolved from file and command line
+dataset.json        what the network must be told of its data: classes, image shape
+preprocessing.json  from a stored image to the network's input
+environment.json    package versions, git revision and devices of each start
+metrics.jsonl       one line per report; TensorBoard's files lie beside it
+checkpoints/        one directory per saved step
+"""
+
+import datetime
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+
+import configuration
+
+PACKAGES = (
+    "jax jaxlib flax optax orbax-checkpoint tensorflow-datasets array-record grain "
+    "ml-collections clu numpy"
+).split()
+
+
+class WorkdirError(Exception):
+    """A run directory that cannot be used; the message says why and what to do."""
+
+
+class Workdir:
+    """The paths and small files of one run."""
+
+    def __init__(self, path):
+        self.path = pathlib.Path(path).expanduser().absolute()
+        self.checkpoints = self.path / "checkpoints"
+        self.metrics = self.path / "metrics.jsonl"
+
+    def __str__(self):
+        return str(self.path)
+
+    def create(self, config):
+        """Prepares the directory for training `config`; refuses a foreign one.
+
+        Returns True if a run that `config` continues is already there.
+        """
+        if (self.path / "config.json").exists():
+            configuration.check_resumable(self.config(), config, self.path)
+            self.write_text("config.json", configuration.to_json(config))
+            return True
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            strangers = [
+                p.name for p in self.path.iterdir() if not p.name.endswith(".tmp")
+            ]
+        except OSError as e:
+            raise WorkdirError(f"--workdir={self.path}: {e.strerror}") from e
+        if strangers:
+            raise WorkdirError(
+                f"--workdir={self.path} holds no run but other files, such as "
+                f"{sorted(strangers)[0]}; choose an empty or new directory"
+            )
+        self.write_text("config.json", configuration.to_json(config))
+        return False
+
+    def config(self):
+        text = self._read("config.json")
+        try:
+            return configuration.from_json(text)
+        except (ValueError, TypeError, AttributeError) as e:
+            raise WorkdirError(f"{self.path / 'config.json'} is damaged: {e}") from e
+
+    def write_text(self, name, text):
+        # Renamed into place, so that a kill leaves the old file or the new one.
+        path, new = self.path / name, self.path / (name + ".tmp")
+        try:
+            with open(new, "w") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            new.replace(path)
+        except OSError as e:
+            raise WorkdirError(f"cannot write {path}: {e.strerror}") from e
+
+    def write_json(self, name, value):
+        self.write_text(name, json.dumps(value, indent=2) + "\n")
+
+    def read_json(self, name):
+        text = self._read(name)
+        try:
+            return json.loads(text)
+        except ValueError as e:
+            raise WorkdirError(f"{self.path / name} is damaged: {e}") from e
+
+    def add_environment(self, devices):
+        """Appends what this start runs on to environment.json."""
+        try:
+            starts = json.loads((self.path / "environment.json").read_text())
+        except (OSError, ValueError):
+            starts = []
+        starts.append(environment(devices))
+        self.write_json("environment.json", starts)
+
+    def _read(self, name):
+        path = self.path / name
+        try:
+            return path.read_text()
+        except FileNotFoundError as e:
+            raise WorkdirError(
+                f"--workdir={self.path} holds no run ({name} is missing); train one "
+                "with --mode=train or name its directory"
+            ) from e
+        except OSError as e:
+            raise WorkdirError(f"{path}: {e.strerror}") from e
+
+
+def environment(devices):
+    """Versions, revision and devices, as a dict for environment.json."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = None
+    return {
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "packages": versions,
+        "git": _git_revision(),
+        "devices": [str(d.device_kind) for d in devices],
+    }
+
+
+def _git_revision():
+    """The commit of this code, "+" added if files differ from it; None without git."""
+    here = pathlib.Path(__file__).parent
+    try:
+        output = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--dirty=+"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return output.stdout.strip()
