@@ -60,7 +60,8 @@ class Checkpoints:
         self._directory = pathlib.Path(directory).absolute()
         self._keep_last, self._keep_best = keep_last, keep_best
         self._best_metric, self._sign = best_metric, 1 if best_mode == "min" else -1
-        self._manager = None  # made by the first save: it is only used for writing
+        self._manager = None  # the writer, made by the first save, in process 0 only
+        self._ready = False  # the directory is clear and process 0 has the manager
         self._saving = None  # the step that is being written, if any
         self._damaged = {}  # step -> reason, found by restore
         self._metrics = {}  # step -> metrics
@@ -76,28 +77,25 @@ class Checkpoints:
         as it is. Raises CheckpointError if this save or the one before failed.
         """
         self.wait()
-        step = int(step)
-        if self._manager is None or self._damaged:
-            self._open()
-        if step in self._manager.all_steps():
-            return
-        host = jax.tree.map(_to_host, state)
-        record = {
-            "meta": meta,
-            "metrics": metrics and {k: float(v) for k, v in metrics.items()},
-            "leaves": {k: _describe(v) for k, v in _named_leaves(host).items()},
-        }
+        self._open()
         if metrics:
+            metrics = {k: float(v) for k, v in metrics.items()}
             metrics[self._best_metric]  # KeyError now rather than never a best one
+        host = jax.tree.map(_to_host, state)
+        leaves = {name: _describe(leaf) for name, leaf in _named_leaves(host).items()}
+        record = {"meta": meta, "metrics": metrics or None, "leaves": leaves}
         record = json.loads(json.dumps(record))
-        self._metrics[step] = record["metrics"]
-        self._saving = step
         args = ocp.args.Composite(
             state=ocp.args.PyTreeSave(host),
             meta=ocp.args.JsonSave({**record, "crc32": _json_crc(record)}),
         )
-        with self._reporting():
-            self._manager.save(step, args=args, force=True)
+        step = int(step)
+        if step not in self.all_steps():
+            self._metrics[step] = record["metrics"]
+        with self._reporting(step):
+            if jax.process_index() == 0 and step not in self._manager.all_steps():
+                self._manager.save(step, args=args, force=True)
+        self._saving = step
 
     def restore(self, abstract_state=None, step=None):
         """Returns (state, step, meta) of the newest good checkpoint, None without any.
@@ -148,17 +146,16 @@ class Checkpoints:
 
     def wait(self):
         """Blocks until the last save is on disk; CheckpointError if it failed."""
-        if self._manager is not None:
-            with self._reporting():
-                self._manager.wait_until_finished()
-        self._saving = None
+        if self._saving is not None:
+            step, self._saving = self._saving, None
+            with self._reporting(step):
+                if jax.process_index() == 0:
+                    self._manager.wait_until_finished()
 
     def close(self):
         """Waits and frees the writer's threads; CheckpointError if the save failed."""
         self.wait()
-        if self._manager is not None:
-            self._manager.close()
-            self._manager = None
+        self._release()
 
     def reached_preemption(self, step):
         """True at the step all processes agreed on after one was told to stop.
@@ -170,33 +167,28 @@ class Checkpoints:
     # Writing.
 
     def _open(self):
-        """Clears the directory and makes the manager, on all processes or on none."""
-        self.close()
-        error = None
-        if jax.process_index() == 0:
-            try:
+        """Clears the directory and makes the manager, if that is not done.
+
+        Only process 0 writes: it has the whole state on its host, and Orbax's own
+        barriers leave the other processes waiting for 20 minutes when a write fails.
+        """
+        if self._ready and not self._damaged:
+            return
+        self._release()
+        with self._reporting():
+            if jax.process_index() == 0:
                 self._directory.mkdir(parents=True, exist_ok=True)
                 self._remove_unfinished()
                 for step in self._damaged:
                     self._set_aside(step)
-            except OSError as e:
-                error = e
-        if _any_process(error is not None):
-            raise self._write_error(error) from error
+                self._manager = _writer(self._directory, self._kept)
         self._damaged = {}
-        self._manager = ocp.CheckpointManager(
-            self._directory,
-            options=ocp.CheckpointManagerOptions(
-                create=False,
-                save_root_metadata=False,
-                preservation_policy=_Preserve(self._kept),
-                # Made in the background, a directory that cannot be made leaves
-                # threads that keep the process from ending for ten minutes.
-                async_options=ocp.options.AsyncOptions(
-                    create_directories_asynchronously=False
-                ),
-            ),
-        )
+        self._ready = True
+
+    def _release(self):
+        manager, self._manager, self._ready = self._manager, None, False
+        if manager is not None:
+            manager.close()
 
     def _remove_unfinished(self):
         for path in self._directory.glob("*.orbax-checkpoint-tmp*"):
@@ -225,30 +217,31 @@ class Checkpoints:
         return sorted(finite, key=lambda s: (score[s], -s))
 
     @contextlib.contextmanager
-    def _reporting(self):
-        """Turns a failed save into CheckpointError and makes the next one possible."""
+    def _reporting(self, step=None):
+        """Turns an error of process 0 into CheckpointError in every process.
+
+        What the failed save left is removed, and another save can be tried.
+        """
+        error = None
         try:
             yield
-        except Exception as error:
-            manager, self._manager = self._manager, None
-            with contextlib.suppress(Exception):
-                manager.close()
-            with contextlib.suppress(OSError):
-                if jax.process_index() == 0:
-                    self._remove_unfinished()  # it may be what fills the disk
-            self._metrics.pop(self._saving, None)
-            failure = self._write_error(error)
-            self._saving = None
-            raise failure from error
-
-    def _write_error(self, error):
+        except Exception as e:
+            error = e
+        if not _any_process(error is not None):
+            return
+        with contextlib.suppress(Exception):
+            self._release()  # reports the same error again
+        with contextlib.suppress(OSError):
+            if jax.process_index() == 0:
+                self._remove_unfinished()  # it may be what fills the disk
+        self._metrics.pop(step, None)
         steps = self.all_steps()
-        step = "" if self._saving is None else f" {self._saving}"
-        return CheckpointError(
-            f"cannot write checkpoint{step} to {self._directory}: {_os_reason(error)}; "
-            "make room or make it writable and start the same command again: it goes "
-            f"on from {f'step {steps[-1]}' if steps else 'the beginning'}"
-        )
+        raise CheckpointError(
+            f"cannot write checkpoint{'' if step is None else f' {step}'} to "
+            f"{self._directory}: {_os_reason(error)}; make room or make it writable "
+            "and start the same command again: it goes on from "
+            f"{f'step {steps[-1]}' if steps else 'the beginning'}"
+        ) from error
 
     # Reading.
 
@@ -331,11 +324,39 @@ class _ArrayHandler(ocp.type_handlers.NumpyHandler):
         return [result[0] for result in results]
 
 
+# Process 0 writes without waiting for the others.
+_ALONE = ocp.options.MultiprocessingOptions(
+    primary_host=0, active_processes={0}, barrier_sync_key_prefix="checkpoints"
+)
+
+
 def _tree_handler():
-    registry = ocp.type_handlers.create_type_handler_registry(
-        (np.ndarray, _ArrayHandler())
+    arrays = _ArrayHandler(deepcopy_host_arrays=False)  # _to_host has copied them
+    registry = ocp.type_handlers.create_type_handler_registry((np.ndarray, arrays))
+    return ocp.PyTreeCheckpointHandler(
+        type_handler_registry=registry, multiprocessing_options=_ALONE
     )
-    return ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
+
+
+def _writer(directory, kept):
+    return ocp.CheckpointManager(
+        directory,
+        item_handlers={
+            "state": _tree_handler(),
+            "meta": ocp.JsonCheckpointHandler(multiprocessing_options=_ALONE),
+        },
+        options=ocp.CheckpointManagerOptions(
+            create=False,
+            save_root_metadata=False,
+            preservation_policy=_Preserve(kept),
+            multiprocessing_options=_ALONE,
+            # Made in the background, a directory that cannot be made leaves threads
+            # that keep the process from ending for ten minutes.
+            async_options=ocp.options.AsyncOptions(
+                create_directories_asynchronously=False
+            ),
+        ),
+    )
 
 
 @dataclasses.dataclass
@@ -431,6 +452,8 @@ def _any_process(flag):
 
 def _os_reason(error):
     """The system's reason; TensorStore hides it in the text of a ValueError."""
+    if error is None:
+        return "process 0 failed and says why"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     code = re.search(r"os_error_code='(\d+)'", str(error))

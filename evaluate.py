@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import checkpoints
 import configuration
+import data_source
 import input_pipeline
 import models
 from models import lenet
@@ -29,7 +30,7 @@ class Interrupted(Exception):
 
 def open_split(dataset, split):
     """A split of the data set that `config.dataset` names."""
-    return input_pipeline.open_split(
+    return data_source.open_split(
         dataset.name,
         split,
         data_dir=dataset.data_dir or None,
@@ -73,6 +74,11 @@ def make_model(config, num_classes):
 
 def make_preprocessing(config, image_shape):
     """From stored images of `image_shape` [H, W, C] to the input of the network."""
+    if None in image_shape:
+        raise configuration.ConfigError(
+            f"config.dataset.name = {config.dataset.name!r}: its images differ in size, "
+            "which is not supported yet"
+        )
     try:
         preprocessing = input_pipeline.Preprocessing(
             image_size=config.dataset.image_size or max(image_shape[:2]),

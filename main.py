@@ -42,7 +42,7 @@ _PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator.")
 _PROCESS = flags.DEFINE_integer("process_id", None, "With --coordinator.")
 _CACHE = flags.DEFINE_string(
     "compilation_cache",
-    "~/.cache/convnets/xla",
+    os.environ.get("JAX_COMPILATION_CACHE_DIR", "~/.cache/convnets/xla"),
     "Directory of compiled programs, kept between starts; empty: none.",
 )
 
@@ -62,7 +62,7 @@ def main(argv):
     # What a mode needs is imported once the flags are known to be right.
     import checkpoints
     import configuration
-    import input_pipeline
+    import data_source
     import workdir
 
     try:
@@ -91,7 +91,7 @@ def main(argv):
     except (
         checkpoints.CheckpointError,
         checkpoints.IncompatibleCheckpoint,
-        input_pipeline.DataError,
+        data_source.DataError,
         workdir.WorkdirError,
     ) as error:
         _fail(FAILED, error)

@@ -53,7 +53,7 @@ def scale_by_diagonal_curvature(mu):
 
 
 def sdlm(learning_rate, mu=0.02):
-    """Stochastic diagonal Levenberg-Marquardt; somebody sets `curvature` in its state."""
+    """Stochastic diagonal Levenberg-Marquardt, without what sets the curvature."""
     return optax.chain(
         scale_by_diagonal_curvature(mu), optax.scale_by_learning_rate(learning_rate)
     )
@@ -97,8 +97,8 @@ def plateau_of(opt_state):
 def criterion_curvature(criterion, outputs, labels):
     """The diagonal of the Hessian of each example's `criterion` in its own outputs.
 
-    `criterion(outputs, labels)` maps [B, D] and [B] to losses [B]; the result is [B, D].
-    It is exact; for the criteria of LeNet-5 it is not negative (for eq. 8 it is 2).
+    `criterion(outputs, labels)` maps [B, D] and [B] to losses [B]; the result [B, D] is
+    exact. For the criteria of LeNet-5 it is not negative (for eq. 8 it is 2).
     """
 
     def one(x, label):
@@ -209,9 +209,7 @@ def _apply(eqn, operands, active):
 
             if name in ELEMENTWISE:
                 _, (slope,) = jax.jvp(outputs, (at[i],), (jnp.ones_like(at[i]),))
-                h = jnp.square(slope) * above[0]
-                _, summed = jax.vjp(lambda x: jnp.broadcast_to(x, h.shape), at[i])
-                (below[i],) = summed(h)
+                below[i] = _sum_to(at[i], jnp.square(slope) * above[0])
             elif name in ROUTING or name in BILINEAR:
                 results, transposed = jax.vjp(outputs, at[i])
                 full = [
@@ -226,3 +224,9 @@ def _apply(eqn, operands, active):
         return below
 
     return bind(*operands), pull
+
+
+def _sum_to(x, h):
+    """The curvature of x from that of x broadcast to the shape of h."""
+    _, transposed = jax.vjp(lambda x: jnp.broadcast_to(x, h.shape), x)
+    return transposed(h)[0]

@@ -7,8 +7,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+import data_source
 import evaluate
-import input_pipeline
 
 HEADER = (
     "layer",
@@ -42,7 +42,7 @@ class Layer:
 def summarize(config):
     """The table of the network that `config` trains, as text."""
     dataset = config.dataset
-    image_shape, num_classes = input_pipeline.describe(
+    image_shape, num_classes = data_source.describe(
         dataset.name, data_dir=dataset.data_dir or None
     )
     preprocessing = evaluate.make_preprocessing(config, image_shape)

@@ -157,8 +157,6 @@ def train(config, run, stop):
       Preempted: a stop was asked for; the state is saved.
       NonFiniteLoss: the loss is not a number; the last good state is saved.
     """
-    if jax.process_index() == 0:
-        run.create(config)
     trainer = Trainer(config, run, stop)
     try:
         result = trainer.run()
@@ -177,6 +175,8 @@ class Trainer:
         self.mesh = evaluate.make_mesh(config.num_devices)
         self.replicated = NamedSharding(self.mesh, PartitionSpec())
 
+        if self.first:
+            run.check(config)  # before a long download
         self.train_split = evaluate.open_split(
             config.dataset, config.dataset.train_split
         )
@@ -208,6 +208,8 @@ class Trainer:
         init = train_step.make_init(
             self.model, self.tx, shape, config.seed, config.optimizer.ema_decay
         )
+        if self.first:
+            run.create(config)
         self.saved = checkpoints.Checkpoints(
             run.checkpoints,
             keep_last=config.checkpoint.keep_last,

@@ -40,29 +40,34 @@ class Workdir:
     def __str__(self):
         return str(self.path)
 
-    def create(self, config):
-        """Prepares the directory for training `config`; refuses a foreign one.
+    def check(self, config):
+        """Raises if training `config` here would mix with something else.
 
-        Returns True if a run that `config` continues is already there.
+        Fine are a directory that is empty or can be made, and one that holds a run that
+        `config` continues.
         """
-        if (self.path / "config.json").exists():
-            configuration.check_resumable(self.config(), config, self.path)
-            self.write_text("config.json", configuration.to_json(config))
-            return True
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            strangers = [
-                p.name for p in self.path.iterdir() if not p.name.endswith(".tmp")
-            ]
+            names = {p.name for p in self.path.iterdir()}
+        except FileNotFoundError:
+            return
         except OSError as e:
             raise WorkdirError(f"--workdir={self.path}: {e.strerror}") from e
-        if strangers:
+        if "config.json" in names:
+            configuration.check_resumable(self.config(), config, self.path)
+        elif names:
             raise WorkdirError(
                 f"--workdir={self.path} holds no run but other files, such as "
-                f"{sorted(strangers)[0]}; choose an empty or new directory"
+                f"{min(names)}; choose an empty or new directory"
             )
+
+    def create(self, config):
+        """Makes the directory, or keeps it, and writes config.json."""
+        self.check(config)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise WorkdirError(f"--workdir={self.path}: {e.strerror}") from e
         self.write_text("config.json", configuration.to_json(config))
-        return False
 
     def config(self):
         text = self._read("config.json")

@@ -139,16 +139,20 @@ def blocked_conv(
         [tiles[:, i : i + nh, j : j + nw] for i in range(eh) for j in range(ew)], 3
     )
 
-    kernel = _shifted_copies(kernel, 0, bh, strides[0], dilation[0], eh * th)
-    kernel = _shifted_copies(kernel, 2, bw, strides[1], dilation[1], ew * tw)
-    kernel = kernel.reshape(bh, eh, th, bw, ew, tw, cin, cout)
-    kernel = kernel.transpose(1, 4, 2, 5, 6, 0, 3, 7)
-    kernel = kernel.reshape(eh * ew * th * tw * cin, bh * bw * cout)
+    zero = jnp.zeros((), kernel.dtype)
+    copies = []
+    for i, j in itertools.product(range(bh), range(bw)):
+        top, left = i * strides[0], j * strides[1]
+        bottom = eh * th - extent[0] - top
+        right = ew * tw - extent[1] - left
+        config = [(top, bottom, dilation[0] - 1), (left, right, dilation[1] - 1)]
+        copies.append(lax.pad(kernel, zero, [*config, (0, 0, 0), (0, 0, 0)]))
+    kernel = jnp.stack(copies, 3).reshape(eh, th, ew, tw, cin, bh * bw * cout)
+    kernel = kernel.transpose(0, 2, 1, 3, 4, 5).reshape(-1, bh * bw * cout)
 
-    y = lax.dot_general(
-        patches,
+    y = lax.dot(
+        patches.reshape(n * nh * nw, -1),
         kernel,
-        (((3,), (0,)), ((), ())),
         precision=precision,
         preferred_element_type=preferred_element_type,
     )
@@ -158,27 +162,12 @@ def blocked_conv(
 
 def _tiling(block, out, extent, stride):
     """(pixels in a tile, tiles that a block of outputs sees, blocks) on one axis."""
+    blocks = -(-out // block)
+    seen = (block - 1) * stride + extent
+    if blocks == 1:
+        return seen, 1, 1
     tile = block * stride
-    return tile, -(-((block - 1) * stride + extent) // tile), -(-out // block)
-
-
-def _shifted_copies(kernel, axis, count, step, dilation, length):
-    """Replaces `axis` by (count, length): copy i holds the kernel from i * step on.
-
-    Rows of period length + step, cut again at every `length`, start `step` earlier each
-    time: one pad and two reshapes instead of `count` pads.
-    """
-    before, after = kernel.shape[:axis], kernel.shape[axis + 1 :]
-    extent = (kernel.shape[axis] - 1) * dilation + 1
-    config = [(0, 0, 0)] * kernel.ndim
-    config[axis] = (0, length + step - extent, dilation - 1)
-    row = lax.pad(kernel, jnp.zeros((), kernel.dtype), config)
-    rows = jnp.broadcast_to(
-        jnp.expand_dims(row, axis), (*before, count, length + step, *after)
-    )
-    flat = rows.reshape(*before, count * (length + step), *after)
-    flat = lax.slice_in_dim(flat, 0, count * length, axis=axis)
-    return flat.reshape(*before, count, length, *after)
+    return tile, -(-seen // tile), blocks
 
 
 def _cheapest_block(n, out, extent, strides, cin, cout):

@@ -4,7 +4,7 @@ LeCun, Bottou, Bengio, Haffner, 1998, http://yann.lecun.com/exdb/publis/pdf/lecu
 
 `LeNet5` is the paper's network, 60,000 trainable parameters. What the paper leaves open
 and what is chosen here: a sub-sampling unit sums its inputs (section II.B; section II.A
-says it averages them, which only scales the coefficient by 4); fan-in does not count the
+says it averages them, which only scales the coefficient by 4); fan-in leaves out the
 bias; biases start like the weights. Its logits are minus the penalties of the paper's
 radial basis functions, so that the paper's argmin is an argmax here.
 
@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-Conv = nn.Conv
-conv_general_dilated = lax.conv_general_dilated
+from models.convolution import conv_general_dilated
+from models.layers import Conv, avg_pool, max_pool
 
 # Table I: which maps of S2 (rows) feed which maps of C3 (columns).
 C3_TABLE = """
@@ -115,8 +115,8 @@ class SubSampling(nn.Module):
 class PartialConv(nn.Module):
     """A 5x5 convolution in which an output map sees only some of the input maps.
 
-    `table` is boolean [input maps, output maps]. The kernel holds the connections alone,
-    [5, 5, connections], in the order of the output maps and for each of the input maps.
+    `table` is boolean [input maps, output maps]. The kernel [5, 5, connections] holds
+    the connections alone, ordered by output map and then by input map.
     """
 
     table: np.ndarray
@@ -174,33 +174,23 @@ class LeNet5Backbone(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        def conv(features, fan_in, name):
-            init = {"kernel_init": uniform_fan_in(fan_in)}
-            init["bias_init"] = uniform_fan_in(fan_in)
-            return Conv(
-                features, (5, 5), padding=0, dtype=self.dtype, name=name, **init
-            )
+        def init(fan_in):
+            uniform = uniform_fan_in(fan_in)
+            return {"kernel_init": uniform, "bias_init": uniform, "dtype": self.dtype}
 
-        f6 = nn.Dense(
-            84,
-            dtype=self.dtype,
-            kernel_init=uniform_fan_in(120),
-            bias_init=uniform_fan_in(120),
-            name="F6",
-        )
-        layers = [
-            conv(6, 25, "C1"),
-            SubSampling(self.dtype, name="S2"),
-            PartialConv(connection_table(), self.dtype, name="C3"),
-            SubSampling(self.dtype, name="S4"),
-            conv(120, 400, "C5"),
-            f6,
-        ]
+        layers = {
+            "C1": Conv(6, (5, 5), padding=0, name="C1", **init(25)),
+            "S2": SubSampling(self.dtype, name="S2"),
+            "C3": PartialConv(connection_table(), self.dtype, name="C3"),
+            "S4": SubSampling(self.dtype, name="S4"),
+            "C5": Conv(120, (5, 5), padding=0, name="C5", **init(400)),
+            "F6": nn.Dense(84, name="F6", **init(120)),
+        }
         outputs = {}
-        for layer in layers:
-            if layer is f6:
+        for name, layer in layers.items():
+            if name == "F6":
                 x = x.reshape(x.shape[0], -1)
-            x = outputs[layer.name] = scaled_tanh(layer(x))
+            x = outputs[name] = scaled_tanh(layer(x))
         return outputs
 
 
@@ -244,6 +234,10 @@ class LeNet5(nn.Module):
         return self.output(features)
 
 
+ACTIVATIONS = {"relu": nn.relu, "tanh": jnp.tanh}
+POOLS = {"max": max_pool, "avg": avg_pool}
+
+
 class LeNet5ModernBackbone(nn.Module):
     """C1 to F6 with pooling: [B, 28 or 32, 28 or 32, C] to outputs by layer name."""
 
@@ -259,18 +253,14 @@ class LeNet5ModernBackbone(nn.Module):
         out = {}
         x = Conv(6, (5, 5), padding=padding, dtype=self.dtype, name="C1")(x)
         x = out["C1"] = activation(x)
-        x = out["S2"] = pool(x, (2, 2), (2, 2))
+        x = out["S2"] = pool(x, (2, 2), (2, 2), ((0, 0), (0, 0)))
         x = Conv(16, (5, 5), padding=0, dtype=self.dtype, name="C3")(x)
         x = out["C3"] = activation(x)
-        x = out["S4"] = pool(x, (2, 2), (2, 2))
+        x = out["S4"] = pool(x, (2, 2), (2, 2), ((0, 0), (0, 0)))
         x = x.reshape(x.shape[0], -1)
         x = out["C5"] = activation(nn.Dense(120, dtype=self.dtype, name="C5")(x))
         out["F6"] = activation(nn.Dense(84, dtype=self.dtype, name="F6")(x))
         return out
-
-
-ACTIVATIONS = {"relu": nn.relu, "tanh": jnp.tanh}
-POOLS = {"max": nn.max_pool, "avg": nn.avg_pool}
 
 
 class LeNet5Modern(nn.Module):

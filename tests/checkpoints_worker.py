@@ -5,6 +5,7 @@ python checkpoints_worker.py PORT PROCESS DIRECTORY
 
 import os
 import pathlib
+import resource
 import sys
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -71,6 +72,20 @@ def main(port, process, directory):
     run.save(2, make(20))
     run.close()
     run._read_record = read
+    check(run.restore(make(0)), 2, 20)
+
+    # Process 0 cannot write: both hear of it, neither waits for the other.
+    if jax.process_index() == 0:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
+    noise = np.random.default_rng(0).random(10_000)
+    reason = ("File too large", "process 0 failed")[jax.process_index()]
+    try:
+        run.save(4, {"x": noise})
+        run.close()
+    except checkpoints.CheckpointError as error:
+        assert f"cannot write checkpoint 4 to {directory}: {reason}" in str(error)
+    else:
+        raise AssertionError("no CheckpointError")
     check(run.restore(make(0)), 2, 20)
     print("all good")
 

@@ -1,11 +1,52 @@
 """Every test runs on eight virtual CPU devices, whatever the machine has."""
 
+import atexit
 import os
+import shutil
+import socket
+import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
-os.environ["TFDS_DATA_DIR"] = ""
+os.environ.pop("TFDS_DATA_DIR", None)
+# Programs compiled once for all tests of a session, and for the children they start.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="xla-cache-")
+atexit.register(
+    shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True
+)
 
-import jax  # noqa: E402  (the variables above must be set first)
+# The variables above must be set first.
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import tiny_datasets  # noqa: E402
+
+import data_source  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+@pytest.fixture
+def some():
+    """Images uint8 [20, 8, 8, 1] and labels."""
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (20, 8, 8, 1), np.uint8), rng.integers(0, 3, 20)
+
+
+@pytest.fixture
+def tiny(tmp_path, some):
+    tiny_datasets.prepare(tmp_path, *some)
+    return data_source.open_split("tiny", "train", data_dir=tmp_path)
+
+
+@pytest.fixture
+def no_other_data(monkeypatch, tmp_path):
+    """Neither the user's data nor the network may decide a test."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+
+    def refuse(*_):
+        raise OSError("no network in tests")
+
+    monkeypatch.setattr(socket, "create_connection", refuse)

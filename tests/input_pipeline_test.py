@@ -1,503 +1,28 @@
-"""Opening data, the plan of indices, host and device batches, augmentation."""
+"""The plan of indices, host and device batches, augmentation."""
 
 import dataclasses
-import io
 import json
-import socket
-import struct
-import subprocess
-import sys
 import threading
 import time
-import types
-import zlib
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image
+from tiny_datasets import (
+    assert_same,
+    concatenate,
+    png,
+    prepare,
+)
 
 import input_pipeline
-from input_pipeline import DataError, TrainPlan, open_split
+from data_source import DataError, open_split
+from input_pipeline import TrainPlan
 
-NAMES = ("ant", "bee", "cat")
+# The plan.
 
-
-def png(image):
-    """A compressed PNG, as tfds writes them."""
-    file = io.BytesIO()
-    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(file, "PNG")
-    return file.getvalue()
-
-
-def write_tfrecord(path, records):
-    with path.open("wb") as file:
-        for record in records:
-            file.write(struct.pack("<QI", len(record), 0) + record + bytes(4))
-
-
-def write_array_record(path, records):
-    from array_record.python import array_record_module
-
-    writer = array_record_module.ArrayRecordWriter(str(path), "group_size:4")
-    for record in records:
-        writer.write(record)
-    writer.close()
-
-
-def prepare(
-    root,
-    images,
-    labels,
-    *,
-    name="tiny",
-    shape=None,
-    file_format="array_record",
-    features=None,
-):
-    """Writes an ordinary TFDS directory: one split "train" in two uneven shards.
-
-    images are arrays [H, W, C], or bytes that stand for an encoded image.
-    """
-    import tensorflow_datasets as tfds
-
-    if features is None:
-        if shape is None:
-            shape = (None, None, 1) if isinstance(images[0], bytes) else images[0].shape
-        features = {
-            "image": tfds.features.Image(shape=shape),
-            "label": tfds.features.ClassLabel(names=NAMES),
-        }
-    features = tfds.features.FeaturesDict(features)
-    directory = root / name / "1.0.0"
-    directory.mkdir(parents=True)
-    features.save_config(str(directory))
-    image_key, label_key = features
-    records = [
-        features.serialize_example(
-            {image_key: i if isinstance(i, bytes) else png(i), label_key: int(label)}
-        )
-        for i, label in zip(images, labels, strict=True)
-    ]
-    shards = [records[: len(records) // 3], records[len(records) // 3 :]]
-    write = {"tfrecord": write_tfrecord, "array_record": write_array_record}[
-        file_format
-    ]
-    paths = [directory / f"{name}-train.{file_format}-{i:05}-of-00002" for i in (0, 1)]
-    for path, shard in zip(paths, shards, strict=True):
-        write(path, shard)
-    info = {
-        "name": name,
-        "version": "1.0.0",
-        "fileFormat": file_format,
-        "splits": [
-            {
-                "name": "train",
-                "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
-                "numBytes": str(sum(map(len, records))),
-                "shardLengths": [str(len(shard)) for shard in shards],
-            }
-        ],
-    }
-    (directory / "dataset_info.json").write_text(json.dumps(info))
-    return paths
-
-
-@pytest.fixture
-def some():
-    """Images uint8 [20, 8, 8, 1] and labels."""
-    rng = np.random.default_rng(0)
-    return rng.integers(0, 256, (20, 8, 8, 1), np.uint8), rng.integers(0, 3, 20)
-
-
-@pytest.fixture
-def tiny(tmp_path, some):
-    prepare(tmp_path, *some)
-    return open_split("tiny", "train", data_dir=tmp_path)
-
-
-@pytest.fixture(autouse=True)
-def no_other_data(monkeypatch, tmp_path):
-    """Neither the user's data nor the network may decide a test."""
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
-
-    def refuse(*_):
-        raise OSError("no network in tests")
-
-    monkeypatch.setattr(socket, "create_connection", refuse)
-
-
-def concatenate(parts):
-    parts = list(parts)
-    return {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
-
-
-def assert_same(left, right):
-    assert left.keys() == right.keys()
-    for key in left:
-        np.testing.assert_array_equal(left[key], right[key], key)
-        assert left[key].dtype == right[key].dtype
-
-
-# ---------------------------------------------------------------------- opening data
-
-
-def test_import_is_light():
-    # The training step must be importable where these are slow or missing.
-    code = "import input_pipeline, sys; print(*sys.modules)"
-    out = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=input_pipeline.EMBEDDED.parent,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    heavy = {"tensorflow", "tensorflow_datasets", "grain", "array_record"}
-    assert not heavy & set(out.stdout.split())
-
-
-def test_mnist_is_in_the_repository():
-    split = open_split("mnist", "train[:50000]")
-    assert (len(split), split.image_shape, split.num_classes) == (
-        50000,
-        (28, 28, 1),
-        10,
-    )
-    assert split.label_names == tuple("0123456789")
-    images, labels = open_split("mnist", "test").arrays()
-    assert images.shape == (10000, 28, 28, 1) and images.dtype == np.uint8
-    assert labels.shape == (10000,) and labels.dtype == np.int32
-    # The counts of each digit in the test set (yann.lecun.com/exdb/mnist).
-    counts = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
-    assert np.bincount(labels).tolist() == counts
-    # The mean pixel of MNIST's test set, 0.1325 of 255, as widely quoted.
-    assert images.mean() / 255 == pytest.approx(0.1325, abs=5e-5)
-    assert "tensorflow" not in sys.modules
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_stock_tfds_reads_mnist_alike():
-    import tensorflow_datasets as tfds
-
-    directory = str(input_pipeline.EMBEDDED)
-    stock = tfds.data_source("mnist", split="test", data_dir=directory, download=False)
-    assert len(stock) == 10000
-    split = open_split("mnist", "test")
-    indices = list(range(0, 10000, 97))
-    images, labels = split.arrays()
-    for i, theirs in zip(indices, stock.__getitems__(indices), strict=True):
-        np.testing.assert_array_equal(images[i], theirs["image"])
-        assert labels[i] == theirs["label"]
-    ours = open_split("mnist", "test").source[9999]
-    np.testing.assert_array_equal(ours["image"], stock[9999]["image"])
-
-
-@pytest.mark.parametrize("file_format", ["array_record", "tfrecord"])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_random_access(tmp_path, file_format, channels):
-    rng = np.random.default_rng(1)
-    images = rng.integers(0, 256, (20, 6, 5, channels), np.uint8)
-    labels = rng.integers(0, 3, 20)
-    prepare(tmp_path, images, labels, file_format=file_format)
-    split = open_split("tiny", "train", data_dir=tmp_path)
-    assert (len(split), split.image_shape) == (20, (6, 5, channels))
-    assert split.label_names == NAMES
-    order = [19, 0, 7, 6, 5, 7, 12]  # the shards meet between 5 and 6
-    for _ in range(2):  # from the files, then from memory
-        examples = split.source.__getitems__(order)
-        np.testing.assert_array_equal([e["image"] for e in examples], images[order])
-        assert [e["label"] for e in examples] == labels[order].tolist()
-        np.testing.assert_array_equal(split.source[3]["image"], images[3])
-        read = split.read(np.array(order))
-        np.testing.assert_array_equal(read[0], images[order])
-        np.testing.assert_array_equal(read[1], labels[order])
-        assert [a.dtype for a in read] == [np.uint8, np.int32]
-        with pytest.raises(IndexError):
-            split.source[20]
-        np.testing.assert_array_equal(split.source[-1]["image"], images[-1])
-        np.testing.assert_array_equal(split.arrays()[0], images)
-    part = open_split("tiny", "train[5:10]", data_dir=tmp_path)
-    np.testing.assert_array_equal(part.arrays()[0], images[5:10])
-    np.testing.assert_array_equal(part.arrays()[1], labels[5:10])
-
-
-def stored_png(image):
-    """A PNG of deflate level 0 and no filters, as in data/mnist: pixels as they are."""
-    height, width, channels = image.shape
-    rows = np.zeros((height, 1 + width * channels), np.uint8)
-    rows[:, 1:] = image.reshape(height, -1)
-    out = b"\x89PNG\r\n\x1a\n"
-    size = struct.pack(">IIBBBBB", width, height, 8, {1: 0, 3: 2}[channels], 0, 0, 0)
-    for kind, data in (
-        (b"IHDR", size),
-        (b"IDAT", zlib.compress(rows.tobytes(), 0)),
-        (b"IEND", b""),
-    ):
-        crc = zlib.crc32(kind + data)
-        out += struct.pack(">I", len(data)) + kind + data + struct.pack(">I", crc)
-    return out
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_stored_pixels_are_decoded_all_at_once(tmp_path, channels):
-    rng = np.random.default_rng(2)
-    images = rng.integers(0, 256, (20, 9, 7, channels), np.uint8)
-    labels = np.arange(20) % 3
-    prepare(tmp_path, list(map(stored_png, images)), labels, shape=images.shape[1:])
-    split = open_split("tiny", "train", data_dir=tmp_path)
-    records = split.source._records(range(20))
-    fast = input_pipeline._decode_alike(records, images[0], 0)
-    np.testing.assert_array_equal(fast[0], images)
-    np.testing.assert_array_equal(fast[1], labels)
-    assert [a.dtype for a in fast] == [np.uint8, np.int32]
-    np.testing.assert_array_equal(split.arrays()[0], images)
-    # A pixel that changed, or a byte around the pixels: left to the real decoder.
-    for at in (records[4].index(images[4].tobytes()[:7]), -40, 20):
-        wrong = bytearray(records[4])
-        wrong[at] ^= 1
-        mixed = [*records[:4], bytes(wrong), *records[5:]]
-        assert input_pipeline._decode_alike(mixed, images[0], 0) is None
-    with pytest.raises(DataError, match="Record 4 of split 'train'"):
-        wrong = bytearray(records[4])
-        wrong[records[4].index(images[4].tobytes()[:7])] ^= 1
-        split.source._stack(range(20), [*records[:4], bytes(wrong), *records[5:]])
-
-
-def test_other_records_among_stored_ones(tmp_path):
-    images = np.random.default_rng(2).integers(0, 256, (20, 9, 9, 1), np.uint8)
-    images[15:] = 7  # much shorter when compressed; the five before are not
-    encoded = [*map(stored_png, images[:10]), *map(png, images[10:])]
-    prepare(tmp_path, encoded, np.arange(20) % 3, shape=(9, 9, 1))
-    split = open_split("tiny", "train", data_dir=tmp_path)
-    records = split.source._records(range(20))
-    for mixed in (records, records[:15], records[:10] + records[15:]):
-        assert input_pipeline._decode_alike(mixed, images[0], 0) is None
-    np.testing.assert_array_equal(split.arrays()[0], images)
-    np.testing.assert_array_equal(split.arrays()[1], np.arange(20) % 3)
-
-
-def test_search_order(tmp_path, monkeypatch, some):
-    images, labels = some
-    given, env, home = tmp_path / "given", tmp_path / "env", tmp_path / "home"
-    home = home / "tensorflow_datasets"
-    embedded = tmp_path / "embedded"
-    monkeypatch.setattr(input_pipeline, "EMBEDDED", embedded)
-    monkeypatch.setenv("TFDS_DATA_DIR", str(env))
-    found = {}
-    for size, place in enumerate([embedded, home, env, given], 3):
-        prepare(place, images[:size], labels[:size])
-        found[place] = len(open_split("tiny", "train"))
-    # Each place is preferred to the one before; a given one is not looked at unasked.
-    assert list(found.values()) == [3, 4, 5, 5]
-    assert len(open_split("tiny", "train", data_dir=given)) == 6
-
-
-def test_the_newest_complete_version_is_opened(tmp_path, some):
-    images, labels = some
-    prepare(tmp_path, images[:3], labels[:3])
-    for number, version in ((4, "10.0.0"), (5, "9.0.0"), (6, "11.0.0.incompleteABC")):
-        prepare(tmp_path / version, images[:number], labels[:number])
-        target = tmp_path / "tiny" / version
-        (tmp_path / version / "tiny" / "1.0.0").rename(target)
-        info = target / "dataset_info.json"
-        info.write_text(info.read_text().replace("1.0.0", version))
-    assert len(open_split("tiny", "train", data_dir=tmp_path)) == 4
-    assert len(open_split("tiny:9.*.*", "train", data_dir=tmp_path)) == 5
-
-
-def test_offline_fails_at_once_and_says_what_to_do(tmp_path):
-    start = time.monotonic()
-    with pytest.raises(DataError) as error:
-        open_split("cifar10", "train")
-    assert time.monotonic() - start < 5
-    for part in ("cifar10", "tensorflow_datasets", "www.cs.toronto.edu", "no network"):
-        assert part in str(error.value)
-    assert "download_and_prepare()" in str(error.value)
-    assert not (tmp_path / "home").exists()
-    with pytest.raises(DataError, match="'cifar10' is missing") as error:
-        open_split("cifar10", "train", download=False)
-    assert "no network" not in str(error.value)
-
-
-def test_a_silent_network_is_given_up(monkeypatch):
-    monkeypatch.setattr(input_pipeline, "PROBE_SECONDS", 0.1)
-    done = threading.Event()
-    monkeypatch.setattr(
-        socket, "create_connection", lambda *_: done.wait(20) and io.BytesIO()
-    )
-    start = time.monotonic()
-    with pytest.raises(DataError, match="no answer from www.cs.toronto.edu:443"):
-        open_split("cifar10", "train")
-    assert time.monotonic() - start < 5
-    done.set()
-
-
-def test_a_proxy_is_what_is_probed(monkeypatch):
-    asked = []
-
-    def connect(address, timeout):
-        asked.append(address)
-        raise OSError("refused")
-
-    monkeypatch.setattr(socket, "create_connection", connect)
-    monkeypatch.setenv("https_proxy", "http://proxy.test:3128")
-    with pytest.raises(DataError, match=r"proxy\.test:3128"):
-        open_split("cifar10", "train")
-    assert asked == [("proxy.test", 3128)]
-
-
-def test_a_missing_set_is_prepared_by_tfds_without_a_gpu(tmp_path, monkeypatch, some):
-    import tensorflow_datasets as tfds
-
-    hidden = []
-    config = types.SimpleNamespace(set_visible_devices=lambda *a: hidden.append(a))
-    fake = types.SimpleNamespace(config=config)
-
-    class Builder:
-        MANUAL_DOWNLOAD_INSTRUCTIONS = None
-        url_infos = {"https://example.test/tiny.zip": None}
-
-        def download_and_prepare(self):
-            assert hidden == [([], "GPU")]
-            prepare(tmp_path / "new", *some)
-            directory = str(tmp_path / "new" / "tiny" / "1.0.0")
-            self.info = tfds.builder_from_directory(directory).info
-
-    def builder(name, data_dir, file_format, try_gcs):
-        assert (name, data_dir) == ("tiny", str(tmp_path / "new"))
-        assert (file_format, try_gcs) == ("array_record", False)
-        return Builder()
-
-    monkeypatch.setattr(tfds, "builder", builder)
-    monkeypatch.setitem(sys.modules, "tensorflow", fake)
-    monkeypatch.setattr(socket, "create_connection", lambda *_: io.BytesIO())
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "new"))
-    np.testing.assert_array_equal(open_split("tiny", "train").arrays()[0], some[0])
-
-
-def test_a_failing_download_is_one_error(tmp_path, monkeypatch):
-    import tensorflow_datasets as tfds
-
-    def fail(self):
-        raise ConnectionError("reset by peer")
-
-    monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", fail)
-    monkeypatch.setitem(sys.modules, "tensorflow", mock.MagicMock())
-    monkeypatch.setattr(socket, "create_connection", lambda *_: io.BytesIO())
-    with pytest.raises(DataError, match="ConnectionError: reset by peer"):
-        open_split("cifar10", "train", data_dir=tmp_path)
-
-
-def test_a_set_that_must_be_fetched_by_hand_says_so():
-    with pytest.raises(DataError, match=r"ILSVRC2012_img_train\.tar"):
-        open_split("imagenet2012", "train")
-
-
-@pytest.mark.parametrize(
-    ("name", "split", "message"),
-    [
-        ("mnits", "train", r"no data set 'mnits'\. Did you mean mnist or"),
-        ("mnist", "trian", r"no split 'trian': it has \['test', 'train'\]"),
-        ("mnist", "train[5:5]", "holds no examples"),
-        ("mnist", "train[:70000]", r"no split 'train\[:70000\]'"),
-        ("mnist:1.0.0", "train", r"only: 3\.0\.1"),
-        ("", "train", "no name of a data set"),
-        ("../mnist", "train", "no name of a data set"),
-    ],
-)
-def test_wrong_names_are_one_clear_error(name, split, message):
-    with pytest.raises(DataError, match=message):
-        open_split(name, split)
-
-
-def test_a_given_directory_without_the_set(tmp_path):
-    with pytest.raises(DataError, match="does not hold 'mnist'; it is prepared in"):
-        open_split("mnist", "train", data_dir=tmp_path)
-    with pytest.raises(DataError, match="nowhere does not exist"):
-        open_split("mnist", "train", data_dir=tmp_path / "nowhere")
-    with pytest.raises(DataError, match="'cifar10' is missing") as error:
-        open_split("cifar10", "train", data_dir=tmp_path)
-    assert str(tmp_path) in str(error.value)
-
-
-def test_features_other_than_image_and_label(tmp_path, some):
-    import tensorflow_datasets as tfds
-
-    features = {
-        "image": tfds.features.Image(shape=(8, 8, 1)),
-        "digit": tfds.features.ClassLabel(names=NAMES),
-    }
-    prepare(tmp_path, *some, features=features)
-    with pytest.raises(DataError, match=r"has \['digit', 'image'\]"):
-        open_split("tiny", "train", data_dir=tmp_path)
-
-
-def test_what_a_set_is_like_is_known_without_its_data(tmp_path, some):
-    assert input_pipeline.describe("mnist") == ((28, 28, 1), 10)
-    assert input_pipeline.describe("imagenet2012") == ((None, None, 3), 1000)
-    prepare(tmp_path, *some)
-    assert input_pipeline.describe("tiny", data_dir=tmp_path) == ((8, 8, 1), 3)
-    with pytest.raises(DataError, match=r"no data set 'mnits'"):
-        input_pipeline.describe("mnits")
-
-
-@pytest.mark.parametrize("file_format", ["array_record", "tfrecord"])
-def test_damage_is_named(tmp_path, some, file_format):
-    images, labels = some
-    encoded = list(map(png, images))
-    encoded[13] = b"\x89PNG this is none"
-    encoded[17] = encoded[17][:-30]
-    paths = prepare(tmp_path, encoded, labels, file_format=file_format)
-    split = open_split("tiny", "train", data_dir=tmp_path)
-    np.testing.assert_array_equal(split.read([12])[0], images[12:13])
-    for index in (13, 17):
-        message = f"Record {index} of split 'train' of 'tiny' cannot be decoded"
-        with pytest.raises(DataError, match=message):
-            split.read([0, index])
-    content = paths[1].read_bytes()
-    paths[1].write_bytes(content[:-7])
-    split = open_split("tiny", "train", data_dir=tmp_path)
-    split.read([0])
-    with pytest.raises(DataError, match=paths[1].name):
-        split.read([0, 19])
-    paths[1].unlink()
-    with pytest.raises(DataError, match=f"{paths[1].name} is missing"):
-        open_split("tiny", "train", data_dir=tmp_path)
-
-
-def test_a_flipped_byte_is_noticed(tmp_path, some):
-    paths = prepare(tmp_path, *some)
-    content = bytearray(paths[1].read_bytes())
-    content[len(content) // 2] ^= 1
-    paths[1].write_bytes(content)
-    split = open_split("tiny", "train", data_dir=tmp_path)
-    with pytest.raises(DataError, match=r"(Record \d+ of split|train.array_record)"):
-        split.arrays()
-
-
-def test_a_file_with_other_records_than_promised(tmp_path, some):
-    paths = prepare(tmp_path, *some, file_format="tfrecord")
-    paths[1].write_bytes(paths[0].read_bytes())
-    split = open_split("tiny", "train", data_dir=tmp_path)
-    with pytest.raises(DataError, match="holds 6 records; .* says 14"):
-        split.read([19])
-
-
-def test_images_of_several_sizes_cannot_be_stacked(tmp_path, some):
-    images, labels = some
-    encoded = [png(images[0]), png(images[1][:5]), png(images[2])]
-    prepare(tmp_path, encoded, labels[:3])
-    split = open_split("tiny", "train", data_dir=tmp_path)
-    assert split.image_shape == (None, None, 1)
-    assert split.source[1]["image"].shape == (5, 8, 1)
-    with pytest.raises(DataError, match="differ in size"):
-        split.arrays()
-
-
-# -------------------------------------------------------------------------- the plan
+pytestmark = pytest.mark.usefixtures("no_other_data")
 
 
 def test_an_epoch_is_a_permutation_and_the_next_another():
@@ -540,7 +65,7 @@ def test_the_plan_refuses_nonsense():
             TrainPlan(**{"num_examples": 10, "batch_size": 2, "seed": 0, **wrong})
 
 
-# ------------------------------------------------------------------------ host batches
+# Host batches.
 
 
 def test_batches_hold_what_the_plan_says(tiny, some):
@@ -606,16 +131,20 @@ def test_closing_early_leaves_no_thread(tiny):
     def threads():
         return {t for t in threading.enumerate() if t.name.startswith("grain")}
 
+    def assert_no_threads():
+        deadline = time.monotonic() + 5
+        while threads() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert not threads()
+
     batches = input_pipeline.train_batches(tiny, TrainPlan(20, 6, 1), 0, 10**6)
     next(batches)
     assert threads()
     batches.close()
+    assert_no_threads()
     unread = input_pipeline.train_batches(tiny, TrainPlan(20, 6, 1), 0, 10**6)
     del unread
-    deadline = time.monotonic() + 5
-    while threads() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not threads()
+    assert_no_threads()
 
 
 def test_damage_met_by_a_thread_reaches_the_caller(tmp_path, some):
@@ -648,7 +177,7 @@ def test_evaluation_meets_every_example_once(tiny, some, batch_size, count):
     np.testing.assert_array_equal(together["label"], some[1][together["index"]])
 
 
-# ---------------------------------------------------------------- inside jit, on images
+# Inside jit, on images.
 
 
 ALL = input_pipeline.Augmentation(
@@ -834,21 +363,6 @@ def test_each_distortion_does_what_its_name_says(kind):
         assert abs(angle).max() < 40.5 and abs(angle).max() > 35
         assert angle.min() < -30 and angle.max() > 30
         np.testing.assert_allclose(rows + columns, 34, atol=0.6)
-
-
-def test_augmentation_is_fast_enough():
-    # It must not show beside a LeNet-5 step of about 80 us an image on two cores;
-    # 60,000 images/s and more were measured. The rest is room for a busy machine.
-    images = jnp.zeros((128, 28, 28, 1), jnp.uint8)
-    keys = jax.random.split(jax.random.key(0), 128)
-    run = jax.jit(lambda i, k: input_pipeline.augment(i, k, **dataclasses.asdict(ALL)))
-    run(images, keys).block_until_ready()
-    times = []
-    for _ in range(20):
-        start = time.perf_counter()
-        run(images, keys).block_until_ready()
-        times.append(time.perf_counter() - start)
-    assert 128 / min(times) > 15_000
 
 
 def test_preprocessing_of_lenet5():

@@ -1,0 +1,126 @@
+"""A config that cannot be run is refused with one line that names the field."""
+
+import pytest
+import runs
+
+import configuration
+from configs import default, lenet5
+
+
+@pytest.mark.parametrize("variant", ["minibatch", "paper", "modern"])
+def test_the_recipes_pass(variant):
+    configuration.check(lenet5.get_config(variant))
+
+
+def test_unknown_recipe_names_the_real_ones():
+    with pytest.raises(ValueError, match=r"minibatch.*paper.*modern"):
+        lenet5.get_config("papr")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("batch_size", 0, "config.batch_size = 0 must be greater than zero"),
+        ("num_steps", 0, "config.num_steps = 0 must be greater"),
+        ("num_epochs", -1.0, "config.num_epochs"),
+        ("num_epochs", float("nan"), "not a finite number"),
+        ("optimizer.learning_rate", -0.1, "config.optimizer.learning_rate = -0.1"),
+        ("optimizer.weight_decay", -1e-4, "config.optimizer.weight_decay"),
+        ("optimizer.ema_decay", 1.0, "config.optimizer.ema_decay = 1.0 must be less"),
+        ("optimizer.name", "addam", "did you mean 'adam'"),
+        ("optimizer.accumulate", 3, "not divisible by config.optimizer.accumulate = 3"),
+        ("model.name", "lenet6", "did you mean 'lenet5'"),
+        ("model.dtype", "float16", "none of float32, bfloat16"),
+        ("loss.name", "softmax", "softmax_cross_entropy"),
+        ("schedule.name", "cosin", "did you mean 'cosine'"),
+        ("dataset.placement", "gpu", "auto, device, host"),
+        ("dataset.std", (0.0,), "config.dataset.std"),
+        ("dataset.mean", (), "config.dataset.mean"),
+        ("log.every_steps", 0, "config.log.every_steps"),
+    ],
+)
+def test_a_bad_value_is_named(field, value, message):
+    config = lenet5.get_config("modern")
+    with config.ignore_type():
+        config.update_from_flattened_dict({field: value})
+    with pytest.raises(configuration.ConfigError, match=message) as error:
+        configuration.check(config)
+    assert "\n" not in str(error.value)
+
+
+def test_a_field_that_a_recipe_invents_is_refused():
+    config = default.get_config()
+    config.optimizer.learning_rte = 0.1
+    with pytest.raises(
+        configuration.ConfigError, match="did you mean 'optimizer.learning_rate'"
+    ):
+        configuration.check(config)
+
+
+def test_arguments_that_the_optimizer_or_network_does_not_take():
+    config = lenet5.get_config("modern")
+    config.optimizer.kwargs.momentun = 0.9
+    with pytest.raises(configuration.ConfigError, match="did you mean 'momentum'"):
+        configuration.check(config)
+    config = lenet5.get_config("modern")
+    config.model.fields.activaton = "relu"
+    with pytest.raises(configuration.ConfigError, match="did you mean 'activation'"):
+        configuration.check(config)
+
+
+def test_boundaries_need_factors():
+    config = lenet5.get_config("paper")
+    config.schedule.factors = (0.1,)
+    with pytest.raises(configuration.ConfigError, match="config.schedule.factors"):
+        configuration.check(config)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "accumulate", "devices", "fits"),
+    [(64, 1, 8, True), (60, 1, 8, False), (64, 16, 8, False), (64, 8, 8, True)],
+)
+def test_batch_must_divide_by_devices(batch_size, accumulate, devices, fits):
+    config = runs.small_config(
+        num_devices=0, batch_size=batch_size, optimizer__accumulate=accumulate
+    )
+    if fits:
+        configuration.check_devices(config, devices)
+        return
+    with pytest.raises(configuration.ConfigError, match="not divisible by 8 devices"):
+        configuration.check_devices(config, devices)
+
+
+def test_more_devices_than_there_are():
+    config = runs.small_config(num_devices=4)
+    with pytest.raises(configuration.ConfigError, match="but there are 2"):
+        configuration.check_devices(config, 2)
+
+
+def test_json_round_trip():
+    config = lenet5.get_config("paper")
+    config.model.fields.extra = (1, (2, 3))
+    again = configuration.from_json(configuration.to_json(config))
+    assert again.to_dict() == config.to_dict()
+    assert again.is_locked
+
+
+def test_a_run_is_not_resumed_with_another_config():
+    stored = runs.small_config()
+    configuration.check_resumable(stored, runs.small_config(log__every_steps=1), "run")
+    with pytest.raises(configuration.ConfigError) as error:
+        configuration.check_resumable(
+            stored, runs.small_config(optimizer__learning_rate=9.0), "run"
+        )
+    assert "config.optimizer.learning_rate: 0.05 in the run, 9.0 given" in str(
+        error.value
+    )
+
+
+def test_a_longer_training_is_the_same_run_unless_the_schedule_is_stretched():
+    cosine, constant = (
+        [runs.small_config(schedule__name=n, num_epochs=e) for e in (3.0, 5.0)]
+        for n in ("cosine", "constant")
+    )
+    configuration.check_resumable(*constant, "run")
+    with pytest.raises(configuration.ConfigError, match="config.num_epochs"):
+        configuration.check_resumable(*cosine, "run")

@@ -1,0 +1,217 @@
+"""The command line as its users meet it: what is printed, and the exit codes."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import runs
+from PIL import Image
+
+import data_source
+import evaluate
+import summarize
+from configs import lenet5
+
+CONFIG = "--config=configs/lenet5.py:modern"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run directory made through the command line."""
+    path = tmp_path_factory.mktemp("trained") / "run"
+    result = runs.run_main(runs.command(CONFIG, f"--workdir={path}"))
+    assert result.returncode == 0, result.stderr
+    return path, result.stdout
+
+
+def fails(arguments, code, *patterns):
+    """main.py exits with `code` and one line that matches."""
+    result = runs.run_main(arguments)
+    assert result.returncode == code, result.stdout + result.stderr
+    (line,) = [x for x in result.stderr.splitlines() if x.startswith("error:")]
+    for pattern in patterns:
+        assert re.search(pattern, line), line
+    assert "Traceback" not in result.stderr
+    return result
+
+
+def test_training_ends_with_error_count_and_directory(trained):
+    path, output = trained
+    last = output.splitlines()[-1]
+    assert re.fullmatch(
+        r"done: test\[:203\] error \d+\.\d\d % \(\d+ errors, 203/203 images counted\) "
+        rf"after step 30; run directory {path}",
+        last,
+    )
+    progress = next(x for x in output.splitlines() if x.startswith("step"))
+    for word in ("epoch", "loss", "error", "images/s", "data wait", "ETA"):
+        assert word in progress
+
+
+def test_evaluate_needs_only_the_run_directory(trained):
+    path, output = trained
+    result = runs.run_main(["--mode=evaluate", f"--workdir={path}"])
+    assert result.returncode == 0, result.stderr
+    said = output.splitlines()[-1].removeprefix("done: ").split(";")[0]
+    assert result.stdout.startswith(said)
+    written = json.loads((path / "evaluation-30.json").read_text())
+    assert written["count"] == 203
+
+
+def test_a_finished_run_says_its_result_again(trained):
+    path, output = trained
+    result = runs.run_main(runs.command(CONFIG, f"--workdir={path}"))
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == output.splitlines()[-1]
+
+
+def test_predict_prints_five_classes_and_draws_a_panel(trained, tmp_path):
+    path, _ = trained
+    split = data_source.open_split("mnist", "test[:3]")
+    files = []
+    for number in range(3):
+        file = tmp_path / f"digit{number}.png"
+        Image.fromarray(split.source[number]["image"][..., 0]).save(file)
+        files.append(str(file))
+    result = runs.run_main(
+        ["--mode=predict", f"--workdir={path}", f"--images={','.join(files)}"]
+    )
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    for file, line in zip(files, lines, strict=False):
+        assert line.startswith(f"{file}:")
+        shares = [float(x) for x in re.findall(r"(\d+\.\d) %", line)]
+        assert len(shares) == 5
+        assert shares == sorted(shares, reverse=True)
+        assert sum(shares) <= 100.3  # five numbers rounded to 0.1 each
+    with Image.open(lines[-1].split("panel: ")[1]) as panel:
+        assert panel.width > 400
+
+
+def test_predict_refuses_what_is_no_image(trained, tmp_path):
+    path, _ = trained
+    text = tmp_path / "text.png"
+    text.write_text("no image")
+    arguments = ["--mode=predict", f"--workdir={path}", f"--images={text}"]
+    fails(arguments, 1, "text.png is no readable image")
+    cut = tmp_path / "cut.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (99, 99), np.uint8)).save(
+        cut
+    )
+    cut.write_bytes(cut.read_bytes()[:2000])
+    fails([*arguments[:2], f"--images={cut}"], 1, "cut.png is no readable image")
+    fails([*arguments[:2], f"--images={tmp_path}/none.png"], 1, "no file .*none.png")
+    fails(arguments[:2], 2, "needs --images")
+
+
+def test_wrong_flags(tmp_path):
+    run = f"--workdir={tmp_path}/run"
+    fails([CONFIG, run, "--config.optimizer.learning_rte=1"], 2, "learning_rate", "rte")
+    fails([CONFIG, run, "--config.batch_size=1.5"], 2, "batch_size=1.5")
+    fails(["--config=configs/none.py", run], 2, "configs/none.py", "No such file")
+    fails(["--config=configs/lenet5.py:papr", run], 2, "papr", "paper")
+    fails([CONFIG, run, "--config.model.name=lenet"], 2, "lenet5")
+    fails([CONFIG, run, "--config.dataset.name=mnits"], 1, "Did you mean mnist")
+    fails([CONFIG, run, "--config.dataset.eval_split=tset"], 1, "tset", "train")
+    fails([CONFIG, run, "--confg=3"], 2, "confg")
+    fails([CONFIG, run, "--mode=test"], 2, "mode")
+    fails([CONFIG], 2, "--workdir")
+    fails([CONFIG, run, "--config.num_devices=2"], 2, "config.num_devices")
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_directory_without_the_set(tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    fails(
+        [CONFIG, f"--workdir={tmp_path}/run", f"--config.dataset.data_dir={empty}"],
+        1,
+        str(empty),
+        "mnist",
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_directories_that_hold_no_run(tmp_path):
+    for mode in ("evaluate", "predict"):
+        for path in (tmp_path, tmp_path / "none"):
+            arguments = [f"--mode={mode}", f"--workdir={path}", "--images=a.png"]
+            fails(arguments, 1, "holds no run", str(path))
+    stranger = tmp_path / "thesis.tex"
+    stranger.write_text("years of work")
+    fails([CONFIG, f"--workdir={tmp_path}"], 1, "thesis.tex")
+    assert stranger.read_text() == "years of work"
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+    # A path below a file cannot be made, by root neither.
+    fails([CONFIG, f"--workdir={stranger}/run"], 1, "thesis.tex/run")
+
+
+def test_another_config_does_not_touch_the_run(trained):
+    path, _ = trained
+    before = (path / "config.json").read_text()
+    result = runs.run_main(
+        runs.command(CONFIG, f"--workdir={path}", optimizer__learning_rate=0.5)
+    )
+    assert result.returncode == 2
+    assert "config.optimizer.learning_rate: 0.05 in the run, 0.5 given" in result.stderr
+    assert (path / "config.json").read_text() == before
+
+
+def test_a_checkpoint_of_another_network(trained, tmp_path):
+    import shutil
+
+    path = tmp_path / "run"
+    shutil.copytree(trained[0], path)
+    config = json.loads((path / "config.json").read_text())
+    config["model"]["name"] = "lenet5"
+    config["loss"]["name"] = "map"
+    (path / "config.json").write_text(json.dumps(config))
+    fails(["--mode=evaluate", f"--workdir={path}"], 1, "does not fit this model")
+    (path / "config.json").write_text("{")
+    fails(["--mode=evaluate", f"--workdir={path}"], 1, "config.json is damaged")
+
+
+def test_summarize_lenet5():
+    text = summarize.summarize(lenet5.get_config("minibatch"))
+    rows = {line.split()[0]: line.split() for line in text.splitlines()[3:]}
+    # Section II.B; the totals are sums of these (the journal prints 345,308).
+    facts = {
+        "C1": ("156", "117,600", "122,304"),
+        "S2": ("12", "0", "5,880"),
+        "C3": ("1,516", "150,000", "151,600"),
+        "S4": ("32", "0", "2,000"),
+        "C5": ("48,120", "48,000", "48,120"),
+        "F6": ("10,164", "10,080", "10,164"),
+        "output": ("0", "840", "840"),
+        "total": ("60,000", "326,520", "340,908"),
+    }
+    for layer, numbers in facts.items():
+        assert tuple(rows[layer][-3:]) == numbers, layer
+
+
+def test_summarize_from_the_command_line():
+    result = runs.run_main(["--mode=summarize", CONFIG])
+    assert result.returncode == 0, result.stderr
+    assert "61,706" in result.stdout
+
+
+def test_start_up_does_not_import_tensorflow():
+    code = (
+        "import sys, train, predict, summarize, workdir; "
+        "import input_pipeline as i; i.open_split('mnist', 'test').arrays(); "
+        "sys.exit('tensorflow' in sys.modules)"
+    )
+    import subprocess
+    import sys
+
+    child = subprocess.run(
+        [sys.executable, "-c", code], cwd=runs.ROOT, env=runs.environment()
+    )
+    assert child.returncode == 0
+
+
+def test_dataset_of_another_shape_is_refused_by_name(tmp_path):
+    config = lenet5.get_config("modern")
+    with pytest.raises(evaluate.configuration.ConfigError, match="28x28"):
+        evaluate.abstract_variables(evaluate.make_model(config, 10), (20, 20, 1))

@@ -1,0 +1,70 @@
+"""Two processes of two devices over gloo give what one process of four gives."""
+
+import socket
+import subprocess
+
+import jax
+import numpy as np
+import runs
+
+CONFIG = "--config=configs/lenet5.py:modern"
+
+
+def assert_close(a, b):
+    """30 steps of float32 in another order of summation: some 1e-6 of the values."""
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, 2e-4, 2e-5), a, b)
+
+
+def run_processes(path, count, devices, **overrides):
+    """Runs main.py in `count` processes of `devices`; returns what each printed."""
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        port = s.getsockname()[1]
+    children = []
+    for number in range(count):
+        arguments = runs.command(
+            CONFIG, f"--workdir={path}", **({"num_devices": 0} | overrides)
+        )
+        if count > 1:
+            arguments += [
+                f"--coordinator=localhost:{port}",
+                f"--num_processes={count}",
+                f"--process_id={number}",
+            ]
+        children.append(
+            subprocess.Popen(
+                arguments,
+                cwd=runs.ROOT,
+                env=runs.environment(devices),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+    outputs = [child.communicate(timeout=200)[0] for child in children]
+    assert [c.returncode for c in children] == [0] * count, "\n".join(outputs)
+    return outputs
+
+
+def test_two_processes_of_two_devices_equal_one_of_four(tmp_path):
+    run_processes(tmp_path / "one", 1, 4)
+    for placement in ("device", "host"):
+        path = tmp_path / placement
+        outputs = run_processes(path, 2, 2, dataset__placement=placement)
+        assert sum("203/203 images counted" in output for output in outputs) == 1
+        one, two = (runs.final_state(p)[0] for p in (tmp_path / "one", path))
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, 2e-4, 2e-5), one, two
+        )
+
+
+def test_two_processes_go_on_where_one_stopped(tmp_path):
+    constant = {"schedule__name": "constant"}
+    run_processes(tmp_path / "parts", 1, 1, num_steps=13, **constant)
+    outputs = run_processes(tmp_path / "parts", 2, 2, **constant)
+    assert any("resuming from step 13 of 30" in output for output in outputs)
+    run_processes(tmp_path / "whole", 1, 1, **constant)
+    parts, whole = (runs.final_state(tmp_path / n)[0] for n in ("parts", "whole"))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, 2e-4, 2e-5), parts, whole
+    )

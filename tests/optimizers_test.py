@@ -1,0 +1,274 @@
+"""The curvature against exact Jacobians and against loops over connections."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import models
+import optimizers
+from models import lenet
+
+
+def random(*shape, seed=0):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def exact_diagonal(f, params, top):
+    """The diagonal of sum over outputs of J^T top J, from the whole Jacobian."""
+    jacobian = jax.jacobian(f)(params)
+
+    def diagonal(j):
+        h = top.reshape(*top.shape, *[1] * (j.ndim - top.ndim))
+        return (h * j**2).sum(tuple(range(top.ndim)))
+
+    return jax.tree.map(diagonal, jacobian)
+
+
+def assert_close(actual, expected, rtol=1e-5):
+    """1e-5: sums of some hundred float32 products in another order."""
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        assert a.shape == b.shape
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-7)
+
+
+def test_exact_with_one_hidden_layer():
+    x, top = random(7, 5), jnp.abs(random(7, 3, seed=1))
+    params = {"u": random(5, 4, seed=2), "b": random(4, seed=3)}
+    params |= {"v": random(4, 3, seed=4), "c": random(3, seed=5)}
+
+    def f(p):
+        hidden = lenet.scaled_tanh(x @ p["u"] + p["b"][None])
+        return lenet.scaled_tanh(hidden @ p["v"] + p["c"][None])
+
+    curvature = optimizers.diagonal_gauss_newton(f, params, top)
+    assert_close(curvature, exact_diagonal(f, params, top))
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda p, x: nn.relu(x @ p["u"]),
+        lambda p, x: nn.elu(x @ p["u"]),
+        lambda p, x: jax.jit(jnp.tanh)(x @ p["u"]) - p["b"][None],
+        lambda p, x: jax.checkpoint(jnp.exp)(x @ p["u"] / 4),
+        lambda p, x: jnp.concatenate([x @ p["u"], 2 * p["b"][None] ** 3], 0),
+        lambda p, x: jnp.pad(x @ p["u"], 1)[1:, ::2].T.reshape(-1, 7),
+        lambda p, x: x[:, :4] * jnp.where(p["b"] > 0, p["b"], -3 * p["b"])[None],
+        lambda p, x: (x @ p["u"]).reshape(-1, 2, 4).max(1),
+        lambda p, x: nn.max_pool((x @ p["u"])[:, :, None], (2,), (2,)),
+        lambda p, x: (x @ p["u"])[jnp.array([3, 1, 1])],
+        lambda p, x: x @ p["u"] + random(4, seed=7).sort()[None],
+        lambda p, x: jax.lax.platform_dependent(
+            p["u"], cpu=lambda u: x @ u, default=lambda u: (u.T @ x.T).T
+        ),
+    ],
+)
+def test_primitives_where_the_recursion_is_exact(f):
+    params = {"u": random(5, 4, seed=2), "b": random(4, seed=3)}
+
+    def outputs(p):
+        return f(p, random(6, 5))
+
+    top = jnp.abs(random(*jax.eval_shape(outputs, params).shape, seed=9))
+    for run in (lambda f, *args: f(*args), lambda f, *args: jax.jit(f)(*args)):
+        curvature = run(
+            lambda p, t: optimizers.diagonal_gauss_newton(outputs, p, t), params, top
+        )
+        assert_close(curvature, exact_diagonal(outputs, params, top))
+
+
+def test_unknown_primitive_is_named():
+    with pytest.raises(NotImplementedError, match="'cumsum'"):
+        optimizers.diagonal_gauss_newton(jnp.cumsum, random(4), jnp.ones(4))
+
+
+def test_a_shared_weight_has_the_sum_over_its_connections():
+    x = jnp.array([2.0, 3.0])
+
+    def f(w):
+        return jnp.sum(w * x)[None]  # Two connections to one unit.
+
+    curvature = optimizers.diagonal_gauss_newton(f, jnp.float32(1), jnp.array([5.0]))
+    assert curvature == 5 * (2**2 + 3**2)  # The exact one would be 5 (2 + 3)^2.
+
+
+def test_a_weight_without_influence_has_none():
+    curvature = optimizers.diagonal_gauss_newton(
+        lambda p: 2 * p["a"], {"a": jnp.ones(2), "b": jnp.ones(3)}, jnp.ones(2)
+    )
+    assert_close(curvature, {"a": jnp.full(2, 4.0), "b": jnp.zeros(3)})
+
+
+class Small(nn.Module):
+    """6x6 images: two 3x3 maps, sub-sampled, three full 2x2 maps, three outputs."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = lenet.scaled_tanh(nn.Conv(2, (3, 3), padding=0, name="C1")(x))
+        x = lenet.scaled_tanh(lenet.SubSampling(name="S2")(x))
+        x = lenet.scaled_tanh(nn.Conv(3, (2, 2), padding=0, name="C3")(x))
+        return lenet.scaled_tanh(nn.Dense(3, name="F6")(x.reshape(x.shape[0], -1)))
+
+
+def test_lenet_equals_loops_over_connections():
+    model = Small()
+    images = random(4, 6, 6, 1)
+    params = model.init(jax.random.key(1), images)["params"]
+    params = jax.tree.map(lambda p: p + 0.1 * random(*p.shape, seed=2), params)
+    top = jnp.abs(random(4, 3, seed=3))
+    expected = jax.tree.map(lambda p: np.zeros(p.shape), params)
+    weights = jax.tree.map(np.asarray, params)
+    for image, above in zip(np.asarray(images), np.asarray(top), strict=True):
+        loop_over_connections(weights, image, above, expected)
+    curvature = optimizers.diagonal_gauss_newton(
+        lambda p: model.apply({"params": p}, images), params, top
+    )
+    assert_close(curvature, expected)
+
+
+def loop_over_connections(weights, image, top, total):
+    """Adds one pattern's h of every weight of `Small` to `total`, as in appendix C."""
+    layers = []  # Units: output index -> [(leaf, index of weight, index of input)].
+    c1 = {
+        (i, j, o): [
+            ("kernel", (k, m, 0, o), (i + k, j + m, 0)) for k, m in np.ndindex(3, 3)
+        ]
+        + [("bias", (o,), None)]
+        for i, j, o in np.ndindex(4, 4, 2)
+    }
+    layers.append(("C1", c1))
+    s2 = {
+        (i, j, o): [
+            ("coefficient", (o,), (2 * i + k, 2 * j + m, o))
+            for k, m in np.ndindex(2, 2)
+        ]
+        + [("bias", (o,), None)]
+        for i, j, o in np.ndindex(2, 2, 2)
+    }
+    layers.append(("S2", s2))
+    c3 = {
+        (0, 0, o): [
+            ("kernel", (k, m, i, o), (k, m, i)) for k, m, i in np.ndindex(2, 2, 2)
+        ]
+        + [("bias", (o,), None)]
+        for o in range(3)
+    }
+    layers.append(("C3", c3))
+    f6 = {
+        (o,): [("kernel", (i, o), (0, 0, i)) for i in range(3)] + [("bias", (o,), None)]
+        for o in range(3)
+    }
+    layers.append(("F6", f6))
+
+    values = [{index: image[index] for index in np.ndindex(image.shape)}]
+    sums = []
+    for name, units in layers:
+        sums.append({})
+        values.append({})
+        for unit, connections in units.items():
+            a = 0.0
+            for leaf, weight, source in connections:
+                x = 1.0 if source is None else values[-2][source]
+                a += weights[name][leaf][weight] * x
+            sums[-1][unit] = a
+            values[-1][unit] = 1.7159 * np.tanh(2 / 3 * a)
+    h_out = {(o,): top[o] for o in range(3)}
+    for (name, units), a, x in reversed(
+        list(zip(layers, sums, values[:-1], strict=True))
+    ):
+        h_in = dict.fromkeys(x, 0.0)
+        for unit, connections in units.items():
+            slope = 1.7159 * 2 / 3 / np.cosh(2 / 3 * a[unit]) ** 2
+            h = slope**2 * h_out[unit]
+            for leaf, weight, source in connections:
+                signal = 1.0 if source is None else x[source]
+                total[name][leaf][weight] += h * signal**2
+                if source is not None:
+                    h_in[source] += h * weights[name][leaf][weight] ** 2
+        h_out = h_in
+
+
+def test_lenet5_has_a_positive_curvature_everywhere():
+    model = models.create("lenet5", num_classes=10)
+    images = random(3, 32, 32, 1)
+    params = model.init(jax.random.key(1), images, train=False)["params"]
+
+    @jax.jit
+    def curvature(params):
+        def features(params):
+            return model.apply(
+                {"params": params}, images, train=False, method="features"
+            )
+
+        return optimizers.diagonal_gauss_newton(
+            features, params, jnp.full((3, 84), 2 / 3)
+        )
+
+    result = curvature(params)
+    for path, h in jax.tree_util.tree_leaves_with_path(result):
+        assert (h > 0).all() and jnp.isfinite(h).all(), path
+    # At the top: 2 f'(a)^2, with f' near its greatest value, 1.1439, at the beginning.
+    bias = result["backbone"]["F6"]["bias"]
+    assert ((bias > 2.4) & (bias < 2 * 1.1440**2)).all()
+
+
+def test_criterion_curvature_is_the_hessians_diagonal():
+    features = np.asarray(random(4, 84), np.float64) * 0.5
+    features[3] += lenet.prototypes()[7]  # One near a bitmap: the class is decided.
+    labels = np.array([0, 3, 9, 1])
+    rbf = lenet.RBF()
+
+    def criterion(loss):
+        return lambda outputs, labels: loss(rbf.apply({}, outputs), labels)
+
+    x = jnp.asarray(features, jnp.float32)
+    top = optimizers.criterion_curvature(criterion(lenet.ml_loss), x, labels)
+    np.testing.assert_array_equal(top, np.full((4, 84), 2.0))
+
+    rubbish = 60.0
+    top = optimizers.criterion_curvature(
+        criterion(lambda *args: lenet.map_loss(*args, rubbish)), x, labels
+    )
+    # y_i = sum (x - w_i)^2, p_i its share: 2 - 2 sum p_i + 4 var_p(x - w_i).
+    difference = features[:, None] - lenet.prototypes()
+    weight = np.exp(-(difference**2).sum(-1))
+    p = (weight / (np.exp(-rubbish) + weight.sum(-1, keepdims=True)))[..., None]
+    variance = (p * difference**2).sum(1) - (p * difference).sum(1) ** 2
+    expected = 2 - 2 * p.sum(1) + 4 * variance
+    assert (expected >= 0).all() and expected.max() > 0.1
+    # 1e-4: exponents near 60, where float32 keeps 4e-6, times four.
+    np.testing.assert_allclose(top, expected, atol=1e-4)
+
+
+def test_update_divides_by_mu_plus_curvature():
+    params = {"a": jnp.ones(3), "b": jnp.ones((2, 2))}
+    gradients = {"a": jnp.array([1.0, 2.0, 3.0]), "b": jnp.full((2, 2), -4.0)}
+    transformation = optimizers.scale_by_diagonal_curvature(0.02)
+    state = transformation.init(params)
+    assert_close(state.curvature, jax.tree.map(jnp.zeros_like, params))
+    updates, after = transformation.update(gradients, state, params)
+    assert_close(updates, jax.tree.map(lambda g: g / 0.02, gradients))
+    state = state._replace(
+        curvature={"a": jnp.array([0.0, 0.02, 0.98]), "b": jnp.full((2, 2), 1.98)}
+    )
+    updates, after = transformation.update(gradients, state, params)
+    assert_close(
+        updates, {"a": jnp.array([50.0, 50.0, 3.0]), "b": jnp.full((2, 2), -2.0)}
+    )
+    assert_close(after.curvature, state.curvature)
+
+
+def test_sdlm_steps_downhill_by_the_learning_rate():
+    schedule = optax.piecewise_constant_schedule(0.5, {1: 0.1})
+    optimizer = optimizers.sdlm(schedule, mu=0.02)
+    params = jnp.array([1.0, -1.0])
+    state = optax.tree_utils.tree_set(
+        optimizer.init(params), curvature=jnp.array([0.08, 0.98])
+    )
+    for rate in (0.5, 0.05):
+        updates, state = optimizer.update(jnp.array([0.2, -0.4]), state, params)
+        np.testing.assert_allclose(updates, rate * np.array([-2.0, 0.4]), rtol=1e-6)

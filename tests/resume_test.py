@@ -1,0 +1,112 @@
+"""A run that is killed, stopped or damaged ends in the bits of one that was not."""
+
+import random
+import re
+import signal
+import subprocess
+import time
+
+import pytest
+import runs
+
+CONFIG = "--config=configs/lenet5.py:modern"
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """Final state of the run that all others are compared with."""
+    path = tmp_path_factory.mktemp("uninterrupted") / "run"
+    result = runs.run_main(runs.command(CONFIG, f"--workdir={path}", **LONG))
+    assert result.returncode == 0, result.stderr
+    return runs.final_state(path)
+
+
+# 150 steps; saves and evaluations often enough that a kill meets them.
+LONG = {
+    "num_epochs": 15.0,
+    "steps_per_dispatch": 3,
+    "checkpoint.every_steps": 4,
+    "eval.batch_size": 5,
+    "optimizer.ema_decay": 0.9,
+}
+
+
+def start(path, **more):
+    return subprocess.Popen(
+        runs.command(CONFIG, f"--workdir={path}", **(LONG | more)),
+        cwd=runs.ROOT,
+        env=runs.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def read_until(child, pattern):
+    lines = []
+    for line in child.stdout:
+        lines.append(line)
+        if re.search(pattern, line):
+            return lines
+    raise AssertionError(f"{pattern!r} never came:\n{''.join(lines)}")
+
+
+def test_killed_at_random_moments_ends_in_the_same_bits(uninterrupted, tmp_path):
+    chance = random.Random(0)
+    kills = 0
+    while True:
+        child = start(tmp_path / "run")
+        for line in child.stdout:
+            if line.startswith("step") and kills < 5:
+                # Steps, evaluations and background saves take milliseconds each here.
+                time.sleep(chance.uniform(0, 0.4))
+                child.kill()
+                break
+        child.stdout.close()
+        if child.wait() == 0:
+            break
+        assert child.returncode == -signal.SIGKILL
+        kills += 1
+    assert kills == 5
+    state, step = runs.final_state(tmp_path / "run")
+    assert step == uninterrupted[1] == 150
+    runs.assert_same_bits(state, uninterrupted[0])
+
+
+@pytest.mark.parametrize("moment", ["in training", "in evaluation", "at once"])
+def test_sigterm_saves_exits_with_75_and_resumes(uninterrupted, tmp_path, moment):
+    child = start(tmp_path / "run")
+    if moment == "in training":
+        read_until(child, "^step +44/")
+    elif moment == "in evaluation":
+        # The line of an epoch's last step comes when its evaluation begins.
+        read_until(child, "^step +40/")
+        read_until(child, "^test error")
+    else:
+        read_until(child, "parameters")
+    child.send_signal(signal.SIGTERM)
+    output = child.stdout.read()
+    assert child.wait() == 75, output
+    assert re.search(r"stopped at step \d+ of 150, which is saved", output)
+    _, step = runs.final_state(tmp_path / "run")
+    assert step < 150
+
+    result = runs.run_main(runs.command(CONFIG, f"--workdir={tmp_path}/run", **LONG))
+    assert result.returncode == 0, result.stderr
+    assert f"resuming from step {step} of 150" in result.stdout
+    state, step = runs.final_state(tmp_path / "run")
+    runs.assert_same_bits(state, uninterrupted[0])
+
+
+def test_every_step_is_reported_once_after_a_kill(uninterrupted, tmp_path):
+    child = start(tmp_path / "run")
+    read_until(child, "^step +56/")
+    child.kill()
+    child.wait()
+    runs.run_main(runs.command(CONFIG, f"--workdir={tmp_path}/run", **LONG))
+    import json
+
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    steps = [json.loads(line)["step"] for line in lines if "train/loss" in line]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == 150

@@ -1,0 +1,102 @@
+"""Small trainings on embedded MNIST for the tests, in this process or in children."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+
+import checkpoints
+import configuration
+import train
+import workdir
+from configs import lenet5
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+# 30 steps of 64 images in three epochs of ten steps.
+SMALL = {
+    "num_devices": 1,
+    "batch_size": 64,
+    "num_epochs": 3.0,
+    "steps_per_dispatch": 7,
+    "dataset.train_split": "train[:640]",
+    "dataset.eval_split": "test[:203]",
+    "eval.batch_size": 100,
+    "log.every_steps": 4,
+    "log.tensorboard": False,
+}
+
+
+class NoStop:
+    """In place of train.StopSignal, which belongs to the main thread of a program."""
+
+    requested = False
+
+
+def small_config(variant="modern", **overrides):
+    """configs/lenet5.py shrunk; overrides have "__" for "."."""
+    config = lenet5.get_config(variant)
+    changes = SMALL | {k.replace("__", "."): v for k, v in overrides.items()}
+    config.update_from_flattened_dict(changes)
+    configuration.check(config)
+    return config.lock()
+
+
+def train_small(path, variant="modern", stop=NoStop, **overrides):
+    """Trains in this process; returns the final line."""
+    run = workdir.Workdir(path)
+    return train.train(small_config(variant, **overrides), run, stop)
+
+
+def final_state(path):
+    """The newest saved state as nested dicts of numpy arrays, and its step."""
+    saved = checkpoints.Checkpoints(workdir.Workdir(path).checkpoints)
+    state, step, _ = saved.restore()
+    saved.close()
+    return state, step
+
+
+def assert_same_bits(a, b):
+    paths_a, paths_b = (jax.tree_util.tree_flatten_with_path(x)[0] for x in (a, b))
+    assert [p for p, _ in paths_a] == [p for p, _ in paths_b]
+    for (path, x), (_, y) in zip(paths_a, paths_b, strict=True):
+        x, y = np.asarray(x), np.asarray(y)
+        assert (x.dtype, x.shape) == (y.dtype, y.shape), path
+        assert x.tobytes() == y.tobytes(), f"{path}: {np.abs(x - y).max()}"
+
+
+def command(*arguments, **overrides):
+    """The command line of main.py with the small changes and some more."""
+    changes = SMALL | {k.replace("__", "."): v for k, v in overrides.items()}
+    return [
+        sys.executable,
+        "main.py",
+        *arguments,
+        *(f"--config.{name}={value}" for name, value in changes.items()),
+    ]
+
+
+def environment(devices=1):
+    """Environment of a child: a CPU of that many devices."""
+    env = dict(os.environ)
+    env["JAX_PLATFORMS"] = "cpu"
+    env["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+    env["PYTHONUNBUFFERED"] = "1"
+    return env
+
+
+def run_main(arguments, devices=1, timeout=300):
+    """Runs main.py to its end; a CompletedProcess with text."""
+    if arguments[0] != sys.executable:
+        arguments = [sys.executable, "main.py", *arguments]
+    return subprocess.run(
+        arguments,
+        cwd=ROOT,
+        env=environment(devices),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )

@@ -1,0 +1,384 @@
+"""Training in this process: determinism, sharding, recipes, and what goes wrong."""
+
+import fractions
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import runs
+
+import configuration
+import evaluate
+import optimizers
+import train
+import train_step
+import workdir
+
+EPOCH = fractions.Fraction(10)
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    path = tmp_path_factory.mktemp("reference") / "run"
+    line = runs.train_small(path)
+    return path, line
+
+
+def test_the_last_line_says_error_count_and_place(reference):
+    path, line = reference
+    errors = int(line.split("(")[1].split()[0])
+    assert f"error {100 * errors / 203:.2f} %" in line
+    assert "203/203 images counted" in line
+    assert str(path) in line
+    assert errors < 203 * 0.5  # 30 steps leave chance (183) well behind
+
+
+def test_a_run_directory_is_complete(reference):
+    path, _ = reference
+    names = {p.name for p in path.iterdir()}
+    assert names >= {
+        "config.json",
+        "dataset.json",
+        "preprocessing.json",
+        "environment.json",
+        "parameters.txt",
+        "metrics.jsonl",
+        "checkpoints",
+    }
+    dataset = json.loads((path / "dataset.json").read_text())
+    assert dataset["label_names"] == [str(d) for d in range(10)]
+    environment = json.loads((path / "environment.json").read_text())[-1]
+    assert environment["packages"]["jax"] == jax.__version__
+    lines = [json.loads(x) for x in (path / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["step"] == 30
+    assert {"train/loss", "learning_rate", "images_per_second", "data_wait"} <= set(
+        lines[0]
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"log__every_steps": 1},
+        {"steps_per_dispatch": 2},
+        {"eval__batch_size": 7, "checkpoint__every_steps": 3},
+    ],
+)
+def test_one_seed_gives_one_result(reference, tmp_path, change):
+    runs.train_small(tmp_path / "run", **change)
+    again, _ = runs.final_state(tmp_path / "run")
+    runs.assert_same_bits(again, runs.final_state(reference[0])[0])
+
+
+def test_another_seed_gives_another_result(reference, tmp_path):
+    runs.train_small(tmp_path / "run", seed=1)
+    other, _ = runs.final_state(tmp_path / "run")
+    kernel = runs.final_state(reference[0])[0]["params"]["output"]["kernel"]
+    assert not np.array_equal(other["params"]["output"]["kernel"], kernel)
+
+
+def test_host_threads_and_prefetch_change_nothing_and_agree_with_the_device(
+    reference, tmp_path
+):
+    states = []
+    for threads, prefetch in ((1, 1), (3, 5)):
+        path = tmp_path / f"run-{threads}"
+        runs.train_small(
+            path,
+            dataset__placement="host",
+            dataset__num_threads=threads,
+            dataset__prefetch=prefetch,
+        )
+        states.append(runs.final_state(path)[0])
+    runs.assert_same_bits(*states)
+    # Another program (no loop) makes the steps, so sums may round otherwise.
+    assert_close(states[0], runs.final_state(reference[0])[0])
+
+
+def assert_close(a, b):
+    """30 steps of float32 in another order of summation: some 1e-6 of the values."""
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, 2e-4, 2e-5), a, b)
+
+
+def test_eight_devices_give_what_one_gives(reference, tmp_path):
+    runs.train_small(tmp_path / "run", num_devices=8)
+    assert_close(
+        runs.final_state(tmp_path / "run")[0], runs.final_state(reference[0])[0]
+    )
+    one, eight = (
+        [json.loads(x) for x in (p / "metrics.jsonl").read_text().splitlines()]
+        for p in (reference[0], tmp_path / "run")
+    )
+    losses = [
+        [x["train/loss"] for x in run if "train/loss" in x] for run in (one, eight)
+    ]
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+
+
+def test_four_devices_go_on_from_one_and_back(reference, tmp_path):
+    for steps, devices in ((9, 1), (20, 4), (30, 1)):
+        runs.train_small(
+            tmp_path / "run",
+            num_devices=devices,
+            num_steps=steps,
+            schedule__name="constant",
+        )
+    runs.train_small(tmp_path / "whole", schedule__name="constant")
+    assert_close(
+        runs.final_state(tmp_path / "run")[0], runs.final_state(tmp_path / "whole")[0]
+    )
+
+
+def test_micro_batches_give_what_one_batch_gives(reference, tmp_path):
+    runs.train_small(tmp_path / "run", optimizer__accumulate=4)
+    assert_close(
+        runs.final_state(tmp_path / "run")[0], runs.final_state(reference[0])[0]
+    )
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_saved(tmp_path):
+    settings = {"optimizer__learning_rate": 1e30, "checkpoint__every_steps": 1}
+    with pytest.raises(train.NonFiniteLoss, match=r"loss of step \d+ is not finite"):
+        runs.train_small(tmp_path / "run", **settings)
+    saved = train.checkpoints.Checkpoints(tmp_path / "run" / "checkpoints")
+    for step in saved.all_steps():
+        state, *_ = saved.restore(step=step)
+        for leaf in jax.tree.leaves(state["params"]):
+            assert np.isfinite(leaf).all()
+
+
+def test_one_batch_is_learnt_by_heart(tmp_path):
+    line = runs.train_small(
+        tmp_path / "run",
+        dataset__train_split="train[:64]",
+        dataset__eval_split="train[:64]",
+        num_epochs=60.0,
+        optimizer__learning_rate=0.02,
+        augment__crop=0,
+        eval__every_epochs=0.0,
+        checkpoint__every_epochs=0.0,
+    )
+    assert "error 0.00 % (0 errors, 64/64 images counted)" in line
+
+
+def test_the_1998_recipe_learns(tmp_path):
+    line = runs.train_small(
+        tmp_path / "run",
+        "paper",
+        batch_size=1,
+        num_epochs=2.0,
+        steps_per_dispatch=200,
+        log__every_steps=640,
+        optimizer__curvature_examples=100,
+    )
+    assert float(line.split("error ")[1].split()[0]) < 50
+    state, _ = runs.final_state(tmp_path / "run")
+    (curvature,) = optax.tree_utils.tree_get_all_with_path(
+        state["opt_state"], "curvature"
+    )
+    leaves = jax.tree.leaves(curvature[1])
+    assert all((h >= 0).all() for h in leaves)
+    assert all((h > 0).any() for h in leaves)
+
+
+def test_polyak_average_is_kept_and_evaluated(tmp_path):
+    runs.train_small(tmp_path / "run", optimizer__ema_decay=0.9)
+    state, _ = runs.final_state(tmp_path / "run")
+    kernel, average = (state[name]["output"]["kernel"] for name in ("params", "ema"))
+    assert not np.array_equal(kernel, average)
+    config = workdir.Workdir(tmp_path / "run").config()
+    model = evaluate.make_model(config, 10)
+    variables, _ = evaluate.load_variables(
+        workdir.Workdir(tmp_path / "run"), model, (32, 32, 1)
+    )
+    np.testing.assert_array_equal(variables["params"]["output"]["kernel"], average)
+
+
+# Schedules, in epochs of ten steps, 100 steps in all, learning rate 0.1.
+
+
+def rates(steps, **changes):
+    changes = {f"schedule__{k}": v for k, v in changes.items()}
+    config = runs.small_config(optimizer__learning_rate=0.1, num_epochs=10.0, **changes)
+    schedule = train.make_schedule(config, EPOCH, 100)
+    return [round(float(schedule(step)), 7) for step in steps]
+
+
+def test_schedules():
+    assert rates([0, 99], name="constant") == [0.1, 0.1]
+    step = {"name": "step", "boundaries": (2.0, 5.0), "factors": (0.4, 0.02)}
+    assert rates([0, 19, 20, 49, 50, 99], **step) == [
+        0.1,
+        0.1,
+        0.04,
+        0.04,
+        0.002,
+        0.002,
+    ]
+    # Boundaries count from the start of the training, with a warm-up as without.
+    warm = {**step, "warmup_epochs": 1.0}
+    assert rates([0, 5, 10, 19, 20, 50], **warm) == [0, 0.05, 0.1, 0.1, 0.04, 0.002]
+    assert rates([0, 50, 100], name="cosine") == [0.1, 0.05, 0.0]
+    assert rates([0, 50, 100], name="cosine", end_factor=0.1) == [0.1, 0.055, 0.01]
+    assert rates([10, 55, 100], name="cosine", warmup_epochs=1.0) == [0.1, 0.05, 0.0]
+    assert rates([0, 50, 100], name="polynomial", power=2.0) == [0.1, 0.025, 0.0]
+    exponential = {"name": "exponential", "decay_rate": 0.5, "decay_epochs": 2.0}
+    assert rates([0, 20, 40], **exponential) == [0.1, 0.05, 0.025]
+    assert rates([19, 20], staircase=True, **exponential) == [0.1, 0.05]
+
+
+def test_learning_rate_scales_with_the_batch():
+    config = runs.small_config(
+        optimizer__learning_rate=0.1,
+        optimizer__per_examples=256,
+        schedule__name="constant",
+    )
+    schedule = train.make_schedule(config, EPOCH, 100)
+    assert float(schedule(0)) == pytest.approx(0.1 * 64 / 256)
+
+
+def test_plateau_divides_when_the_error_stops_improving():
+    tx = optimizers.scale_by_plateau()
+    state = tx.init({"w": jnp.ones(3)})
+    scales = []
+    for error in (5.0, 4.0, 4.0, 4.0, 3.9, 3.9, 3.9):
+        state = optimizers.observe_plateau(state, error, factor=0.1, patience=2)
+        updates, _ = tx.update({"w": jnp.ones(3)}, state)
+        scales.append(round(float(updates["w"][0]), 5))
+    assert scales == [1, 1, 1, 0.1, 0.1, 0.1, 0.01]
+
+
+def test_plateau_survives_a_resume(tmp_path):
+    settings = {
+        "schedule__name": "plateau",
+        "schedule__patience": 1,
+        "optimizer__learning_rate": 1e-6,  # nothing improves by much
+        "num_epochs": 6.0,
+    }
+    runs.train_small(tmp_path / "whole", **settings)
+    for steps in (20, 33, 60):
+        runs.train_small(tmp_path / "parts", num_steps=steps, **settings)
+    whole, parts = (runs.final_state(tmp_path / n)[0] for n in ("whole", "parts"))
+    runs.assert_same_bits(whole, parts)
+    ((_, scale),) = optax.tree_utils.tree_get_all_with_path(whole, "scale")
+    assert scale < 0.5
+
+
+def optimizer_of(**changes):
+    config = runs.small_config(optimizer__learning_rate=0.5, **changes)
+    return train.make_optimizer(config, lambda step: 0.5)
+
+
+@pytest.mark.parametrize(
+    "name", ["adam", "adamw", "rmsprop", "lamb", "lars", "lion", "nadam", "adagrad"]
+)
+def test_any_optax_optimizer_by_name(name):
+    tx = optimizer_of(optimizer__name=name, optimizer__kwargs={})
+    params = {"w": jnp.ones((2, 2))}
+    updates, _ = tx.update(params, tx.init(params), params)
+    assert float(updates["w"][0, 0]) < 0
+
+
+def test_weight_decay_leaves_biases_when_told_so():
+    params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    for name in ("sgd", "adamw"):  # added to the gradient, or the optimizer's own
+        for mask, bias in (("all", True), ("kernels", False)):
+            tx = optimizer_of(
+                optimizer__name=name,
+                optimizer__kwargs={},
+                optimizer__weight_decay=0.1,
+                optimizer__decay_mask=mask,
+            )
+            updates, _ = tx.update(zeros, tx.init(params), params)
+            np.testing.assert_allclose(updates["kernel"], -0.05, rtol=1e-6)
+            np.testing.assert_allclose(updates["bias"], -0.05 * bias, rtol=1e-6)
+
+
+def test_clipping_by_the_global_norm():
+    tx = optimizer_of(
+        optimizer__clip_norm=1.0, optimizer__kwargs={}, optimizer__weight_decay=0.0
+    )
+    params = {"w": jnp.zeros(4)}
+    updates, _ = tx.update({"w": jnp.full(4, 5.0)}, tx.init(params), params)
+    np.testing.assert_allclose(updates["w"], -0.5 * 0.5, rtol=1e-6)
+
+
+# Evaluation.
+
+
+@pytest.mark.parametrize("devices", [1, 3, 8])
+@pytest.mark.parametrize("batch_size", [1, 7, 100, 203, 10_000])
+def test_evaluation_counts_every_image_once(reference, batch_size, devices):
+    if batch_size == 1 and devices > 1:
+        pytest.skip("rounded up to the devices, which 7 covers")
+    config = runs.small_config()
+    run = workdir.Workdir(reference[0])
+    split = evaluate.open_split(config.dataset, "test[:203]")
+    model = evaluate.make_model(config, 10)
+    preprocessing = evaluate.make_preprocessing(config, split.image_shape)
+    variables, _ = evaluate.load_variables(run, model, (32, 32, 1))
+    loss = evaluate.make_loss(config.loss)
+    step = jax.jit(evaluate.make_eval_step(model, preprocessing, loss))
+    mesh = evaluate.make_mesh(devices)
+    result = evaluate.evaluate(step, variables, split, batch_size, mesh)
+
+    images, labels = split.arrays()
+    inputs = (np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0))) - np.float32(20)) / 200
+    logits = np.asarray(model.apply(variables, jnp.asarray(inputs), train=False))
+    order = np.argsort(-logits, axis=1)
+    assert result["count"] == 203
+    assert result["errors"] == (order[:, 0] != labels).sum()
+    top5 = (order[:, :5] == labels[:, None]).any(1)
+    assert result["top5_error"] == 100 * (203 - top5.sum()) / 203
+
+
+def test_not_a_number_is_an_error_and_ties_are_decided_as_argmax_does():
+    class Constant:
+        def apply(self, variables, images, *, train):
+            return variables
+
+    def identity(logits, labels):
+        return labels * 0.0
+
+    preprocessing = evaluate.input_pipeline.Preprocessing(image_size=2)
+    step = evaluate.make_eval_step(Constant(), preprocessing, identity)
+    logits = jnp.array([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [jnp.nan, 0.0, 0.0]])
+    batch = {
+        "image": jnp.zeros((3, 2, 2, 1), jnp.uint8),
+        "label": jnp.array([0, 1, 0]),
+        "mask": jnp.ones(3),
+    }
+    assert step(logits, batch)["errors"] == 2
+    batch["mask"] = jnp.array([1.0, 0.0, 1.0])
+    sums = step(logits, batch)
+    assert (sums["count"], sums["errors"]) == (2, 1)
+
+
+def test_due_and_next_due_agree_for_fractional_epochs():
+    for every in (
+        fractions.Fraction(7, 3),
+        fractions.Fraction(5),
+        fractions.Fraction(1, 2),
+    ):
+        times = [s for s in range(1, 50) if train.due(s, every)]
+        step, found = 0, []
+        while (step := train.next_due(step, every)) < 50:
+            found.append(step)
+        assert times == found
+    assert not train.due(10, 0)
+    assert train.next_due(10, 0) == float("inf")
+
+
+def test_dropout_keys_depend_on_the_step_alone():
+    # State without rngs: what a step draws is a function of (seed, step).
+    assert "rng" not in train_step.TrainState.__dataclass_fields__
+
+
+def test_config_errors_come_from_the_data_too(tmp_path):
+    with pytest.raises(configuration.ConfigError, match="less than one step"):
+        runs.train_small(tmp_path / "run", num_epochs=0.01)
