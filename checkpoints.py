@@ -276,7 +276,8 @@ class Checkpoints:
             raise FileNotFoundError(f"no directory {path}")
         record = self._read_record(step)
         if abstract_state is not None:
-            _refuse_another_model(path, record["leaves"], abstract_state)
+            saved = {name: tuple(leaf[:2]) for name, leaf in record["leaves"].items()}
+            refuse_another_model(path, saved, forms(abstract_state))
         state = _tree_handler().restore(epath.Path(path / "state"))
         leaves = _named_leaves(state)
         found = {name: _describe(leaf) for name, leaf in leaves.items()}
@@ -405,18 +406,24 @@ def _json_crc(record):
     return zlib.crc32(json.dumps(record, sort_keys=True).encode())
 
 
-def _refuse_another_model(path, saved, abstract_state):
-    """Raises IncompatibleCheckpoint with a line for each leaf that differs."""
+def forms(tree):
+    """{"params/C1/kernel": (dtype, shape)} of the leaves, as refuse_another_model's."""
+    return {
+        name: (str(leaf.dtype), list(leaf.shape))
+        for name, leaf in _named_leaves(tree).items()
+    }
+
+
+def refuse_another_model(path, saved, model):
+    """Raises IncompatibleCheckpoint with a line for each leaf that differs.
+
+    `saved` and `model` are the `forms` of what `path` holds and of what is wanted.
+    """
 
     def show(dtype, shape, other):
         same = other is not None and other[0] == dtype
         return f"{tuple(shape)}" if same else f"{dtype} {tuple(shape)}"
 
-    saved = {name: tuple(leaf[:2]) for name, leaf in saved.items()}
-    model = {
-        name: (str(leaf.dtype), list(leaf.shape))
-        for name, leaf in _named_leaves(abstract_state).items()
-    }
     lines = []
     for name in {**model, **saved}:
         a, b = saved.get(name), model.get(name)

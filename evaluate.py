@@ -76,8 +76,8 @@ def make_preprocessing(config, image_shape):
     """From stored images of `image_shape` [H, W, C] to the input of the network."""
     if None in image_shape:
         raise configuration.ConfigError(
-            f"config.dataset.name = {config.dataset.name!r}: its images differ in size, "
-            "which is not supported yet"
+            f"config.dataset.name = {config.dataset.name!r}: images that differ in "
+            "size are not supported yet"
         )
     try:
         preprocessing = input_pipeline.Preprocessing(
@@ -145,7 +145,9 @@ def load_variables(run, model, shape, which="latest"):
     if state["batch_stats"]:
         variables["batch_stats"] = state["batch_stats"]
     checkpoints.refuse_another_model(
-        run.checkpoints / str(step), variables, abstract_variables(model, shape)
+        run.checkpoints / str(step),
+        checkpoints.forms(variables),
+        checkpoints.forms(abstract_variables(model, shape)),
     )
     return variables, step
 

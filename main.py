@@ -109,11 +109,14 @@ def _train(config, run):
 
     configuration.check_devices(config, jax.device_count(), jax.process_count())
     try:
-        print(train.train(config, run, train.StopSignal()), flush=True)
+        line = train.train(config, run, train.StopSignal())
+        if jax.process_index() == 0:
+            print(line, flush=True)
     except train.NonFiniteLoss as error:
         _fail(NOT_FINITE, error)
     except train.Preempted as error:
-        print(error, flush=True)
+        if jax.process_index() == 0:
+            print(error, flush=True)
         sys.exit(PREEMPTED)
 
 

@@ -7,12 +7,9 @@ import jax
 import numpy as np
 from PIL import Image, ImageOps
 
+import data_source
 import evaluate
 import input_pipeline
-
-
-class ImageError(Exception):
-    """An image file that cannot be read."""
 
 
 def predict_run(run, which, paths):
@@ -58,7 +55,7 @@ def read_image(path, shape):
     """An image file as uint8 of `shape` [H, W, C]; C is 1 (grey) or 3 (RGB).
 
     Raises:
-      ImageError: no such file, or not an image that can be read.
+      data_source.DataError: no such file, or not an image that can be read.
     """
     height, width, channels = shape
     try:
@@ -68,9 +65,11 @@ def read_image(path, shape):
             if image.size != (width, height):
                 image = image.resize((width, height), Image.Resampling.BILINEAR)
     except FileNotFoundError as error:
-        raise ImageError(f"--images: there is no file {path}") from error
+        raise data_source.DataError(f"--images: there is no file {path}") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ImageError(f"--images: {path} is no readable image: {error}") from error
+        raise data_source.DataError(
+            f"--images: {path} is no readable image: {error}"
+        ) from error
     return np.asarray(image, np.uint8).reshape(height, width, channels)
 
 

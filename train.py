@@ -382,12 +382,8 @@ class Trainer:
                 or self.step == self.total
             ):
                 self._save()
-        self._profile(profile_start, self.step)
-        self._report()
-        if self.evaluated < self.step:
-            self._evaluate()
         self.saved.wait()
-        return self.result
+        return self.result or self._count_errors()  # a run that was finished before
 
     def _advance(self, until):
         start = time.perf_counter()
@@ -447,11 +443,23 @@ class Trainer:
         return sums
 
     def _evaluate(self):
+        """Evaluates, reports the result and lets the plateau schedule see it."""
         self._report()
         self._checked(self.sums)
         start = time.perf_counter()
+        self.result = result = self._count_errors()
+        self.evaluated = self.step
+        names = ("error", "top5_error", "loss")
+        self.writer.write_scalars(self.step, {f"eval/{n}": result[n] for n in names})
+        if self.config.schedule.name == "plateau":
+            self.state = self.observe(self.state, result["error"])
+        if self.first:
+            print(evaluate.describe(result, self.eval_split, self.step), flush=True)
+        self.progress.exclude(time.perf_counter() - start)
+
+    def _count_errors(self):
         try:
-            self.result = evaluate.evaluate(
+            return evaluate.evaluate(
                 self.eval_step,
                 train_step.evaluation_variables(self.state),
                 self.eval_split,
@@ -460,18 +468,7 @@ class Trainer:
                 stop=self._stopped_alone,
             )
         except evaluate.Interrupted:
-            self._stop_if_asked()
-        self.evaluated = self.step
-        result = self.result
-        self.writer.write_scalars(
-            self.step,
-            {f"eval/{name}": result[name] for name in ("error", "top5_error", "loss")},
-        )
-        if self.config.schedule.name == "plateau":
-            self.state = self.observe(self.state, result["error"])
-        if self.first:
-            print(evaluate.describe(result, self.eval_split, self.step), flush=True)
-        self.progress.exclude(time.perf_counter() - start)
+            return self._stop_if_asked()
 
     def _save(self):
         """Saves the state, unless it holds a number that is not finite."""
@@ -535,6 +532,8 @@ class Trainer:
             self.profiling = False
 
     def close(self):
+        if self.profiling:
+            jax.profiler.stop_trace()
         self.feed.close()
         self.writer.close()
         self.saved.close()

@@ -3,9 +3,11 @@
     python -m benchmarks.lenet_pass [--batch=128] [--rounds=5] [--only=torch,loop]
 
 Everyone trains the same network (61,706 parameters) on the same 60,000 images: batches
-gathered from uint8 in a new order each pass, normalised, softmax cross-entropy, SGD with
-momentum, the mean loss read at the end of the pass. A round runs each contestant
-once; the table gives medians over the rounds, and of its rounds' ratios to the first.
+gathered from uint8 in a new order each pass, normalised, softmax cross-entropy, SGD
+with momentum, the mean loss read at the end of the pass. A round runs each contestant
+once; the table gives medians over the rounds, the last column of the rounds' ratios to
+the first contestant. The machine must be idle: torch's threads wait by spinning, and
+any other process on the same cores slows them tenfold.
 
     torch      eager PyTorch
     compiled   torch.compile of forward, loss and backward
@@ -28,7 +30,7 @@ import numpy as np
 import optax
 from jax import lax
 
-import input_pipeline
+import data_source
 from models import layers
 
 MEAN, STD = 33.3, 78.6
@@ -171,7 +173,7 @@ def main():
     if unknown := set(names) - set(CONTESTANTS):
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
 
-    images, labels = input_pipeline.open_split("mnist", "train").arrays()
+    images, labels = data_source.open_split("mnist", "train").arrays()
     images, labels = np.ascontiguousarray(images), labels.astype(np.int32)
     contestants = {}
     for name in names:
@@ -188,7 +190,9 @@ def main():
     if {"torch", "compiled"} & set(names):
         import torch
 
-        versions += f", torch {torch.__version__} with {torch.get_num_threads()} threads"
+        versions += (
+            f", torch {torch.__version__} with {torch.get_num_threads()} threads"
+        )
     print(f"{versions}, {len(os.sched_getaffinity(0))} cores, batch {args.batch}")
 
     rates = {name: [] for name in names}

@@ -374,7 +374,7 @@ def test_full_disk(tmp_path, warned):
 
 @pytest.mark.parametrize("surfaces_at", ["save", "wait", "close"])
 def test_failed_write_surfaces_at_the_next_call(tmp_path, surfaces_at):
-    run = Checkpoints(tmp_path)
+    run = Checkpoints(tmp_path, keep_last=1)
     run.save(1, make_state(1))
     run.wait()
     big = {"x": np.random.default_rng(0).random(30_000)}
@@ -388,6 +388,7 @@ def test_failed_write_surfaces_at_the_next_call(tmp_path, surfaces_at):
     assert os.listdir(tmp_path) == ["1"]
     run.save(2, make_state(2))  # the same step, now that there is room
     run.close()
+    assert os.listdir(tmp_path) == ["2"]
     assert_same(run.restore(abstract(make_state()))[0], make_state(2))
 
 

@@ -2,6 +2,9 @@
 
 import json
 import re
+import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -159,8 +162,6 @@ def test_another_config_does_not_touch_the_run(trained):
 
 
 def test_a_checkpoint_of_another_network(trained, tmp_path):
-    import shutil
-
     path = tmp_path / "run"
     shutil.copytree(trained[0], path)
     config = json.loads((path / "config.json").read_text())
@@ -199,12 +200,9 @@ def test_summarize_from_the_command_line():
 def test_start_up_does_not_import_tensorflow():
     code = (
         "import sys, train, predict, summarize, workdir; "
-        "import input_pipeline as i; i.open_split('mnist', 'test').arrays(); "
+        "import data_source; data_source.open_split('mnist', 'test').arrays(); "
         "sys.exit('tensorflow' in sys.modules)"
     )
-    import subprocess
-    import sys
-
     child = subprocess.run(
         [sys.executable, "-c", code], cwd=runs.ROOT, env=runs.environment()
     )

@@ -1,5 +1,6 @@
 """A run that is killed, stopped or damaged ends in the bits of one that was not."""
 
+import json
 import random
 import re
 import signal
@@ -104,8 +105,6 @@ def test_every_step_is_reported_once_after_a_kill(uninterrupted, tmp_path):
     child.kill()
     child.wait()
     runs.run_main(runs.command(CONFIG, f"--workdir={tmp_path}/run", **LONG))
-    import json
-
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     steps = [json.loads(line)["step"] for line in lines if "train/loss" in line]
     assert steps == sorted(set(steps))
