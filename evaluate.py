@@ -254,7 +254,7 @@ def evaluate_run(run, config, which="latest"):
     variables = jax.device_put(variables, NamedSharding(mesh, PartitionSpec()))
     eval_step = jax.jit(make_eval_step(model, preprocessing, make_loss(config.loss)))
     result = evaluate(eval_step, variables, split, config.eval.batch_size, mesh)
-    run.write_json(
-        f"evaluation-{step}.json", {"step": step, "split": split.split, **result}
-    )
+    if jax.process_index() == 0:
+        record = {"step": step, "split": split.split, **result}
+        run.write_json(f"evaluation-{step}.json", record)
     return f"{describe(result, split, step)} of {run}"

@@ -171,14 +171,14 @@ def test_in_a_loop_no_convolution_is_left():
 
 def test_bfloat16():
     images, kernel = draw(2, 12, 12, 3), draw(5, 5, 3, 4)
-
-    def run(x, w):
-        return convolution.conv_general_dilated(
-            x, w, (1, 1), [(2, 2), (2, 2)], dimension_numbers=NHWC
-        )
-
-    exact = run(images, kernel)
-    rounded = run(images.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16))
+    options = {"window_strides": (1, 1), "padding": [(2, 2), (2, 2)]}
+    exact = lax.conv_general_dilated(images, kernel, dimension_numbers=NHWC, **options)
+    rounded = convolution.conv_general_dilated(
+        images.astype(jnp.bfloat16),
+        kernel.astype(jnp.bfloat16),
+        dimension_numbers=NHWC,
+        **options,
+    )
     assert rounded.dtype == jnp.bfloat16
     # Inputs and result are rounded to 8 bits; 75 products of size about 1.
     np.testing.assert_allclose(rounded.astype(jnp.float32), exact, rtol=0, atol=0.25)

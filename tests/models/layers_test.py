@@ -63,9 +63,10 @@ def test_avg_pool_is_flax_avg_pool(case, count_include_pad):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
 
 
-def test_conv_is_nn_conv():
+@pytest.mark.parametrize("strides", [1, 2])
+def test_conv_is_nn_conv(strides):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 9, 8, 3)), jnp.float32)
-    options = {"strides": 2, "padding": ((1, 0), (0, 2))}
+    options = {"strides": strides, "padding": ((1, 0), (0, 2))}
     ours, theirs = layers.Conv(4, (3, 3), **options), nn.Conv(4, (3, 3), **options)
     variables = theirs.init(jax.random.key(0), x)
     np.testing.assert_allclose(
