@@ -1,9 +1,11 @@
 """What is asked of a config before any data is opened, and its form on disk."""
 
 import difflib
+import functools
 import inspect
 import json
 import math
+import types
 
 import optax
 from ml_collections import ConfigDict
@@ -68,8 +70,8 @@ def optimizer_names():
     names = {
         name
         for name, function in vars(optax).items()
-        if inspect.isfunction(function)
-        and not name.startswith(("_", "scale_by", "noisy", "inject"))
+        if isinstance(function, types.FunctionType | functools.partial)
+        and not name.startswith(("_", "scale_by", "noisy", "inject", "lbfgs"))
         and "learning_rate" in inspect.signature(function).parameters
     }
     return sorted(names | {"sdlm"})

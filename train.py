@@ -3,7 +3,6 @@
 import dataclasses
 import fractions
 import functools
-import inspect
 import math
 import signal
 import sys
@@ -11,7 +10,6 @@ import time
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
 import checkpoints
@@ -35,81 +33,28 @@ class Preempted(Exception):
     """The run was told to stop, has saved its state, and can be resumed."""
 
 
-# Schedule and optimizer.
-
-
-def make_schedule(config, epoch_steps, total_steps):
-    """step -> learning rate; `epoch_steps` is a Fraction, steps per epoch."""
-    schedule, optimizer = config.schedule, config.optimizer
+def make_optimizer(config, epoch_steps, total_steps):
+    """(step -> learning rate, optax transformation) of a config."""
+    optimizer = config.optimizer
     rate = optimizer.learning_rate
     if optimizer.per_examples:
         rate *= config.batch_size / optimizer.per_examples
-    warmup = in_steps(schedule.warmup_epochs, epoch_steps)
-    after = max(total_steps - warmup, 1)
-    if schedule.name == "step":
-        starts = [in_steps(e, epoch_steps) for e in schedule.boundaries]
-        pieces = [optax.constant_schedule(rate * f) for f in (1.0, *schedule.factors)]
-        # Epochs count from the start of the training, not from the end of the warm-up.
-        main = optax.join_schedules(pieces, [s - warmup for s in starts])
-    elif schedule.name == "polynomial":
-        main = optax.polynomial_schedule(
-            rate, rate * schedule.end_factor, schedule.power, after
-        )
-    elif schedule.name == "cosine":
-        main = optax.cosine_decay_schedule(rate, after, schedule.end_factor)
-    elif schedule.name == "exponential":
-        main = optax.exponential_decay(
-            rate,
-            in_steps(schedule.decay_epochs, epoch_steps),
-            schedule.decay_rate,
-            staircase=schedule.staircase,
-        )
-    else:  # "constant"; "plateau" multiplies it by a factor kept in the state
-        main = optax.constant_schedule(rate)
-    if not warmup:
-        return main
-    ramp = optax.linear_schedule(rate * schedule.warmup_factor, rate, warmup)
-    return optax.join_schedules([ramp, main], [warmup])
-
-
-def make_optimizer(config, schedule):
-    """The optax transformation of `config.optimizer` (and the plateau, if any)."""
-    optimizer = config.optimizer
-    parts = []
-    if optimizer.clip_norm:
-        parts.append(optax.clip_by_global_norm(optimizer.clip_norm))
-    kwargs = dict(optimizer.kwargs)
-    mask = None if optimizer.decay_mask == "all" else _is_kernel
-    if optimizer.name == "sdlm":
-        make = optimizers.sdlm
-        accepted = ()
-    else:
-        make = getattr(optax, optimizer.name)
-        accepted = inspect.signature(make).parameters
-    if "weight_decay" in accepted:
-        kwargs["weight_decay"] = optimizer.weight_decay
-        name = "mask" if "mask" in accepted else "weight_decay_mask"
-        if mask and name in accepted:
-            kwargs[name] = mask
-    elif optimizer.weight_decay:
-        parts.append(optax.add_decayed_weights(optimizer.weight_decay, mask))
-    parts.append(make(schedule, **kwargs))
-    if config.schedule.name == "plateau":
-        parts.append(optimizers.scale_by_plateau())
-    return optax.chain(*parts)
-
-
-def _is_kernel(params):
-    """True for what multiplies activations; biases, norms and scales are vectors."""
-    return jax.tree.map(lambda p: p.ndim > 1, params)
+    schedule = optimizers.make_schedule(
+        rate=rate, epoch_steps=epoch_steps, total_steps=total_steps, **config.schedule
+    )
+    tx = optimizers.make_optimizer(
+        optimizer.name,
+        schedule,
+        kwargs=optimizer.kwargs,
+        weight_decay=optimizer.weight_decay,
+        decay_mask=optimizer.decay_mask,
+        clip_norm=optimizer.clip_norm,
+        plateau=config.schedule.name == "plateau",
+    )
+    return schedule, tx
 
 
 # Durations.
-
-
-def in_steps(epochs, epoch_steps):
-    """The number of whole steps in `epochs`, nearest."""
-    return round(fractions.Fraction(epochs) * epoch_steps)
 
 
 def due(step, every):
@@ -182,7 +127,12 @@ class Trainer:
         )
         self.eval_split = evaluate.open_split(config.dataset, config.dataset.eval_split)
         self.epoch_steps = fractions.Fraction(len(self.train_split), config.batch_size)
-        self.total = config.num_steps or in_steps(config.num_epochs, self.epoch_steps)
+        self.eval_every = (
+            fractions.Fraction(config.eval.every_epochs) * self.epoch_steps
+        )
+        self.total = config.num_steps or optimizers.in_steps(
+            config.num_epochs, self.epoch_steps
+        )
         if self.total < 1:
             raise configuration.ConfigError(
                 f"config.num_epochs = {config.num_epochs} is less than one step of "
@@ -201,8 +151,7 @@ class Trainer:
         self.model = evaluate.make_model(config, self.train_split.num_classes)
         evaluate.abstract_variables(self.model, shape)
         loss = evaluate.make_loss(config.loss)
-        self.schedule = make_schedule(config, self.epoch_steps, self.total)
-        self.tx = make_optimizer(config, self.schedule)
+        self.schedule, self.tx = make_optimizer(config, self.epoch_steps, self.total)
         self.loss, self.preprocessing = loss, preprocessing
 
         init = train_step.make_init(
@@ -350,7 +299,7 @@ class Trainer:
         """The loop: step, log, evaluate, save. Returns the final evaluation."""
         config = self.config
         log_every = config.log.every_steps
-        eval_every = fractions.Fraction(config.eval.every_epochs) * self.epoch_steps
+        eval_every = self.eval_every
         save_every = (
             fractions.Fraction(config.checkpoint.every_epochs) * self.epoch_steps
         )
@@ -451,7 +400,7 @@ class Trainer:
         self.evaluated = self.step
         names = ("error", "top5_error", "loss")
         self.writer.write_scalars(self.step, {f"eval/{n}": result[n] for n in names})
-        if self.config.schedule.name == "plateau":
+        if self.config.schedule.name == "plateau" and due(self.step, self.eval_every):
             self.state = self.observe(self.state, result["error"])
         if self.first:
             print(evaluate.describe(result, self.eval_split, self.step), flush=True)

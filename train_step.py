@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 import input_pipeline
-import optimizers
+import sdlm
 
 
 @flax.struct.dataclass
@@ -168,10 +168,12 @@ def make_set_curvature(model, loss, preprocessing):
     logits.
     """
     fixed_head = hasattr(model, "classify")
-    method = model.features if fixed_head else None
+    method = "features" if fixed_head else None
 
     def criterion(outputs, labels):
-        return loss(model.classify(outputs) if fixed_head else outputs, labels)
+        if fixed_head:
+            outputs = model.apply({}, outputs, method="classify")
+        return loss(outputs, labels)
 
     def set_curvature(state, images, labels):
         images = input_pipeline.network_input({"image": images}, preprocessing)
@@ -180,10 +182,8 @@ def make_set_curvature(model, loss, preprocessing):
             variables = {"params": params, "batch_stats": state.batch_stats}
             return model.apply(variables, images, train=False, method=method)
 
-        top = optimizers.criterion_curvature(criterion, outputs(state.params), labels)
-        curvature = optimizers.diagonal_gauss_newton(
-            outputs, state.params, top / len(labels)
-        )
+        top = sdlm.criterion_curvature(criterion, outputs(state.params), labels)
+        curvature = sdlm.diagonal_gauss_newton(outputs, state.params, top / len(labels))
         opt_state = optax.tree_utils.tree_set(state.opt_state, curvature=curvature)
         return state.replace(opt_state=opt_state)
 

@@ -40,7 +40,7 @@ def _minibatch(config):
     config.optimizer.learning_rate = 0.02
     config.optimizer.kwargs.momentum = 0.9
     config.schedule.name = "cosine"
-    config.log.every_steps = 469
+    config.log.every_steps = 250
 
 
 def _paper(config):
@@ -71,4 +71,4 @@ def _modern(config):
     config.optimizer.weight_decay = 5e-4
     config.optimizer.kwargs.momentum = 0.9
     config.schedule.name = "cosine"
-    config.log.every_steps = 469
+    config.log.every_steps = 250

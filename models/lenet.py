@@ -84,10 +84,11 @@ class SubSampling(nn.Module):
     """A map's every 2x2 inputs are summed, times one coefficient, plus one bias.
 
     [B, 2h, 2w, C] to [B, h, w, C]. The coefficient multiplies before the sum: to the
-    paper a unit has four connections that share a weight, and `optimizers` reads the
+    paper a unit has four connections that share a weight, and `sdlm` reads the
     connections from the program.
     """
 
+    KERNEL = "2x2/2"
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -119,6 +120,7 @@ class PartialConv(nn.Module):
     the connections alone, ordered by output map and then by input map.
     """
 
+    KERNEL = "5x5/1"
     table: np.ndarray
     dtype: jnp.dtype = jnp.float32
 

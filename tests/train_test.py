@@ -204,7 +204,7 @@ def test_polyak_average_is_kept_and_evaluated(tmp_path):
 def rates(steps, **changes):
     changes = {f"schedule__{k}": v for k, v in changes.items()}
     config = runs.small_config(optimizer__learning_rate=0.1, num_epochs=10.0, **changes)
-    schedule = train.make_schedule(config, EPOCH, 100)
+    schedule, _ = train.make_optimizer(config, EPOCH, 100)
     return [round(float(schedule(step)), 7) for step in steps]
 
 
@@ -237,7 +237,7 @@ def test_learning_rate_scales_with_the_batch():
         optimizer__per_examples=256,
         schedule__name="constant",
     )
-    schedule = train.make_schedule(config, EPOCH, 100)
+    schedule, _ = train.make_optimizer(config, EPOCH, 100)
     assert float(schedule(0)) == pytest.approx(0.1 * 64 / 256)
 
 
@@ -269,8 +269,9 @@ def test_plateau_survives_a_resume(tmp_path):
 
 
 def optimizer_of(**changes):
-    config = runs.small_config(optimizer__learning_rate=0.5, **changes)
-    return train.make_optimizer(config, lambda step: 0.5)
+    changes = {"optimizer__learning_rate": 0.5, "schedule__name": "constant"} | changes
+    config = runs.small_config(**changes)
+    return train.make_optimizer(config, EPOCH, 100)[1]
 
 
 @pytest.mark.parametrize(

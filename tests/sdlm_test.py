@@ -8,7 +8,7 @@ import optax
 import pytest
 
 import models
-import optimizers
+import sdlm
 from models import lenet
 
 
@@ -44,7 +44,7 @@ def test_exact_with_one_hidden_layer():
         hidden = lenet.scaled_tanh(x @ p["u"] + p["b"][None])
         return lenet.scaled_tanh(hidden @ p["v"] + p["c"][None])
 
-    curvature = optimizers.diagonal_gauss_newton(f, params, top)
+    curvature = sdlm.diagonal_gauss_newton(f, params, top)
     assert_close(curvature, exact_diagonal(f, params, top))
 
 
@@ -76,14 +76,14 @@ def test_primitives_where_the_recursion_is_exact(f):
     top = jnp.abs(random(*jax.eval_shape(outputs, params).shape, seed=9))
     for run in (lambda f, *args: f(*args), lambda f, *args: jax.jit(f)(*args)):
         curvature = run(
-            lambda p, t: optimizers.diagonal_gauss_newton(outputs, p, t), params, top
+            lambda p, t: sdlm.diagonal_gauss_newton(outputs, p, t), params, top
         )
         assert_close(curvature, exact_diagonal(outputs, params, top))
 
 
 def test_unknown_primitive_is_named():
     with pytest.raises(NotImplementedError, match="'cumsum'"):
-        optimizers.diagonal_gauss_newton(jnp.cumsum, random(4), jnp.ones(4))
+        sdlm.diagonal_gauss_newton(jnp.cumsum, random(4), jnp.ones(4))
 
 
 def test_a_shared_weight_has_the_sum_over_its_connections():
@@ -92,12 +92,12 @@ def test_a_shared_weight_has_the_sum_over_its_connections():
     def f(w):
         return jnp.sum(w * x)[None]  # Two connections to one unit.
 
-    curvature = optimizers.diagonal_gauss_newton(f, jnp.float32(1), jnp.array([5.0]))
+    curvature = sdlm.diagonal_gauss_newton(f, jnp.float32(1), jnp.array([5.0]))
     assert curvature == 5 * (2**2 + 3**2)  # The exact one would be 5 (2 + 3)^2.
 
 
 def test_a_weight_without_influence_has_none():
-    curvature = optimizers.diagonal_gauss_newton(
+    curvature = sdlm.diagonal_gauss_newton(
         lambda p: 2 * p["a"], {"a": jnp.ones(2), "b": jnp.ones(3)}, jnp.ones(2)
     )
     assert_close(curvature, {"a": jnp.full(2, 4.0), "b": jnp.zeros(3)})
@@ -124,7 +124,7 @@ def test_lenet_equals_loops_over_connections():
     weights = jax.tree.map(np.asarray, params)
     for image, above in zip(np.asarray(images), np.asarray(top), strict=True):
         loop_over_connections(weights, image, above, expected)
-    curvature = optimizers.diagonal_gauss_newton(
+    curvature = sdlm.diagonal_gauss_newton(
         lambda p: model.apply({"params": p}, images), params, top
     )
     assert_close(curvature, expected)
@@ -204,9 +204,7 @@ def test_lenet5_has_a_positive_curvature_everywhere():
                 {"params": params}, images, train=False, method="features"
             )
 
-        return optimizers.diagonal_gauss_newton(
-            features, params, jnp.full((3, 84), 2 / 3)
-        )
+        return sdlm.diagonal_gauss_newton(features, params, jnp.full((3, 84), 2 / 3))
 
     result = curvature(params)
     for path, h in jax.tree_util.tree_leaves_with_path(result):
@@ -227,11 +225,11 @@ def test_criterion_curvature_is_the_hessians_diagonal():
         return lambda outputs, labels: loss(rbf.apply({}, outputs), labels)
 
     x = jnp.asarray(features, jnp.float32)
-    top = optimizers.criterion_curvature(criterion(lenet.ml_loss), x, labels)
+    top = sdlm.criterion_curvature(criterion(lenet.ml_loss), x, labels)
     np.testing.assert_array_equal(top, np.full((4, 84), 2.0))
 
     rubbish = 60.0
-    top = optimizers.criterion_curvature(
+    top = sdlm.criterion_curvature(
         criterion(lambda *args: lenet.map_loss(*args, rubbish)), x, labels
     )
     # y_i = sum (x - w_i)^2, p_i its share: 2 - 2 sum p_i + 4 var_p(x - w_i).
@@ -248,7 +246,7 @@ def test_criterion_curvature_is_the_hessians_diagonal():
 def test_update_divides_by_mu_plus_curvature():
     params = {"a": jnp.ones(3), "b": jnp.ones((2, 2))}
     gradients = {"a": jnp.array([1.0, 2.0, 3.0]), "b": jnp.full((2, 2), -4.0)}
-    transformation = optimizers.scale_by_diagonal_curvature(0.02)
+    transformation = sdlm.scale_by_diagonal_curvature(0.02)
     state = transformation.init(params)
     assert_close(state.curvature, jax.tree.map(jnp.zeros_like, params))
     updates, after = transformation.update(gradients, state, params)
@@ -265,7 +263,7 @@ def test_update_divides_by_mu_plus_curvature():
 
 def test_sdlm_steps_downhill_by_the_learning_rate():
     schedule = optax.piecewise_constant_schedule(0.5, {1: 0.1})
-    optimizer = optimizers.sdlm(schedule, mu=0.02)
+    optimizer = sdlm.sdlm(schedule, mu=0.02)
     params = jnp.array([1.0, -1.0])
     state = optax.tree_utils.tree_set(
         optimizer.init(params), curvature=jnp.array([0.08, 0.98])
