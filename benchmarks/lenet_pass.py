@@ -1,109 +1,103 @@
 """One pass of the modern LeNet-5 over MNIST, here and in PyTorch, in turn in one run.
 
-    python -m benchmarks.lenet_pass [--batch=128] [--rounds=5] [--only=torch,loop]
+    python -m benchmarks.lenet_pass [--batch=128] [--rounds=5] [--only=torch,ours]
 
 Everyone trains the same network (61,706 parameters) on the same 60,000 images: batches
 gathered from uint8 in a new order each pass, normalised, softmax cross-entropy, SGD
 with momentum, the mean loss read at the end of the pass. A round runs each contestant
 once; the table gives medians over the rounds, the last column of the rounds' ratios to
-the first contestant. The machine must be idle: torch's threads wait by spinning, and
-any other process on the same cores slows them tenfold.
+the first contestant. The machine must be idle: with other work on its cores torch was
+seen at a tenth of its speed.
 
     torch      eager PyTorch
-    compiled   torch.compile of forward, loss and backward
-    step       JAX stepping from Python
-    loop       JAX, the whole pass in one fori_loop
-    lax_step   step, with XLA's own convolutions and pooling
-    lax_loop   loop, likewise
+    compiled   torch.compile of forward and loss
+    ours       the programs of main.py: 100 steps in one call
+    ours_step  the same, a call for each step
+    lax        the same as ours with flax's own convolutions and pooling
+    lax_step   likewise, a call for each step
 """
 
 import argparse
-import functools
 import os
 import statistics
 import time
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import lax
 
 import data_source
-from models import layers
+import evaluate
+import feeds
+import input_pipeline
+import models
+import train_step
 
 MEAN, STD = 33.3, 78.6
 LEARNING_RATE, MOMENTUM = 0.01, 0.9
-CONTESTANTS = ("torch", "compiled", "step", "loop", "lax_step", "lax_loop")
+CONTESTANTS = ("torch", "compiled", "ours", "ours_step", "lax", "lax_step")
 
 
-class Network(nn.Module):
-    """models/lenet.py's modern network; `plain` takes flax's own layers."""
-
-    plain: bool
+class PlainNetwork(nn.Module):
+    """models/lenet.py's modern network of flax's own layers."""
 
     @nn.compact
-    def __call__(self, x):
-        conv = nn.Conv if self.plain else layers.Conv
-        if self.plain:
-            pool = functools.partial(nn.max_pool, window_shape=(2, 2), strides=(2, 2))
-        else:
-            pool = functools.partial(
-                layers.max_pool,
-                window=(2, 2),
-                strides=(2, 2),
-                padding=((0, 0), (0, 0)),
-            )
-        x = pool(nn.relu(conv(6, (5, 5), padding=2)(x)))
-        x = pool(nn.relu(conv(16, (5, 5), padding=0)(x)))
+    def __call__(self, x, *, train):
+        del train
+        for features, padding in ((6, 2), (16, 0)):
+            x = nn.relu(nn.Conv(features, (5, 5), padding=padding)(x))
+            x = nn.max_pool(x, (2, 2), (2, 2))
         x = x.reshape(x.shape[0], -1)
         x = nn.relu(nn.Dense(120)(x))
         x = nn.relu(nn.Dense(84)(x))
         return nn.Dense(10)(x)
 
 
-def jax_pass(images, labels, batch, plain, loop):
+class Order:
+    """In place of input_pipeline.TrainPlan: a pass in the given order [N]."""
+
+    def __init__(self, batch_size):
+        self.batch_size, self.order = batch_size, None
+
+    def indices(self, start, stop):
+        rows = self.order[start * self.batch_size : stop * self.batch_size]
+        rows = rows.reshape(-1, self.batch_size)
+        return rows, np.zeros_like(rows)
+
+
+def jax_pass(split, batch, plain, steps):
     """Returns order [N] -> mean loss, training on through the calls."""
-    network = Network(plain)
-    optimizer = optax.sgd(LEARNING_RATE, MOMENTUM)
-    images, labels = jnp.asarray(images), jnp.asarray(labels)
-    params = jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, *images.shape[1:])))
-    state = [(params, optimizer.init(params))]
-
-    def update(state, total, images, labels, indices):
-        def loss_fn(params):
-            x = (images[indices].astype(jnp.float32) - MEAN) / STD
-            loss = optax.softmax_cross_entropy_with_integer_labels(
-                network.apply(params, x), labels[indices]
-            )
-            return loss.mean()
-
-        params, momentum = state
-        loss, gradient = jax.value_and_grad(loss_fn)(params)
-        change, momentum = optimizer.update(gradient, momentum)
-        return (optax.apply_updates(params, change), momentum), total + loss
-
-    step = jax.jit(update, donate_argnums=(0, 1))
-
-    @functools.partial(jax.jit, donate_argnums=0)
-    def steps(state, images, labels, order, num_steps):
-        def body(i, carry):
-            indices = lax.dynamic_slice_in_dim(order, i * batch, batch)
-            return update(*carry, images, labels, indices)
-
-        return lax.fori_loop(0, num_steps, body, (state, jnp.zeros(())))
+    ours = models.create("lenet5_modern", num_classes=10)
+    network = PlainNetwork() if plain else ours
+    tx = optax.sgd(LEARNING_RATE, MOMENTUM)
+    preprocessing = input_pipeline.Preprocessing(28, mean=(MEAN,), std=(STD,))
+    step = train_step.make_train_step(
+        network,
+        tx,
+        optax.softmax_cross_entropy_with_integer_labels,
+        lambda batch: input_pipeline.network_input(batch, preprocessing),
+        seed=0,
+    )
+    plan = Order(batch)
+    feed = feeds.DeviceFeed(split, plan, evaluate.make_mesh(1), steps)
+    run_steps = jax.jit(
+        train_step.make_run_steps(step, feed.fetch),
+        donate_argnums=(0, 1),
+        static_argnums=3 if steps == 1 else (),
+    )
+    init = train_step.make_init(network, tx, (28, 28, 1), seed=0, ema=False)
+    state = jax.jit(init)()
 
     def run(order):
-        num_steps = len(order) // batch
-        if loop:
-            state[0], total = steps(state[0], images, labels, order, num_steps)
-            return float(total) / num_steps
-        total = jnp.zeros(())
-        for i in range(num_steps):
-            indices = order[i * batch : (i + 1) * batch]
-            state[0], total = step(state[0], total, images, labels, indices)
-        return float(total) / num_steps
+        nonlocal state
+        plan.order = order
+        at, end, sums = 0, len(order) // batch, train_step.zero_sums()
+        while at < end:
+            data, count = feed.take(at, end)
+            state, sums = run_steps(state, sums, data, count)
+            at += count
+        return float(sums["loss"]) / (end * batch)
 
     return run
 
@@ -135,7 +129,12 @@ def torch_pass(images, labels, batch, compiled):
         torch.nn.Linear(84, 10),
     ).to(device)
     optimizer = torch.optim.SGD(network.parameters(), LEARNING_RATE, MOMENTUM)
-    images = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().to(device)
+    images = (
+        torch.from_numpy(np.ascontiguousarray(images))
+        .permute(0, 3, 1, 2)
+        .contiguous()
+        .to(device)
+    )
     labels = torch.from_numpy(labels).long().to(device)
 
     def loss_fn(images, labels):
@@ -167,22 +166,21 @@ def main():
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=60_000, help="a shorter pass")
-    parser.add_argument("--only", default="torch,step,loop,lax_step")
+    parser.add_argument("--only", default="torch,compiled,ours,ours_step,lax_step")
     args = parser.parse_args()
     names = args.only.split(",")
     if unknown := set(names) - set(CONTESTANTS):
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
 
-    images, labels = data_source.open_split("mnist", "train").arrays()
-    images, labels = np.ascontiguousarray(images), labels.astype(np.int32)
+    split = data_source.open_split("mnist", "train")
+    images, labels = split.arrays()
     contestants = {}
     for name in names:
         if name in ("torch", "compiled"):
             run = torch_pass(images, labels, args.batch, name == "compiled")
         else:
-            plain, loop = name.startswith("lax"), name.endswith("loop")
-            run = jax_pass(images, labels, args.batch, plain, loop)
-        run(np.arange(3 * args.batch, dtype=np.int32))
+            steps = 1 if name.endswith("step") else 100
+            run = jax_pass(split, args.batch, name.startswith("lax"), steps)
         run(np.arange(args.images, dtype=np.int32)[: 3 * args.batch])
         contestants[name] = run
 

@@ -34,11 +34,12 @@ def get_config(variant="minibatch"):
 
 def _minibatch(config):
     config.batch_size = 64
-    config.num_epochs = 20.0
+    config.num_epochs = 12.0
     config.steps_per_dispatch = 100
-    config.optimizer.name = "sgd"
-    config.optimizer.learning_rate = 0.02
-    config.optimizer.kwargs.momentum = 0.9
+    config.loss.rubbish = 5.0
+    config.optimizer.name = "adamw"
+    config.optimizer.learning_rate = 2e-3
+    config.optimizer.weight_decay = 0.1
     config.schedule.name = "cosine"
     config.log.every_steps = 250
 
