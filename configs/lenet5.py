@@ -2,11 +2,18 @@
 
     python main.py --config=configs/lenet5.py --workdir=runs/lenet5
 
-(no argument)  the network of 1998, trained by mini-batches.
-:paper         the network and the recipe of 1998: on-line, stochastic diagonal
+(no argument)  the network of 1998 trained by mini-batches: eq. 9, AdamW.
+:paper         the network and the recipe of 1998: eq. 9 on-line by stochastic diagonal
                Levenberg-Marquardt, 20 passes. The paper reports 0.95 % test error.
+:distortions   the same on distorted images. The paper reports 0.8 %.
 :modern        what libraries call LeNet-5 (61,706 parameters): ReLU, max pooling,
                softmax cross-entropy, shifted images.
+
+README.md has the measured results. How :paper differs from the paper: mu is 1, not
+0.02. With 0.02 the first hundred patterns drive the units into saturation, because the
+curvature that is estimated at the small initial weights is nearly zero and every step
+is then 0.0005 / 0.02. The paper does not give eq. 9's j (5 here) or the ranges of the
+distortions, which here are drawn anew at every presentation.
 """
 
 from configs import default
@@ -14,7 +21,12 @@ from configs import default
 
 def get_config(variant="minibatch"):
     config = default.get_config()
-    recipes = {"minibatch": _minibatch, "paper": _paper, "modern": _modern}
+    recipes = {
+        "minibatch": _minibatch,
+        "paper": _paper,
+        "distortions": _distortions,
+        "modern": _modern,
+    }
     if variant not in recipes:
         raise ValueError(
             f"configs/lenet5.py has no {variant!r}; it has {list(recipes)}"
@@ -50,14 +62,23 @@ def _paper(config):
     config.num_epochs = 20.0
     config.steps_per_dispatch = 5000
     config.dataset.order = "fixed"
+    config.loss.rubbish = 5.0
     config.optimizer.name = "sdlm"
     config.optimizer.learning_rate = 5e-4
-    config.optimizer.kwargs.mu = 0.02
+    config.optimizer.kwargs.mu = 1.0
     config.optimizer.curvature_examples = 500
     config.schedule.name = "step"
     config.schedule.boundaries = (2.0, 5.0, 8.0, 12.0)
     config.schedule.factors = (0.4, 0.2, 0.1, 0.02)
     config.log.every_steps = 20000
+
+
+def _distortions(config):
+    _paper(config)
+    config.augment.translate = 1.5
+    config.augment.scale = 0.1
+    config.augment.squeeze = 0.1
+    config.augment.shear = 0.15
 
 
 def _modern(config):

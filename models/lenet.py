@@ -4,8 +4,8 @@ LeCun, Bottou, Bengio, Haffner, 1998, http://yann.lecun.com/exdb/publis/pdf/lecu
 
 `LeNet5` is the paper's network, 60,000 trainable parameters. What the paper leaves open
 and what is chosen here: a sub-sampling unit sums its inputs (section II.B; section II.A
-says it averages them, which only scales the coefficient by 4); fan-in leaves out the
-bias; biases start like the weights. Its logits are minus the penalties of the paper's
+says it averages them, which only scales the coefficient by 4); biases start at 0 and
+do not count in the fan-in. Its logits are minus the penalties of the paper's
 radial basis functions, so that the paper's argmin is an argmax here.
 
 `LeNet5Modern` is what libraries call LeNet-5, not the paper: pooling without
@@ -95,7 +95,7 @@ class SubSampling(nn.Module):
     def __call__(self, x):
         b, h, w, c = x.shape
         coefficient = self.param("coefficient", uniform_fan_in(4), (c,))
-        bias = self.param("bias", uniform_fan_in(4), (c,))
+        bias = self.param("bias", nn.initializers.zeros, (c,))
         x, coefficient, bias = nn.dtypes.promote_dtype(
             x, coefficient, bias, dtype=self.dtype
         )
@@ -131,7 +131,7 @@ class PartialConv(nn.Module):
         kernel = self.param(
             "kernel", uniform_fan_in(fan_in[outputs]), (5, 5, len(outputs))
         )
-        bias = self.param("bias", uniform_fan_in(fan_in), fan_in.shape)
+        bias = self.param("bias", nn.initializers.zeros, fan_in.shape)
         # A product with zeros and ones is exact, and its gradient is no slow scatter.
         place = np.zeros((len(outputs), *self.table.shape), np.float32)
         place[np.arange(len(outputs)), inputs, outputs] = 1
@@ -177,8 +177,7 @@ class LeNet5Backbone(nn.Module):
     @nn.compact
     def __call__(self, x):
         def init(fan_in):
-            uniform = uniform_fan_in(fan_in)
-            return {"kernel_init": uniform, "bias_init": uniform, "dtype": self.dtype}
+            return {"kernel_init": uniform_fan_in(fan_in), "dtype": self.dtype}
 
         layers = {
             "C1": Conv(6, (5, 5), padding=0, name="C1", **init(25)),

@@ -6,8 +6,10 @@ import runs
 import configuration
 from configs import default, lenet5
 
+VARIANTS = ["minibatch", "paper", "distortions", "modern"]
 
-@pytest.mark.parametrize("variant", ["minibatch", "paper", "modern"])
+
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_the_recipes_pass(variant):
     configuration.check(lenet5.get_config(variant))
 

@@ -56,15 +56,14 @@ def test_killed_at_random_moments_ends_in_the_same_bits(uninterrupted, tmp_path)
     chance = random.Random(0)
     kills = 0
     while True:
-        child = start(tmp_path / "run")
-        for line in child.stdout:
-            if line.startswith("step") and kills < 5:
-                # Steps, evaluations and background saves take milliseconds each here.
-                time.sleep(chance.uniform(0, 0.4))
-                child.kill()
-                break
-        child.stdout.close()
-        if child.wait() == 0:
+        with start(tmp_path / "run") as child:
+            for line in child.stdout:
+                if line.startswith("step") and kills < 5:
+                    # Steps, evaluations and saves take milliseconds each here.
+                    time.sleep(chance.uniform(0, 0.4))
+                    child.kill()
+                    break
+        if child.returncode == 0:
             break
         assert child.returncode == -signal.SIGKILL
         kills += 1
@@ -76,18 +75,17 @@ def test_killed_at_random_moments_ends_in_the_same_bits(uninterrupted, tmp_path)
 
 @pytest.mark.parametrize("moment", ["in training", "in evaluation", "at once"])
 def test_sigterm_saves_exits_with_75_and_resumes(uninterrupted, tmp_path, moment):
-    child = start(tmp_path / "run")
-    if moment == "in training":
-        read_until(child, "^step +44/")
-    elif moment == "in evaluation":
-        # The line of an epoch's last step comes when its evaluation begins.
-        read_until(child, "^step +40/")
-        read_until(child, "^test error")
-    else:
-        read_until(child, "parameters")
-    child.send_signal(signal.SIGTERM)
-    output = child.stdout.read()
-    assert child.wait() == 75, output
+    with start(tmp_path / "run") as child:
+        if moment == "in training":
+            read_until(child, "^step +44/")
+        elif moment == "in evaluation":
+            # The line of an epoch's last step comes when its evaluation begins.
+            read_until(child, "^step +40/")
+        else:
+            read_until(child, "parameters")
+        child.send_signal(signal.SIGTERM)
+        output = child.stdout.read()
+    assert child.returncode == 75, output
     assert re.search(r"stopped at step \d+ of 150, which is saved", output)
     _, step = runs.final_state(tmp_path / "run")
     assert step < 150
@@ -100,10 +98,9 @@ def test_sigterm_saves_exits_with_75_and_resumes(uninterrupted, tmp_path, moment
 
 
 def test_every_step_is_reported_once_after_a_kill(uninterrupted, tmp_path):
-    child = start(tmp_path / "run")
-    read_until(child, "^step +56/")
-    child.kill()
-    child.wait()
+    with start(tmp_path / "run") as child:
+        read_until(child, "^step +56/")
+        child.kill()
     runs.run_main(runs.command(CONFIG, f"--workdir={tmp_path}/run", **LONG))
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     steps = [json.loads(line)["step"] for line in lines if "train/loss" in line]

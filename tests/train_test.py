@@ -14,7 +14,6 @@ import configuration
 import evaluate
 import optimizers
 import train
-import train_step
 import workdir
 
 EPOCH = fractions.Fraction(10)
@@ -138,6 +137,31 @@ def test_micro_batches_give_what_one_batch_gives(reference, tmp_path):
     assert_close(
         runs.final_state(tmp_path / "run")[0], runs.final_state(reference[0])[0]
     )
+
+
+def test_a_stop_in_an_evaluation_saves_the_step_and_loses_nothing(
+    reference, tmp_path, monkeypatch
+):
+    class Stop:
+        requested = False
+
+    stop, real = Stop(), evaluate.evaluate
+
+    def asked_meanwhile(*args, **kwargs):
+        stop.requested = True
+        return real(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate, "evaluate", asked_meanwhile)
+        with pytest.raises(train.Preempted, match="stopped at step 10 of 30"):
+            runs.train_small(tmp_path / "run", stop=stop)
+    runs.train_small(tmp_path / "run")
+    runs.assert_same_bits(
+        runs.final_state(tmp_path / "run")[0], runs.final_state(reference[0])[0]
+    )
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    evaluated = [json.loads(x)["step"] for x in lines if "eval/error" in x]
+    assert evaluated == [10, 20, 30]
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_saved(tmp_path):
@@ -373,11 +397,6 @@ def test_due_and_next_due_agree_for_fractional_epochs():
         assert times == found
     assert not train.due(10, 0)
     assert train.next_due(10, 0) == float("inf")
-
-
-def test_dropout_keys_depend_on_the_step_alone():
-    # State without rngs: what a step draws is a function of (seed, step).
-    assert "rng" not in train_step.TrainState.__dataclass_fields__
 
 
 def test_config_errors_come_from_the_data_too(tmp_path):

@@ -192,23 +192,21 @@ def test_backbone_returns_its_layers():
     }
 
 
-def test_initial_values_fill_their_range():
+def test_initial_weights_fill_their_range_and_biases_are_zero():
     params = lenet5()[1]["params"]["backbone"]
+    inputs = np.array([len(x) for x in C3_INPUTS])
     fan_in = {"C1": 25, "S2": 4, "S4": 4, "C5": 400, "F6": 120}
+    fan_in["C3"] = 25 * np.repeat(inputs, inputs)
     for name, layer in params.items():
-        for leaf in layer.values():
-            if name == "C3":
-                inputs = np.array([len(x) for x in C3_INPUTS])
-                fan = 25 * (np.repeat(inputs, inputs) if leaf.ndim == 3 else inputs)
-            else:
-                fan = fan_in[name]
-            scaled = np.abs(leaf) * fan / 2.4
-            assert scaled.max() <= 1.00001
-            # Six draws or more: all of them below a third once in 700 at most.
-            assert scaled.max() > 1 / 3
-            if leaf.size > 100:
-                # The mean of n uniform draws from [0, 1] is 0.5 +- 0.29 / sqrt(n).
-                assert abs(scaled.mean() - 0.5) < 4 * 0.29 / np.sqrt(leaf.size)
+        assert (layer["bias"] == 0).all()
+        (weights,) = (leaf for key, leaf in layer.items() if key != "bias")
+        scaled = np.abs(weights) * fan_in[name] / 2.4
+        assert scaled.max() <= 1.00001
+        # Six draws or more: all of them below a third once in 700 at most.
+        assert scaled.max() > 1 / 3
+        if weights.size > 100:
+            # The mean of n uniform draws from [0, 1] is 0.5 +- 0.29 / sqrt(n).
+            assert abs(scaled.mean() - 0.5) < 4 * 0.29 / np.sqrt(weights.size)
 
 
 def test_map_loss_is_equation_9_and_ml_loss_equation_8():
