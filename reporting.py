@@ -108,9 +108,9 @@ class Progress:
         images = (step - before) * self._batch_size
         return {
             "images": images,
-            "epoch": step / self._epoch_steps,
-            "images_per_second": images / seconds,
-            "data_wait": min(waited / seconds, 1.0),
+            "progress/epoch": step / self._epoch_steps,
+            "progress/images_per_second": images / seconds,
+            "progress/data_wait": min(waited / seconds, 1.0),
         }
 
     def line(self, step, scalars):
@@ -120,11 +120,11 @@ class Progress:
         left = (self._total - step) * seconds / max(step - done, 1)
         return (
             f"step {step:>{len(str(self._total))}}/{self._total}"
-            f"  epoch {scalars['epoch']:6.2f}"
+            f"  epoch {scalars['progress/epoch']:6.2f}"
             f"  loss {scalars['train/loss']:.4f}"
             f"  error {scalars['train/error']:5.2f} %"
-            f"  {scalars['images_per_second']:>8,.0f} images/s"
-            f"  data wait {100 * scalars['data_wait']:3.0f} %"
+            f"  {scalars['progress/images_per_second']:>8,.0f} images/s"
+            f"  data wait {100 * scalars['progress/data_wait']:3.0f} %"
             f"  ETA {duration(left)}"
         )
 

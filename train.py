@@ -364,7 +364,7 @@ class Trainer:
             **rates,
             "train/loss": float(sums["loss"]) / images,
             "train/error": 100 * int(sums["errors"]) / images,
-            "learning_rate": self._learning_rate(step),
+            "train/learning_rate": self._learning_rate(step),
         }
         self.writer.write_scalars(step, scalars)
         if self.first:

@@ -53,7 +53,7 @@ def test_a_run_directory_is_complete(reference):
     assert environment["packages"]["jax"] == jax.__version__
     lines = [json.loads(x) for x in (path / "metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["step"] == 30
-    assert {"train/loss", "learning_rate", "images_per_second", "data_wait"} <= set(
+    assert {"train/loss", "train/learning_rate", "progress/images_per_second"} <= set(
         lines[0]
     )
 
