@@ -46,9 +46,10 @@ CHOICES = {
     ),
 }
 # Sub-configs whose fields the network or the optimizer declares, not default.py.
-OPEN = ("model.fields", "optimizer.kwargs")
+OPEN = ("model.fields.", "optimizer.kwargs.")
 
-# What may change when a run is resumed: nothing of it reaches the parameters.
+# What may change when a run is resumed: nothing of it reaches the parameters, but by
+# the rounding of another number of devices or another program (steps_per_dispatch 1).
 FREE_ON_RESUME = (
     "dataset.data_dir dataset.download dataset.num_threads dataset.prefetch "
     "eval.batch_size checkpoint log num_devices steps_per_dispatch"
@@ -96,6 +97,12 @@ def check(config):
     for name in fields:
         if name not in known and not name.startswith(OPEN):
             raise ConfigError(f"config.{name}: no such field{nearest(name, known)}")
+
+    for name in known:
+        if name not in fields and not name.startswith(OPEN):
+            raise ConfigError(
+                f"config.{name} is missing; start from configs/default.py"
+            )
 
     for name, value in fields.items():
         if isinstance(value, float) and not math.isfinite(value):
@@ -161,6 +168,12 @@ def _check_optimizer(optimizer):
 
 def _check_schedule(config):
     schedule = config.schedule
+    for name in ("boundaries", "factors"):
+        values = schedule[name]
+        if not all(isinstance(v, int | float) and v >= 0 for v in values):
+            raise ConfigError(
+                f"config.schedule.{name} = {values} must be numbers, none negative"
+            )
     if schedule.name == "step":
         times, factors = schedule.boundaries, schedule.factors
         if len(times) != len(factors) or list(times) != sorted(set(times)):

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from absl import logging
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import checkpoints
@@ -18,6 +19,7 @@ import configuration
 import data_source
 import input_pipeline
 import models
+import workdir
 from models import lenet
 
 
@@ -169,7 +171,7 @@ def make_eval_step(model, preprocessing, loss):
         classes = jnp.arange(logits.shape[1])[None]
         ahead = (logits > score) | ((logits == score) & (classes < labels[:, None]))
         # Not-a-number compares false to everything and would look like a hit.
-        rank = jnp.where(jnp.isnan(logits).any(axis=1), logits.shape[1], ahead.sum(1))
+        rank = jnp.where(jnp.isnan(logits).any(axis=1), np.inf, ahead.sum(1))
         return {
             "count": jnp.sum(real, dtype=jnp.int32),
             "errors": jnp.sum(real & (rank >= 1), dtype=jnp.int32),
@@ -245,6 +247,7 @@ def evaluate_run(run, config, which="latest"):
     Returns:
       The line with the result, which is also written to <run>/evaluation-<step>.json.
     """
+    configuration.check_devices(config, jax.device_count(), jax.process_count())
     split = open_split(config.dataset, config.dataset.eval_split)
     preprocessing = make_preprocessing(config, split.image_shape)
     shape = input_shape(preprocessing, split.image_shape)
@@ -255,6 +258,9 @@ def evaluate_run(run, config, which="latest"):
     eval_step = jax.jit(make_eval_step(model, preprocessing, make_loss(config.loss)))
     result = evaluate(eval_step, variables, split, config.eval.batch_size, mesh)
     if jax.process_index() == 0:
-        record = {"step": step, "split": split.split, **result}
-        run.write_json(f"evaluation-{step}.json", record)
+        try:
+            record = {"step": step, "split": split.split, **result}
+            run.write_json(f"evaluation-{step}.json", record)
+        except workdir.WorkdirError as e:
+            logging.warning("%s", e)  # a run that can only be read is fine
     return f"{describe(result, split, step)} of {run}"

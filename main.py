@@ -54,9 +54,9 @@ def main(argv):
         _fail(USAGE, f"what is {argv[1]!r}? Flags start with --")
     if mode == "predict" and not _IMAGES.value:
         _fail(USAGE, "--mode=predict needs --images=a.png,b.png")
-    if _WORKDIR.value is None and mode != "summarize":
+    if not _WORKDIR.value and mode != "summarize":
         _fail(USAGE, f"--mode={mode} needs --workdir")
-    if _WORKDIR.value is None and _CONFIG.value is None:
+    if not _WORKDIR.value and _CONFIG.value is None:
         _fail(USAGE, f"--mode={mode} needs --config or --workdir")
 
     # What a mode needs is imported once the flags are known to be right.
@@ -75,13 +75,17 @@ def main(argv):
 
             print(summarize.summarize(config))
             return
+        import jax
+
         _start_jax()
         if mode == "train":
             _train(config, run)
         elif mode == "evaluate":
             import evaluate
 
-            print(evaluate.evaluate_run(run, config, _CHECKPOINT.value))
+            line = evaluate.evaluate_run(run, config, _CHECKPOINT.value)
+            if jax.process_index() == 0:
+                print(line)
         else:
             import predict
 
@@ -135,9 +139,9 @@ def _start_jax():
 
 
 def _cluster_detected():
-    """True under SLURM, MPI or the variables of jax.distributed, with several tasks."""
-    tasks = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "JAX_NUM_PROCESSES")
-    return any(int(os.environ.get(name, "1")) > 1 for name in tasks)
+    """True in one of several tasks of srun or of Open MPI's mpirun."""
+    tasks = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+    return any(os.environ.get(name, "1") not in ("", "1") for name in tasks)
 
 
 def _parse(argv):

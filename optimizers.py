@@ -10,9 +10,14 @@ import optax
 import sdlm
 
 
+def exact_steps(epochs, epoch_steps):
+    """`epochs` in steps as a Fraction, with 0.1 meaning 1/10."""
+    return fractions.Fraction(str(epochs)) * epoch_steps
+
+
 def in_steps(epochs, epoch_steps):
-    """The number of whole steps in `epochs`, nearest; `epoch_steps` is a Fraction."""
-    return round(fractions.Fraction(epochs) * epoch_steps)
+    """The number of whole steps in `epochs`, nearest."""
+    return round(exact_steps(epochs, epoch_steps))
 
 
 def make_schedule(
@@ -84,7 +89,7 @@ def make_optimizer(
         parts.append(optax.clip_by_global_norm(clip_norm))
     if "weight_decay" in accepted:
         kwargs["weight_decay"] = weight_decay
-        if mask:
+        if mask and {"mask", "weight_decay_mask"} & accepted.keys():
             kwargs["mask" if "mask" in accepted else "weight_decay_mask"] = mask
     elif weight_decay:
         parts.append(optax.add_decayed_weights(weight_decay, mask))

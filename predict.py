@@ -47,8 +47,12 @@ def predict_run(run, which, paths):
         listed = "  ".join(f"{names[k]} {100 * row[k]:.1f} %" for k in order)
         lines.append(f"{path}:  {listed}")
     panel = run.path / "predictions" / f"step-{step}.png"
-    draw_panel(panel, images, paths, names, scores, best)
-    return "\n".join([*lines, f"after step {step} of {run}; panel: {panel}"])
+    try:
+        draw_panel(panel, images, paths, names, scores, best)
+        drawn = f"panel: {panel}"
+    except OSError as error:
+        drawn = f"no panel: {panel.parent}: {error.strerror}"
+    return "\n".join([*lines, f"after step {step} of {run}; {drawn}"])
 
 
 def read_image(path, shape):
@@ -62,6 +66,13 @@ def read_image(path, shape):
         with Image.open(path) as image:
             image = ImageOps.exif_transpose(image)
             image = image.convert("L" if channels == 1 else "RGB")
+            if abs(image.width * height - image.height * width) > 0.05 * (
+                image.width * height
+            ):
+                raise data_source.DataError(
+                    f"--images: {path} is {image.width}x{image.height}; this network "
+                    f"takes the shape of {width}x{height}, crop it first"
+                )
             if image.size != (width, height):
                 image = image.resize((width, height), Image.Resampling.BILINEAR)
     except FileNotFoundError as error:

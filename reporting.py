@@ -9,6 +9,8 @@ import json
 import time
 
 import numpy as np
+from tensorboardX import summary
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 
 class MetricWriter:
@@ -32,10 +34,17 @@ class MetricWriter:
         new.replace(path)
         self._file = open(path, "a")  # noqa: SIM115  (closed in close())
         if tensorboard:
-            from tensorboardX import SummaryWriter
+            # Not SummaryWriter: its thread dies on a full disk, and close() then waits
+            # for it for ever.
+            from tensorboardX.event_file_writer import EventsWriter
 
-            self._board = SummaryWriter(
-                str(directory), purge_step=first_step + 1 if first_step else None
+            self._board = EventsWriter(str(directory / "events"))
+            self._board.write_event(
+                Event(
+                    wall_time=time.time(),
+                    step=first_step + 1,  # what earlier starts said of it is dropped
+                    session_log=SessionLog(status=SessionLog.START),
+                )
             )
 
     def write_scalars(self, step, scalars):
@@ -46,19 +55,24 @@ class MetricWriter:
         self._file.flush()
         if self._board:
             for name, value in values.items():
-                self._board.add_scalar(name, value, int(step))
+                self._write(step, summary.scalar(name, value))
+            self._board.flush()
 
     def write_images(self, step, images):
         """images: {tag: uint8 [H, W, C]}, to TensorBoard only."""
         if self._board:
             for name, value in images.items():
                 value = np.asarray(value)
-                self._board.add_image(name, value, int(step), dataformats="HWC")
+                self._write(step, summary.image(name, value, dataformats="HWC"))
 
     def write_texts(self, step, texts):
         if self._board:
             for name, value in texts.items():
-                self._board.add_text(name, value, int(step))
+                self._write(step, summary.text(name, value))
+
+    def _write(self, step, content):
+        event = Event(wall_time=time.time(), step=int(step), summary=content)
+        self._board.write_event(event)
 
     def flush(self):
         if self._board:

@@ -1,9 +1,12 @@
 """Training: the state, the optimizer, one compiled step, and the loop around it."""
 
+import contextlib
 import dataclasses
 import fractions
 import functools
 import math
+import os
+import shlex
 import signal
 import sys
 import time
@@ -84,7 +87,8 @@ class StopSignal:
         del frame
         self.requested = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        print(f"{signal.Signals(number).name}: stopping after this step", flush=True)
+        # Not print(), which must not be entered twice.
+        os.write(1, f"{signal.Signals(number).name}: stopping soon\n".encode())
 
 
 def train(config, run, stop):
@@ -127,8 +131,8 @@ class Trainer:
         )
         self.eval_split = evaluate.open_split(config.dataset, config.dataset.eval_split)
         self.epoch_steps = fractions.Fraction(len(self.train_split), config.batch_size)
-        self.eval_every = (
-            fractions.Fraction(config.eval.every_epochs) * self.epoch_steps
+        self.eval_every = optimizers.exact_steps(
+            config.eval.every_epochs, self.epoch_steps
         )
         self.total = config.num_steps or optimizers.in_steps(
             config.num_epochs, self.epoch_steps
@@ -181,7 +185,7 @@ class Trainer:
         self.feed = self._make_feed()
         self._make_programs()
         self.sums, self.pending = self.new_sums(), None
-        self.result, self.profiling = None, False
+        self.result, self.profiling, self.asked = None, False, 0
 
     def _restore(self, init):
         abstract = jax.tree.map(
@@ -214,7 +218,9 @@ class Trainer:
             "preprocessing.json", dataclasses.asdict(self.preprocessing)
         )
         self.workdir.add_environment(self.mesh.devices.flat)
-        overview = parameter_overview.get_parameter_overview(self.state.params)
+        overview = parameter_overview.get_parameter_overview(
+            self.state.params, include_stats=False
+        )
         self.workdir.write_text("parameters.txt", overview + "\n")
         print(
             f"{self.config.model.name} on {split.name}: "
@@ -300,12 +306,13 @@ class Trainer:
         config = self.config
         log_every = config.log.every_steps
         eval_every = self.eval_every
-        save_every = (
-            fractions.Fraction(config.checkpoint.every_epochs) * self.epoch_steps
+        save_every = optimizers.exact_steps(
+            config.checkpoint.every_epochs, self.epoch_steps
         )
         profile_start, profile_end = self._profile_window()
 
-        if due(self.step, eval_every) and self.evaluated < self.step:
+        last = self.step == self.total
+        if self.evaluated < self.step and (due(self.step, eval_every) or last):
             self._evaluate()  # a stop cut it short
         while self.step < self.total:
             self._stop_if_asked()
@@ -379,15 +386,15 @@ class Trainer:
         """The sums on the host; raises NonFiniteLoss if a loss was not finite."""
         sums = jax.device_get(sums)
         if sums["bad_step"] >= 0:
+            self.saved.wait()
             good = self.saved.all_steps()
             where = f"checkpoint {good[-1]}" if good else "the beginning"
-            command = " ".join(["python", *sys.argv])
+            command = shlex.join(["python", *sys.argv])
             raise NonFiniteLoss(
                 f"the loss of step {sums['bad_step']} is not finite; nothing was saved "
                 f"after {where}. The same command goes on from there and meets the "
                 f"same batches; to replay them with every loss shown:\n"
-                f"  {command} --config.log.every_steps=1\n"
-                "and with JAX_DEBUG_NANS=1 ahead of it, to find the operation."
+                f"  {command} --config.log.every_steps=1"
             )
         return sums
 
@@ -424,10 +431,11 @@ class Trainer:
         self._report()
         self._checked(self.sums)
         start = time.perf_counter()
-        if not self.all_finite(self.state.params):
+        state = self.state
+        if not self.all_finite((state.params, state.batch_stats, state.ema)):
             raise NonFiniteLoss(
                 f"the parameters after step {self.step} are not finite and were not "
-                "saved"
+                "saved; the same command goes on from the checkpoint before"
             )
         metrics = None
         if self.evaluated == self.step and self.result is not None:
@@ -443,7 +451,9 @@ class Trainer:
 
     def _stop_if_asked(self):
         if jax.process_count() > 1:
-            asked = self.saved.reached_preemption(self.step)
+            # The processes agree on a number to come; steps may jump over it.
+            self.asked += 1
+            asked = self.saved.reached_preemption(self.asked)
         else:
             asked = self.stop.requested
         if asked:
@@ -481,8 +491,9 @@ class Trainer:
             self.profiling = False
 
     def close(self):
-        if self.profiling:
-            jax.profiler.stop_trace()
-        self.feed.close()
-        self.writer.close()
-        self.saved.close()
+        with contextlib.ExitStack() as stack:  # each, whatever the others raise
+            stack.callback(self.saved.close)
+            stack.callback(self.writer.close)
+            stack.callback(self.feed.close)
+            if self.profiling:
+                stack.callback(jax.profiler.stop_trace)

@@ -14,6 +14,8 @@ import optax
 import input_pipeline
 import sdlm
 
+DROPOUT = 2**31 - 1
+
 
 @flax.struct.dataclass
 class TrainState:
@@ -92,7 +94,9 @@ def make_train_step(model, tx, loss, prepare, *, seed, accumulate=1, ema_decay=0
         return jax.tree.map(lambda g: g / accumulate, total), batch_stats, sums
 
     def train_step(state, batch):
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        # A stream of its own, beside those of initialisation and augmentation.
+        key = jax.random.fold_in(jax.random.key(seed), DROPOUT)
+        key = jax.random.fold_in(key, state.step)
         compute = gradients if accumulate == 1 else accumulated
         grads, batch_stats, sums = compute(state.params, state.batch_stats, batch, key)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)

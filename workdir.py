@@ -54,7 +54,7 @@ class Workdir:
             raise WorkdirError(f"--workdir={self.path}: {e.strerror}") from e
         if "config.json" in names:
             configuration.check_resumable(self.config(), config, self.path)
-        elif names:
+        elif names - {"config.json.tmp"}:
             raise WorkdirError(
                 f"--workdir={self.path} holds no run but other files, such as "
                 f"{min(names)}; choose an empty or new directory"
@@ -111,6 +111,8 @@ class Workdir:
         path = self.path / name
         try:
             return path.read_text()
+        except UnicodeDecodeError as e:
+            raise WorkdirError(f"{path} is damaged: {e}") from e
         except FileNotFoundError as e:
             raise WorkdirError(
                 f"--workdir={self.path} holds no run ({name} is missing); train one "
@@ -143,7 +145,7 @@ def _git_revision():
     here = pathlib.Path(__file__).parent
     try:
         output = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=40", "--dirty=+"],
+            ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"],
             cwd=here,
             capture_output=True,
             text=True,
