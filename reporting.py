@@ -27,7 +27,7 @@ class MetricWriter:
         path = directory / "metrics.jsonl"
         lines = []
         if path.exists():
-            with open(path) as file:
+            with open(path, errors="replace") as file:
                 lines = [line for line in file if _step(line) <= first_step]
         new = path.with_suffix(".tmp")
         new.write_text("".join(lines))
@@ -79,17 +79,19 @@ class MetricWriter:
             self._board.flush()
 
     def close(self):
-        if self._file:
-            self._file.close()
-        if self._board:
-            self._board.close()
+        try:
+            if self._file:
+                self._file.close()
+        finally:
+            if self._board:
+                self._board.close()
 
 
 def _step(line):
     """The step of a line of metrics.jsonl; infinite if a kill cut the line short."""
     try:
-        return json.loads(line)["step"] if line.endswith("\n") else float("inf")
-    except (ValueError, KeyError):
+        return float(json.loads(line)["step"]) if line.endswith("\n") else float("inf")
+    except (ValueError, KeyError, TypeError):
         return float("inf")
 
 

@@ -54,7 +54,7 @@ class Workdir:
             raise WorkdirError(f"--workdir={self.path}: {e.strerror}") from e
         if "config.json" in names:
             configuration.check_resumable(self.config(), config, self.path)
-        elif names - {"config.json.tmp"}:
+        elif names := names - {"config.json.tmp"}:  # of a start that was cut short
             raise WorkdirError(
                 f"--workdir={self.path} holds no run but other files, such as "
                 f"{min(names)}; choose an empty or new directory"
@@ -103,6 +103,8 @@ class Workdir:
         try:
             starts = json.loads((self.path / "environment.json").read_text())
         except (OSError, ValueError):
+            starts = []
+        if not isinstance(starts, list):
             starts = []
         starts.append(environment(devices))
         self.write_json("environment.json", starts)

@@ -169,6 +169,20 @@ def test_tensorboard_forgets_the_later_steps_when_a_run_resumes(tmp_path):
     assert start.step == 21
 
 
+def test_a_full_disk_does_not_hang_tensorboards_file(tmp_path):
+    """The thread of SummaryWriter died of it, and what came later waited for it."""
+    writer = reporting.MetricWriter(tmp_path)
+    pixels = np.random.default_rng(0).integers(0, 256, (99, 99, 3), np.uint8)
+    with file_size_limit(5_000), pytest.raises(OSError) as error:
+        writer.write_images(1, {"noise": pixels})  # 29 kB
+        writer.flush()
+    assert error.value.errno == errno.EFBIG
+    for step in range(30):
+        writer.write_scalars(step, FIRST)
+    writer.close()
+    assert len(lines(tmp_path)) == 30
+
+
 def test_writing_for_tensorboard_does_not_import_tensorflow(tmp_path):
     code = (
         "import pathlib, sys, reporting; "

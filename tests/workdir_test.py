@@ -39,14 +39,9 @@ def read_only(directory):
         subprocess.run(["umount", "-l", directory], check=True)
 
 
-@pytest.fixture
-def full_disk(monkeypatch):
-    """What is written does not reach the disk, as delayed allocation finds out."""
-
-    def fsync(_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "fsync", fsync)
+def full_disk(_):
+    """An fsync after which what was written is not on the disk."""
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_a_new_and_an_empty_directory_become_a_run(tmp_path):
@@ -162,9 +157,12 @@ def test_a_damaged_config(tmp_path, text):
     assert (tmp_path / "config.json").read_text() == text
 
 
-def test_a_cut_config(tmp_path):
+def test_a_config_that_is_cut_or_no_text(tmp_path):
     text = configuration.to_json(runs.small_config())
     (tmp_path / "config.json").write_text(text[: len(text) // 2])
+    with pytest.raises(WorkdirError, match="config.json is damaged: "):
+        Workdir(tmp_path).config()
+    (tmp_path / "config.json").write_bytes(b"\xff" + text.encode())
     with pytest.raises(WorkdirError, match="config.json is damaged: "):
         Workdir(tmp_path).config()
 
@@ -180,7 +178,8 @@ def test_json_files(tmp_path):
         run.read_json("dataset.json")
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path, full_disk):
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", full_disk)
     run = Workdir(tmp_path)
     (tmp_path / "dataset.json").write_text("old")
     with pytest.raises(WorkdirError) as error:
@@ -188,6 +187,16 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, full_disk):
     message = f"cannot write {tmp_path}/dataset.json: No space left on device"
     assert str(error.value) == message
     assert (tmp_path / "dataset.json").read_text() == "old"
+
+
+def test_a_failed_start_may_be_repeated(tmp_path):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", full_disk)
+        with pytest.raises(WorkdirError, match="No space left on device"):
+            Workdir(tmp_path).create(runs.small_config())
+    assert "config.json" not in os.listdir(tmp_path)
+    Workdir(tmp_path).create(runs.small_config())
+    assert os.listdir(tmp_path) == ["config.json"]
 
 
 def test_a_name_appears_only_with_its_whole_text(tmp_path, monkeypatch):
