@@ -1,5 +1,7 @@
 """Two processes of two devices over gloo give what one process of four gives."""
 
+import re
+import signal
 import socket
 import subprocess
 
@@ -15,8 +17,8 @@ def assert_close(a, b):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, 2e-4, 2e-5), a, b)
 
 
-def run_processes(path, count, devices, **overrides):
-    """Runs main.py in `count` processes of `devices`; returns what each printed."""
+def start_processes(path, count, devices, **overrides):
+    """Starts main.py in `count` processes of `devices`."""
     with socket.socket() as s:
         s.bind(("localhost", 0))
         port = s.getsockname()[1]
@@ -41,6 +43,12 @@ def run_processes(path, count, devices, **overrides):
                 text=True,
             )
         )
+    return children
+
+
+def run_processes(path, count, devices, **overrides):
+    """Runs main.py in `count` processes of `devices`; returns what each printed."""
+    children = start_processes(path, count, devices, **overrides)
     outputs = [child.communicate(timeout=200)[0] for child in children]
     assert [c.returncode for c in children] == [0] * count, "\n".join(outputs)
     return outputs
@@ -68,3 +76,21 @@ def test_two_processes_go_on_where_one_stopped(tmp_path):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, 2e-4, 2e-5), parts, whole
     )
+
+
+def test_sigterm_to_one_of_two_processes_stops_both_at_one_step(tmp_path):
+    arguments = {"num_epochs": 2000.0, "checkpoint__every_epochs": 0.0}
+    children = start_processes(tmp_path / "run", 2, 1, **arguments)
+    try:
+        for line in children[0].stdout:
+            if line.startswith("step"):
+                break
+        children[1].send_signal(signal.SIGTERM)
+        output = children[0].communicate(timeout=100)[0]
+        children[1].communicate(timeout=100)
+    finally:
+        for child in children:
+            child.kill()
+    assert [child.returncode for child in children] == [75, 75]
+    step = int(re.search(r"stopped at step (\d+) of", output)[1])
+    assert runs.final_state(tmp_path / "run")[1] == step
