@@ -105,6 +105,9 @@ def test_predict_refuses_what_is_no_image(trained, tmp_path):
     cut.write_bytes(cut.read_bytes()[:2000])
     fails([*arguments[:2], f"--images={cut}"], 1, "cut.png is no readable image")
     fails([*arguments[:2], f"--images={tmp_path}/none.png"], 1, "no file .*none.png")
+    strip = tmp_path / "strip.png"
+    Image.new("L", (300, 40)).save(strip)
+    fails([*arguments[:2], f"--images={strip}"], 1, "strip.png is 300x40", "28x28")
     fails(arguments[:2], 2, "needs --images")
 
 
