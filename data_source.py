@@ -69,7 +69,8 @@ def open_split(name, split, *, data_dir=None, download=True):
 
     A given `data_dir` is the only place searched; otherwise TFDS_DATA_DIR, the home
     folder's tensorflow_datasets and this repository's data/ are, in this order. A set
-    found nowhere is downloaded and prepared by tfds into the first of them.
+    found nowhere is downloaded and prepared by tfds into the first of them. The split
+    "auto" is what to evaluate on: "validation" where there is one, or else "test".
 
     Raises:
       DataError: the set, split or features do not exist or cannot be had.
@@ -77,6 +78,8 @@ def open_split(name, split, *, data_dir=None, download=True):
     builder = _find_builder(name, data_dir, download)
     info = builder.info
     image, label = _image_and_label(name, info.features)
+    if split == "auto":
+        split = "validation" if "validation" in info.splits else "test"
     try:
         part = info.splits[split]
         files = part.file_instructions

@@ -236,14 +236,15 @@ def preprocess(image, *, image_size, fit="pad", mean=(0.0,), std=(1.0,), dtype=N
 
     fit="pad" centres them in background 0 (an odd rest goes below and right); "resize"
     is bilinear, antialiased when it shrinks. mean and std are per channel or one for
-    all, in units of 0..255. Computed in float32, returned in dtype (float32).
+    all, in units of 0..255; grey images take the average of
+    several. Computed in float32, returned in dtype (float32).
 
     Raises:
       ValueError: an image too large to pad, or a wrong number of means or stds.
     """
     batch, height, width, channels = image.shape
     for name, value in (("mean", mean), ("std", std)):
-        if len(value) not in (1, channels):
+        if len(value) not in (1, channels) and channels > 1:
             raise ValueError(
                 f"{name} has {len(value)} values for images of {channels} channels"
             )
@@ -260,6 +261,8 @@ def preprocess(image, *, image_size, fit="pad", mean=(0.0,), std=(1.0,), dtype=N
         below, right = image_size - height, image_size - width
         pads = [(below // 2, below - below // 2), (right // 2, right - right // 2)]
         image = jnp.pad(image, [(0, 0), *pads, (0, 0)])
+    if channels == 1:
+        mean, std = (np.mean(mean),), (np.mean(std),)
     mean = jnp.asarray(mean, jnp.float32).reshape(1, 1, 1, -1)
     std = jnp.asarray(std, jnp.float32).reshape(1, 1, 1, -1)
     return ((image - mean) / std).astype(dtype or jnp.float32)

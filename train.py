@@ -266,6 +266,7 @@ class Trainer:
             seed=config.seed,
             accumulate=config.optimizer.accumulate,
             ema_decay=config.optimizer.ema_decay,
+            auxiliary_weight=config.loss.auxiliary_weight,
         )
         self.run_steps = jax.jit(
             train_step.make_run_steps(step, self.feed.fetch),

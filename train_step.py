@@ -47,11 +47,22 @@ def make_init(model, tx, shape, seed, ema):
     return init
 
 
-def make_train_step(model, tx, loss, prepare, *, seed, accumulate=1, ema_decay=0.0):
+def make_train_step(
+    model,
+    tx,
+    loss,
+    prepare,
+    *,
+    seed,
+    accumulate=1,
+    ema_decay=0.0,
+    auxiliary_weight=0.0,
+):
     """(state, batch) -> (state, sums over the batch).
 
     `prepare(batch)` gives the network's input for the stored images of a batch,
     randomly changed as the training wants it. Dropout draws from `seed` and the step.
+    The loss of each auxiliary head of the network is added `auxiliary_weight` times.
     """
 
     def gradients(params, batch_stats, batch, key):
@@ -60,10 +71,12 @@ def make_train_step(model, tx, loss, prepare, *, seed, accumulate=1, ema_decay=0
                 {"params": params, "batch_stats": batch_stats},
                 prepare(batch),
                 train=True,
-                mutable=["batch_stats"],
+                mutable=["batch_stats", "auxiliary"],
                 rngs={"dropout": key},
             )
             losses = loss(logits, batch["label"])
+            for head in jax.tree.leaves(updated.get("auxiliary", {})):
+                losses += auxiliary_weight * loss(head, batch["label"])
             wrong = jnp.argmax(logits, -1) != batch["label"]
             sums = {"loss": losses.sum(), "errors": wrong.sum(dtype=jnp.int32)}
             return losses.mean(), (updated.get("batch_stats", {}), sums)

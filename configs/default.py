@@ -24,13 +24,17 @@ def get_config():
     config.dataset.data_dir = ""  # TFDS directory; "": the places README.md lists
     config.dataset.download = True  # let TFDS download a set found nowhere
     config.dataset.train_split = "train"  # TFDS syntax: "train[:50000]"
-    config.dataset.eval_split = "test"
+    config.dataset.eval_split = (
+        "auto"  # "auto": "validation" if there is one, or "test"
+    )
     config.dataset.placement = "auto"  # "device": whole split there; "host"; "auto"
     config.dataset.order = "shuffle"  # anew every epoch; "fixed": once for all epochs
     config.dataset.image_size = 0  # pixels, height = width; 0: as the data has it
     config.dataset.fit = "pad"  # how to get there: "pad" with zeros, or "resize"
-    config.dataset.mean = (0.0,)  # subtracted; grey levels 0..255, one or per channel
-    config.dataset.std = (255.0,)  # then divided by; grey levels, one or per channel
+    # Subtracted, and then divided by: levels of 0..255, one or per channel. Of several,
+    # images with a single channel take the average.
+    config.dataset.mean = (0.0,)
+    config.dataset.std = (255.0,)
     config.dataset.num_threads = 2  # reading and decoding, with placement "host"
     config.dataset.prefetch = 4  # batches prepared ahead, with placement "host"
 
@@ -53,6 +57,9 @@ def get_config():
     config.loss = ConfigDict()
     config.loss.name = "softmax_cross_entropy"  # or LeNet-5's "map", "ml"
     config.loss.label_smoothing = 0.0  # share of the target spread over all classes
+    config.loss.auxiliary_weight = (
+        0.3  # of each auxiliary head, where a network has some
+    )
     config.loss.rubbish = 1.0  # "map": the constant j of LeNet-5's eq. 9
 
     config.optimizer = ConfigDict()

@@ -4,14 +4,12 @@ import dataclasses
 import difflib
 import functools
 
+import jax
 import jax.numpy as jnp
 
-from models import lenet
+from models import lenet, resnet
 
-MODELS = {
-    "lenet5": lenet.LeNet5,
-    "lenet5_modern": lenet.LeNet5Modern,
-}
+MODELS = lenet.MODELS | resnet.MODELS
 
 
 def fields(name):
@@ -39,6 +37,26 @@ def create(name, *, num_classes, dtype=jnp.float32, **values):
     for field in values:
         _known(f"field of model {name!r}", field, known)
     return MODELS[name](num_classes=num_classes, dtype=dtype, **values)
+
+
+def class_map(model, variables, images, *, image_size):
+    """Class scores [B, h, w, K] of a network slid over larger images [B, H, W, C].
+
+    The network is turned fully convolutional: a fully connected layer is a convolution
+    with the same parameters, and an average over the whole map one over windows of the
+    size that this map has for images of `image_size`, a number or (height, width), at
+    which the network was trained. Images of that size give a 1x1 map of the logits.
+    """
+    height, width = (image_size,) * 2 if isinstance(image_size, int) else image_size
+    usual = jax.ShapeDtypeStruct((1, height, width, images.shape[-1]), images.dtype)
+
+    def features(variables, images):
+        return model.apply(variables, images, method="features")
+
+    window = jax.eval_shape(features, variables, usual).shape[1:3]
+    return model.apply(
+        variables, images, train=False, window=window, method="class_map"
+    )
 
 
 def _known(what, name, names):

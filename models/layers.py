@@ -1,18 +1,28 @@
-"""Layers that more than one family uses."""
+"""Layers that more than one family uses.
+
+A size, stride or padding is one number for both axes or a (height, width) pair; padding
+may also be ((top, bottom), (left, right)). Nothing pads by itself: none is 0.
+"""
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from models.convolution import conv_general_dilated
 
 
-class Conv(nn.Conv):
-    """`nn.Conv` with explicit padding: an int, or a (low, high) pair for each axis.
+def _pair(size):
+    return (size, size) if isinstance(size, int) else tuple(size)
 
-    'SAME' is refused because with a stride it pads otherwise than the papers and torch;
-    no padding is 0.
-    """
+
+def _pads(padding):
+    return tuple(_pair(p) for p in _pair(padding))
+
+
+class Conv(nn.Conv):
+    """`nn.Conv` with explicit padding: numbers, because 'SAME' with a stride pads
+    otherwise than the papers and torch."""
 
     padding: int | tuple[int | tuple[int, int], ...] = None
     conv_general_dilated: object = conv_general_dilated
@@ -20,16 +30,120 @@ class Conv(nn.Conv):
     def __post_init__(self):
         if self.padding is None or isinstance(self.padding, str):
             raise ValueError(f"Conv: padding must be numbers, not {self.padding!r}")
+        if isinstance(self.kernel_size, int):
+            self.kernel_size = _pair(self.kernel_size)
         super().__post_init__()
 
 
-def max_pool(x, window, strides, padding):
-    """Maximum over windows: [B, H, W, C] to [B, h, w, C]; windows that fit only.
+class FullyConnected(nn.Module):
+    """A unit sees a whole map: [B, h, w, C] to [B, 1, 1, features].
 
-    `window` and `strides` are (height, width), `padding` ((top, bottom), (left, right))
-    with minus infinity. At a tie the first, row by row, has the gradient, as in torch.
+    The kernel [h, w, C, features] has the size of the map at initialisation. On a
+    larger map it slides: the layer is then a convolution with the same parameters
+    (OverFeat; VGG, section 3.2). What follows such a layer is an `nn.Dense` on the last
+    axis, which is a 1x1 convolution already.
     """
-    if _disjoint(x, window, strides, padding):
+
+    features: int
+    dtype: jnp.dtype | None = None
+    kernel_init: nn.initializers.Initializer = nn.linear.default_kernel_init
+    bias_init: nn.initializers.Initializer = nn.initializers.zeros
+
+    @nn.compact
+    def __call__(self, x):
+        window = x.shape[1:3]
+        if self.has_variable("params", "kernel"):
+            window = self.get_variable("params", "kernel").shape[:2]
+        shape = (*window, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape)
+        bias = self.param("bias", self.bias_init, (self.features,))
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        if x.shape[1:3] == window:
+            x = lax.dot(x.reshape(len(x), -1), kernel.reshape(-1, self.features))
+            x = x[:, None, None]
+        else:
+            numbers = ("NHWC", "HWIO", "NHWC")
+            x = conv_general_dilated(
+                x, kernel, (1, 1), "VALID", dimension_numbers=numbers
+            )
+        return x + bias.reshape(1, 1, 1, -1)
+
+
+class Classifier(nn.Module):
+    """A network that is a backbone and a head; its `setup` makes both.
+
+    `self.backbone(x, train=...)` gives its stages' outputs by name, in order. The head,
+    `self.head(map, train=..., window=...)`, gives class scores at each position of the
+    last of them; `window` is for `global_avg_pool`.
+    """
+
+    def __call__(self, x, *, train):
+        """Images [B, H, W, C] to logits [B, K], at least float32."""
+        scores = self.class_map(x, train=train)
+        if scores.shape[1:3] != (1, 1):
+            raise ValueError(
+                f"images of {x.shape[1]}x{x.shape[2]} give a map of class scores "
+                f"{scores.shape[1]}x{scores.shape[2]}, not one: models.class_map"
+            )
+        return scores[:, 0, 0]
+
+    def class_map(self, x, *, train, window=None):
+        """Images [B, H, W, C] to class scores [B, h, w, K] (`models.class_map`)."""
+        stages = self.backbone(x, train=train)
+        for name, stage in stages.items():
+            if 0 in stage.shape:
+                raise ValueError(
+                    f"images of {x.shape[1]}x{x.shape[2]} are too small: nothing is "
+                    f"left of them after {name}"
+                )
+        self.auxiliary(stages, train=train)
+        scores = self.head(list(stages.values())[-1], train=train, window=window)
+        return scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+
+    def auxiliary(self, stages, *, train):
+        """Sows the logits of auxiliary heads in "auxiliary", where there are some."""
+
+    def features(self, x):
+        """Images [B, H, W, C] to what the head sees in evaluation, [B, h, w, D]."""
+        return list(self.backbone(x, train=False).values())[-1]
+
+
+class MaxPool(nn.Module):
+    """`max_pool` as a layer with a name."""
+
+    window: int | tuple
+    strides: int | tuple
+    padding: int | tuple = 0
+    ceil: bool = False
+
+    def __call__(self, x):
+        return max_pool(x, self.window, self.strides, self.padding, self.ceil)
+
+
+class AvgPool(nn.Module):
+    """`avg_pool` as a layer with a name."""
+
+    window: int | tuple
+    strides: int | tuple
+    padding: int | tuple = 0
+    ceil: bool = False
+    count_include_pad: bool = True
+
+    def __call__(self, x):
+        options = (self.padding, self.ceil, self.count_include_pad)
+        return avg_pool(x, self.window, self.strides, *options)
+
+
+def max_pool(x, window, strides, padding=0, ceil=False):
+    """Maximum over windows: [B, H, W, C] to [B, h, w, C].
+
+    Padding is minus infinity. Windows that fit count, h = floor(...); with `ceil`
+    also the last one that sticks out, unless it starts in the padding (Caffe, torch).
+    At a tie the first, row by row, has the gradient, as in torch.
+    """
+    window, strides, pads = _pair(window), _pair(strides), _pads(padding)
+    pads = _ceil_pads(x, window, strides, pads) if ceil else pads
+    if _disjoint(x, window, strides, pads):
         # A chain of selections, because XLA's gradient of a pooling (select and
         # scatter) runs on one core at a few numbers per microsecond.
         views = _views(x, window)
@@ -38,24 +152,109 @@ def max_pool(x, window, strides, padding):
             better = (view > best) | (view != view)  # A NaN stays, as in lax.max.
             best = jnp.where(better, view, best)
         return best
-    return nn.max_pool(x, window, strides, padding)
+    return nn.max_pool(x, window, strides, pads)
 
 
-def avg_pool(x, window, strides, padding, count_include_pad=True):
+def avg_pool(x, window, strides, padding=0, ceil=False, count_include_pad=True):
     """Mean over windows, arguments as of `max_pool`; padding is zeros.
 
-    They count in the mean or, with `count_include_pad=False`, do not.
+    They count in the mean or, with `count_include_pad=False`, do not. What `ceil` lets
+    stick out never counts.
     """
-    if _disjoint(x, window, strides, padding):
+    window, strides, given = _pair(window), _pair(strides), _pads(padding)
+    pads = _ceil_pads(x, window, strides, given) if ceil else given
+    if _disjoint(x, window, strides, pads):
         views = _views(x, window)
         return sum(views[1:], views[0]) / len(views)
-    return nn.avg_pool(x, window, strides, padding, count_include_pad)
+    if pads == given and (count_include_pad or not any(map(any, given))):
+        return nn.avg_pool(x, window, strides, given)
+    counts = []
+    for axis in range(2):
+        size, (low, high) = x.shape[1 + axis], given[axis]
+        first, last = (-low, size + high) if count_include_pad else (0, size)
+        stop = size + pads[axis][1] - window[axis]
+        starts = np.arange(-low, stop + 1, strides[axis])
+        ends = np.minimum(starts + window[axis], last)
+        counts.append(ends - np.maximum(starts, first))
+    count = np.outer(*counts)[None, :, :, None]
+    total = nn.avg_pool(x, window, strides, pads) * np.prod(window)
+    return total / count.astype(x.dtype)
+
+
+def global_avg_pool(x, window=None):
+    """Mean over the map, [B, h, w, C] to [B, 1, 1, C].
+
+    With the (height, width) of a `window`, over every such part of a larger map.
+    """
+    if window is None or tuple(window) == x.shape[1:3]:
+        return x.mean((1, 2), keepdims=True)
+    return avg_pool(x, window, 1)
+
+
+class LocalResponseNorm(nn.Module):
+    """Local response normalisation across channels (AlexNet, section 3.3).
+
+        b_i = a_i / (k + alpha * sum over the n channels around i of a_j^2) ^ beta
+
+    with the sum cut off at the first and the last channel. With `divide`, alpha is
+    divided by n: what cuda-convnet (the authors' code), Caffe, torch and ONNX compute.
+    Without, it is the formula as printed, and what TensorFlow computes.
+    """
+
+    n: int = 5
+    alpha: float = 1e-4
+    beta: float = 0.75
+    k: float = 2.0
+    divide: bool = True
+
+    def __call__(self, x):
+        low = (self.n - 1) // 2
+        pads = ((0, 0),) * (x.ndim - 1) + ((low, self.n - 1 - low),)
+        window = (1,) * (x.ndim - 1) + (self.n,)
+        total = lax.reduce_window(
+            jnp.square(x), jnp.zeros((), x.dtype), lax.add, window, (1,) * x.ndim, pads
+        )
+        alpha = self.alpha / self.n if self.divide else self.alpha
+        return x / (self.k + alpha * total) ** self.beta
+
+
+class SqueezeExcite(nn.Module):
+    """Scales channels by what their means say (SENet, section 3): [B, H, W, C] to same.
+
+    Mean over the map, C / reduction units with ReLU, C units with a sigmoid.
+    """
+
+    reduction: int = 16
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x):
+        channels = x.shape[-1]
+        scale = global_avg_pool(x)
+        scale = nn.Dense(channels // self.reduction, dtype=self.dtype, name="fc1")(
+            scale
+        )
+        scale = nn.Dense(channels, dtype=self.dtype, name="fc2")(nn.relu(scale))
+        return x * nn.sigmoid(scale)
+
+
+def _ceil_pads(x, window, strides, pads):
+    """`pads` with as much more below and right as the last windows need."""
+    result = []
+    for size, k, s, (low, high) in zip(
+        x.shape[1:3], window, strides, pads, strict=True
+    ):
+        count = -(-(size + low + high - k) // s) + 1
+        if (count - 1) * s >= size + low:
+            count -= 1
+        result.append((low, max(high, (count - 1) * s + k - size - low)))
+    return tuple(result)
 
 
 def _disjoint(x, window, strides, padding):
     """Whether windows tile the image, so that reshaping it lays them apart."""
     return (
-        tuple(window) == tuple(strides)
+        window == strides
         and not any(low or high for low, high in padding)
         and x.shape[-3] % window[0] == x.shape[-2] % window[1] == 0
     )

@@ -88,7 +88,7 @@ class SubSampling(nn.Module):
     connections from the program.
     """
 
-    KERNEL = "2x2/2"
+    KERNEL = "2x2/2/0"
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -120,7 +120,7 @@ class PartialConv(nn.Module):
     the connections alone, ordered by output map and then by input map.
     """
 
-    KERNEL = "5x5/1"
+    KERNEL = "5x5/1/0"
     table: np.ndarray
     dtype: jnp.dtype = jnp.float32
 
@@ -316,3 +316,6 @@ def map_loss(logits, labels, rubbish):
     """
     total = jnp.logaddexp(jax.nn.logsumexp(logits, axis=-1), -rubbish)
     return ml_loss(logits, labels) + total
+
+
+MODELS = {"lenet5": LeNet5, "lenet5_modern": LeNet5Modern}

@@ -10,7 +10,11 @@ from summarize import Layer, layers, table
 
 
 def numbers(rows):
-    return {row.name: (row.kernel, row.output, *counts(row)) for row in rows}
+    return {
+        row.name: (row.kernel, row.output, *counts(row))
+        for row in rows
+        if row.kind != "MaxPool"
+    }
 
 
 def counts(row):
@@ -25,11 +29,11 @@ def test_lenet5():
     rows = layers(models.create("lenet5", num_classes=10), (32, 32, 1))
     # Section II.B, which gives the output layer's 84 x 10 in words.
     assert numbers(rows) == {
-        "C1": ("5x5/1", (28, 28, 6), 156, 117_600, 122_304),
-        "S2": ("2x2/2", (14, 14, 6), 12, 0, 5_880),
-        "C3": ("5x5/1", (10, 10, 16), 1_516, 150_000, 151_600),
-        "S4": ("2x2/2", (5, 5, 16), 32, 0, 2_000),
-        "C5": ("5x5/1", (1, 1, 120), 48_120, 48_000, 48_120),
+        "C1": ("5x5/1/0", (28, 28, 6), 156, 117_600, 122_304),
+        "S2": ("2x2/2/0", (14, 14, 6), 12, 0, 5_880),
+        "C3": ("5x5/1/0", (10, 10, 16), 1_516, 150_000, 151_600),
+        "S4": ("2x2/2/0", (5, 5, 16), 32, 0, 2_000),
+        "C5": ("5x5/1/0", (1, 1, 120), 48_120, 48_000, 48_120),
         "F6": ("", (84,), 10_164, 10_080, 10_164),
         "output": ("", (10,), 0, 840, 840),
     }
@@ -45,8 +49,8 @@ def test_lenet5_modern(size):
     # A convolution: positions x height x width x input maps x output maps; connections
     # add a bias for each unit.
     assert numbers(rows) == {
-        "C1": ("5x5/1", (28, 28, 6), 156, 784 * 150, 784 * 156),
-        "C3": ("5x5/1", (10, 10, 16), 2_416, 100 * 2_400, 100 * 2_416),
+        "C1": (f"5x5/1/{(32 - size) // 2}", (28, 28, 6), 156, 784 * 150, 784 * 156),
+        "C3": ("5x5/1/0", (10, 10, 16), 2_416, 100 * 2_400, 100 * 2_416),
         "C5": ("", (120,), 48_120, 48_000, 48_120),
         "F6": ("", (84,), 10_164, 10_080, 10_164),
         "output": ("", (10,), 850, 840, 850),
@@ -84,17 +88,23 @@ def test_nested_modules_are_listed_once_by_their_layers():
     rows = layers(Nested(), (9, 6, 2))
     # 9x6 with stride 2 and 'SAME' padding gives 5x3.
     assert [(row.name, row.kind) for row in rows] == [
-        ("conv", "Conv"),
-        ("norm", "BatchNorm"),
-        ("grouped", "Conv"),
+        ("block.conv", "Conv"),
+        ("block.norm", "BatchNorm"),
+        ("block.grouped", "Conv"),
         ("positions", "Dense"),
         ("Dense_0", "Dense"),
     ]
     assert numbers(rows) == {
-        "conv": ("3x1/2", (5, 3, 8), 48, 15 * 48, 15 * 48),
-        "norm": ("", (5, 3, 8), 16, 0, 0),
+        "block.conv": ("3x1/2/SAME", (5, 3, 8), 48, 15 * 48, 15 * 48),
+        "block.norm": ("", (5, 3, 8), 16, 0, 0),
         # Each map sees the two of its group.
-        "grouped": ("3x3/1", (5, 3, 8), 9 * 2 * 8 + 8, 15 * 144, 15 * 152),
+        "block.grouped": (
+            "3x3/1/SAME g4",
+            (5, 3, 8),
+            9 * 2 * 8 + 8,
+            15 * 144,
+            15 * 152,
+        ),
         "positions": ("", (5, 3, 5), 45, 15 * 40, 15 * 45),
         "Dense_0": ("", (7,), 35, 35, 35),
     }
@@ -102,22 +112,32 @@ def test_nested_modules_are_listed_once_by_their_layers():
 
 def test_the_table_is_aligned_and_ends_with_totals():
     rows = [
-        Layer("C1", "Conv", "5x5/1", (28, 28, 6), 156, 117_600, 122_304),
+        Layer("C1", "Conv", "5x5/1/0", (28, 28, 6), 156, 117_600, 122_304),
         Layer("a_long_name", "Dense", "", (10,), 1_000_000, 999_000, 1_000_000),
     ]
     # The separators of thousands and the two spaces between columns are exact.
     assert table(rows).splitlines() == [
-        "layer        kind   kernel/stride  output   parameters  multiply-adds"
+        "layer        kind   kernel/stride/padding  output   parameters  multiply-adds"
         "  connections",
-        "-" * 82,
-        "C1           Conv   5x5/1          28x28x6         156        117,600"
+        "-" * 90,
+        "C1           Conv   5x5/1/0                28x28x6         156        117,600"
         "      122,304",
-        "a_long_name  Dense                 10        1,000,000        999,000"
+        "a_long_name  Dense                         10        1,000,000        999,000"
         "    1,000,000",
-        "-" * 82,
-        "total                                        1,000,156      1,116,600"
+        "-" * 90,
+        "total                                                1,000,156      1,116,600"
         "    1,122,304",
     ]
+
+
+def test_auxiliary_heads_have_a_total_of_their_own():
+    rows = [
+        Layer("conv1", "Conv", "1x1/1/0", (1, 1, 2), 3, 4, 5),
+        Layer("aux1.fc", "Dense", "", (7,), 30, 40, 50, auxiliary=True),
+    ]
+    total, heads = table(rows).splitlines()[-2:]
+    assert total.split() == ["total", "3", "4", "5"]
+    assert heads.split() == ["auxiliary", "heads", "30", "40", "50"]
 
 
 def test_a_total_may_be_the_widest_number():
