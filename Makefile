@@ -1,17 +1,21 @@
 # make train   LeNet-5 on MNIST, with everything set up in .venv
-# make test    all tests
+# make test    all tests but the slow ones of parity
+# make parity  the networks against torchvision, timm and Keras: installs those
 # make lint    ruff
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 BIN = .venv/bin
 
-.PHONY: train test lint setup clean
+.PHONY: train test parity lint setup clean
 
 train: .venv/installed
 	$(BIN)/python main.py --config=configs/lenet5.py --workdir=runs/lenet5
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not slow"
+
+parity: .venv/installed-parity
+	$(BIN)/python -m pytest tests/parity
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
@@ -28,6 +32,12 @@ setup: .venv/installed-dev
 
 .venv/installed-dev: requirements-dev.txt .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+# torch first: torchvision and timm would resolve another build of it.
+.venv/installed-parity: requirements-parity.txt .venv/installed-dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r $<
 	touch $@
 
 clean:

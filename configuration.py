@@ -23,7 +23,8 @@ POSITIVE = (
 NOT_NEGATIVE = (
     "seed num_devices dataset.image_size augment.crop augment.translate "
     "augment.rotate augment.scale augment.squeeze augment.shear "
-    "loss.label_smoothing loss.auxiliary_weight optimizer.per_examples optimizer.weight_decay "
+    "loss.label_smoothing loss.auxiliary_weight optimizer.per_examples "
+    "optimizer.weight_decay "
     "optimizer.clip_norm optimizer.ema_decay schedule.warmup_epochs "
     "schedule.warmup_factor schedule.end_factor eval.every_epochs "
     "checkpoint.every_epochs checkpoint.every_steps checkpoint.keep_best"

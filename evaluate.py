@@ -7,6 +7,8 @@ number counted must be the number in the split.
 import functools
 import math
 
+import flax
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import checkpoints
 import configuration
 import data_source
+import feeds
 import input_pipeline
 import models
 import workdir
@@ -205,7 +208,7 @@ def evaluate(eval_step, variables, split, batch_size, mesh, *, stop=lambda: Fals
         if stop():
             raise Interrupted
         batch = {
-            name: jax.make_array_from_process_local_data(sharding, batch[name])
+            name: feeds.put(batch[name], sharding)
             for name in ("image", "label", "mask")
         }
         pending.append(eval_step(variables, batch))
@@ -228,6 +231,97 @@ def evaluate(eval_step, variables, split, batch_size, mesh, *, stop=lambda: Fals
     }
 
 
+def make_population_step(model, prepare):
+    """(variables, batch, key) -> mean and variance of what each batch norm sees.
+
+    A tree like batch_stats, of one batch in training mode (`prepare(batch)` gives the
+    network's input); the variance is the unbiased one, of m - 1.
+    """
+
+    def population_step(variables, batch, key):
+        seen = {}
+
+        def record(call, args, kwargs, context):
+            if isinstance(context.module, nn.BatchNorm):
+                x = args[0].astype(jnp.promote_types(args[0].dtype, jnp.float32))
+                axes = tuple(range(x.ndim - 1))
+                number = x.size // x.shape[-1]
+                seen[context.module.path] = {
+                    "mean": x.mean(axes),
+                    "var": x.var(axes) * (number / (number - 1)),
+                }
+            return call(*args, **kwargs)
+
+        with nn.intercept_methods(record):
+            model.apply(
+                variables,
+                prepare(batch),
+                train=True,
+                mutable=["batch_stats", "auxiliary"],
+                rngs={"dropout": key},
+            )
+        return flax.traverse_util.unflatten_dict(seen)
+
+    return population_step
+
+
+def population_statistics(population_step, variables, batches, seed=0):
+    """Batch statistics of the population, as an alternative to moving averages.
+
+    Ioffe and Szegedy (2015), algorithm 2: with the weights frozen, the mean over
+    training batches of each batch's mean and of its unbiased variance.
+
+    Args:
+      population_step: what `make_population_step` made, compiled.
+      batches: training batches, on the devices; at least one.
+    """
+    add = jax.jit(functools.partial(jax.tree.map, jnp.add))
+    total, count = None, 0
+    for batch in batches:
+        key = jax.random.fold_in(jax.random.key(seed), count)
+        statistics = population_step(variables, batch, key)
+        total = statistics if total is None else add(total, statistics)
+        count += 1
+    return jax.tree.map(lambda x: x / count, total)
+
+
+def _population_variables(config, model, preprocessing, variables, mesh):
+    """`variables` with the statistics of one pass over the training data."""
+    if not variables.get("batch_stats"):
+        raise configuration.ConfigError(
+            f"--batch_stats=population: {config.model.name} has no batch normalisation"
+        )
+    split = open_split(config.dataset, config.dataset.train_split)
+    batch_size = min(config.batch_size, len(split))
+    plan = input_pipeline.TrainPlan(len(split), batch_size, config.seed)
+    prepare = functools.partial(
+        input_pipeline.network_input,
+        preprocessing=preprocessing,
+        augmentation=input_pipeline.Augmentation(**config.augment),
+        seed=config.seed,
+    )
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    batches = input_pipeline.train_batches(
+        split,
+        plan,
+        0,
+        len(split) // batch_size,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    names = ("image", "index", "epoch")
+    statistics = population_statistics(
+        jax.jit(make_population_step(model, prepare)),
+        variables,
+        (
+            {name: feeds.put(batch[name], sharding) for name in names}
+            for batch in batches
+        ),
+        config.seed,
+    )
+    return {**variables, "batch_stats": statistics}
+
+
 def describe(result, split, step):
     """The line that ends an evaluation."""
     return (
@@ -236,13 +330,15 @@ def describe(result, split, step):
     )
 
 
-def evaluate_run(run, config, which="latest"):
+def evaluate_run(run, config, which="latest", batch_stats="moving"):
     """Evaluates a checkpoint of a run on `config.dataset.eval_split`.
 
     Args:
       run: a workdir.Workdir.
       config: the run's own, or one that differs in what the network does not depend on.
       which: the checkpoint: "latest", "best" or a step.
+      batch_stats: of batch normalisation: "moving" averages, which the checkpoint has,
+        or those of the "population", from a pass over the training data.
 
     Returns:
       The line with the result, which is also written to <run>/evaluation-<step>.json.
@@ -255,11 +351,15 @@ def evaluate_run(run, config, which="latest"):
     variables, step = load_variables(run, model, shape, which)
     mesh = make_mesh(config.num_devices)
     variables = jax.device_put(variables, NamedSharding(mesh, PartitionSpec()))
+    if batch_stats == "population":
+        variables = _population_variables(config, model, preprocessing, variables, mesh)
     eval_step = jax.jit(make_eval_step(model, preprocessing, make_loss(config.loss)))
     result = evaluate(eval_step, variables, split, config.eval.batch_size, mesh)
     if jax.process_index() == 0:
         try:
             record = {"step": step, "split": split.split, **result}
+            if variables.get("batch_stats"):
+                record["batch_stats"] = batch_stats
             run.write_json(f"evaluation-{step}.json", record)
         except workdir.WorkdirError as e:
             logging.warning("%s", e)  # a run that can only be read is fine

@@ -29,6 +29,13 @@ _IMAGES = flags.DEFINE_list("images", [], "predict: image files, comma between t
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", "latest", "evaluate, predict: latest, best, or a step."
 )
+_BATCH_STATS = flags.DEFINE_enum(
+    "batch_stats",
+    "moving",
+    ["moving", "population"],
+    "evaluate: statistics of batch normalisation: the moving averages of the training, "
+    "or those of a pass over the training data (Ioffe and Szegedy, algorithm 2).",
+)
 _DISTRIBUTED = flags.DEFINE_enum(
     "distributed",
     "auto",
@@ -83,7 +90,9 @@ def main(argv):
         elif mode == "evaluate":
             import evaluate
 
-            line = evaluate.evaluate_run(run, config, _CHECKPOINT.value)
+            line = evaluate.evaluate_run(
+                run, config, _CHECKPOINT.value, _BATCH_STATS.value
+            )
             if jax.process_index() == 0:
                 print(line)
         else:

@@ -49,6 +49,10 @@ def summarize(config):
     image_shape, num_classes = data_source.describe(
         dataset.name, data_dir=dataset.data_dir or None
     )
+    # Images that differ in size are brought to the input's.
+    image_shape = tuple(
+        dataset.image_size or n if n is None else n for n in image_shape
+    )
     preprocessing = evaluate.make_preprocessing(config, image_shape)
     shape = evaluate.input_shape(preprocessing, image_shape)
     model = evaluate.make_model(config, num_classes)

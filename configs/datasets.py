@@ -1,4 +1,4 @@
-"""What the recipes of one data set have in common. They change it where a paper does."""
+"""What recipes on one data set have in common; they change it where a paper does."""
 
 
 def imagenet(config, image_size=224):
@@ -18,8 +18,8 @@ def imagenet(config, image_size=224):
 def cifar10(config):
     """CIFAR-10: 50,000 training and 10,000 test images of 32x32, ten classes.
 
-    Translation by up to 4 pixels and flips: what the papers mark with a +. Channel means
-    and deviations of the training set (fb.resnet.torch), on a scale of 0 to 255.
+    Translation by up to 4 pixels and flips: what the papers mark with a +. Means and
+    deviations of the training set (fb.resnet.torch), on a scale of 0 to 255.
     """
     config.dataset.name = "cifar10"
     config.dataset.image_size = 32

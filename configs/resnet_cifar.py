@@ -3,11 +3,11 @@
     python main.py --config=configs/resnet_cifar.py:resnet56 --workdir=runs/resnet56
 
 The argument is the network: resnet20 (if none is given), 32, 44, 56, 110, 1202 or
-plain20, 32, 44, 56, 110. The paper reports 8.75, 7.51, 7.17, 6.97, 6.43 and 7.93 % error for
-the residual networks. Not yet run here.
+plain20, 32, 44, 56, 110. The paper reports 8.75, 7.51, 7.17, 6.97, 6.43 and 7.93 %
+error for the residual networks. Not yet run here.
 
-Differs from the paper: channel means and deviations instead of the mean of each pixel;
-the warm-up of ResNet-110 and deeper lasts its 400 steps by count, where the paper's lasts
+Differs from the paper: channel means and deviations instead of each pixel's mean; the
+warm-up of ResNet-110 and deeper lasts its 400 steps by count, where the paper's lasts
 until the training error falls below 80 % ("about 400 iterations").
 """
 

@@ -7,9 +7,47 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from models import lenet, resnet
+from models import (
+    alexnet,
+    bn_inception,
+    densenet,
+    dpn,
+    fractalnet,
+    googlenet,
+    inception_v3,
+    inception_v4,
+    lenet,
+    nin,
+    overfeat,
+    preact_resnet,
+    resnet,
+    resnext,
+    senet,
+    vgg,
+    wide_resnet,
+    zfnet,
+)
 
-MODELS = lenet.MODELS | resnet.MODELS
+MODELS = (
+    alexnet.MODELS
+    | bn_inception.MODELS
+    | densenet.MODELS
+    | dpn.MODELS
+    | fractalnet.MODELS
+    | googlenet.MODELS
+    | inception_v3.MODELS
+    | inception_v4.MODELS
+    | lenet.MODELS
+    | nin.MODELS
+    | overfeat.MODELS
+    | preact_resnet.MODELS
+    | resnet.MODELS
+    | resnext.MODELS
+    | senet.MODELS
+    | vgg.MODELS
+    | wide_resnet.MODELS
+    | zfnet.MODELS
+)
 
 
 def fields(name):

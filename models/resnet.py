@@ -54,7 +54,11 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """Figure 5, right: 1x1 that reduces, 3x3, 1x1 that restores (times four)."""
+    """Figure 5, right: 1x1 that reduces, 3x3, 1x1 that restores (times four).
+
+    Descendants widen the 3x3 convolution, split it into groups, or `recalibrate` what
+    is added to the shortcut.
+    """
 
     features: int
     strides: int
@@ -62,6 +66,8 @@ class Bottleneck(nn.Module):
     zero_init: bool
     dtype: jnp.dtype
     stride_on: str = "1x1"
+    width: int = 64  # of the 3x3 convolution at 64 features; in proportion at others
+    groups: int = 1  # of the 3x3 convolution
 
     @nn.compact
     def __call__(self, x, *, train):
@@ -69,15 +75,21 @@ class Bottleneck(nn.Module):
         first, second = self.strides, 1
         if self.stride_on == "3x3":
             first, second = second, first
-        y = conv(self.features, 1, first, padding=0, name="conv1")(x)
+        width = self.width * self.features // 64
+        grouped = functools.partial(conv, feature_group_count=self.groups)
+        y = conv(width, 1, first, name="conv1")(x)
         y = nn.relu(norm(name="bn1")(y))
-        y = conv(self.features, 3, second, padding=1, name="conv2")(y)
+        y = grouped(width, 3, second, padding=1, name="conv2")(y)
         y = nn.relu(norm(name="bn2")(y))
-        y = conv(4 * self.features, 1, padding=0, name="conv3")(y)
+        y = conv(4 * self.features, 1, name="conv3")(y)
         y = norm(name="bn3", scale_init=last_scale(self.zero_init))(y)
+        y = self.recalibrate(y)
         if self.shortcut != "none":
             y += shortcut(self.shortcut, x, y.shape, self.strides, conv, norm)
         return nn.relu(y)
+
+    def recalibrate(self, y):
+        return y
 
 
 def conv_and_norm(dtype, train):
@@ -111,10 +123,15 @@ def shortcut(option, x, shape, strides, conv, norm):
     if x.shape == shape and option != "C":
         return x
     if option == "A":
-        x = x[:, ::strides, ::strides]
-        return jnp.pad(x, [(0, 0)] * 3 + [(0, shape[-1] - x.shape[-1])])
+        return pad_channels(x, shape, strides)
     x = conv(shape[-1], 1, strides, name="shortcut")(x)
     return norm(name="shortcut_bn")(x)
+
+
+def pad_channels(x, shape, strides):
+    """Section 3.3, option A: the identity, with zeros for further channels."""
+    x = x[:, ::strides, ::strides]
+    return jnp.pad(x, [(0, 0)] * 3 + [(0, shape[-1] - x.shape[-1])])
 
 
 class ResNetBackbone(nn.Module):
@@ -123,21 +140,29 @@ class ResNetBackbone(nn.Module):
     block: type[nn.Module]  # with the block's own fields bound
     stage_sizes: tuple
     dtype: jnp.dtype
+    features: int = 64  # of the blocks in conv2_x; twice as many in every next stage
 
     @nn.compact
     def __call__(self, x, *, train):
-        conv, norm = conv_and_norm(self.dtype, train)
         stages = {}
-        x = conv(64, 7, 2, padding=3, name="conv1")(x)
-        x = stages["conv1"] = nn.relu(norm(name="bn1")(x))
-        x = MaxPool(3, 2, 1, name="pool1")(x)
+        x = stages["conv1"] = self.stem(x, train=train)
+        x = self.pool(x)
         for i, size in enumerate(self.stage_sizes):
             for j in range(size):
                 strides = 2 if i > 0 and j == 0 else 1
-                block = self.block(64 * 2**i, strides, name=f"conv{i + 2}_{j + 1}")
+                features = self.features * 2**i
+                block = self.block(features, strides, name=f"conv{i + 2}_{j + 1}")
                 x = block(x, train=train)
             stages[f"conv{i + 2}_x"] = x
         return stages
+
+    def stem(self, x, *, train):
+        conv, norm = conv_and_norm(self.dtype, train)
+        x = conv(64, 7, 2, padding=3, name="conv1")(x)
+        return nn.relu(norm(name="bn1")(x))
+
+    def pool(self, x):
+        return MaxPool(3, 2, 1, name="pool1")(x)
 
 
 class CifarBackbone(nn.Module):
@@ -146,17 +171,19 @@ class CifarBackbone(nn.Module):
     block: type[nn.Module]
     stage_sizes: tuple
     dtype: jnp.dtype
+    features: int = 16  # of conv1 and of the blocks in conv2_x; doubled as above
 
     @nn.compact
     def __call__(self, x, *, train):
         conv, norm = conv_and_norm(self.dtype, train)
         stages = {}
-        x = conv(16, 3, padding=1, name="conv1")(x)
+        x = conv(self.features, 3, padding=1, name="conv1")(x)
         x = stages["conv1"] = nn.relu(norm(name="bn1")(x))
         for i, size in enumerate(self.stage_sizes):
             for j in range(size):
                 strides = 2 if i > 0 and j == 0 else 1
-                block = self.block(16 * 2**i, strides, name=f"conv{i + 2}_{j + 1}")
+                features = self.features * 2**i
+                block = self.block(features, strides, name=f"conv{i + 2}_{j + 1}")
                 x = block(x, train=train)
             stages[f"conv{i + 2}_x"] = x
         return stages
@@ -193,8 +220,7 @@ class ResNet(Classifier):
 
     def setup(self):
         check_shortcut(self.shortcut)
-        if self.stride_on not in ("1x1", "3x3"):
-            raise ValueError(f"stride_on {self.stride_on!r} is neither 1x1 nor 3x3")
+        check_stride_on(self.stride_on)
         if self.depth >= 50:
             block = functools.partial(Bottleneck, stride_on=self.stride_on)
         else:
@@ -231,6 +257,11 @@ class CifarResNet(Classifier):
 def check_shortcut(option):
     if option not in ("A", "B", "C", "none"):
         raise ValueError(f"shortcut {option!r} is none of A, B, C, none")
+
+
+def check_stride_on(layer):
+    if layer not in ("1x1", "3x3"):
+        raise ValueError(f"stride_on {layer!r} is neither 1x1 nor 3x3")
 
 
 MODELS = {

@@ -379,6 +379,18 @@ def test_a_file_with_other_records_than_promised(tmp_path, some):
         split.read([19])
 
 
+def test_the_split_to_evaluate_on(tmp_path, some):
+    assert open_split("mnist", "auto").split == "test"
+    tiny_datasets.prepare(tmp_path, *some)
+    with pytest.raises(DataError, match="no split 'test': it has"):
+        open_split("tiny", "auto", data_dir=tmp_path)
+    info = tmp_path / "tiny" / "1.0.0" / "dataset_info.json"
+    info.write_text(info.read_text().replace('"train"', '"validation"'))
+    for file in info.parent.glob("*-train.*"):
+        file.rename(str(file).replace("-train.", "-validation."))
+    assert open_split("tiny", "auto", data_dir=tmp_path).split == "validation"
+
+
 def test_images_of_several_sizes_cannot_be_stacked(tmp_path, some):
     images, labels = some
     encoded = [png(images[0]), png(images[1][:5]), png(images[2])]

@@ -390,6 +390,14 @@ def test_preprocessing_per_channel_and_resized():
             input_pipeline.preprocess(image, image_size=8, **{name: (1.0, 2.0)})
 
 
+def test_grey_images_take_the_average_of_three_means():
+    image = jnp.full((1, 2, 2, 1), 10, jnp.uint8)
+    out = input_pipeline.preprocess(
+        image, image_size=2, mean=(1.0, 2.0, 3.0), std=(2.0, 4.0, 6.0)
+    )
+    np.testing.assert_allclose(out, np.full((1, 2, 2, 1), 2.0), rtol=1e-6)
+
+
 def test_preprocessing_survives_json():
     spec = input_pipeline.Preprocessing(224, "resize", (1, 2, 3), [4.0, 5.0, 6.0])
     text = json.dumps(dataclasses.asdict(spec))

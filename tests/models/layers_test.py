@@ -83,3 +83,136 @@ def test_conv_is_nn_conv(strides):
 def test_conv_wants_explicit_padding(options):
     with pytest.raises(ValueError, match="padding must be numbers"):
         layers.Conv(4, (3, 3), **options)
+
+
+def windows(size, window, stride, padding, ceil):
+    """(start, stop) of each window on one axis, by walking along it."""
+    found, start = [], -padding
+    while start + window <= size + padding:
+        found.append((start, start + window))
+        start += stride
+    # A window that sticks out, unless nothing of it is image or padding ahead of it.
+    if ceil and found[-1][1] < size + padding and start < size:
+        found.append((start, start + window))
+    return found
+
+
+def pooled(x, window, stride, padding, ceil, reduce):
+    """[H, W] pooled by loops; `reduce` gets pixels and a count with padding."""
+    size = x.shape[0]
+    spans = windows(size, window, stride, padding, ceil)
+    result = np.empty((len(spans), len(spans)))
+    for i, (top, bottom) in enumerate(spans):
+        for j, (left, right) in enumerate(spans):
+            pixels = x[max(top, 0) : bottom, max(left, 0) : right]
+            rows = min(bottom, size + padding) - top
+            columns = min(right, size + padding) - left
+            result[i, j] = reduce(pixels, rows * columns)
+    return result
+
+
+CEIL_CASES = [
+    # size, window, stride, padding; what torch and Caffe give
+    ((8, 3, 2, 0), 4),
+    ((9, 3, 2, 0), 4),
+    ((11, 2, 2, 0), 6),
+    ((12, 3, 2, 1), 7),
+    ((7, 3, 3, 1), 3),
+    ((7, 3, 2, 1), 4),
+    ((5, 2, 3, 1), 2),  # a third window would start in the padding
+]
+
+
+@pytest.mark.parametrize("ceil", [False, True])
+@pytest.mark.parametrize(("case", "out"), CEIL_CASES)
+def test_pools_walk_along_the_image(case, out, ceil):
+    x = np.random.default_rng(0).normal(size=(case[0], case[0]))
+    image = jnp.asarray(x, jnp.float32)[None, :, :, None]
+    maximum = layers.max_pool(image, *case[1:], ceil)[0, :, :, 0]
+    expected = pooled(x, *case[1:], ceil, lambda pixels, _: pixels.max())
+    if ceil:
+        assert expected.shape == (out, out)
+    np.testing.assert_array_equal(maximum, expected.astype(np.float32))
+    for count_include_pad, mean in (
+        (True, lambda pixels, seen: pixels.sum() / seen),
+        (False, lambda pixels, _: pixels.mean()),
+    ):
+        average = layers.avg_pool(image, *case[1:], ceil, count_include_pad)
+        np.testing.assert_allclose(
+            average[0, :, :, 0],
+            pooled(x, *case[1:], ceil, mean),
+            rtol=0,
+            atol=1e-6,  # a sum of up to nine numbers of size 1
+        )
+
+
+@pytest.mark.parametrize(("size", "out"), [(112, 56), (113, 56), (55, 27), (14, 7)])
+def test_ceil_mode_gives_caffes_sizes(size, out):
+    image = jax.ShapeDtypeStruct((1, size, size, 1), jnp.float32)
+    pool = functools.partial(layers.max_pool, window=3, strides=2, ceil=True)
+    assert jax.eval_shape(pool, image).shape == (1, out, out, 1)
+
+
+@pytest.mark.parametrize("divide", [False, True])
+@pytest.mark.parametrize("n", [3, 4, 5])
+def test_local_response_norm_is_its_formula(n, divide):
+    x = np.random.default_rng(0).normal(size=(2, 3, 3, 7)).astype(np.float32)
+    norm = layers.LocalResponseNorm(n=n, alpha=0.3, beta=0.75, k=2.0, divide=divide)
+    alpha = 0.3 / n if divide else 0.3
+    expected = np.empty_like(x)
+    for i in range(7):
+        first = max(0, i - (n - 1) // 2)
+        total = np.square(x[..., first : i + n // 2 + 1]).sum(-1)
+        expected[..., i] = x[..., i] / (2 + alpha * total) ** 0.75
+    np.testing.assert_allclose(norm.apply({}, x), expected, rtol=1e-5)
+
+
+def test_local_response_norm_as_tensorflow_has_it():
+    """Five equal activations of 2, k 2, alpha 0.1: 2 / (2 + 0.1 * 20) ** 0.75."""
+    norm = layers.LocalResponseNorm(alpha=0.1, divide=False)
+    middle = norm.apply({}, jnp.full((1, 1, 1, 5), 2.0))[0, 0, 0, 2]
+    np.testing.assert_allclose(middle, 0.7071, atol=5e-5)
+
+
+def test_fully_connected_is_dense_on_its_map_and_slides_over_a_larger_one():
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(2, 5, 4, 3)), jnp.float32)
+    layer = layers.FullyConnected(7)
+    variables = layer.init(jax.random.key(0), x[:, :3, :2])
+    kernel, bias = variables["params"]["kernel"], jnp.arange(7.0)
+    assert kernel.shape == (3, 2, 3, 7)
+    variables = {"params": {"kernel": kernel, "bias": bias}}
+    slid = layer.apply(variables, x)
+    assert slid.shape == (2, 3, 3, 7)
+    for i in range(3):
+        for j in range(3):
+            window = x[:, i : i + 3, j : j + 2]
+            dense = window.reshape(2, -1) @ kernel.reshape(-1, 7) + bias[None]
+            alone = layer.apply(variables, window)
+            # Sums of 18 products of size about 1, in another order.
+            np.testing.assert_allclose(alone[:, 0, 0], dense, rtol=0, atol=1e-5)
+            np.testing.assert_allclose(slid[:, i, j], dense, rtol=0, atol=1e-5)
+
+
+def test_global_avg_pool_over_windows():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 5, 3)), jnp.float32)
+    assert layers.global_avg_pool(x).shape == (2, 1, 1, 3)
+    slid = layers.global_avg_pool(x, (3, 3))
+    assert slid.shape == (2, 2, 3, 3)
+    np.testing.assert_allclose(
+        slid[:, 1, 2], x[:, 1:4, 2:5].mean((1, 2)), rtol=0, atol=1e-6
+    )
+
+
+def test_squeeze_excite_scales_channels():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 3, 8)), jnp.float32)
+    layer = layers.SqueezeExcite(reduction=4)
+    variables = layer.init(jax.random.key(0), x)
+    params = variables["params"]
+    assert params["fc1"]["kernel"].shape == (8, 2)
+    assert params["fc2"]["kernel"].shape == (2, 8)
+    hidden = jnp.maximum(x.mean((1, 2)) @ params["fc1"]["kernel"], 0)
+    scale = 1 / (1 + jnp.exp(-hidden @ params["fc2"]["kernel"]))
+    np.testing.assert_allclose(
+        layer.apply(variables, x), x * scale[:, None, None], rtol=0, atol=1e-5
+    )

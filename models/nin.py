@@ -1,0 +1,122 @@
+"""NIN: Network in network (Lin, Chen, Yan, 2013), https://arxiv.org/abs/1312.4400.
+
+The network for CIFAR, and one for ImageNet that its authors published later in Caffe's
+model zoo and not in the paper. A convolution is followed by 1x1 convolutions, "cccp"
+(cascaded cross-channel parametric pooling, Section 3.1); the last has one map a class,
+and the mean of such a map is the logit (Section 3.2).
+
+The paper has no table of its layers; these are of the authors' definition files: both
+poolings take the maximum, count a last window that sticks out, and the last 1x1 has a
+ReLU, so that logits are not negative.
+
+Differs from the paper: dropout doubles what it keeps in training instead of halving in
+tests.
+"""
+
+import functools
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from models.layers import Classifier, Conv, MaxPool, global_avg_pool
+
+# Maps, kernel, stride and padding of each convolution; maps of the 1x1 convolutions
+# after it, without the very last. Between two of these: max pooling, 3x3, stride 2.
+BLOCKS = {
+    "nin": (
+        ((192, 5, 1, 2), (160, 96)),
+        ((192, 5, 1, 2), (192, 192)),
+        ((192, 3, 1, 1), (192,)),
+    ),
+    "nin_imagenet": (
+        ((96, 11, 4, 0), (96, 96)),
+        ((256, 5, 1, 2), (256, 256)),
+        ((384, 3, 1, 1), (384, 384)),
+        ((1024, 3, 1, 1), (1024,)),
+    ),
+}
+# The poolings with dropout after them.
+DROPOUT = {"nin": ("pool1", "pool2"), "nin_imagenet": ("pool3",)}
+# Weights start at N(0, 0.05^2) but here, at N(0, 0.01^2); biases at 0.
+SMALLER = {"nin": (), "nin_imagenet": ("conv1", "conv3", "cccp8")}
+
+
+def convolution(variant, name, maps, kernel, strides, padding, dtype):
+    """A convolution of that name with the initial weights it has in `variant`."""
+    return Conv(
+        maps,
+        kernel,
+        strides,
+        padding,
+        kernel_init=nn.initializers.normal(0.01 if name in SMALLER[variant] else 0.05),
+        dtype=dtype,
+        name=name,
+    )
+
+
+class NINBackbone(nn.Module):
+    """All but the last 1x1: [B, H, W, C] to a dict of the layers' outputs."""
+
+    variant: str
+    dropout: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        stages = {}
+
+        def layer(x, name, *shape):
+            conv = convolution(self.variant, name, *shape, self.dtype)
+            stages[name] = nn.relu(conv(x))
+            return stages[name]
+
+        blocks, cccp = BLOCKS[self.variant], 0
+        for i, (shape, mixing) in enumerate(blocks, 1):
+            x = layer(x, f"conv{i}", *shape)
+            for maps in mixing:
+                cccp += 1
+                x = layer(x, f"cccp{cccp}", maps, 1, 1, 0)
+            if i < len(blocks):
+                name = f"pool{i}"
+                x = stages[name] = MaxPool(3, 2, ceil=True, name=name)(x)
+                if name in DROPOUT[self.variant]:
+                    x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        return stages
+
+
+class ClassMaps(nn.Module):
+    """The head: a 1x1 convolution to a map for each class, ReLU, and their means."""
+
+    num_classes: int
+    variant: str
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x, *, train, window=None):
+        del train
+        name = f"cccp{1 + sum(len(mixing) for _, mixing in BLOCKS[self.variant])}"
+        shape = (self.num_classes, 1, 1, 0)
+        x = nn.relu(convolution(self.variant, name, *shape, self.dtype)(x))
+        return global_avg_pool(x, window)
+
+
+class NIN(Classifier):
+    """The networks of `BLOCKS`: images [B, H, W, C] to logits [B, K].
+
+    Raises:
+      ValueError: a dropout outside [0, 1).
+    """
+
+    num_classes: int
+    variant: str = "nin"
+    dropout: float = 0.5
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self):
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout {self.dropout} is not a share from 0 to below 1")
+        self.backbone = NINBackbone(self.variant, self.dropout, self.dtype)
+        self.head = ClassMaps(self.num_classes, self.variant, self.dtype)
+
+
+MODELS = {name: functools.partial(NIN, variant=name) for name in BLOCKS}

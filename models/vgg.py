@@ -1,0 +1,184 @@
+"""VGG (Simonyan, Zisserman, 2014), https://arxiv.org/abs/1409.1556.
+
+The six networks of Table 1; the same with batch normalisation after each convolution
+(`vgg16_bn`, as torchvision has it); and those for 32x32 images, with batch
+normalisation and one linear layer (`vgg16_cifar`), which are not in the paper.
+
+Differs from the paper: all weights start as in Glorot and Bengio, 2010, which a
+footnote of Section 3.1 found to need no help. With `initialization="normal"` they are
+drawn from the normal distribution with mean 0 and variance 0.01 that the section
+prints; the deeper networks then need what it says next, the first four convolutions and
+the three fully connected layers of a trained network A.
+"""
+
+import functools
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from models.layers import Classifier, Conv, FullyConnected, LocalResponseNorm, MaxPool
+
+# Table 1: kernel sizes of the convolutions in the five stages, each with a pool after.
+TABLE_1 = {
+    "A": ((3,), (3,), (3, 3), (3, 3), (3, 3)),
+    "A-LRN": ((3, "LRN"), (3,), (3, 3), (3, 3), (3, 3)),
+    "B": ((3, 3), (3, 3), (3, 3), (3, 3), (3, 3)),
+    "C": ((3, 3), (3, 3), (3, 3, 1), (3, 3, 1), (3, 3, 1)),
+    "D": ((3, 3), (3, 3), (3, 3, 3), (3, 3, 3), (3, 3, 3)),
+    "E": ((3, 3), (3, 3), (3, 3, 3, 3), (3, 3, 3, 3), (3, 3, 3, 3)),
+}
+# Table 1: channels in the five stages, units of the first two fully connected layers.
+CHANNELS = (64, 128, 256, 512, 512)
+UNITS = 4096
+
+# Section 3.1: how the weights of convolutions start, and those of a fully connected
+# layer on a map, where Glorot's n are all inputs of a unit and all units that see one.
+INITIALIZATIONS = {
+    "glorot": (
+        nn.initializers.glorot_uniform(),
+        nn.initializers.glorot_uniform(in_axis=(0, 1, 2)),
+    ),
+    "normal": (nn.initializers.normal(0.01**0.5),) * 2,
+}
+
+
+class VGGBackbone(nn.Module):
+    """Table 1 up to pool5: [B, H, W, C] to a dict of the layers' outputs."""
+
+    stages: tuple  # a row of TABLE_1 ...
+    channels: tuple  # ... and as many numbers of channels
+    batch_norm: bool
+    kernel_init: nn.initializers.Initializer
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        outputs = {}
+        for i, (stage, channels) in enumerate(
+            zip(self.stages, self.channels, strict=True), start=1
+        ):
+            for j, kernel in enumerate(stage, start=1):
+                if kernel == "LRN":
+                    x = outputs[f"norm{i}"] = LocalResponseNorm(name=f"norm{i}")(x)
+                    continue
+                x = Conv(
+                    channels,
+                    kernel,
+                    padding=kernel // 2,
+                    kernel_init=self.kernel_init,
+                    dtype=self.dtype,
+                    name=f"conv{i}_{j}",
+                )(x)
+                if self.batch_norm:
+                    x = nn.BatchNorm(
+                        use_running_average=not train,
+                        momentum=0.9,
+                        epsilon=1e-5,
+                        dtype=self.dtype,
+                        name=f"bn{i}_{j}",
+                    )(x)
+                x = outputs[f"conv{i}_{j}"] = nn.relu(x)
+            x = outputs[f"pool{i}"] = MaxPool(2, 2, name=f"pool{i}")(x)
+        return outputs
+
+
+class ThreeLayers(nn.Module):
+    """The head of Table 1: fc6 on the whole map, fc7 and fc8."""
+
+    num_classes: int
+    units: int
+    dropout: float
+    initialization: str
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x, *, train, window=None):
+        del window  # That of fc6 is the size of its kernel.
+        init, init_on_map = INITIALIZATIONS[self.initialization]
+        dropout = nn.Dropout(self.dropout, deterministic=not train)
+        x = FullyConnected(self.units, self.dtype, init_on_map, name="fc6")(x)
+        x = dropout(nn.relu(x))
+        x = nn.Dense(self.units, dtype=self.dtype, kernel_init=init, name="fc7")(x)
+        x = dropout(nn.relu(x))
+        return nn.Dense(
+            self.num_classes, dtype=self.dtype, kernel_init=init, name="fc8"
+        )(x)
+
+
+class OneLayer(nn.Module):
+    """The head of the networks for CIFAR: "fc" on the whole map."""
+
+    num_classes: int
+    initialization: str
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x, *, train, window=None):
+        del train, window
+        _, init = INITIALIZATIONS[self.initialization]
+        return FullyConnected(self.num_classes, self.dtype, init, name="fc")(x)
+
+
+class VGG(Classifier):
+    """Table 1: images [B, H, W, C] to logits [B, K].
+
+    Raises:
+      ValueError: an initialization other than glorot or normal.
+    """
+
+    num_classes: int
+    configuration: str = "D"  # a column of Table 1
+    batch_norm: bool = False
+    dropout: float = 0.5  # of fc6 and fc7 (Section 3.1)
+    initialization: str = "glorot"
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self):
+        self.backbone = backbone(self, self.batch_norm)
+        self.head = ThreeLayers(
+            self.num_classes, UNITS, self.dropout, self.initialization, self.dtype
+        )
+
+
+class CifarVGG(Classifier):
+    """Table 1's convolutions, whose pools leave one pixel of 32x32, and a layer."""
+
+    num_classes: int
+    configuration: str = "D"
+    initialization: str = "glorot"
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self):
+        self.backbone = backbone(self, batch_norm=True)
+        self.head = OneLayer(self.num_classes, self.initialization, self.dtype)
+
+
+def backbone(network, batch_norm):
+    """The backbone that the fields of a `network` ask for."""
+    if network.initialization not in INITIALIZATIONS:
+        raise ValueError(
+            f"initialization {network.initialization!r} is neither glorot nor normal"
+        )
+    return VGGBackbone(
+        TABLE_1[network.configuration],
+        CHANNELS,
+        batch_norm,
+        INITIALIZATIONS[network.initialization][0],
+        network.dtype,
+    )
+
+
+COLUMNS = {11: "A", 13: "B", 16: "D", 19: "E"}
+MODELS = {
+    **{f"vgg{n}": functools.partial(VGG, configuration=c) for n, c in COLUMNS.items()},
+    "vgg11_lrn": functools.partial(VGG, configuration="A-LRN"),
+    "vgg16_c": functools.partial(VGG, configuration="C"),
+    **{
+        f"vgg{n}_bn": functools.partial(VGG, configuration=c, batch_norm=True)
+        for n, c in COLUMNS.items()
+    },
+    **{
+        f"vgg{n}_cifar": functools.partial(CifarVGG, configuration=c)
+        for n, c in COLUMNS.items()
+    },
+}

@@ -1,0 +1,108 @@
+"""Dual path networks against Table 1 of the paper and the authors' code."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import models
+from models import dpn
+
+
+@functools.cache
+def trace(name):
+    """The stages of one image, name: (pixels, maps), and the shapes of parameters."""
+    model = models.create(name, num_classes=10)
+
+    order = []
+
+    def init(key):
+        stages, variables = model.init_with_output(
+            key,
+            jnp.zeros((1, 224, 224, 3)),
+            method=lambda m, x: m.backbone(x, train=False),
+        )
+        order.extend((name, stage.shape[2:]) for name, stage in stages.items())
+        return variables
+
+    variables = jax.eval_shape(init, jax.random.key(0))
+    return dict(order), variables["params"]["backbone"]
+
+
+def count(tree):
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize(
+    ("name", "maps"),
+    [
+        ("dpn68", (10, 64 + 5 * 16, 128 + 6 * 32, 256 + 14 * 32, 832)),
+        ("dpn92", (64, 256 + 5 * 16, 512 + 6 * 32, 1024 + 22 * 24, 2688)),
+    ],
+)
+def test_stages(name, maps):
+    # The dense path starts with twice what each block then adds.
+    stages, _ = trace(name)
+    pixels = (112, 56, 28, 14, 7)
+    names = "conv1 conv2 conv3 conv4 conv5".split()
+    assert stages == dict(zip(names, zip(pixels, maps, strict=True), strict=True))
+    assert list(stages) == names
+
+
+def test_the_convolutions_of_dpn92s_first_blocks():
+    _, params = trace("dpn92")
+    shapes = {
+        n: layer["conv"]["kernel"].shape for n, layer in params["conv3_1"].items()
+    }
+    assert shapes == {
+        "c1x1_w": (1, 1, 336, 512 + 2 * 32),
+        "c1x1_a": (1, 1, 336, 192),
+        "c3x3_b": (3, 3, 6, 192),
+        "c1x1_c": (1, 1, 192, 512 + 32),
+    }
+    # "32 x 3d": 32 groups of 3 maps in conv2, of 24 in conv5.
+    assert params["conv2_1"]["c3x3_b"]["conv"]["kernel"].shape == (3, 3, 3, 96)
+    assert params["conv5_1"]["c3x3_b"]["conv"]["kernel"].shape == (3, 3, 24, 768)
+    assert "c1x1_w" not in params["conv3_2"]
+
+
+def test_parameters_of_a_block():
+    # Every convolution has a batch normalisation of its own input, and no bias.
+    _, params = trace("dpn68")
+    inputs = 64 + 3 * 16
+    weights = inputs * 128 + 9 * 128 * 4 + 128 * (64 + 16)
+    assert count(params["conv2_2"]) == weights + 2 * (inputs + 128 + 128)
+    assert count(params["conv2_1"]["c1x1_w"]) == 10 * (64 + 2 * 16) + 2 * 10
+
+
+def block(**fields):
+    sizes = {"residual": 8, "width": 4, "increment": 3, "groups": 2, "strides": 1}
+    return dpn.DualPathBlock(**sizes | {"first": False, "dtype": jnp.float32} | fields)
+
+
+def test_a_block_adds_to_one_path_and_appends_to_the_other():
+    paths = tuple(
+        jax.random.normal(jax.random.key(i), (2, 6, 6, maps))
+        for i, maps in [(1, 8), (2, 9)]
+    )
+    variables = block().init(jax.random.key(0), paths, train=False)
+    residual, dense = block().apply(variables, paths, train=False)
+    assert residual.shape == (2, 6, 6, 8) and dense.shape == (2, 6, 6, 12)
+    np.testing.assert_array_equal(dense[..., :9], paths[1])
+
+    # What the last convolution says goes to both: its first maps are added.
+    conv = variables["params"]["c1x1_c"]["conv"]
+    conv["kernel"] = conv["kernel"].at[..., :8].set(0)
+    same, again = block().apply(variables, paths, train=False)
+    np.testing.assert_array_equal(same, paths[0])
+    np.testing.assert_array_equal(again, dense)
+    assert not jnp.array_equal(residual, same)
+
+
+def test_the_first_block_of_a_stage_starts_both_paths():
+    first = block(first=True, strides=2)
+    image = (jnp.ones((2, 6, 6, 5)),)
+    paths, _ = first.init_with_output(jax.random.key(0), image, train=False)
+    assert [path.shape for path in paths] == [(2, 3, 3, 8), (2, 3, 3, 9)]

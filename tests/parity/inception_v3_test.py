@@ -1,0 +1,63 @@
+"""Inception-v3 against torchvision and keras."""
+
+import numpy as np
+import pytest
+from parity import port
+
+import models
+
+
+def torchvisions(size):
+    """The network and the order of its layers that is ours: auxiliary head late.
+
+    At less than 299x299 there is less than 5x5 left for that head's convolution.
+    """
+    net = port.torchvision().inception_v3(
+        aux_logits=True, transform_input=False, init_weights=False, dropout=0.0
+    )
+    if size < 299:
+        block = type(net.AuxLogits.conv1)
+        net.AuxLogits.conv1 = block(128, 768, kernel_size=1)
+    auxiliary = set(net.AuxLogits.modules())
+
+    def order(calls):
+        *backbone, fc = [layer for layer in calls if layer not in auxiliary]
+        return [*backbone, *(layer for layer in calls if layer in auxiliary), fc]
+
+    return net, {"order": order}
+
+
+def ours(**fields):
+    return models.create("inception_v3", num_classes=1000, dropout=0.0, **fields)
+
+
+@pytest.mark.parametrize(
+    "size", [107, pytest.param(299, marks=pytest.mark.slow)], ids=str
+)
+def test_inception_v3_is_torchvisions(size):
+    net, options = torchvisions(size)
+    images = port.random_images(size)
+    model = ours(count_include_pad=True)
+    port.check_logits(net, model, images, train=True, **options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [107, 299])
+def test_the_loss_and_the_gradients_are_torchvisions(size):
+    net, options = torchvisions(size)
+    cross_entropy = port.torch.nn.functional.cross_entropy
+    port.check_gradients(
+        net,
+        ours(count_include_pad=True),
+        port.random_images(size, batch=4),
+        np.array([3, 999, 0, 41]),
+        their_loss=lambda out, labels: (
+            cross_entropy(out.logits, labels)
+            + 0.4 * cross_entropy(out.aux_logits, labels)
+        ),
+        our_loss=lambda logits, auxiliary, labels: (
+            port.cross_entropy(logits, labels)
+            + 0.4 * port.cross_entropy(auxiliary["aux1"], labels)
+        ),
+        **options,
+    )
