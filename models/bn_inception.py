@@ -84,7 +84,10 @@ class Inception(nn.Module):
         y = conv(y, double, 3, name="double_3x3_a")
         maps.append(conv(y, double, 3, strides, name="double_3x3_b"))
         if strides == 2:
-            y = MaxPool(3, 2, ceil=True, name="pool")(x)
+            # As many windows as the convolutions have, of an odd map too: there Caffe's
+            # ceil mode, which this is of an even one, has a row and column less.
+            pads = tuple((n % 2, 1) for n in x.shape[1:3])
+            y = MaxPool(3, 2, pads, name="pool")(x)
         elif pool == "max":
             y = MaxPool(3, 1, 1, name="pool")(x)
         else:

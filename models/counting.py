@@ -35,6 +35,10 @@ class Layer:
     activations: int = 0
 
 
+# Layers whose gradient needs their input although they may have no parameters.
+KEEPS_INPUT = (nn.BatchNorm, MaxPool, LocalResponseNorm)
+
+
 @dataclasses.dataclass(frozen=True)
 class Counts:
     """A network's sums; multiply-adds and activations are for one image."""
@@ -57,17 +61,19 @@ def count(model, shape):
 
 
 def activation_bytes(counts, batch_size, bytes_each=4):
-    """Memory that training takes for activations, beside parameters and images.
+    """What training keeps of the forward pass for the backward pass.
 
-    What is counted are the arrays that the gradients of layers need: the inputs of all
-    layers with parameters (convolutions, fully connected layers, batch normalisation)
-    and of max pools and local response normalisation. Each array counts once, whatever
-    the number of layers that take it. The images do not count, and neither does what
-    the backward pass can get from these arrays number by number: outputs of ReLUs that
-    no layer takes, factors of squeeze-and-excitation, masks of dropout.
+    That is, the arrays that the gradients of layers need: the inputs of convolutions
+    and fully connected layers, of normalisations and of max pools. Each array counts
+    once, whatever the number of layers that take it. Not counted are images,
+    parameters, masks of dropout, and what can be had from these arrays number by
+    number: outputs of ReLUs that no layer takes, say into a sum, and what
+    squeeze-and-excitation multiplies.
 
-    XLA may keep less, because it can compute one array again from another (a normalised
-    one from that before), and needs memory for gradients and for scratch besides.
+    It is an estimate from shapes. XLA may keep less, because it can compute one array
+    again from another, and it needs room for gradients and scratch besides. What XLA
+    plans on a CPU beside the parameters and their gradients (jax 0.10.2, float32, batch
+    32) is 1.6 times this for ResNet-20 and ResNet-50 and 1.8 times for ResNet-18.
     """
     return counts.activations * batch_size * bytes_each
 
@@ -89,8 +95,8 @@ def layers(model, shape):
             return next_call(*args, **kwargs)
         signature = _signature(module, args, kwargs)
         if signature in traced:
-            layer, output = traced[signature]
-            output = jnp.zeros(output.shape, output.dtype)
+            layer, shape, dtype = traced[signature]
+            output = jnp.zeros(shape, dtype)
         else:
             open_calls.append(len(rows))
             output = next_call(*args, **kwargs)
@@ -99,9 +105,9 @@ def layers(model, shape):
                 return output
             layer = _layer(module, output.shape)
             if signature:
-                traced[signature] = layer, jax.ShapeDtypeStruct.like(output)
+                traced[signature] = layer, output.shape, output.dtype
         activations = 0
-        if layer.parameters or isinstance(module, MaxPool | LocalResponseNorm):
+        if layer.parameters or isinstance(module, KEEPS_INPUT):
             new = {id(x): x for x in jax.tree.leaves(args) if id(x) not in kept}
             activations = sum(x.size for x in new.values())
             kept.update(new)

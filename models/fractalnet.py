@@ -69,8 +69,8 @@ class ConvUnit(nn.Module):
 class Join(nn.Module):
     """The mean of the inputs, a list by column, that drop-path keeps.
 
-    `first` is the column of the first input; `chosen` the one of global sampling, or
-    negative for local sampling, an integer that may be traced; None: all are kept.
+    `first` is the column of the first input; `chosen` that of global sampling, or 0 for
+    local sampling, an integer that may be traced. With None all are kept.
     """
 
     drop_path: float
@@ -81,7 +81,7 @@ class Join(nn.Module):
             return sum(inputs[1:], inputs[0]) / len(inputs)
         key = self.make_rng("dropout")
         local = local_sample(key, len(inputs), self.drop_path)
-        keep = jnp.where(chosen < 0, local, global_sample(chosen - first, len(inputs)))
+        keep = jnp.where(chosen == 0, local, global_sample(chosen - first, len(inputs)))
         weights = (keep / keep.sum()).astype(inputs[0].dtype)
         return sum(w * x for w, x in zip(weights, inputs, strict=True))
 
@@ -108,9 +108,9 @@ def _any(key, number):
 
 
 def sample_column(key, columns):
-    """The column that global sampling chooses, or -1: local sampling; half and half."""
+    """The column, from 1, that global sampling chooses, or 0: local; half and half."""
     mode, column = jax.random.split(key)
-    return jnp.where(jax.random.bernoulli(mode), _any(column, columns), -1)
+    return jnp.where(jax.random.bernoulli(mode), 1 + _any(column, columns), 0)
 
 
 class FractalBlock(nn.Module):
@@ -172,7 +172,7 @@ class FractalBackbone(nn.Module):
     @nn.compact
     def __call__(self, x, *, train, column=None):
         chosen = None
-        if train and self.drop_path and self.columns > 1:
+        if train and self.drop_path and self.columns > 1 and column is None:
             chosen = sample_column(self.make_rng("dropout"), self.columns)
         stages = {}
         if self.stem:

@@ -21,11 +21,8 @@ from models import resnet
 from models.layers import Classifier, MaxPool
 from models.resnet import PooledLinear, conv_and_norm
 
-# Units in conv2_x, conv3_x, conv4_x and conv5_x: Table 5.
+# Section 5: ResNet-152 with 16 more units in conv3_x.
 STAGE_SIZES = resnet.STAGE_SIZES | {200: (3, 24, 36, 3)}
-# Section 3.1 and Table 4: units in each of three stages; depth 6n + 2, 9n + 2.
-CIFAR_BASIC = {110: 18}
-CIFAR_BOTTLENECK = {164: 18, 1001: 111}
 
 
 class BasicUnit(nn.Module):
@@ -140,17 +137,24 @@ class PreactResNet(Classifier):
 
 
 class CifarPreactResNet(Classifier):
-    """For 32x32 images: 110 layers of basic units, 164 and 1001 of bottlenecks."""
+    """For 32x32 images: [B, H, W, C] to logits [B, K].
+
+    Raises:
+      ValueError: a depth that is not 9 n + 2, or 6 n + 2 for basic units.
+    """
 
     num_classes: int
     depth: int = 164
+    bottleneck: bool = True
     dtype: jnp.dtype = jnp.float32
 
     def setup(self):
-        basic = self.depth in CIFAR_BASIC
-        size = (CIFAR_BASIC if basic else CIFAR_BOTTLENECK)[self.depth]
+        layers = 9 if self.bottleneck else 6  # in n units of each of three stages
+        size, rest = divmod(self.depth - 2, layers)
+        if size < 1 or rest:
+            raise ValueError(f"depth {self.depth} is not {layers} n + 2")
         self.backbone = PreactBackbone(
-            unit=BasicUnit if basic else BottleneckUnit,
+            unit=BottleneckUnit if self.bottleneck else BasicUnit,
             stage_sizes=(size,) * 3,
             imagenet_stem=False,
             stem_features=16,
@@ -161,9 +165,10 @@ class CifarPreactResNet(Classifier):
 
 
 MODELS = {
+    "preact_resnet110": functools.partial(
+        CifarPreactResNet, depth=110, bottleneck=False
+    ),
+    "preact_resnet164": functools.partial(CifarPreactResNet, depth=164),
+    "preact_resnet1001": functools.partial(CifarPreactResNet, depth=1001),
     "preact_resnet200": functools.partial(PreactResNet, depth=200),
-    **{
-        f"preact_resnet{depth}": functools.partial(CifarPreactResNet, depth=depth)
-        for depth in CIFAR_BASIC | CIFAR_BOTTLENECK
-    },
 }

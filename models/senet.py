@@ -1,7 +1,7 @@
 """SENet (Hu, Shen, Albanie, Sun, Wu, 2017), https://arxiv.org/abs/1709.01507.
 
 Squeeze-and-excitation on what a bottleneck adds to its shortcut (Figure 3): SE-ResNet,
-SE-ResNeXt (Table 1) and SENet-154 (Section 6 and appendix).
+SE-ResNeXt (Table 1) and SENet-154 (appendix).
 
 Differs from the paper: nothing known. As in the authors' Caffe networks
 (https://github.com/hujie-frank/SENet), the pool of the stem is in ceil mode without
@@ -116,7 +116,7 @@ class SEResNet(Classifier):
 
 
 class SENet154(Classifier):
-    """Section 6: images [B, H, W, C] to logits [B, K].
+    """Appendix: images [B, H, W, C] to logits [B, K].
 
     Raises:
       ValueError: a reduction outside 1 to 256 or a dropout outside [0, 1).

@@ -3,7 +3,7 @@
 WRN-n-k for CIFAR has n convolutions and k times the maps of a ResNet, in basic units
 with pre-activation (Table 1). For ImageNet the ResNets of 18 and 34 layers have wider
 basic blocks and those of 50 and 101 wider 3x3 convolutions within the same bottlenecks
-(Section 3, "Experiments on ImageNet"), all with the activation after the convolution.
+(Section 3, on ImageNet), all with the activation after the convolution.
 
 Differs from the paper: WRN-101-2 is not in it; torchvision has it.
 """
@@ -30,7 +30,8 @@ IMAGENET = ((18, 1.5), (18, 2), (18, 3), (34, 1.5), (34, 2), (50, 2), (101, 2))
 class WideUnit(nn.Module):
     """Figure 1(d): two 3x3 convolutions B(3, 3), with dropout between them.
 
-    Where it changes the shape, a 1x1 convolution of the activated input is the shortcut.
+    Where it changes the shape, a 1x1 convolution of what the first one sees is the
+    shortcut.
     """
 
     features: int

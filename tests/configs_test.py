@@ -1,4 +1,4 @@
-"""Every network has a config that can be run, on its paper's data and on what is here."""
+"""Every network has a config that runs, on its paper's data and on what is here."""
 
 import fnmatch
 import functools

@@ -83,19 +83,20 @@ def block(**fields):
 
 
 def test_a_block_adds_to_one_path_and_appends_to_the_other():
-    paths = tuple(
-        jax.random.normal(jax.random.key(i), (2, 6, 6, maps))
-        for i, maps in [(1, 8), (2, 9)]
-    )
-    variables = block().init(jax.random.key(0), paths, train=False)
-    residual, dense = block().apply(variables, paths, train=False)
+    draw = np.random.default_rng(0).normal
+    paths = tuple(draw(size=(2, 6, 6, m)).astype(np.float32) for m in (8, 9))
+    init = functools.partial(block().init, train=False)
+    variables = jax.eval_shape(init, jax.random.key(0), paths)
+    variables = jax.tree.map(jnp.ones_like, variables)
+    apply = jax.jit(functools.partial(block().apply, train=False))
+    residual, dense = apply(variables, paths)
     assert residual.shape == (2, 6, 6, 8) and dense.shape == (2, 6, 6, 12)
     np.testing.assert_array_equal(dense[..., :9], paths[1])
 
     # What the last convolution says goes to both: its first maps are added.
     conv = variables["params"]["c1x1_c"]["conv"]
     conv["kernel"] = conv["kernel"].at[..., :8].set(0)
-    same, again = block().apply(variables, paths, train=False)
+    same, again = apply(variables, paths)
     np.testing.assert_array_equal(same, paths[0])
     np.testing.assert_array_equal(again, dense)
     assert not jnp.array_equal(residual, same)
@@ -104,5 +105,6 @@ def test_a_block_adds_to_one_path_and_appends_to_the_other():
 def test_the_first_block_of_a_stage_starts_both_paths():
     first = block(first=True, strides=2)
     image = (jnp.ones((2, 6, 6, 5)),)
-    paths, _ = first.init_with_output(jax.random.key(0), image, train=False)
+    call = functools.partial(first.init_with_output, train=False)
+    paths, _ = jax.eval_shape(call, jax.random.key(0), image)
     assert [path.shape for path in paths] == [(2, 3, 3, 8), (2, 3, 3, 9)]

@@ -99,25 +99,30 @@ def test_a_block_is_what_the_expansion_rule_says(columns):
         images = images.astype(np.float64)
         block = block.clone(dtype=jnp.float64)
         expected = np.mean([pool(path) for path in paths(columns, images)], 0)
-        result = block.apply(variables, images, train=False)
+        apply = jax.jit(functools.partial(block.apply, train=False))
+        result = apply(variables, images)
     assert expected.std() > 0.01
     np.testing.assert_allclose(result, expected, rtol=1e-10, atol=1e-12)
     used = {c: next(number) - 1 for c, number in numbers.items()}
     assert used == {c: 2 ** (c - 1) for c in range(1, columns + 1)}
 
 
-@pytest.mark.parametrize("columns", [1, 2, 3, 4, 5, 6])
+@pytest.mark.parametrize("columns", [1, 2, 3, 4])
 def test_convolutions_and_the_longest_path(columns):
     block = fractalnet.FractalBlock(columns, 1, 0.0, 0.15, False, jnp.float32)
     longest = 2 ** (columns - 1)
     image = np.zeros((1, 1, 2 * longest + 5, 1), np.float32)
     image[0, 0, longest + 2] = 1
-    variables = block.init(jax.random.key(0), image, train=False)
+    variables = random_variables(block, image)
     assert len(variables["params"]) == 2**columns - 1
     # Each convolution of the longest path widens what one pixel reaches by one.
-    ones = jax.tree.map(jnp.ones_like, variables["params"])
-    biases = {n: {"conv": p["conv"] | {"bias": jnp.zeros(1)}} for n, p in ones.items()}
-    output = block.apply(variables | {"params": biases}, image, train=False)
+    ones = {"conv": {"kernel": np.ones((3, 3, 1, 1)), "bias": np.zeros(1)}}
+    plain = {"bn": {"mean": np.zeros(1), "var": np.ones(1)}}
+    variables = {
+        "params": dict.fromkeys(variables["params"], ones),
+        "batch_stats": dict.fromkeys(variables["batch_stats"], plain),
+    }
+    output = jax.jit(functools.partial(block.apply, train=False))(variables, image)
     assert (output[0, 0, :, 0] > 0).sum() == 2 * longest + 1
 
 
@@ -136,11 +141,12 @@ def test_the_deepest_column_is_a_plain_chain():
     images = np.random.default_rng(0).normal(size=(3, 4, 4, 3))
     with jax.enable_x64(True):
         variables = random_variables(model, images)
-        logits = model.apply(variables, images, method="deepest_column")
-        whole = model.apply(variables, images, train=False)
+        deepest = functools.partial(model.apply, method="deepest_column")
+        logits = jax.jit(deepest)(variables, images)
+        whole = jax.jit(functools.partial(model.apply, train=False))(variables, images)
         x = images
         for block in ("block1", "block2"):
-            inner = {n: v["backbone"][block] for n, v in variables.items() if n != "fc"}
+            inner = {n: v["backbone"][block] for n, v in variables.items()}
             for j in range(1, 5):
                 x = conv_unit(inner, f"column3_{j}", x)
             x = pool(x)
@@ -152,10 +158,9 @@ def test_the_deepest_column_is_a_plain_chain():
 
 def test_joins_keep_an_input_at_least():
     keys = jax.random.split(jax.random.key(0), 2000)
-    for number, rate in ((2, 0.15), (4, 0.15), (3, 0.9)):
-        keep = jax.vmap(lambda k, n=number, r=rate: fractalnet.local_sample(k, n, r))(
-            keys
-        )
+    for number, rate in ((2, 0.15), (3, 0.9)):
+        sample = functools.partial(fractalnet.local_sample, number=number, rate=rate)
+        keep = jax.jit(jax.vmap(sample))(keys)
         assert keep.any(1).all()
         # All inputs dropped, which leaves a random one: rate^number.
         expected = (1 - rate) + rate**number / number
@@ -164,20 +169,22 @@ def test_joins_keep_an_input_at_least():
 
 def test_half_of_the_batches_are_of_a_single_column():
     keys = jax.random.split(jax.random.key(0), 3000)
-    chosen = jax.vmap(lambda key: fractalnet.sample_column(key, 3))(keys)
+    chosen = jax.jit(jax.vmap(lambda key: fractalnet.sample_column(key, 3)))(keys)
     shares = np.bincount(chosen, minlength=4) / 3000
     np.testing.assert_allclose(shares, (1 / 2, 1 / 6, 1 / 6, 1 / 6), atol=0.036)
 
 
-@pytest.mark.parametrize("column", [1, 2, 3, 4])
-def test_a_chosen_column_is_all_that_joins_pass_on(column):
-    block, images, variables = small(4)
-    chain = block.apply(variables, images, train=False, column=column)
-    rngs = {"dropout": jax.random.key(0)}
-    chosen = block.apply(
-        variables, images, train=False, chosen=jnp.array(column), rngs=rngs
+def test_a_chosen_column_is_all_that_joins_pass_on():
+    block, images, variables = small(3)
+    apply = jax.jit(functools.partial(block.apply, train=False))
+    alone = jax.jit(
+        functools.partial(block.apply, train=False), static_argnames="column"
     )
-    np.testing.assert_allclose(chosen, chain, rtol=1e-4, atol=1e-6)
+    rngs = {"dropout": jax.random.key(0)}
+    for column in (1, 2, 3):
+        chain = alone(variables, images, column=column)
+        chosen = apply(variables, images, chosen=jnp.array(column), rngs=rngs)
+        np.testing.assert_allclose(chosen, chain, rtol=1e-4, atol=1e-6)
 
 
 def test_local_sampling_averages_what_survives():
@@ -190,12 +197,12 @@ def test_local_sampling_averages_what_survives():
 
     keys = jax.random.split(jax.random.key(0), 200)
     means = {1.0, 10.0, 100.0, 5.5, 50.5, 55.0, 37.0}
-    found = set(np.asarray(jax.vmap(output)(keys), np.float64).round(4))
+    found = set(np.asarray(jax.jit(jax.vmap(output))(keys), np.float64).round(4))
     assert found == means
 
 
 def test_training_draws_paths_and_evaluation_does_not():
-    model = fractalnet.FractalNet(5, columns=3, channels=(4, 6), dropout=(0.0, 0.0))
+    model = fractalnet.FractalNet(5, columns=2, channels=(4, 6), dropout=(0.0, 0.0))
     images = np.random.default_rng(0).normal(size=(8, 4, 4, 3)).astype(np.float32)
     variables = random_variables(model, images)
 
@@ -203,33 +210,37 @@ def test_training_draws_paths_and_evaluation_does_not():
         keys = {"rngs": {"dropout": key}, "mutable": "batch_stats"}
         return model.apply(variables, images, train=True, **keys)[0]
 
-    def chain(m, x, column):
-        stages = m.backbone(x, train=True, column=column)
-        return m.head(stages["block2"], train=True)[:, 0, 0]
+    @functools.partial(jax.jit, static_argnums=0)
+    def chain(column):
+        def apply(m):
+            stages = m.backbone(images, train=True, column=column)
+            return m.head(stages["block2"], train=True)[:, 0, 0]
 
-    logits = jax.vmap(train)(jax.random.split(jax.random.key(0), 100))
+        return model.apply(variables, method=apply, mutable="batch_stats")[0]
+
+    logits = jax.jit(jax.vmap(train))(jax.random.split(jax.random.key(0), 100))
     single = np.zeros(100, bool)
-    for column in (1, 2, 3):
-        expected, _ = model.apply(
-            variables, images, column, method=chain, mutable="batch_stats"
-        )
-        equal = np.abs(logits - expected[None]).max((1, 2)) < 1e-4
+    for column in (1, 2):
+        equal = np.abs(logits - np.asarray(chain(column))[None]).max((1, 2)) < 1e-4
         assert equal.any()
         single |= equal
-    # 50 by global sampling, and a few more: 4 sigma either side, and a local tenth.
-    assert 30 < single.sum() < 80
+    # Half by global sampling, and of the others, whose two joins draw on their own, one
+    # in twenty: 53 with a deviation of 5.
+    assert 33 < single.sum() < 73
 
     # Neither an evaluation nor a training without drop-path and dropout asks for a key.
-    model.apply(variables, images, train=False)
+    jax.eval_shape(functools.partial(model.apply, train=False), variables, images)
     off = model.clone(drop_path=0.0)
-    off.apply(variables, images, train=True, mutable="batch_stats")
+    off = functools.partial(off.apply, train=True, mutable="batch_stats")
+    jax.eval_shape(off, variables, images)
 
 
 def test_every_column_moves_its_statistics():
     block, images, variables = small(3)
     rngs = {"dropout": jax.random.key(0)}
     options = {"rngs": rngs, "mutable": "batch_stats", "chosen": jnp.array(1)}
-    _, updated = block.apply(variables, images, train=True, **options)
+    apply = jax.jit(lambda: block.apply(variables, images, train=True, **options))
+    _, updated = apply()
     old = variables["batch_stats"]
     for name, stats in updated["batch_stats"].items():
         assert not np.allclose(stats["bn"]["mean"], old[name]["bn"]["mean"])
@@ -237,7 +248,8 @@ def test_every_column_moves_its_statistics():
 
 def test_batch_norm_has_no_scale_and_shift_and_weights_are_caffes_xavier():
     unit = fractalnet.ConvUnit(64, 0.0, jnp.float32)
-    params = unit.init(jax.random.key(0), jnp.zeros((1, 4, 4, 16)), train=False)
+    init = jax.jit(functools.partial(unit.init, train=False))
+    params = init(jax.random.key(0), jnp.zeros((1, 4, 4, 16)))
     assert set(params["params"]) == {"conv"}
     kernel = params["params"]["conv"]["kernel"]
     bound = (3 / (9 * 16)) ** 0.5

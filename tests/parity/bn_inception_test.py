@@ -1,5 +1,6 @@
 """BN-Inception against ONNX's graph of the Caffe network."""
 
+import pytest
 from parity import onnx_graph
 
 import models
@@ -8,9 +9,10 @@ import models
 def test_bn_inception_is_the_graphs():
     model = models.create("bn_inception", num_classes=1000)
     graph = onnx_graph.Graph("inception_v2")
-    onnx_graph.check_logits(graph, model, onnx_graph.random_images(64))
+    onnx_graph.check_logits(graph, model, onnx_graph.random_images((32, 64)))
 
 
+@pytest.mark.slow
 def test_bn_inception_128_is_the_graph_with_128_channels():
     def resize(name, shape):
         cell = name.removeprefix("inception_")[:2]
@@ -25,4 +27,4 @@ def test_bn_inception_128_is_the_graph_with_128_channels():
     model = models.create("bn_inception_128", num_classes=1000)
     graph = onnx_graph.Graph("inception_v2", resize)
     graph.set_attributes("AveragePool", count_include_pad=1)
-    onnx_graph.check_logits(graph, model, onnx_graph.random_images(64))
+    onnx_graph.check_logits(graph, model, onnx_graph.random_images((32, 64)))

@@ -1,4 +1,4 @@
-"""Inception-v3 against torchvision and keras."""
+"""Inception-v3 against torchvision."""
 
 import numpy as np
 import pytest
@@ -6,11 +6,14 @@ from parity import port
 
 import models
 
+pytestmark = pytest.mark.slow
+
 
 def torchvisions(size):
     """The network and the order of its layers that is ours: auxiliary head late.
 
-    At less than 299x299 there is less than 5x5 left for that head's convolution.
+    From less than 299x299 there is less than 5x5 left for that head's convolution; 1x1
+    from 107x107.
     """
     net = port.torchvision().inception_v3(
         aux_logits=True, transform_input=False, init_weights=False, dropout=0.0
@@ -31,9 +34,7 @@ def ours(**fields):
     return models.create("inception_v3", num_classes=1000, dropout=0.0, **fields)
 
 
-@pytest.mark.parametrize(
-    "size", [107, pytest.param(299, marks=pytest.mark.slow)], ids=str
-)
+@pytest.mark.parametrize("size", [107, 299])
 def test_inception_v3_is_torchvisions(size):
     net, options = torchvisions(size)
     images = port.random_images(size)
@@ -41,7 +42,6 @@ def test_inception_v3_is_torchvisions(size):
     port.check_logits(net, model, images, train=True, **options)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("size", [107, 299])
 def test_the_loss_and_the_gradients_are_torchvisions(size):
     net, options = torchvisions(size)

@@ -17,9 +17,11 @@ def timms(name):
 
 @pytest.mark.parametrize("name", ["inception_v4", "inception_resnet_v2"])
 def test_logits_are_timms(name):
-    # 107: the smallest square of which 2x2 is left at the end.
-    model = models.create(name, num_classes=1000)
-    port.check_logits(timms(name), model, port.random_images((107, 139)))
+    images = port.random_images((107, 139))
+    # So deep a network with random weights and statistics hardly tells one image of
+    # noise from another, but a loud one from a soft one.
+    images[1] *= 16
+    port.check_logits(timms(name), models.create(name, num_classes=1000), images)
 
 
 def test_the_loss_and_the_gradients_of_inception_resnet_v2_are_timms():

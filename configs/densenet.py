@@ -1,0 +1,37 @@
+"""DenseNet on CIFAR-10 (Huang, Liu, van der Maaten, Weinberger, 2016, Section 4.2).
+
+    python main.py --config=configs/densenet.py:densenet_40_12 --workdir=runs/densenet
+
+The argument is the network, densenet_bc_100_12 if none is given. The paper reports, in
+the column C10+ of Table 2:
+
+    densenet_40_12   5.24 %      densenet_bc_100_12  4.51 %
+    densenet_100_12  4.10 %      densenet_bc_250_24  3.62 %
+    densenet_100_24  3.74 %      densenet_bc_190_40  3.46 %
+
+Without augmentation there is dropout: --config.model.fields="{'dropout': 0.2}"
+--config.augment.crop=0 --config.augment.flip=False. CIFAR-100 takes
+--config.dataset.name=cifar100; SVHN takes 40 epochs, with drops at 20 and 30, and
+dropout, too. Not yet run here.
+
+Differs from the paper: nothing known.
+"""
+
+from configs import datasets, default
+
+
+def get_config(network="densenet_bc_100_12"):
+    config = default.get_config()
+    datasets.cifar10(config)
+    config.batch_size = 64
+    config.num_epochs = 300.0
+    config.model.name = network
+    config.optimizer.name = "sgd"
+    config.optimizer.learning_rate = 0.1
+    config.optimizer.weight_decay = 1e-4
+    config.optimizer.kwargs.momentum = 0.9
+    config.optimizer.kwargs.nesterov = True
+    config.schedule.name = "step"
+    config.schedule.boundaries = (150.0, 225.0)
+    config.schedule.factors = (0.1, 0.01)
+    return config

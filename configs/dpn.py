@@ -1,0 +1,42 @@
+"""Dual path networks on ImageNet (Chen, Li, Xiao, Jin, Yan, Feng, 2017, Section 5).
+
+    python main.py --config=configs/dpn.py --workdir=runs/dpn92
+
+The argument is the network: dpn68, dpn92 (if none is given), dpn98, dpn131, dpn107. Of
+one crop of 224x224 the authors report (https://github.com/cypw/DPNs), in % of top-1 and
+top-5 error: dpn68 23.57 and 6.93, dpn92 20.73 and 5.37, dpn98 20.15 and 5.15, dpn131
+19.93 and 5.12. Their dpn107 learned from a larger ImageNet first. Not yet run here.
+
+The paper gives batches of 32 images on each of 40 GPUs (24 for DPN-131) and a learning
+rate that starts from the root of 0.1 (0.4 for DPN-98) and drops in steps to a tenth. It
+does not say when: the epochs here, and the weight decay, are those of the ResNeXt that
+it compares with.
+
+Differs from the paper: images are resized to 224x224, not cropped at a random scale and
+aspect ratio, and colours are not changed; tests see the whole image; batch statistics
+are the moving averages, not measured anew after the training.
+"""
+
+from configs import datasets, default
+
+
+def get_config(network="dpn92"):
+    config = default.get_config()
+    datasets.imagenet(config)
+    config.dataset.mean = (124.0, 117.0, 104.0)
+    config.dataset.std = (59.88, 59.88, 59.88)  # the authors multiply by 0.0167
+    config.batch_size = 1280
+    config.num_epochs = 90.0
+    config.model.name = network
+    config.optimizer.name = "sgd"
+    config.optimizer.learning_rate = 0.316
+    config.optimizer.weight_decay = 1e-4
+    config.optimizer.kwargs.momentum = 0.9
+    config.schedule.name = "step"
+    config.schedule.boundaries = (30.0, 60.0)
+    config.schedule.factors = (0.1, 0.01)
+    if network == "dpn98":
+        config.optimizer.learning_rate = 0.4
+    if network == "dpn131":
+        config.batch_size = 960
+    return config

@@ -1,0 +1,36 @@
+"""SENet on ImageNet (Hu, Shen, Albanie, Sun, Wu, 2017, Section 5.1).
+
+    python main.py --config=configs/senet.py:se_resnext50_32x4d --workdir=runs/senet
+
+The argument is the network, se_resnet50 if none is given. The paper reports, in per
+cent of top-1 and top-5 error with one crop (Table 2, for SENet-154 Table 8):
+
+    se_resnet50   23.29  6.62        se_resnext50_32x4d   21.10  5.49
+    se_resnet101  22.38  6.07        se_resnext101_32x4d  20.70  5.01
+    se_resnet152  21.57  5.73        senet154             18.68  4.47
+
+Not yet run here.
+
+Differs from the paper: images are resized to 224x224, not cropped at a random scale and
+aspect ratio; tests see the whole image, not the central part. SENet-154 was trained
+with more than this (larger batches, label smoothing, batch normalisation frozen at the
+end).
+"""
+
+from configs import datasets, default
+
+
+def get_config(network="se_resnet50"):
+    config = default.get_config()
+    datasets.imagenet(config)
+    config.batch_size = 1024
+    config.num_epochs = 100.0
+    config.model.name = network
+    config.optimizer.name = "sgd"
+    config.optimizer.learning_rate = 0.6
+    config.optimizer.weight_decay = 1e-4
+    config.optimizer.kwargs.momentum = 0.9
+    config.schedule.name = "step"
+    config.schedule.boundaries = (30.0, 60.0, 90.0)
+    config.schedule.factors = (0.1, 0.01, 0.001)
+    return config

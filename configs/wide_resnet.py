@@ -1,0 +1,39 @@
+"""Wide ResNet on CIFAR-10 (Zagoruyko, Komodakis, 2016, Section 3).
+
+    python main.py --config=configs/wide_resnet.py:wrn_28_10 --workdir=runs/wrn_28_10
+
+The argument is the network, WRN-n-k as wrn_n_k; wrn_28_10 if none is given. CIFAR-100
+takes --config.dataset.name=cifar100. With dropout between a unit's convolutions:
+--config.model.fields="{'dropout': 0.3}".
+
+The paper reports, in per cent of error on CIFAR-10 and CIFAR-100 (Tables 5 and 6,
+medians of five runs; wrn_40_10 is one run):
+
+    wrn_16_4   5.02  24.03        wrn_28_10               4.00  19.25
+    wrn_16_8   4.27  20.43        wrn_28_10, dropout 0.3  3.89  18.85
+    wrn_40_4   4.53  21.18        wrn_40_10, dropout 0.3  3.8   18.3
+
+Not yet run here.
+
+Differs from the paper: what a crop takes from outside the image is zeros, where the
+paper mirrors the image; its Table 4 has other inputs (whitened, ZCA).
+"""
+
+from configs import datasets, default
+
+
+def get_config(network="wrn_28_10"):
+    config = default.get_config()
+    datasets.cifar10(config)
+    config.batch_size = 128
+    config.num_epochs = 200.0
+    config.model.name = network
+    config.optimizer.name = "sgd"
+    config.optimizer.learning_rate = 0.1
+    config.optimizer.weight_decay = 5e-4
+    config.optimizer.kwargs.momentum = 0.9
+    config.optimizer.kwargs.nesterov = True
+    config.schedule.name = "step"
+    config.schedule.boundaries = (60.0, 120.0, 160.0)
+    config.schedule.factors = (0.2, 0.04, 0.008)
+    return config

@@ -1,0 +1,176 @@
+"""ResNet against Table 1 and Sections 3.3, 3.4 and 4.2 of the paper."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import models
+import summarize
+from models import resnet
+
+
+@functools.cache
+def parameters(name, size=64, **fields):
+    """The shapes of parameters."""
+    model = models.create(name, num_classes=10 if size == 32 else 1000, **fields)
+    images = jnp.zeros((1, size, size, 3))
+    return jax.eval_shape(
+        functools.partial(model.init, train=False), jax.random.key(0), images
+    )["params"]
+
+
+def init(module, x):
+    return jax.jit(functools.partial(module.init, train=False))(jax.random.key(1), x)
+
+
+def count(tree):
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def stages(name, size, num_classes=1000):
+    """(name, pixels, maps) of each stage of one image."""
+    model = models.create(name, num_classes=num_classes)
+
+    def backbone(key):
+        images = jnp.zeros((1, size, size, 3))
+        return model.init_with_output(
+            key, images, method=lambda m, x: m.backbone(x, train=False)
+        )[0]
+
+    outputs = []
+
+    def record(key):
+        outputs.extend((n, *x.shape[2:]) for n, x in backbone(key).items())
+
+    jax.eval_shape(record, jax.random.key(0))
+    return outputs
+
+
+@pytest.mark.parametrize(("name", "expansion"), [("resnet34", 1), ("resnet50", 4)])
+def test_stages_are_table_1s(name, expansion):
+    assert stages(name, 224) == [
+        ("conv1", 112, 64),
+        ("conv2_x", 56, 64 * expansion),
+        ("conv3_x", 28, 128 * expansion),
+        ("conv4_x", 14, 256 * expansion),
+        ("conv5_x", 7, 512 * expansion),
+    ]
+
+
+def test_stages_for_cifar_are_section_4_2s():
+    assert stages("resnet20", 32) == [
+        ("conv1", 32, 16),
+        ("conv2_x", 32, 16),
+        ("conv3_x", 16, 32),
+        ("conv4_x", 8, 64),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "expected"),
+    [
+        ("resnet18", "A", 11_515_688),
+        ("resnet34", "A", 21_623_848),
+        ("resnet34", "C", 22_716_840),
+        ("resnet50", "A", 22_780_456),
+        ("resnet50", "C", 40_128_552),
+    ],
+)
+def test_shortcut_options(name, option, expected):
+    """Section 3.3. A has no parameters, so it counts as the plain network does."""
+    assert count(parameters(name, shortcut=option)) == expected
+
+
+@pytest.mark.parametrize(("depth", "expected"), [(20, 272_474), (56, 855_770)])
+def test_projections_for_cifar(depth, expected):
+    assert count(parameters(f"resnet{depth}", 32, shortcut="B")) == expected
+
+
+def test_option_a_repeats_every_second_pixel_and_adds_zeros():
+    x = jnp.arange(32.0).reshape(1, 4, 4, 2)
+    y = resnet.shortcut("A", x, (1, 2, 2, 5), 2, None, None)
+    assert y.shape == (1, 2, 2, 5)
+    np.testing.assert_array_equal(y[..., :2], x[:, ::2, ::2])
+    assert not y[..., 2:].any()
+
+
+def test_plain_networks_have_no_way_around_a_block():
+    """A block whose last scale is 0 adds nothing: its input comes through a shortcut,
+    but not without one."""
+    for option, passes in (("A", True), ("none", False)):
+        block = resnet.BasicBlock(4, 1, option, zero_init=True, dtype=jnp.float32)
+        x = jax.random.uniform(jax.random.key(0), (1, 5, 5, 4))
+        y = jax.jit(functools.partial(block.apply, train=False))(init(block, x), x)
+        np.testing.assert_array_equal(y, x if passes else jnp.zeros_like(x))
+
+
+@pytest.mark.parametrize(
+    ("kind", "last"), [(resnet.BasicBlock, "bn2"), (resnet.Bottleneck, "bn3")]
+)
+def test_zero_init_is_of_the_last_scale_of_a_block(kind, last):
+    block = kind(4, 2, "B", zero_init=True, dtype=jnp.float32)
+    params = init(block, jnp.zeros((1, 4, 4, 2)))["params"]
+    scales = {name: p["scale"] for name, p in params.items() if "bn" in name}
+    assert {name for name, scale in scales.items() if not scale.any()} == {last}
+    assert all(scale.all() for name, scale in scales.items() if name != last)
+    model = models.create("resnet50", num_classes=10, zero_init=True).bind({})
+    assert model.backbone.block.keywords["zero_init"]
+
+
+@pytest.mark.parametrize(
+    ("depth", "expected"),
+    [(50, 4_089_184_256), (101, 7_801_405_440), (152, 11_513_626_624)],
+)
+def test_multiply_adds_with_the_strides_on_the_3x3(depth, expected):
+    """ "v1.5" has more work than Table 1 and the same parameters."""
+    model = models.create(f"resnet{depth}", num_classes=1000, stride_on="3x3")
+    rows = summarize.layers(model, (224, 224, 3))
+    assert sum(row.multiply_adds for row in rows) == expected
+
+
+@pytest.mark.parametrize(("stride_on", "sizes"), [("1x1", (4, 4)), ("3x3", (8, 4))])
+def test_the_stride_is_where_stride_on_says(stride_on, sizes):
+    model = models.create("resnet50", num_classes=10, stride_on=stride_on)
+    rows = {row.name: row.output for row in summarize.layers(model, (32, 32, 3))}
+    for i, (first, second) in enumerate([(8, 8), sizes], 2):
+        assert rows[f"conv{i}_1.conv1"][0] == first
+        assert rows[f"conv{i}_1.conv2"][0] == second
+
+
+def test_arithmetic_of_the_blocks():
+    """Figure 5: a bottleneck on 256 maps costs what a basic block on 64 does."""
+    params = parameters("resnet50")["backbone"]["conv2_2"]
+    assert weights(params) == 69_632
+    params = parameters("resnet18")["backbone"]
+    assert weights(params["conv2_2"]) == 73_728
+    assert weights(params["conv4_2"]) == 1_179_648
+
+
+def weights(block):
+    return sum(layer["kernel"].size for layer in block.values() if "kernel" in layer)
+
+
+def test_weights_start_as_section_3_4_says():
+    """He et al. 2015: standard deviation sqrt(2 / inputs of a unit), no biases."""
+    block = resnet.BasicBlock(64, 1, "A", zero_init=False, dtype=jnp.float32)
+    params = init(block, jnp.zeros((1, 4, 4, 64)))["params"]
+    assert set(params["conv2"]) == {"kernel"}
+    deviation = params["conv2"]["kernel"].std()
+    np.testing.assert_allclose(deviation, (2 / (9 * 64)) ** 0.5, rtol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("resnet18", {"shortcut": "D"}),
+        ("resnet20", {"shortcut": ""}),
+        ("resnet50", {"stride_on": "5x5"}),
+    ],
+)
+def test_impossible_fields_are_refused(name, fields):
+    (field,) = fields
+    with pytest.raises(ValueError, match=field):
+        parameters(name, 32, **fields)

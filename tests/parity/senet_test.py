@@ -1,0 +1,52 @@
+"""SENet against timm's "legacy" nets, which are the authors' Caffe nets."""
+
+import pytest
+from parity import port
+
+import models
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "theirs"),
+    [
+        ("se_resnet50", "legacy_seresnet50"),
+        ("se_resnet101", "legacy_seresnet101"),
+        ("se_resnet152", "legacy_seresnet152"),
+        ("se_resnext50_32x4d", "legacy_seresnext50_32x4d"),
+        ("se_resnext101_32x4d", "legacy_seresnext101_32x4d"),
+        ("senet154", "legacy_senet154"),
+    ],
+)
+def test_senet_is_timms(name, theirs):
+    model = models.create(name, num_classes=1000)
+    check(timm().create_model(theirs), model)
+
+
+@pytest.mark.slow
+def test_se_resnet50_with_strides_on_the_3x3_is_timms_with_the_authors_pool():
+    model = models.create("se_resnet50", num_classes=1000, stride_on="3x3")
+    net = timm().create_model("seresnet50")
+    net.maxpool = port.torch.nn.MaxPool2d(3, 2, ceil_mode=True)
+    check(net, model, projections_first=False)
+
+
+def timm():
+    port.torchvision()  # which timm imports
+    return pytest.importorskip("timm", reason="make parity installs the references")
+
+
+def check(net, model, projections_first=True):
+    projections = {
+        id(module) for name, module in net.named_modules() if "downsample" in name
+    }
+
+    def order(calls):
+        """Each projection and its BN after the two layers of squeeze-and-excitation."""
+        calls = list(calls)
+        for i in reversed(range(len(calls))):
+            if projections_first and id(calls[i]) in projections:
+                calls.insert(i + 2, calls.pop(i))
+        return calls
+
+    port.check_logits(net, model, port.random_images((96, 64)), order=order)
