@@ -212,7 +212,7 @@ class LocalResponseNorm(nn.Module):
         pads = ((0, 0),) * (x.ndim - 1) + ((low, self.n - 1 - low),)
         window = (1,) * (x.ndim - 1) + (self.n,)
         total = lax.reduce_window(
-            jnp.square(x), jnp.zeros((), x.dtype), lax.add, window, (1,) * x.ndim, pads
+            jnp.square(x), np.zeros((), x.dtype), lax.add, window, (1,) * x.ndim, pads
         )
         alpha = self.alpha / self.n if self.divide else self.alpha
         return x / (self.k + alpha * total) ** self.beta
