@@ -1,6 +1,6 @@
 # make train   LeNet-5 on MNIST, with everything set up in .venv
-# make test    all tests but the slow ones of parity
-# make parity  the networks against torchvision, timm and Keras: installs those
+# make test    all tests but the slow ones
+# make parity  those, and the networks against torchvision, timm and Keras
 # make lint    ruff
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
@@ -12,10 +12,10 @@ train: .venv/installed
 	$(BIN)/python main.py --config=configs/lenet5.py --workdir=runs/lenet5
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n 2 -m "not slow"
 
 parity: .venv/installed-parity
-	$(BIN)/python -m pytest tests/parity
+	$(BIN)/python -m pytest -n 2 -m "slow or parity"
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

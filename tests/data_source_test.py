@@ -381,7 +381,7 @@ def test_a_file_with_other_records_than_promised(tmp_path, some):
 
 def test_the_split_to_evaluate_on(tmp_path, some):
     assert open_split("mnist", "auto").split == "test"
-    tiny_datasets.prepare(tmp_path, *some)
+    prepare(tmp_path, *some)
     with pytest.raises(DataError, match="no split 'test': it has"):
         open_split("tiny", "auto", data_dir=tmp_path)
     info = tmp_path / "tiny" / "1.0.0" / "dataset_info.json"
