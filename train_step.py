@@ -185,7 +185,6 @@ def make_set_curvature(model, loss, preprocessing):
     logits.
     """
     fixed_head = hasattr(model, "classify")
-    method = "features" if fixed_head else None
 
     def criterion(outputs, labels):
         if fixed_head:
@@ -197,7 +196,9 @@ def make_set_curvature(model, loss, preprocessing):
 
         def outputs(params):
             variables = {"params": params, "batch_stats": state.batch_stats}
-            return model.apply(variables, images, train=False, method=method)
+            if fixed_head:
+                return model.apply(variables, images, method="codes")
+            return model.apply(variables, images, train=False)
 
         top = sdlm.criterion_curvature(criterion, outputs(state.params), labels)
         curvature = sdlm.diagonal_gauss_newton(outputs, state.params, top / len(labels))

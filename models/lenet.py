@@ -20,7 +20,7 @@ import numpy as np
 from jax import lax
 
 from models.convolution import conv_general_dilated
-from models.layers import Conv, avg_pool, max_pool
+from models.layers import Classifier, Conv, FullyConnected, avg_pool, max_pool
 
 # Table I: which maps of S2 (rows) feed which maps of C3 (columns).
 C3_TABLE = """
@@ -154,28 +154,35 @@ class PartialConv(nn.Module):
 
 
 class RBF(nn.Module):
-    """Euclidean distances to fixed prototypes, eq. 7, negated: [B, 84] to [B, 10]."""
+    """Squared distances to fixed prototypes, eq. 7, negated: [..., 84] to [..., 10]."""
 
     @nn.compact
     def __call__(self, x):
-        difference = x.astype(jnp.float32)[:, None, :] - prototypes()[None, :, :]
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))[..., None, :]
+        codes = prototypes().astype(x.dtype)
+        difference = x - codes.reshape((1,) * (x.ndim - 2) + codes.shape)
         return -jnp.square(difference).sum(-1)
 
     def connections(self, output_shape):
         """One for each element of the prototypes."""
-        return output_shape[-1] * prototypes().shape[1]
+        return int(np.prod(output_shape[1:])) * prototypes().shape[1]
 
     def multiply_adds(self, output_shape):
         return self.connections(output_shape)
 
 
 class LeNet5Backbone(nn.Module):
-    """Figure 2 up to F6: [B, 32, 32, 1] to a dict of its layers' outputs by name."""
+    """Figure 2 up to F6: [B, 32, 32, 1] to a dict of its layers' outputs by name.
+
+    F6 sees the 1x1 maps of C5, one by one where larger images give larger ones.
+    """
 
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x, *, train):
+        del train  # Nothing here differs between training and evaluation.
+
         def init(fan_in):
             return {"kernel_init": uniform_fan_in(fan_in), "dtype": self.dtype}
 
@@ -189,13 +196,11 @@ class LeNet5Backbone(nn.Module):
         }
         outputs = {}
         for name, layer in layers.items():
-            if name == "F6":
-                x = x.reshape(x.shape[0], -1)
             x = outputs[name] = scaled_tanh(layer(x))
         return outputs
 
 
-class LeNet5(nn.Module):
+class LeNet5(Classifier):
     """The network of 1998: images [B, 32, 32, 1] to logits [B, 10], minus eq. 7.
 
     Raises:
@@ -218,21 +223,24 @@ class LeNet5(nn.Module):
         self.output = RBF()
 
     def __call__(self, x, *, train):
-        return self.classify(self.features(x, train=train))
-
-    def features(self, x, *, train):
-        """F6's outputs [B, 84]."""
-        del train  # Nothing here differs between training and evaluation.
         if x.shape[1:] != (32, 32, 1):
             raise ValueError(
                 f"lenet5 takes images of 32x32x1 (28x28 padded by 2), not "
                 f"{'x'.join(map(str, x.shape[1:]))}"
             )
-        return self.backbone(x)["F6"]
+        return super().__call__(x, train=train)
 
-    def classify(self, features):
+    def class_map(self, x, *, train, window=None):
+        del window  # Nothing is averaged over a map.
+        return self.output(self.backbone(x, train=train)["F6"])
+
+    def codes(self, x):
+        """F6's outputs [B, 84], which the output compares with the bitmaps."""
+        return self.features(x)[:, 0, 0]
+
+    def classify(self, codes):
         """F6's outputs [B, 84] to logits [B, 10]; without trainable parameters."""
-        return self.output(features)
+        return self.output(codes)
 
 
 ACTIVATIONS = {"relu": nn.relu, "tanh": jnp.tanh}
@@ -240,17 +248,21 @@ POOLS = {"max": max_pool, "avg": avg_pool}
 
 
 class LeNet5ModernBackbone(nn.Module):
-    """C1 to F6 with pooling: [B, 28 or 32, 28 or 32, C] to outputs by layer name."""
+    """C1 to F6 with pooling: [B, 28 or 32, 28 or 32, C] to outputs by layer name.
+
+    C1 pads what is smaller than 32x32; on larger images C5 slides.
+    """
 
     activation: str
     pool: str
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x, *, train):
+        del train  # Nothing here differs between training and evaluation.
         activation = ACTIVATIONS[self.activation]
         pool = POOLS[self.pool]
-        padding = (32 - x.shape[1]) // 2
+        padding = max(0, 32 - x.shape[1]) // 2
         out = {}
         x = Conv(6, (5, 5), padding=padding, dtype=self.dtype, name="C1")(x)
         x = out["C1"] = activation(x)
@@ -258,13 +270,12 @@ class LeNet5ModernBackbone(nn.Module):
         x = Conv(16, (5, 5), padding=0, dtype=self.dtype, name="C3")(x)
         x = out["C3"] = activation(x)
         x = out["S4"] = pool(x, (2, 2), (2, 2), ((0, 0), (0, 0)))
-        x = x.reshape(x.shape[0], -1)
-        x = out["C5"] = activation(nn.Dense(120, dtype=self.dtype, name="C5")(x))
+        x = out["C5"] = activation(FullyConnected(120, self.dtype, name="C5")(x))
         out["F6"] = activation(nn.Dense(84, dtype=self.dtype, name="F6")(x))
         return out
 
 
-class LeNet5Modern(nn.Module):
+class LeNet5Modern(Classifier):
     """LeNet-5 as libraries have it: images of 28x28 or 32x32 to logits.
 
     Images of 28x28 are padded by 2 in C1, those of 32x32 are not.
@@ -287,20 +298,22 @@ class LeNet5Modern(nn.Module):
                 )
         super().__post_init__()
 
-    @nn.compact
+    def setup(self):
+        self.backbone = LeNet5ModernBackbone(self.activation, self.pool, self.dtype)
+        self.output = nn.Dense(self.num_classes, dtype=self.dtype)
+
     def __call__(self, x, *, train):
-        del train  # Nothing here differs between training and evaluation.
         if x.shape[1:3] not in ((28, 28), (32, 32)):
             raise ValueError(
                 f"lenet5_modern takes images of 28x28 or 32x32, not "
                 f"{x.shape[1]}x{x.shape[2]}"
             )
-        backbone = LeNet5ModernBackbone(
-            self.activation, self.pool, self.dtype, name="backbone"
-        )
-        x = backbone(x)["F6"]
-        x = nn.Dense(self.num_classes, dtype=self.dtype, name="output")(x)
-        return x.astype(jnp.float32)
+        return super().__call__(x, train=train)
+
+    def class_map(self, x, *, train, window=None):
+        del window  # That of C5 is the size of its kernel.
+        x = self.output(self.backbone(x, train=train)["F6"])
+        return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def ml_loss(logits, labels):

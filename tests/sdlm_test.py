@@ -200,9 +200,7 @@ def test_lenet5_has_a_positive_curvature_everywhere():
     @jax.jit
     def curvature(params):
         def features(params):
-            return model.apply(
-                {"params": params}, images, train=False, method="features"
-            )
+            return model.apply({"params": params}, images, method="codes")
 
         return sdlm.diagonal_gauss_newton(features, params, jnp.full((3, 84), 2 / 3))
 

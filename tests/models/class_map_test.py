@@ -98,7 +98,12 @@ def small_network(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "larger"), [("vgg", 24), ("resnet18", 96), ("resnet20", 48)]
+    ("name", "larger"),
+    [
+        ("vgg", 24),
+        pytest.param("resnet18", 96, marks=pytest.mark.slow),
+        ("resnet20", 48),
+    ],
 )
 def test_with_padding_a_position_sees_its_part_of_the_last_map(name, larger):
     """Crops differ by the zeros at their borders, which the whole image lacks."""

@@ -61,7 +61,17 @@ def random_variables(model, image_shape):
     return jax.tree.map(np.float32, variables)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+# They take a minute or two of compilation together.
+SLOW = "bn_inception inception_v3 inception_v4 inception_resnet_v2 dpn68 se_resnet50"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in SLOW.split() else ())
+        for name in FAMILIES
+    ],
+)
 def test_family(name):
     size, channels, fields = FAMILIES[name]
     model = models.create(name, num_classes=7, **fields)

@@ -168,7 +168,7 @@ def test_forward_equals_loops_over_units_and_connections():
 
 def test_classify_of_features_is_the_network():
     model, variables, images = lenet5()
-    features = model.apply(variables, images, train=True, method="features")
+    features = model.apply(variables, images, method="codes")
     assert features.shape == (2, 84)
     np.testing.assert_array_equal(
         model.apply({}, features, method="classify"),
@@ -181,14 +181,16 @@ def test_classify_of_features_is_the_network():
 
 def test_backbone_returns_its_layers():
     model, variables, images = lenet5()
-    outputs = model.apply(variables, images, method=lambda model, x: model.backbone(x))
+    outputs = model.apply(
+        variables, images, method=lambda m, x: m.backbone(x, train=False)
+    )
     assert {name: x.shape[1:] for name, x in outputs.items()} == {
         "C1": (28, 28, 6),
         "S2": (14, 14, 6),
         "C3": (10, 10, 16),
         "S4": (5, 5, 16),
         "C5": (1, 1, 120),
-        "F6": (84,),
+        "F6": (1, 1, 84),
     }
 
 
@@ -335,7 +337,9 @@ def test_modern_activation_and_pool():
             )
             variables = model.init(jax.random.key(1), image, train=False)
             backbone = lenet.LeNet5ModernBackbone(activation, pool)
-            x = backbone.apply({"params": variables["params"]["backbone"]}, image)
+            x = backbone.apply(
+                {"params": variables["params"]["backbone"]}, image, train=False
+            )
             reduce = {"max": np.max, "avg": np.mean}[pool]
             windows = np.asarray(x["C1"]).reshape(2, 14, 2, 14, 2, 6)
             # 1e-6: a mean of four in float32.
@@ -354,3 +358,17 @@ def test_modern_refuses_unknown_choices_and_sizes():
     model = models.create("lenet5_modern", num_classes=10)
     with pytest.raises(ValueError, match="28x28 or 32x32, not 30x28"):
         model.init(jax.random.key(0), jnp.zeros((1, 30, 28, 1)), train=False)
+
+
+@pytest.mark.parametrize("name", ["lenet5", "lenet5_modern"])
+def test_slides_over_larger_images(name):
+    """Nothing pads 32x32 images, so a position is the logits of its crop."""
+    model = models.create(name, num_classes=10)
+    images = jax.random.normal(jax.random.key(1), (2, 36, 44, 1))
+    crop = images[:, 4:36, 8:40]
+    variables = model.init(jax.random.key(0), crop, train=False)
+    scores = models.class_map(model, variables, images, image_size=32)
+    assert scores.shape == (2, 2, 4, 10)
+    # A position is four pixels; penalties are sums of 84 squares of size about 1.
+    logits = model.apply(variables, crop, train=False)
+    np.testing.assert_allclose(scores[:, 1, 2], logits, rtol=1e-5, atol=1e-4)

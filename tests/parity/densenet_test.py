@@ -15,7 +15,7 @@ from models import densenet
 @pytest.mark.parametrize(
     "name",
     [
-        "densenet121",
+        pytest.param("densenet121", marks=pytest.mark.slow),
         pytest.param("densenet161", marks=pytest.mark.slow),
         pytest.param("densenet169", marks=pytest.mark.slow),
         pytest.param("densenet201", marks=pytest.mark.slow),
