@@ -7,6 +7,7 @@ import subprocess
 
 import jax
 import numpy as np
+import pytest
 import runs
 
 CONFIG = "--config=configs/lenet5.py:modern"
@@ -54,18 +55,18 @@ def run_processes(path, count, devices, **overrides):
     return outputs
 
 
-def test_two_processes_of_two_devices_equal_one_of_four(tmp_path):
+@pytest.mark.parametrize(
+    "placement", ["device", pytest.param("host", marks=pytest.mark.slow)]
+)
+def test_two_processes_of_two_devices_equal_one_of_four(tmp_path, placement):
     run_processes(tmp_path / "one", 1, 4)
-    for placement in ("device", "host"):
-        path = tmp_path / placement
-        outputs = run_processes(path, 2, 2, dataset__placement=placement)
-        assert sum("203/203 images counted" in output for output in outputs) == 1
-        one, two = (runs.final_state(p)[0] for p in (tmp_path / "one", path))
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, 2e-4, 2e-5), one, two
-        )
+    outputs = run_processes(tmp_path / "two", 2, 2, dataset__placement=placement)
+    assert sum("203/203 images counted" in output for output in outputs) == 1
+    one, two = (runs.final_state(tmp_path / n)[0] for n in ("one", "two"))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 2e-4, 2e-5), one, two)
 
 
+@pytest.mark.slow
 def test_two_processes_go_on_where_one_stopped(tmp_path):
     constant = {"schedule__name": "constant"}
     run_processes(tmp_path / "parts", 1, 1, num_steps=13, **constant)
@@ -78,6 +79,7 @@ def test_two_processes_go_on_where_one_stopped(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_sigterm_to_one_of_two_processes_stops_both_at_one_step(tmp_path):
     arguments = {"num_epochs": 2000.0, "checkpoint__every_epochs": 0.0}
     children = start_processes(tmp_path / "run", 2, 1, **arguments)

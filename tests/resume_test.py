@@ -73,7 +73,14 @@ def test_killed_at_random_moments_ends_in_the_same_bits(uninterrupted, tmp_path)
     runs.assert_same_bits(state, uninterrupted[0])
 
 
-@pytest.mark.parametrize("moment", ["in training", "in evaluation", "at once"])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "in training",
+        pytest.param("in evaluation", marks=pytest.mark.slow),
+        pytest.param("at once", marks=pytest.mark.slow),
+    ],
+)
 def test_sigterm_saves_exits_with_75_and_resumes(uninterrupted, tmp_path, moment):
     with start(tmp_path / "run") as child:
         if moment == "in training":
@@ -97,6 +104,7 @@ def test_sigterm_saves_exits_with_75_and_resumes(uninterrupted, tmp_path, moment
     runs.assert_same_bits(state, uninterrupted[0])
 
 
+@pytest.mark.slow
 def test_every_step_is_reported_once_after_a_kill(uninterrupted, tmp_path):
     with start(tmp_path / "run") as child:
         read_until(child, "^step +56/")

@@ -61,17 +61,23 @@ def random_variables(model, image_shape):
     return jax.tree.map(np.float32, variables)
 
 
-# They take a minute or two of compilation together.
-SLOW = "bn_inception inception_v3 inception_v4 inception_resnet_v2 dpn68 se_resnet50"
+# They take two or three minutes of compilation together.
+SLOW = """
+    googlenet bn_inception inception_v3 inception_v4 inception_resnet_v2
+    preact_resnet110 densenet_40_12 dpn68 se_resnet50
+""".split()
 
 
-@pytest.mark.parametrize(
+families = pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=pytest.mark.slow if name in SLOW.split() else ())
+        pytest.param(name, marks=pytest.mark.slow if name in SLOW else ())
         for name in FAMILIES
     ],
 )
+
+
+@families
 def test_family(name):
     size, channels, fields = FAMILIES[name]
     model = models.create(name, num_classes=7, **fields)
@@ -127,7 +133,7 @@ RANDOM = """
 """.split()
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@families
 def test_evaluates_without_a_key_and_in_bfloat16(name):
     """flax refuses to draw without a key, or to change statistics unasked."""
     size, channels, fields = FAMILIES[name]

@@ -148,7 +148,17 @@ def test_every_network_has_an_expected_count_here():
     assert set(models.MODELS) == set(NETWORKS)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+# Half a minute of tracing in three networks.
+DEEPEST = ("resnet1202", "preact_resnet1001", "densenet_bc_250_24")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in DEEPEST else ())
+        for name in NETWORKS
+    ],
+)
 def test_parameters_and_multiply_adds(name):
     (size, channels), classes, parameters, multiply_adds, _ = NETWORKS[name]
     model = models.create(name, num_classes=classes)

@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from parity import port
+from parity import ours, port
 
 import models
 
@@ -61,17 +61,17 @@ def caffes(groups=True):
 @pytest.mark.slow
 def test_alexnet_is_caffes():
     model = models.create("alexnet", num_classes=1000)
-    port.check_logits(caffes(), model, port.random_images(227))
+    port.check_logits(caffes(), model, ours.random_images(227))
 
 
 @pytest.mark.slow
 def test_alexnet_ungrouped_is_caffes_without_groups():
     model = models.create("alexnet_ungrouped", num_classes=1000)
-    port.check_logits(caffes(groups=False), model, port.random_images(227))
+    port.check_logits(caffes(groups=False), model, ours.random_images(227))
 
 
 @pytest.mark.slow
 def test_alexnet_one_tower_is_torchvisions():
     model = models.create("alexnet_one_tower", num_classes=1000)
     net = port.torchvision().alexnet()
-    port.check_logits(net, model, port.random_images(224))
+    port.check_logits(net, model, ours.random_images(224))

@@ -1,7 +1,7 @@
 """BN-Inception against ONNX's graph of the Caffe network."""
 
 import pytest
-from parity import onnx_graph
+from parity import onnx_graph, ours
 
 import models
 
@@ -9,7 +9,7 @@ import models
 def test_bn_inception_is_the_graphs():
     model = models.create("bn_inception", num_classes=1000)
     graph = onnx_graph.Graph("inception_v2")
-    onnx_graph.check_logits(graph, model, onnx_graph.random_images((32, 64)))
+    onnx_graph.check_logits(graph, model, ours.random_images((32, 64)))
 
 
 @pytest.mark.slow
@@ -27,4 +27,4 @@ def test_bn_inception_128_is_the_graph_with_128_channels():
     model = models.create("bn_inception_128", num_classes=1000)
     graph = onnx_graph.Graph("inception_v2", resize)
     graph.set_attributes("AveragePool", count_include_pad=1)
-    onnx_graph.check_logits(graph, model, onnx_graph.random_images((32, 64)))
+    onnx_graph.check_logits(graph, model, ours.random_images((32, 64)))

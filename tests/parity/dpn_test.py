@@ -1,19 +1,11 @@
 """Dual path networks against timm, where they come from the authors."""
 
-import functools
-
 import numpy as np
 import pytest
-from parity import port
+from parity import ours, port
 
 import models
 from models import dpn
-
-
-@functools.cache
-def timm():
-    port.torchvision()  # timm imports it.
-    return pytest.importorskip("timm")
 
 
 @pytest.mark.parametrize(
@@ -28,14 +20,14 @@ def timm():
 )
 def test_dpn_is_timms(name):
     model = models.create(name, num_classes=1000)
-    port.check_logits(timm().create_model(name), model, port.random_images(64))
+    port.check_logits(port.timm().create_model(name), model, ours.random_images(64))
 
 
 def test_the_loss_and_the_gradients_of_a_small_dpn(monkeypatch):
     sizes, increments = (1, 2, 1, 1), (2, 3, 4, 5)
     small = ((3, 10), 64, 8, 4, sizes, increments)
     monkeypatch.setitem(dpn.NETWORKS, 17, small)
-    net = timm().models.dpn.DPN(
+    net = port.timm().models.dpn.DPN(
         sizes,
         increments,
         k_r=8,
@@ -45,5 +37,5 @@ def test_the_loss_and_the_gradients_of_a_small_dpn(monkeypatch):
         num_init_features=10,
     )
     labels = np.array([3, 6, 0, 4])
-    images = port.random_images(64, batch=4)
+    images = ours.random_images(64, batch=4)
     port.check_gradients(net, dpn.DPN(7, depth=17), images, labels)

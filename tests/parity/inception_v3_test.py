@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from parity import port
+from parity import ours, port
 
 import models
 
@@ -27,29 +27,28 @@ def torchvisions(size):
         *backbone, fc = [layer for layer in calls if layer not in auxiliary]
         return [*backbone, *(layer for layer in calls if layer in auxiliary), fc]
 
-    return net, {"order": order}
+    return net, order
 
 
-def ours(**fields):
+def create(**fields):
     return models.create("inception_v3", num_classes=1000, dropout=0.0, **fields)
 
 
 @pytest.mark.parametrize("size", [107, 299])
 def test_inception_v3_is_torchvisions(size):
-    net, options = torchvisions(size)
-    images = port.random_images(size)
-    model = ours(count_include_pad=True)
-    port.check_logits(net, model, images, train=True, **options)
+    net, _ = torchvisions(size)
+    model = create(count_include_pad=True)
+    port.check_logits(net, model, ours.random_images(size))
 
 
 @pytest.mark.parametrize("size", [107, 299])
 def test_the_loss_and_the_gradients_are_torchvisions(size):
-    net, options = torchvisions(size)
+    net, order = torchvisions(size)
     cross_entropy = port.torch.nn.functional.cross_entropy
     port.check_gradients(
         net,
-        ours(count_include_pad=True),
-        port.random_images(size, batch=4),
+        create(count_include_pad=True),
+        ours.random_images(size, batch=4),
         np.array([3, 999, 0, 41]),
         their_loss=lambda out, labels: (
             cross_entropy(out.logits, labels)
@@ -59,5 +58,5 @@ def test_the_loss_and_the_gradients_are_torchvisions(size):
             port.cross_entropy(logits, labels)
             + 0.4 * port.cross_entropy(auxiliary["aux1"], labels)
         ),
-        **options,
+        order=order,
     )

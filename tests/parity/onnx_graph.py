@@ -1,22 +1,17 @@
 """The networks that the onnx package brings as "light" graphs, run in numpy.
 
 They have the layers of the published models and constants for weights. Here the weights
-are random; `variables` has them in our form, paired as in `port`: in calling order.
+are random.
 
 The evaluator in onnx itself (1.23) takes batch statistics for this version of
 BatchNormalization and normalises as many channels as there are images in LRN.
 """
 
-import functools
 import pathlib
 
-import flax.linen as nn
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-
-from models import layers
+from parity import ours
 
 onnx = pytest.importorskip("onnx", reason="requirements-dev.txt has the graphs")
 from onnx import helper, numpy_helper  # noqa: E402
@@ -187,7 +182,7 @@ class Graph:
         return values[self.output].reshape(len(images), -1)
 
     def layers(self):
-        """Arrays of the layers with weights, in calling order.
+        """Arrays of the layers with weights, in calling order, as `ours` names them.
 
         Scales and offsets that follow a batch normalisation are part of it.
         """
@@ -199,7 +194,7 @@ class Graph:
                 values = [self.weights[self.source(name)] for name in node.input[1:]]
                 if node.op_type == "Gemm":  # [out, in], with axes of 1 before
                     values[0] = values[0].reshape(-1, values[0].shape[-1])
-                result.append(dict(zip(("kernel", "bias"), values, strict=False)))
+                result.append(dict(zip(("weight", "bias"), values, strict=False)))
             elif node.op_type == "BatchNormalization":
                 keys = ("scale", "bias", "mean", "var")
                 values = [self.weights[name] for name in node.input[1:]]
@@ -214,32 +209,6 @@ class Graph:
                 result.append(norm)
         return result
 
-    def variables(self, model, images):
-        """The collections of our `model`, float64, with the weights of the graph."""
-        ours, shapes = _our_layers(model, images)
-        theirs = self.layers()
-        listing = "\n".join(f"{i}: {'.'.join(path)}" for i, path in enumerate(ours))
-        assert len(theirs) == len(ours), (
-            f"the graph has {len(theirs)} layers, we call:\n{listing}"
-        )
-        result = {"params": {}, "batch_stats": {}}
-        for i, (values, path) in enumerate(zip(theirs, ours, strict=True)):
-            wanted = functools.reduce(lambda tree, n: tree[n], path, shapes["params"])
-            for name, value in values.items():
-                collection = "batch_stats" if name in ("mean", "var") else "params"
-                if name == "kernel":
-                    value = _kernel(value, wanted["kernel"].shape)
-                if collection == "params":
-                    assert value.shape == wanted[name].shape, (
-                        f"layer {i}, {'.'.join(path)}: {name} is {value.shape} in the "
-                        f"graph, {wanted[name].shape} in ours"
-                    )
-                tree = result[collection]
-                for parent in path:
-                    tree = tree.setdefault(parent, {})
-                tree[name] = value
-        return result
-
 
 def _attributes(node):
     """Attributes by name; of a float32, the decimal number that it stands for."""
@@ -250,66 +219,9 @@ def _attributes(node):
     }
 
 
-def _our_layers(model, images):
-    """Paths of the layers with weights that `model` calls in evaluation, and shapes."""
-    calls = []
-    kinds = nn.Conv | nn.Dense | nn.BatchNorm | layers.FullyConnected
-
-    def record(call, args, kwargs, context):
-        if isinstance(context.module, kinds) and context.method_name == "__call__":
-            calls.append(context.module.path)
-        return call(*args, **kwargs)
-
-    def init(key):
-        return model.init(key, images, train=False)
-
-    def evaluate(variables):
-        with nn.intercept_methods(record):
-            return model.apply(variables, images, train=False)
-
-    shapes = jax.eval_shape(init, jax.random.key(0))
-    jax.eval_shape(evaluate, shapes)
-    return calls, shapes
-
-
-def _kernel(weight, shape):
-    """A weight [out, in, ...] of the graph as our kernel, `shape` [..., in, out]."""
-    if weight.ndim == 2 and len(shape) == 4:  # on a map, whose pixels onnx lays flat
-        height, width, channels, features = shape
-        weight = weight.reshape(features, channels, height, width)
-    elif len(shape) == 2:
-        weight = weight.reshape(len(weight), -1)
-    return np.moveaxis(weight, (0, 1), (-1, -2))
-
-
-def random_images(size, channels=3, batch=2, seed=0):
-    """Images [B, H, W, C], float32; `size` is a number or (height, width)."""
-    size = (size, size) if isinstance(size, int) else size
-    draw = np.random.default_rng(seed).normal(size=(batch, *size, channels))
-    return draw.astype(np.float32)
-
-
 def check_logits(graph, model, images):
-    """Asserts that `graph` and our `model` agree on float32 images in evaluation mode.
-
-    The graph computes in float64; ours differs by 1e-4 of the largest logit in float32,
-    and by 1e-10 in float64. Returns the two differences.
-    """
-    variables = graph.variables(model, images)
-    theirs = graph(images.astype(np.float64))
-    assert theirs.dtype == np.float64
-    scale = np.abs(theirs).max()
-    # Logits that depend on the image, and on more than the last bias.
-    assert np.abs(theirs[0] - theirs[1]).max() > 1e-3 * scale
-    differences = []
-    for name, bound in (("float32", 1e-4), ("float64", 1e-10)):
-        with jax.enable_x64(name == "float64"):
-            cast = jax.tree.map(lambda v, name=name: v.astype(name), variables)
-            ours = model.clone(dtype=jnp.dtype(name))
-            logits = jax.jit(functools.partial(ours.apply, train=False))(
-                cast, images.astype(name)
-            )
-            assert logits.dtype == name
-        differences.append(float(np.abs(np.asarray(logits) - theirs).max() / scale))
-        assert differences[-1] < bound, f"{name}: {differences[-1]}"
-    return differences
+    """Asserts that `graph`, in float64, and our `model` agree in evaluation mode."""
+    expected = graph(images.astype(np.float64))
+    assert expected.dtype == np.float64
+    variables = ours.variables(model, images, graph.layers())
+    ours.check_logits(model, variables, images, lambda _: expected)

@@ -1,16 +1,11 @@
 """Pre-activation ResNet against timm, whose nets are adapted where they differ."""
 
 import pytest
-from parity import port
+from parity import ours, port
 
 from models.preact_resnet import CifarPreactResNet, PreactResNet
 
 torch = port.torch
-
-
-def timm():
-    port.torchvision()  # which timm imports
-    return pytest.importorskip("timm", reason="make parity installs the references")
 
 
 @pytest.mark.slow
@@ -18,7 +13,7 @@ def timm():
 def test_preact_resnet50_is_timms(stride_on):
     """timm's BN and ReLU of the stem follow its pool. That is the same, because a scale
     that is not negative keeps the order of values."""
-    net = timm().create_model("resnetv2_50")
+    net = port.timm().create_model("resnetv2_50")
     if stride_on == "1x1":
         move_strides(net)
     model = PreactResNet(num_classes=1000, depth=50, stride_on=stride_on)
@@ -27,7 +22,7 @@ def test_preact_resnet50_is_timms(stride_on):
 
 @pytest.mark.slow
 def test_preact_resnet200_is_timms():
-    net = timm().create_model("resnetv2_50", layers=[3, 24, 36, 3])
+    net = port.timm().create_model("resnetv2_50", layers=[3, 24, 36, 3])
     check(net, PreactResNet(num_classes=1000), 64)
 
 
@@ -58,7 +53,9 @@ class HalveAndPad(torch.nn.Module):
 def cifar_net(size, channels, basic):
     options = {"layers": [size] * 3, "channels": channels, "basic": basic}
     options["bottle_ratio"] = 1.0 if basic else 0.25
-    net = timm().create_model("resnetv2_50", num_classes=10, stem_chs=16, **options)
+    net = port.timm().create_model(
+        "resnetv2_50", num_classes=10, stem_chs=16, **options
+    )
     net.stem = torch.nn.Conv2d(3, 16, 3, padding=1, bias=False)
     return net
 
@@ -83,4 +80,4 @@ def check(net, model, size):
                 calls.insert(i + 5, calls.pop(i))
         return calls
 
-    port.check_logits(net, model, port.random_images(size), order=order)
+    port.check_logits(net, model, ours.random_images(size), order=order)

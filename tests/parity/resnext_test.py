@@ -1,7 +1,7 @@
 """ResNeXt against torchvision and timm."""
 
 import pytest
-from parity import port
+from parity import ours, port
 
 import models
 
@@ -19,9 +19,7 @@ def test_resnext_is_torchvisions(name):
 
 @pytest.mark.slow
 def test_resnext101_32x4d_is_timms():
-    port.torchvision()  # which timm imports
-    timm = pytest.importorskip("timm", reason="make parity installs the references")
-    check("resnext101_32x4d", timm.create_model("resnext101_32x4d"), 1000)
+    check("resnext101_32x4d", port.timm().create_model("resnext101_32x4d"), 1000)
 
 
 @pytest.mark.slow
@@ -46,4 +44,4 @@ def test_resnext29_8x64d_is_torchvisions_with_another_stem():
 
 def check(name, net, num_classes, size=64, **fields):
     model = models.create(name, num_classes=num_classes, **fields)
-    port.check_logits(net, model, port.random_images(size))
+    port.check_logits(net, model, ours.random_images(size))

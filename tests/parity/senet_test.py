@@ -1,7 +1,7 @@
 """SENet against timm's "legacy" nets, which are the authors' Caffe nets."""
 
 import pytest
-from parity import port
+from parity import ours, port
 
 import models
 
@@ -20,20 +20,15 @@ import models
 )
 def test_senet_is_timms(name, theirs):
     model = models.create(name, num_classes=1000)
-    check(timm().create_model(theirs), model)
+    check(port.timm().create_model(theirs), model)
 
 
 @pytest.mark.slow
 def test_se_resnet50_with_strides_on_the_3x3_is_timms_with_the_authors_pool():
     model = models.create("se_resnet50", num_classes=1000, stride_on="3x3")
-    net = timm().create_model("seresnet50")
+    net = port.timm().create_model("seresnet50")
     net.maxpool = port.torch.nn.MaxPool2d(3, 2, ceil_mode=True)
     check(net, model, projections_first=False)
-
-
-def timm():
-    port.torchvision()  # which timm imports
-    return pytest.importorskip("timm", reason="make parity installs the references")
 
 
 def check(net, model, projections_first=True):
@@ -49,4 +44,4 @@ def check(net, model, projections_first=True):
                 calls.insert(i + 2, calls.pop(i))
         return calls
 
-    port.check_logits(net, model, port.random_images((96, 64)), order=order)
+    port.check_logits(net, model, ours.random_images((96, 64)), order=order)

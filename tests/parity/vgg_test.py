@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 import pytest
-from parity import port
+from parity import ours, port
 
 import models
 
@@ -32,7 +32,7 @@ def test_vgg_is_torchvisions(depth, norm):
     name = f"vgg{depth}{norm}"
     model = models.create(name, num_classes=1000)
     net = smaller(getattr(port.torchvision(), name)())
-    port.check_logits(net, model, port.random_images(SIZE))
+    port.check_logits(net, model, ours.random_images(SIZE))
 
 
 @pytest.mark.slow
@@ -40,7 +40,7 @@ def test_vgg_is_torchvisions(depth, norm):
 def test_vgg_is_torchvisions_at_its_own_size(name):
     model = models.create(name, num_classes=1000)
     net = getattr(port.torchvision(), name)()
-    port.check_logits(net, model, port.random_images(224))
+    port.check_logits(net, model, ours.random_images(224))
 
 
 def from_the_table(column):
@@ -79,14 +79,14 @@ C = """
 def test_vgg_is_the_papers_table(name, column):
     model = models.create(name, num_classes=1000)
     # Images as large as the paper's, so that the normalisation does something.
-    images = 100 * port.random_images(SIZE)
+    images = 100 * ours.random_images(SIZE)
     port.check_logits(from_the_table(column), model, images)
 
 
 def test_the_loss_and_the_gradients_of_vgg11_with_normalisation():
     model = models.create("vgg11_lrn", num_classes=1000, dropout=0.0)
     labels = np.array([3, 999])
-    images = 100 * port.random_images(SIZE)
+    images = 100 * ours.random_images(SIZE)
     port.check_gradients(from_the_table(A_LRN), model, images, labels)
 
 
@@ -106,4 +106,4 @@ class CifarNet(torch.nn.Module):
 def test_vgg_for_cifar(depth):
     model = models.create(f"vgg{depth}_cifar", num_classes=10)
     net = CifarNet(f"vgg{depth}_bn")
-    port.check_logits(net, model, port.random_images(32))
+    port.check_logits(net, model, ours.random_images(32))

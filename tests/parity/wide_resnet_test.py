@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from parity import port
+from parity import ours, port
 
 import models
 from models.wide_resnet import CifarWideResNet
@@ -16,7 +16,7 @@ functional = torch.nn.functional
 def test_wide_resnet_is_torchvisions(depth):
     model = models.create(f"wrn_{depth}_2", num_classes=1000)
     net = getattr(port.torchvision(), f"wide_resnet{depth}_2")()
-    port.check_logits(net, model, port.random_images((64, 96)))
+    port.check_logits(net, model, ours.random_images((64, 96)))
 
 
 @pytest.mark.slow
@@ -34,7 +34,7 @@ def test_wide_basic_blocks_are_torchvisions_with_more_maps(name):
         setattr(net, f"layer{i}", layer)
     net.fc = torch.nn.Linear(features, 1000)
     model = models.create(name, num_classes=1000)
-    port.check_logits(net, model, port.random_images(64))
+    port.check_logits(net, model, ours.random_images(64))
 
 
 class Unit(torch.nn.Module):
@@ -84,10 +84,10 @@ def test_wide_resnet_for_cifar(name):
     _, depth, factor = name.split("_")
     model = models.create(name, num_classes=10)
     net = WideResNet(int(depth), int(factor))
-    port.check_logits(net, model, port.random_images((16, 24)))
+    port.check_logits(net, model, ours.random_images((16, 24)))
 
 
 def test_the_loss_and_the_gradients_of_a_wide_resnet_for_cifar():
     model = CifarWideResNet(num_classes=10, depth=10, widening_factor=2)
-    images, labels = port.random_images(16, batch=4), np.array([3, 9, 0, 4])
+    images, labels = ours.random_images(16, batch=4), np.array([3, 9, 0, 4])
     port.check_gradients(WideResNet(10, 2), model, images, labels)
