@@ -53,3 +53,19 @@ def no_other_data(monkeypatch, tmp_path):
         raise OSError("no network in tests")
 
     monkeypatch.setattr(socket, "create_connection", refuse)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Prints what tests/parity reported: under xdist only this file is loaded here."""
+    lines = [
+        "  ".join(f"{n} {v:.1e}" for n, v in found.items()) + "  " + report.nodeid
+        for report in terminalreporter.getreports("")
+        if report.when == "teardown"
+        for name, found in report.user_properties
+        if name == "logits"
+    ]
+    if lines:
+        terminalreporter.section("largest difference relative to the largest logit")
+        terminalreporter.write_line(
+            "\n".join(sorted(lines, key=lambda x: x.split()[-1]))
+        )

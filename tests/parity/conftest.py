@@ -1,4 +1,4 @@
-"""Marks what compares with other implementations; prints how near they are."""
+"""Marks what compares with other implementations and reports how near they are."""
 
 import pathlib
 
@@ -19,18 +19,3 @@ def report_differences(record_property):
     yield
     for found in ours.differences:
         record_property("logits", found)
-
-
-def pytest_terminal_summary(terminalreporter):
-    lines = [
-        "  ".join(f"{n} {v:.1e}" for n, v in found.items()) + "  " + report.nodeid
-        for report in terminalreporter.getreports("")
-        if report.when == "teardown"
-        for name, found in report.user_properties
-        if name == "logits"
-    ]
-    if lines:
-        terminalreporter.section("largest difference relative to the largest logit")
-        terminalreporter.write_line(
-            "\n".join(sorted(lines, key=lambda x: x.split()[-1]))
-        )

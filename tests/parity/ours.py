@@ -13,7 +13,7 @@ import numpy as np
 
 from models import layers
 
-# What check_logits found, by type; conftest prints it.
+# What check_logits found, by type; conftest reports it.
 differences = []
 
 
