@@ -37,7 +37,7 @@ ROWS = (
     ("googlenet", "googlenet", 112, None),
     ("bn_inception", "bn_inception", 64, None),
     ("inception_v3", "inception_v3", 107, 3e-4),
-    ("inception_v4", "inception_v4", 107, 3e-4),
+    ("inception_v4", "inception_v4", 107, None),
     ("inception_v4", "inception_resnet_v2", 107, None),
     ("resnet50", "resnet18", 64, 3e-4),
     ("resnet_cifar", "resnet20", 32, None),
