@@ -41,13 +41,14 @@ def test_inception_v3_is_torchvisions(size):
     port.check_logits(net, model, ours.random_images(size))
 
 
-def test_the_loss_and_the_gradients_are_torchvisions():
-    net, order = torchvisions(299)
+@pytest.mark.parametrize("size", [107, 299])
+def test_the_loss_and_the_gradients_are_torchvisions(size):
+    net, order = torchvisions(size)
     cross_entropy = port.torch.nn.functional.cross_entropy
     port.check_gradients(
         net,
         create(count_include_pad=True),
-        ours.random_images(299, batch=4),
+        ours.random_images(size, batch=4),
         np.array([3, 999, 0, 41]),
         their_loss=lambda out, labels: (
             cross_entropy(out.logits, labels)

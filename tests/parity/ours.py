@@ -13,6 +13,9 @@ import numpy as np
 
 from models import layers
 
+COLLECTIONS = dict.fromkeys(("weight", "kernel", "bias", "scale"), "params")
+COLLECTIONS |= dict.fromkeys(("mean", "var"), "batch_stats")
+
 # What check_logits found, by type; conftest reports it.
 differences = []
 
@@ -62,20 +65,20 @@ def variables(model, images, theirs, train=False):
     )
     result = {"params": {}, "batch_stats": {}}
     for i, (arrays, path) in enumerate(zip(theirs, paths, strict=True)):
-        wanted = functools.reduce(lambda tree, key: tree[key], path, shapes["params"])
-        params = {n: v for n, v in arrays.items() if n not in ("mean", "var")}
-        if "weight" in params:
-            params["kernel"] = _kernel(params.pop("weight"), wanted["kernel"].shape)
-        given = {n: v.shape for n, v in params.items()}
-        expected = {n: v.shape for n, v in wanted.items()}
-        assert given == expected, (
-            f"layer {i}, {'.'.join(path)}: theirs has {given}, ours {expected}"
-        )
-        statistics = {n: arrays[n] for n in ("mean", "var") if n in arrays}
-        for collection, leaves in (("params", params), ("batch_stats", statistics)):
-            tree = result[collection]
-            for name in path if leaves else ():
-                tree = tree.setdefault(name, {})
+        for name, tree in result.items():
+            wanted = shapes.get(name, {})
+            for key in path:
+                wanted = wanted.get(key, {})
+            leaves = {n: v for n, v in arrays.items() if COLLECTIONS[n] == name}
+            if "weight" in leaves:
+                leaves["kernel"] = _kernel(leaves.pop("weight"), wanted["kernel"].shape)
+            given = {n: v.shape for n, v in leaves.items()}
+            expected = {n: v.shape for n, v in wanted.items()}
+            assert given == expected, (
+                f"layer {i}, {'.'.join(path)}: theirs has {given}, ours {expected}"
+            )
+            for key in path if leaves else ():
+                tree = tree.setdefault(key, {})
             tree.update({n: np.float64(v) for n, v in leaves.items()})
     return result
 
