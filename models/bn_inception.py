@@ -19,7 +19,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from models.googlenet import Head
-from models.layers import AvgPool, Classifier, Conv, MaxPool
+from models.layers import AvgPool, BatchNorm, Classifier, Conv, MaxPool
 
 # Figure 5: #1x1, #3x3 reduce, #3x3, double #3x3 reduce, double #3x3, pool, its
 # projection. Where there is no 1x1 the strides are 2, and the pool passes all through.
@@ -53,7 +53,7 @@ def conv_norm_relu(train, dtype):
             dtype=dtype,
             name=name,
         )(x)
-        norm = nn.BatchNorm(
+        norm = BatchNorm(
             use_running_average=not train,
             momentum=0.9,
             epsilon=1e-5,

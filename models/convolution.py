@@ -1,9 +1,10 @@
-"""Convolution lowered as one matrix product where that is faster than XLA's own.
+"""The convolution of all networks: `lax`'s, and on a CPU what measured faster.
 
-XLA's CPU backend runs a convolution well only as the forward pass of a wide layer. In
-LeNet-5's two layers its gradients dominate the step, and inside `lax.scan`, `fori_loop`
-or `while_loop` a convolution is three to ten times slower again, because the kernel's
-gradient misses its fast path there. Matrix products have neither defect.
+That is oneDNN's (models/onednn.py), and for layers as small as LeNet-5's one matrix
+product. XLA's CPU backend runs a convolution well only as the forward pass of a wide
+layer. In LeNet-5's two layers its gradients dominate the step, and inside `lax.scan`,
+`fori_loop` or `while_loop` a convolution is three to ten times slower again, because
+the kernel's gradient misses its fast path there. Matrix products have neither defect.
 
 The usual product, patches [N * Ho * Wo, Kh * Kw * Cin] times kernel, copies every pixel
 Kh * Kw times and leaves a product only Cout wide. So outputs are computed in blocks of
@@ -27,6 +28,8 @@ import math
 
 import jax.numpy as jnp
 from jax import lax
+
+from models import onednn
 
 _NHWC = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
 _MAX_BLOCK = 8
@@ -54,17 +57,13 @@ def conv_general_dilated(
     """Drop-in for `jax.lax.conv_general_dilated`, which it calls off the CPU.
 
     On a CPU it also calls it for anything but a two-dimensional NHWC/HWIO convolution
-    without groups or input dilation, and where `lax` measured faster (`_worthwhile`).
+    without input dilation, with strides or dilation but not both; and, but for small
+    layers (`_worthwhile`), for other types than float32.
     """
     spatial = lhs.ndim - 2
     rhs_dilation = tuple(rhs_dilation or (1,) * spatial)
     strides = tuple(window_strides)
     numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
-    ordinary = (
-        numbers == _NHWC
-        and set(lhs_dilation or (1,)) == {1}
-        and feature_group_count == batch_group_count == 1
-    )
 
     def by_lax(lhs, rhs):
         return lax.conv_general_dilated(
@@ -81,18 +80,39 @@ def conv_general_dilated(
             preferred_element_type,
         )
 
-    if not ordinary or not _worthwhile(lhs.shape, rhs.shape, strides):
+    ordinary = (
+        numbers == _NHWC and set(lhs_dilation or (1,)) == {1} and batch_group_count == 1
+    )
+    if not ordinary:
         return by_lax(lhs, rhs)
     if isinstance(padding, str):
         extent = _extent(rhs, rhs_dilation)
         padding = lax.padtype_to_pads(lhs.shape[1:3], extent, strides, padding)
 
-    def by_product(lhs, rhs):
-        return blocked_conv(
-            lhs, rhs, strides, padding, rhs_dilation, precision, preferred_element_type
-        )
+    options = (precision, preferred_element_type)
+    if _worthwhile(lhs.shape, rhs.shape, strides, feature_group_count):
 
-    return lax.platform_dependent(lhs, rhs, cpu=by_product, default=by_lax)
+        def on_cpu(lhs, rhs):
+            return blocked_conv(lhs, rhs, strides, padding, rhs_dilation, *options)
+
+    elif (
+        lhs.dtype == rhs.dtype == jnp.float32
+        and options == (None, None)
+        and (1, 1) in (strides, rhs_dilation)
+        and all(p >= 0 for pads in padding for p in pads)
+    ):
+
+        def on_cpu(lhs, rhs):
+            apart = strides
+            if rhs.shape[:2] == (1, 1) and not any(map(any, padding)):
+                lhs, apart = lhs[:, :: strides[0], :: strides[1]], (1, 1)
+            return onednn.conv(
+                lhs, rhs, apart, padding, rhs_dilation, feature_group_count
+            )
+
+    else:
+        return by_lax(lhs, rhs)
+    return lax.platform_dependent(lhs, rhs, cpu=on_cpu, default=by_lax)
 
 
 def blocked_conv(
@@ -194,17 +214,15 @@ def _cheapest_block(n, out, extent, strides, cin, cout):
     return min(itertools.product(sizes, sizes), key=cost)
 
 
-def _worthwhile(image_shape, kernel_shape, strides):
+def _worthwhile(image_shape, kernel_shape, strides, groups):
     """Whether forward and gradients together measured faster than XLA's on two cores.
 
     Times XLA's speed: LeNet-5's C1 3.4, C3 2.2, C5 8.7 (batch 128), 4.3, 1.5, 8.0
-    (batch 1); 3x3 from 3 to 16 at 32x32 1.9; 1x1 from 64 to 256 at 56x56 2.8. And not:
-    3x3 at 32x32, 16 to 16, 0.6; 64 to 64 at 56x56 0.4; 7x7/2 from 3 to 64 at 224 0.2;
-    11x11/4 from 3 to 96 at 227 0.7.
+    (batch 1); 3x3 from 3 to 16 at 32x32 1.9. And not: 3x3 at 32x32, 16 to 16, 0.6; 64
+    to 64 at 56x56 0.4; 7x7/2 from 3 to 64 at 224 0.2; 11x11/4 from 3 to 96 at 227 0.7.
     """
-    if strides != (1, 1):
+    if strides != (1, 1) or groups > 1:
         return False
-    height_width = kernel_shape[:2]
-    if height_width in ((1, 1), tuple(image_shape[1:3])):
-        return True  # A dense layer, on each pixel or on the whole image.
+    if kernel_shape[:2] == tuple(image_shape[1:3]):
+        return True  # A dense layer on the whole image.
     return kernel_shape[2] * kernel_shape[3] <= 128

@@ -28,7 +28,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from models.layers import Classifier, Conv, FullyConnected, MaxPool
+from models.layers import BatchNorm, Classifier, Conv, FullyConnected, MaxPool
 from models.resnet import PooledLinear, conv_and_norm
 
 # Section 4: channels of the five blocks, and of those in the comparison of depths.
@@ -54,7 +54,7 @@ class ConvUnit(nn.Module):
         conv = functools.partial(Conv, padding=1, kernel_init=xavier, dtype=self.dtype)
         x = conv(self.features, 3, name="conv")(x)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        x = nn.BatchNorm(
+        x = BatchNorm(
             use_running_average=not train,
             momentum=0.99,
             epsilon=1e-5,

@@ -19,6 +19,7 @@ import numpy as np
 
 from models.layers import (
     AvgPool,
+    BatchNorm,
     Classifier,
     Conv,
     FullyConnected,
@@ -63,7 +64,7 @@ def conv_relu(train, torchvision, dtype):
             name=name,
         )(x)
         if torchvision:
-            x = nn.BatchNorm(
+            x = BatchNorm(
                 use_running_average=not train,
                 momentum=0.9,
                 epsilon=1e-3,

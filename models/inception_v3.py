@@ -20,7 +20,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax.numpy as jnp
 
-from models.layers import AvgPool, Classifier, Conv, MaxPool, global_avg_pool
+from models.layers import AvgPool, BatchNorm, Classifier, Conv, MaxPool, global_avg_pool
 
 
 class Step(NamedTuple):
@@ -137,7 +137,7 @@ class ConvNorm(nn.Module):
             dtype=self.dtype,
             name="conv",
         )(x)
-        x = nn.BatchNorm(
+        x = BatchNorm(
             use_running_average=not train,
             momentum=self.momentum,
             epsilon=1e-3,

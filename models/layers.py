@@ -35,6 +35,41 @@ class Conv(nn.Conv):
         super().__post_init__()
 
 
+class BatchNorm(nn.BatchNorm):
+    """`nn.BatchNorm` over the last axis, applied as x * a + b with a and b per channel.
+
+    The same parameters and statistics: the mean and E[x^2] - E[x]^2, in float32 at
+    least. flax computes (x - mean) * a + bias, and XLA keeps x - mean for the gradient:
+    one more array of the size of x, written and read again.
+    """
+
+    @nn.compact
+    def __call__(self, x):
+        """[..., C] to the same."""
+        shape = (x.shape[-1],)
+        zeros, ones = nn.initializers.zeros, nn.initializers.ones
+        mean = self.variable("batch_stats", "mean", zeros, None, shape, jnp.float32)
+        var = self.variable("batch_stats", "var", ones, None, shape, jnp.float32)
+        if self.use_running_average:
+            mu, sigma2 = mean.value, var.value
+        else:
+            axes = tuple(range(x.ndim - 1))
+            y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+            mu, square = y.mean(axes), jnp.square(y).mean(axes)
+            sigma2 = jnp.maximum(square - jnp.square(mu), 0)  # below by rounding only
+            if not self.is_initializing():
+                for old, new in ((mean, mu), (var, sigma2)):
+                    old.value = self.momentum * old.value + (1 - self.momentum) * new
+        a = lax.rsqrt(sigma2 + self.epsilon)
+        if self.use_scale:
+            a *= self.param("scale", self.scale_init, shape, self.param_dtype)
+        b = -mu * a
+        if self.use_bias:
+            b += self.param("bias", self.bias_init, shape, self.param_dtype)
+        a, b = (z.reshape((1,) * (x.ndim - 1) + shape) for z in (a, b))
+        return (x * a + b).astype(self.dtype or x.dtype)
+
+
 class FullyConnected(nn.Module):
     """A unit sees a whole map: [B, h, w, C] to [B, 1, 1, features].
 
@@ -144,15 +179,16 @@ def max_pool(x, window, strides, padding=0, ceil=False):
     window, strides, pads = _pair(window), _pair(strides), _pads(padding)
     pads = _ceil_pads(x, window, strides, pads) if ceil else pads
     if _disjoint(x, window, strides, pads):
-        # A chain of selections, because XLA's gradient of a pooling (select and
-        # scatter) runs on one core at a few numbers per microsecond.
         views = _views(x, window)
-        best = views[0]
-        for view in views[1:]:
-            better = (view > best) | (view != view)  # A NaN stays, as in lax.max.
-            best = jnp.where(better, view, best)
-        return best
-    return nn.max_pool(x, window, strides, pads)
+    else:
+        views = _strided_views(x, window, strides, pads)
+    # A chain of selections, because XLA's gradient of a pooling (select and scatter)
+    # takes four times as long on a CPU, and on a GPU adds in no fixed order.
+    best = views[0]
+    for view in views[1:]:
+        better = (view > best) | (view != view)  # A NaN stays, as in lax.max.
+        best = jnp.where(better, view, best)
+    return best
 
 
 def avg_pool(x, window, strides, padding=0, ceil=False, count_include_pad=True):
@@ -266,6 +302,21 @@ def _views(x, window):
     x = x.reshape(*batch, h // window[0], window[0], w // window[1], window[1], c)
     return [
         lax.index_in_dim(lax.index_in_dim(x, i, -4, False), j, -2, False)
+        for i in range(window[0])
+        for j in range(window[1])
+    ]
+
+
+def _strided_views(x, window, strides, pads):
+    """The same for windows that overlap; padding is minus infinity."""
+    config = [(0, 0, 0)] * (x.ndim - 3) + [(*p, 0) for p in pads] + [(0, 0, 0)]
+    x = lax.pad(x, jnp.array(-jnp.inf, x.dtype), config)
+    spans = [
+        (size - k) // s * s + 1
+        for size, k, s in zip(x.shape[-3:-1], window, strides, strict=True)
+    ]
+    return [
+        x[..., i : i + spans[0] : strides[0], j : j + spans[1] : strides[1], :]
         for i in range(window[0])
         for j in range(window[1])
     ]

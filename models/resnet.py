@@ -15,7 +15,7 @@ import functools
 import flax.linen as nn
 import jax.numpy as jnp
 
-from models.layers import Classifier, Conv, MaxPool, global_avg_pool
+from models.layers import BatchNorm, Classifier, Conv, MaxPool, global_avg_pool
 
 # Table 1: blocks in conv2_x, conv3_x, conv4_x and conv5_x.
 STAGE_SIZES = {
@@ -101,7 +101,7 @@ def conv_and_norm(dtype, train):
         Conv, use_bias=False, kernel_init=he_normal, dtype=dtype, padding=0
     )
     norm = functools.partial(
-        nn.BatchNorm,
+        BatchNorm,
         use_running_average=not train,
         momentum=0.9,
         epsilon=1e-5,

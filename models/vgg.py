@@ -16,7 +16,14 @@ import functools
 import flax.linen as nn
 import jax.numpy as jnp
 
-from models.layers import Classifier, Conv, FullyConnected, LocalResponseNorm, MaxPool
+from models.layers import (
+    BatchNorm,
+    Classifier,
+    Conv,
+    FullyConnected,
+    LocalResponseNorm,
+    MaxPool,
+)
 
 # Table 1: kernel sizes of the convolutions in the five stages, each with a pool after.
 TABLE_1 = {
@@ -70,7 +77,7 @@ class VGGBackbone(nn.Module):
                     name=f"conv{i}_{j}",
                 )(x)
                 if self.batch_norm:
-                    x = nn.BatchNorm(
+                    x = BatchNorm(
                         use_running_average=not train,
                         momentum=0.9,
                         epsilon=1e-5,

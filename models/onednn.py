@@ -1,0 +1,331 @@
+"""oneDNN's convolution and matrix product, by the custom calls of XLA's CPU backend.
+
+jaxlib's builds for x86-64 carry oneDNN, the library under PyTorch's CPU convolutions.
+XLA has custom calls for it, on its own threads, but makes use of them for nothing by
+default and has none for gradients. Here the forward convolution serves as its own
+gradient in the image, a matrix product as the kernel's gradient of a 1x1 layer, and
+XLA's own convolution as the kernel's gradient of the others. Nothing is compiled and
+nothing more is installed.
+
+The calls are no public interface: their configuration has changed between versions of
+XLA, and a wrong one ends the process. So they are made with the one version of jaxlib
+they were tested with, and only in programs for one device, because XLA cannot partition
+a custom call. Nor can XLA store such a program: it crashes. With JAX's compilation
+cache in use they are made inside `permitted` alone, which keeps them out of it.
+Everywhere else the same functions are `lax`'s operations.
+"""
+
+import contextlib
+import functools
+import json
+import math
+import platform
+import sys
+
+import jax
+import jax.numpy as jnp
+import jaxlib
+from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+AVAILABLE = (
+    jaxlib.__version__ == "0.10.2"
+    and sys.platform == "linux"
+    and platform.machine() == "x86_64"
+)
+
+
+_KEEP_AFTER = "jax_persistent_cache_min_compile_time_secs"
+_permitted = False
+
+
+@contextlib.contextmanager
+def permitted():
+    """Programs compiled inside make the calls, and those that do are not cached."""
+    global _permitted
+    before, keep_after = _permitted, jax.config.values[_KEEP_AFTER]
+    _permitted = True
+    try:
+        yield
+    finally:
+        _permitted = before
+        jax.config.update(_KEEP_AFTER, keep_after)
+
+
+def _cached():
+    config = jax.config
+    return config.jax_enable_compilation_cache and config.jax_compilation_cache_dir
+
+
+def conv(images, kernel, strides, padding, dilation, groups):
+    """Convolution [N, H, W, Cin] * [Kh, Kw, Cin / groups, Cout] -> [N, Ho, Wo, Cout].
+
+    `padding` is ((top, bottom), (left, right)), none of it negative; of strides and
+    dilation one is (1, 1).
+    """
+    return _conv_p.bind(
+        images,
+        kernel,
+        strides=tuple(strides),
+        padding=tuple(map(tuple, padding)),
+        dilation=tuple(dilation),
+        groups=groups,
+        layout="HWIO",
+    )
+
+
+def _lax_conv(images, kernel, *, strides, padding, dilation, groups, layout):
+    numbers = ("NHWC", layout, "NHWC")
+    return lax.conv_general_dilated(
+        images, kernel, strides, padding, None, dilation, numbers, groups
+    )
+
+
+def _image_gradient(dy, images, kernel, **options):
+    """The transpose in the image: a convolution of dy with the kernel turned round.
+
+    Turning exchanges input and output channels, which without groups is no more than
+    the other `layout`. With strides, the pixels that are r past a multiple of the
+    stride see only every stride-th tap, beginning with one that r decides. Each such
+    phase of the gradient is a convolution without strides; they are laid together in
+    the end.
+    """
+    strides, padding = options["strides"], options["padding"]
+    dilation = options["dilation"]
+    height, width = images.aval.shape[1:3]
+    turned, layout = _turned(kernel, options["groups"], options["layout"])
+    rows = []
+    for i in range(strides[0]):
+        row = []
+        for j in range(strides[1]):
+            taps, pads, sizes = zip(
+                _phase(
+                    i, strides[0], dy.shape[1], height, kernel, 0, padding, dilation
+                ),
+                _phase(j, strides[1], dy.shape[2], width, kernel, 1, padding, dilation),
+                strict=True,
+            )
+            part = turned[taps[0], taps[1]]
+            if 0 in part.shape:
+                shape = (len(dy), *sizes, images.aval.shape[3])
+                row.append(jnp.zeros(shape, dy.dtype))
+                continue
+            row.append(
+                _cropped_conv(
+                    dy, part, pads, options | {"strides": (1, 1), "layout": layout}
+                )
+            )
+        rows.append(row)
+    if strides == (1, 1):
+        return rows[0][0]
+    y = jnp.stack([jnp.stack(row, 3) for row in rows], 2)
+    n, h, a, w, b, c = y.shape
+    return y.reshape(n, h * a, w * b, c)[:, :height, :width]
+
+
+def _phase(r, stride, out, size, kernel, axis, padding, dilation):
+    """(taps of the turned kernel, padding of dy, pixels) of a phase on one axis."""
+    taps, low, step = kernel.shape[axis], padding[axis][0], dilation[axis]
+    pixels = -(-size // stride)
+    if stride == 1:
+        before = (taps - 1) * step - low
+        seen = out + before - (taps - 1) * step
+        return slice(None), (before, pixels - seen), pixels
+    # Pixel m * stride + r is seen by output m + (r + low - tap) / stride.
+    first = (r + low) % stride
+    count = len(range(first, taps, stride))
+    shift = (r + low - first) // stride
+    before = count - 1 - shift
+    # In the turned kernel tap t is at taps - 1 - t, and the last of them comes first.
+    last = first + (count - 1) * stride
+    chosen = slice(taps - 1 - last, taps - first, stride) if count else slice(0, 0)
+    return chosen, (before, pixels - (out + before - (count - 1))), pixels
+
+
+def _cropped_conv(images, kernel, padding, options):
+    """The convolution for padding that may be negative, which crops."""
+    (top, bottom), (left, right) = (
+        (max(0, -low), max(0, -high)) for low, high in padding
+    )
+    h, w = images.shape[1:3]
+    images = images[:, top : h - bottom, left : w - right]
+    pads = tuple((max(0, low), max(0, high)) for low, high in padding)
+    return _conv_p.bind(images, kernel, **options | {"padding": pads})
+
+
+def _turned(kernel, groups, layout):
+    """(kernel turned by 180 degrees that maps outputs to inputs, its layout)."""
+    kernel = kernel[::-1, ::-1]
+    if groups == 1:
+        return kernel, "HWOI" if layout == "HWIO" else "HWIO"
+    *window, cin, cout = kernel.shape
+    kernel = kernel.reshape(*window, cin, groups, cout // groups)
+    kernel = kernel.transpose(0, 1, 4, 3, 2)
+    return kernel.reshape(*window, -1, groups * cin), layout
+
+
+def _kernel_gradient(dy, images, kernel, **options):
+    """The transpose in the kernel: XLA's, but of a 1x1 layer a product of matrices."""
+    shape, layout = kernel.aval.shape, options["layout"]
+    if layout == "HWIO" and options["groups"] == 1 and _pointwise(shape, options):
+        cin, cout = shape[2:]
+        dw = _gram_p.bind(images.reshape(-1, cin), dy.reshape(-1, cout))
+        return dw.reshape(shape)
+
+    def forward(kernel):
+        conv = functools.partial(_lax_conv, **options | {"groups": 1})
+        return _merged_groups(conv, images, kernel, options["groups"])
+
+    (dw,) = jax.linear_transpose(forward, kernel.aval)(dy)
+    return dw
+
+
+def _pointwise(shape, options):
+    return shape[:2] == (1, 1) == options["strides"] and not any(
+        map(any, options["padding"])
+    )
+
+
+def _merged_groups(conv, images, kernel, groups):
+    """A convolution in groups as some dense ones, each of a few groups.
+
+    XLA's gradient of a kernel in groups is up to a thousand times slower than that of a
+    dense one; dense ones of a few channels are slow as well. So groups are put side by
+    side, with zeros between them, until they have `_MERGED_CHANNELS`.
+    """
+    if groups == 1:
+        return conv(images, kernel)
+    cin, cout = kernel.shape[2:]
+    merged = math.gcd(groups, max(1, _MERGED_CHANNELS // cin))
+    parts = groups // merged
+    kernel = kernel.reshape(*kernel.shape[:3], parts, merged, cout // groups)
+    if merged > 1:
+        eye = jnp.eye(merged, dtype=kernel.dtype)
+        kernel = jnp.einsum("hwcpmo,mn->hwncpmo", kernel, eye)
+    kernel = kernel.reshape(*kernel.shape[:2], merged * cin, parts, -1)
+    return jnp.concatenate(
+        [
+            conv(part, kernel[:, :, :, i])
+            for i, part in enumerate(jnp.split(images, parts, 3))
+        ],
+        3,
+    )
+
+
+_MERGED_CHANNELS = 16
+
+
+# The primitives: bilinear, so that both gradients, forward mode and what is built of
+# them follow from the rules above.
+
+
+def _conv_shape(images, kernel, **options):
+    y = jax.eval_shape(functools.partial(_lax_conv, **options), images, kernel)
+    return jax.core.ShapedArray(y.shape, y.dtype)
+
+
+def _batched_conv(operands, axes, **options):
+    images, kernel = operands
+    if axes[1] is None:  # More images.
+        images = jnp.moveaxis(images, axes[0], 0)
+        y = _conv_p.bind(images.reshape(-1, *images.shape[2:]), kernel, **options)
+        return y.reshape(*images.shape[:2], *y.shape[1:]), 0
+    kernel = jnp.moveaxis(kernel, axes[1], 0)
+    many = [images] * len(kernel)
+    if axes[0] is not None:
+        many = jnp.moveaxis(images, axes[0], 0)
+    each = [_conv_p.bind(*xw, **options) for xw in zip(many, kernel, strict=True)]
+    return jnp.stack(each), 0
+
+
+def _conv_call(context, images, kernel, **options):
+    activations = {
+        "dims": 4,
+        "data": {"batch_dim": 0, "feature_dim": 3, "spatial_dims": [1, 2]},
+    }
+    filters = {
+        "input_feature_dim": options["layout"].index("I"),
+        "output_feature_dim": options["layout"].index("O"),
+        "spatial_dims": [0, 1],
+    }
+    config = {
+        "dims": 4,
+        "input": activations,
+        "kernel": {"dims": 4, "filter": filters},
+        "output": activations,
+        "window": {
+            "pad_left": [low for low, _ in options["padding"]],
+            "pad_right": [high for _, high in options["padding"]],
+            "strides": options["strides"],
+            "window_dilations": options["dilation"],
+        },
+        "feature_groups": options["groups"],
+    }
+    config = {"onednn_conv_config": config}
+    return _call(context, "__onednn$convolution", (images, kernel), config)
+
+
+def _gram(a, b):
+    """[N, A] and [N, B] to a' b [A, B]."""
+    return lax.dot_general(a, b, (((0,), (0,)), ((), ())))
+
+
+def _batched_gram(operands, axes):
+    return jax.vmap(_gram, axes)(*operands), 0
+
+
+def _gram_call(context, a, b):
+    config = {"onednn_matmul_config": {"transpose_a": True}}
+    return _call(context, "__onednn$matmul", (a, b), config)
+
+
+def _call(context, target, operands, config):
+    if _permitted:  # No program that is being compiled now takes so long.
+        jax.config.update(_KEEP_AFTER, math.inf)
+    # Version 2 of the interface: the configuration is a string.
+    lower = jax.ffi.ffi_lowering(
+        target, api_version=2, backend_config=json.dumps(config)
+    )
+    return lower(context, *operands)
+
+
+def _register(primitive, plain, call):
+    plain_lowering = mlir.lower_fun(plain, multiple_results=False)
+
+    def on_cpu(context, *operands, **options):
+        avals = (*context.avals_in, *context.avals_out)
+        devices = getattr(context.module_context.axis_context, "num_devices", None)
+        able = (
+            AVAILABLE
+            and devices == 1
+            and (_permitted or not _cached())
+            and all(x.dtype == jnp.float32 and x.size for x in avals)
+        )
+        lower = call if able else plain_lowering
+        return lower(context, *operands, **options)
+
+    primitive.def_impl(jax.jit(primitive.bind, static_argnames=_STATIC))
+    mlir.register_lowering(primitive, plain_lowering)
+    mlir.register_lowering(primitive, on_cpu, platform="cpu")
+
+
+_STATIC = ("strides", "padding", "dilation", "groups", "layout")
+
+_conv_p = Primitive("onednn_conv")
+_conv_p.def_abstract_eval(_conv_shape)
+ad.defbilinear(_conv_p, _image_gradient, _kernel_gradient)
+batching.primitive_batchers[_conv_p] = _batched_conv
+_register(_conv_p, _lax_conv, _conv_call)
+
+_gram_p = Primitive("onednn_gram")
+_gram_p.def_abstract_eval(
+    lambda a, b: jax.core.ShapedArray((a.shape[1], b.shape[1]), a.dtype)
+)
+ad.defbilinear(
+    _gram_p,
+    lambda dy, a, b: lax.dot(b, dy.T),
+    lambda dy, a, b: lax.dot(a, dy),
+)
+batching.primitive_batchers[_gram_p] = _batched_gram
+_register(_gram_p, _gram, _gram_call)
