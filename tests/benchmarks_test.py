@@ -13,7 +13,8 @@ import pytest
 import runs
 from jax import lax
 
-from benchmarks import train_step
+import data_source
+from benchmarks import lenet_pass, train_step
 from models import layers
 
 TASK = train_step.Task("lenet5_modern", 4, (28, 28, 1), {}, "cpu", "float32")
@@ -120,3 +121,14 @@ runpy.run_module("benchmarks.train_step", run_name="__main__")
     assert child.returncode == 0, child.stderr
     assert re.search(r"^\| lenet5_modern \| 4 \|  \| [\d.,]+ \|", child.stdout, re.M)
     assert "lenet5_modern without torch: " in child.stdout
+
+
+def test_a_pass_is_the_same_in_one_call_and_in_several():
+    split = data_source.open_split("mnist", "train[:8]")
+    order = np.array([3, 1, 0, 2, 5, 6])
+    losses = [
+        lenet_pass.jax_pass("lenet5_modern", split, 2, plain, steps)(order)
+        for plain, steps in ((False, 100), (True, 1))
+    ]
+    # Rounding of three steps.
+    np.testing.assert_allclose(*losses, rtol=1e-4)
