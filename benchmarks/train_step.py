@@ -149,8 +149,8 @@ class Ours:
         return float(sums["loss"]) / (num_steps * len(self.batch["label"]))
 
     def bytes_accessed(self):
-        """What XLA counts for a step; it counts on CPUs and GPUs alike."""
-        return self.program.cost_analysis()["bytes accessed"]
+        """What XLA counts for a step; NaN if it does not."""
+        return (self.program.cost_analysis() or {}).get("bytes accessed", math.nan)
 
     def different_bits(self):
         """Names of the arrays that come out differently in a second try of a step."""

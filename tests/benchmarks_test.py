@@ -14,7 +14,7 @@ import runs
 from jax import lax
 
 import data_source
-from benchmarks import lenet_pass, train_step
+from benchmarks import lenet_pass, start_up, train_step
 from models import layers
 
 TASK = train_step.Task("lenet5_modern", 4, (28, 28, 1), {}, "cpu", "float32")
@@ -132,3 +132,14 @@ def test_a_pass_is_the_same_in_one_call_and_in_several():
     ]
     # Rounding of three steps.
     np.testing.assert_allclose(*losses, rtol=1e-4)
+
+
+def test_the_phases_of_start_up_are_all_of_it(tmp_path):
+    one_device = (*start_up.RUNS["lenet5"], "--config.num_devices=1")
+    seconds = start_up.measure(one_device, tmp_path)
+    total, compiled = seconds.pop("total"), seconds.pop("compiled")
+    assert seconds.keys() == {"imports", "data", "init", "step", "rest"}
+    assert all(x > 0 for x in seconds.values())
+    assert sum(seconds.values()) == pytest.approx(total)
+    assert 0 < compiled < total
+    assert list(tmp_path.iterdir())  # compiled programs
