@@ -194,7 +194,12 @@ class Trainer:
         )
         restored = self.saved.restore(abstract)
         if restored is None:
-            return jax.jit(init, out_shardings=self.replicated)(), -1
+            # Runs once: compiled for a moment. The numbers have the same bits.
+            options = {"xla_backend_optimization_level": 1}
+            program = jax.jit(
+                init, out_shardings=self.replicated, compiler_options=options
+            )
+            return program(), -1
         state, step, meta = restored
         if self.first:
             print(f"resuming from step {step} of {self.total}", flush=True)

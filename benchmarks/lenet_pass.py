@@ -1,19 +1,20 @@
-"""One pass of the modern LeNet-5 over MNIST, here and in PyTorch, in turn in one run.
+"""One pass of a small network over its images, here and in PyTorch, in turn in one run.
 
-    python -m benchmarks.lenet_pass [--batch=128] [--rounds=5] [--only=torch,ours]
+    python -m benchmarks.lenet_pass [--network=resnet20] [--only=torch,ours]
 
-Everyone trains the same network (61,706 parameters) on the same 60,000 images: batches
-gathered from uint8 in a new order each pass, normalised, softmax cross-entropy, SGD
-with momentum, the mean loss read at the end of the pass. A round runs each contestant
-once; the table gives medians over the rounds, the last column of the rounds' ratios to
-the first contestant. The machine must be idle: with other work on its cores torch was
-seen at a tenth of its speed.
+Everyone trains the same network on the same images: batches gathered from uint8 in a
+new order each pass, normalised, softmax cross-entropy, SGD with momentum, the mean loss
+read at the end of the pass. The modern LeNet-5 sees the 60,000 of MNIST, ResNet-20 as
+many random ones of CIFAR's size. A round runs each contestant once; the table gives
+medians over the rounds, the last column of the rounds' ratios to the first contestant.
+The machine must be idle: with other work on its cores torch was seen at a tenth of its
+speed.
 
     torch      eager PyTorch
     compiled   torch.compile of forward and loss
     ours       the programs of main.py: 100 steps in one call
     ours_step  the same, a call for each step
-    lax        the same as ours with flax's own convolutions and pooling
+    lax        the same as ours with XLA's own convolutions, which is what nn.Conv has
     lax_step   likewise, a call for each step
 """
 
@@ -22,7 +23,6 @@ import os
 import statistics
 import time
 
-import flax.linen as nn
 import jax
 import numpy as np
 import optax
@@ -33,25 +33,23 @@ import feeds
 import input_pipeline
 import models
 import train_step
+from benchmarks.train_step import NETWORKS, plain_convolutions
 
 MEAN, STD = 33.3, 78.6
 LEARNING_RATE, MOMENTUM = 0.01, 0.9
 CONTESTANTS = ("torch", "compiled", "ours", "ours_step", "lax", "lax_step")
 
 
-class PlainNetwork(nn.Module):
-    """models/lenet.py's modern network of flax's own layers."""
+class RandomImages:
+    """In place of a data_source.Split, of `size` images [32, 32, 3]."""
 
-    @nn.compact
-    def __call__(self, x, *, train):
-        del train
-        for features, padding in ((6, 2), (16, 0)):
-            x = nn.relu(nn.Conv(features, (5, 5), padding=padding)(x))
-            x = nn.max_pool(x, (2, 2), (2, 2))
-        x = x.reshape(x.shape[0], -1)
-        x = nn.relu(nn.Dense(120)(x))
-        x = nn.relu(nn.Dense(84)(x))
-        return nn.Dense(10)(x)
+    def __init__(self, size):
+        rng = np.random.default_rng(0)
+        self._images = rng.integers(0, 256, (size, 32, 32, 3), np.uint8)
+        self._labels = rng.integers(0, 10, size, np.int32)
+
+    def arrays(self):
+        return self._images, self._labels
 
 
 class Order:
@@ -66,12 +64,12 @@ class Order:
         return rows, np.zeros_like(rows)
 
 
-def jax_pass(split, batch, plain, steps):
+def jax_pass(name, split, batch, plain, steps):
     """Returns order [N] -> mean loss, training on through the calls."""
-    ours = models.create("lenet5_modern", num_classes=10)
-    network = PlainNetwork() if plain else ours
+    network = models.create(name, num_classes=10)
+    shape, _ = NETWORKS[name]
     tx = optax.sgd(LEARNING_RATE, MOMENTUM)
-    preprocessing = input_pipeline.Preprocessing(28, mean=(MEAN,), std=(STD,))
+    preprocessing = input_pipeline.Preprocessing(shape[0], mean=(MEAN,), std=(STD,))
     step = train_step.make_train_step(
         network,
         tx,
@@ -86,7 +84,7 @@ def jax_pass(split, batch, plain, steps):
         donate_argnums=(0, 1),
         static_argnums=3 if steps == 1 else (),
     )
-    init = train_step.make_init(network, tx, (28, 28, 1), seed=0, ema=False)
+    init = train_step.make_init(network, tx, shape, seed=0, ema=False)
     state = jax.jit(init)()
 
     def run(order):
@@ -99,42 +97,32 @@ def jax_pass(split, batch, plain, steps):
             at += count
         return float(sums["loss"]) / (end * batch)
 
-    return run
+    # The first call traces the network, with the convolutions of that moment.
+    return plain_convolutions()(run) if plain else run
 
 
-def torch_pass(images, labels, batch, compiled):
+def torch_pass(name, split, batch, compiled):
     """Returns order [N] -> mean loss, training on through the calls."""
     try:
         import torch
-    except ImportError:
+
+        from benchmarks import torch_networks
+
+        network = torch_networks.create(name)
+    except ImportError as error:
         raise SystemExit(
-            "this benchmark compares with PyTorch: pip install torch==2.13.0, "
-            "or leave torch and compiled out of --only"
+            f"this benchmark compares with PyTorch and torchvision ({error}): install "
+            "them, as make parity does, or leave torch and compiled out of --only"
         ) from None
 
-    torch.manual_seed(0)
     device = "cuda" if jax.default_backend() == "gpu" else "cpu"
-    network = torch.nn.Sequential(
-        torch.nn.Conv2d(1, 6, 5, padding=2),
-        torch.nn.ReLU(),
-        torch.nn.MaxPool2d(2),
-        torch.nn.Conv2d(6, 16, 5),
-        torch.nn.ReLU(),
-        torch.nn.MaxPool2d(2),
-        torch.nn.Flatten(),
-        torch.nn.Linear(400, 120),
-        torch.nn.ReLU(),
-        torch.nn.Linear(120, 84),
-        torch.nn.ReLU(),
-        torch.nn.Linear(84, 10),
-    ).to(device)
-    optimizer = torch.optim.SGD(network.parameters(), LEARNING_RATE, MOMENTUM)
-    images = (
-        torch.from_numpy(np.ascontiguousarray(images))
-        .permute(0, 3, 1, 2)
-        .contiguous()
-        .to(device)
+    network = network.to(device, memory_format=torch.channels_last)
+    images, labels = split.arrays()
+    optimizer = torch.optim.SGD(
+        network.parameters(), LEARNING_RATE, MOMENTUM, fused=True
     )
+    images = torch.from_numpy(np.ascontiguousarray(images)).to(device)
+    images = images.permute(0, 3, 1, 2)
     labels = torch.from_numpy(labels).long().to(device)
 
     def loss_fn(images, labels):
@@ -163,6 +151,9 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument(
+        "--network", choices=["lenet5_modern", "resnet20"], default="lenet5_modern"
+    )
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=60_000, help="a shorter pass")
@@ -172,15 +163,19 @@ def main():
     if unknown := set(names) - set(CONTESTANTS):
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
 
-    split = data_source.open_split("mnist", "train")
-    images, labels = split.arrays()
+    if args.network == "resnet20":
+        split = RandomImages(60_000)
+    else:
+        split = data_source.open_split("mnist", "train")
     contestants = {}
     for name in names:
         if name in ("torch", "compiled"):
-            run = torch_pass(images, labels, args.batch, name == "compiled")
+            run = torch_pass(args.network, split, args.batch, name == "compiled")
         else:
             steps = 1 if name.endswith("step") else 100
-            run = jax_pass(split, args.batch, name.startswith("lax"), steps)
+            run = jax_pass(
+                args.network, split, args.batch, name.startswith("lax"), steps
+            )
         run(np.arange(args.images, dtype=np.int32)[: 3 * args.batch])
         contestants[name] = run
 
@@ -191,11 +186,12 @@ def main():
         versions += (
             f", torch {torch.__version__} with {torch.get_num_threads()} threads"
         )
-    print(f"{versions}, {len(os.sched_getaffinity(0))} cores, batch {args.batch}")
+    where = f"{versions}, {len(os.sched_getaffinity(0))} cores"
+    print(f"{args.network}, {where}, batch {args.batch}")
 
     rates = {name: [] for name in names}
     for round_number in range(args.rounds):
-        order = np.random.default_rng(round_number).permutation(len(images))
+        order = np.random.default_rng(round_number).permutation(60_000)
         order = order[: args.images].astype(np.int32)
         for name, run in contestants.items():
             start = time.perf_counter()

@@ -200,11 +200,11 @@ def test_summarize_from_the_command_line():
     assert "61,706" in result.stdout
 
 
-def test_start_up_does_not_import_tensorflow():
+def test_start_up_imports_neither_tensorflow_nor_torch():
     code = (
         "import sys, train, predict, summarize, workdir; "
         "import data_source; data_source.open_split('mnist', 'test').arrays(); "
-        "sys.exit('tensorflow' in sys.modules)"
+        "sys.exit('tensorflow' in sys.modules or 'torch' in sys.modules)"
     )
     child = subprocess.run(
         [sys.executable, "-c", code], cwd=runs.ROOT, env=runs.environment()

@@ -1,7 +1,5 @@
 """Weights of torch modules in our networks, and what comes out of both."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,24 +9,8 @@ from parity import ours
 
 torch = pytest.importorskip("torch", reason="make parity installs the references")
 
-
-@functools.cache
-def torchvision():
-    """torchvision.models, whose compiled operators may not load beside torch's.
-
-    Their names are registered so that the import finds them; no network calls one.
-    """
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for name in (
-        "nms qnms roi_align roi_pool ps_roi_align ps_roi_pool deform_conv2d "
-        "_roi_align_backward _roi_pool_backward _ps_roi_align_backward "
-        "_ps_roi_pool_backward _deform_conv2d_backward"
-    ).split():
-        library.define(f"{name}() -> ()")
-    import torchvision
-
-    torchvision._keep = library
-    return torchvision.models
+# It needs torch.
+from benchmarks.torch_networks import torchvision_models as torchvision  # noqa: E402
 
 
 def timm():

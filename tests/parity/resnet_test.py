@@ -7,8 +7,8 @@ import pytest
 from parity import ours, port
 
 import models
+from benchmarks import torch_networks
 
-torch = port.torch
 slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 
 
@@ -31,28 +31,9 @@ def test_the_loss_and_the_gradients_of_resnet18_are_torchvisions():
 
 @pytest.mark.parametrize("option", ["A", slow("B")])
 def test_resnet20_is_torchvisions_with_the_sizes_for_cifar(option):
-    net = port.torchvision().resnet18(num_classes=10)
-    block = type(net.layer1[0])
-    net.conv1 = torch.nn.Conv2d(3, 16, 3, padding=1, bias=False)
-    net.bn1 = torch.nn.BatchNorm2d(16)
-    net.inplanes = 16
-    net.layer1 = net._make_layer(block, 16, 3)
-    net.layer2 = net._make_layer(block, 32, 3, stride=2)
-    net.layer3 = net._make_layer(block, 64, 3, stride=2)
-    net.maxpool = net.layer4 = torch.nn.Identity()
-    net.fc = torch.nn.Linear(64, 10)
-    if option == "A":
-        net.layer2[0].downsample = net.layer3[0].downsample = HalveAndPad()
+    net = torch_networks.cifar_resnet20(option)
     model = models.create("resnet20", num_classes=10, shortcut=option)
     port.check_logits(net, model, ours.random_images((32, 40)))
-
-
-class HalveAndPad(torch.nn.Module):
-    """Option A."""
-
-    def forward(self, x):
-        x = x[:, :, ::2, ::2]
-        return torch.cat([x, torch.zeros_like(x)], dim=1)
 
 
 def stride(name):
