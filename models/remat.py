@@ -8,8 +8,8 @@ those of the network itself; numbers agree to rounding.
 A block is a module of the backbone that knows of training (a bottleneck, an Inception
 module, a dense layer; not a convolution), and its stage is its name without its number
 or letter: conv4_2 is of conv4, inception_4a of inception_4. A backbone of plain layers
-has stages where it makes them by a method `stage` (models/vgg.py). Such a call has arrays
-by position and anything else by keyword.
+has stages where it makes them by a method `stage` (models/vgg.py). Calls of either have
+arrays by position and anything else by keyword.
 """
 
 import functools
