@@ -50,7 +50,6 @@ CLUSTERS = (
     Cluster(64, 46e9, 25e-6),
     Cluster(1024, 46e9, 50e-6),
 )
-BATCH = 256  # images for each accelerator in a step
 # Images/s of one accelerator: assumed, not measured. ResNet-50's is what MLPerf 3.0
 # comes to (docs/scaling.md); VGG-16's is that by multiply-adds.
 RATES = {"resnet50": 7000.0, "vgg16": 1750.0}
@@ -241,15 +240,15 @@ def partition(network, shape, batch, devices, rounds):
     )
 
 
-def print_expected(rates):
-    print(f"{BATCH} images for each accelerator and step, gradients in float32")
+def print_expected(rates, batch):
+    print(f"{batch} images for each accelerator and step, gradients in float32")
     print(
         f"{'':13}{'images/s':>9}{'step, ms':>9}{'devices':>9}{'GB/s':>6}"
         f"{'with overlap':>14}{'without':>9}{'host: images/s':>16}{'cores':>7}"
     )
     for network, rate in rates.items():
         parameters, norms = shapes(network)
-        step = BATCH / rate
+        step = batch / rate
         for cluster in CLUSTERS:
             overlapped, plain = expected(
                 cluster, step=step, num_bytes=4 * parameters, num_norms=norms
@@ -290,6 +289,9 @@ def main(argv=None):
         metavar="NETWORK=IMAGES/S",
         help="of one accelerator, for `expected`",
     )
+    parser.add_argument(
+        "--batch", type=int, default=256, help="images of one, for `expected` (256)"
+    )
     args = parser.parse_args(argv)
     networks, chosen = args.networks.split(","), args.parts or parts
     if unknown := set(chosen) - set(parts) | set(networks) - set(VOLUME):
@@ -310,7 +312,7 @@ def main(argv=None):
     if "virtual" in chosen:
         print_virtual(networks, args.rounds)
     if "expected" in chosen:
-        print_expected(rates)
+        print_expected(rates, args.batch)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def test_one_accelerator_more_costs_only_the_latency_where_links_are_fast():
 
 
 def test_the_table_takes_the_readers_rates(capsys):
-    scaling.print_expected({"vgg16": 100.0})
+    scaling.print_expected({"vgg16": 100.0}, batch=256)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 + len(scaling.CLUSTERS)
     assert all(line.split()[:3] == ["vgg16", "100", "2560.0"] for line in lines[2:])
