@@ -120,9 +120,11 @@ def fitting_batch(totals, limit, multiple):
 
 
 def is_out_of_memory(error):
-    return isinstance(error, jax.errors.JaxRuntimeError) and (
-        "RESOURCE_EXHAUSTED" in str(error)
-    )
+    """Whether a JaxRuntimeError is one: it has no class of its own.
+
+    A CPU that could not allocate says INTERNAL: ... Out of memory allocating ...
+    """
+    return any(words in str(error) for words in ("RESOURCE_EXHAUSTED", "Out of memory"))
 
 
 def explain(plan_of, batch_size, multiple, device):
@@ -141,11 +143,13 @@ def explain(plan_of, batch_size, multiple, device):
     slope = (totals[large] - totals[small]) / (large - small)
     needed = totals[large] + slope * (batch_size - large)
     fits = fitting_batch(totals, bytes_limit, multiple)
+    if fits >= batch_size:
+        fit = "which could not be had"  # taken meanwhile, or a limit of the process
+    else:
+        fit = f"{fits or 'no'} images would fit"
     return (
-        f"{text}: it needs about {_text(needed)} a device, of "
-        f"{_text(bytes_limit)} of {what}; "
-        + (f"a batch of {fits} would fit; " if fits else "no batch would fit; ")
-        + advice()
+        f"{text}: it needs about {_text(needed)} a device, of {_text(bytes_limit)} of "
+        f"{what}; {fit}; {advice()}"
     )
 
 

@@ -45,11 +45,17 @@ def test_the_batch_said_to_fit_fits(trainer, monkeypatch):
     assert "config.batch_size = 64" in text
     assert "30.0 MiB of a small device" in text
     assert "accumulate" in text and "remat" in text
-    batch = int(re.search(r"a batch of (\d+) would fit", text)[1])
+    batch = int(re.search(r"(\d+) images would fit", text)[1])
     assert 0 < batch < 64 and batch % 2 == 0
     # A few per cent beside the line: XLA lays out the buffers of each batch anew.
     assert trainer._plan_of(batch).total < 1.05 * 30 * 2**20
     assert trainer._plan_of(batch + 8).total > 30 * 2**20
+
+
+def test_no_batch_is_said_to_fit_that_did_not(trainer, monkeypatch):
+    for bytes_limit, words in ((2**33, "could not be had"), (1, "no images would fit")):
+        monkeypatch.setattr(memory, "limit", lambda _, n=bytes_limit: (n, "a device"))
+        assert words in trainer.explain_out_of_memory()
 
 
 def test_fitting_batch_is_on_the_line():
@@ -60,15 +66,22 @@ def test_fitting_batch_is_on_the_line():
     assert memory.fitting_batch(totals, 100, 1) == 0
 
 
-def test_running_out_is_an_error_that_says_what_fits(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "words",
+    [
+        "RESOURCE_EXHAUSTED: Failed to allocate request for 3.00GiB",  # a GPU
+        "INTERNAL: Error dispatching computation: Out of memory allocating 99 bytes.",
+    ],
+)
+def test_running_out_is_an_error_that_says_what_fits(words, tmp_path, monkeypatch):
     class Full:
-        """A device that holds half of the batch."""
+        """The program of a device that is too small."""
 
         def __init__(self, run_steps):
             self.lower = run_steps.lower
 
         def __call__(self, *_):
-            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory ...")
+            raise jax.errors.JaxRuntimeError(words)
 
     make_programs = train.Trainer._make_programs
 
@@ -78,7 +91,7 @@ def test_running_out_is_an_error_that_says_what_fits(tmp_path, monkeypatch):
 
     monkeypatch.setattr(train.Trainer, "_make_programs", make_full)
     monkeypatch.setattr(memory, "limit", lambda _: (4 * 2**20, "a small device"))
-    with pytest.raises(memory.OutOfMemory, match=r"a batch of \d+ would fit"):
+    with pytest.raises(memory.OutOfMemory, match=r"\d+ images would fit"):
         runs.train_small(tmp_path / "run")
 
 
