@@ -50,10 +50,11 @@ CHOICES = {
 OPEN = ("model.fields.", "optimizer.kwargs.")
 
 # What may change when a run is resumed: nothing of it reaches the parameters, but by
-# the rounding of another number of devices or another program (steps_per_dispatch 1).
+# the rounding of another number of devices or another program (steps_per_dispatch 1,
+# model.remat).
 FREE_ON_RESUME = (
     "dataset.data_dir dataset.download dataset.num_threads dataset.prefetch "
-    "eval.batch_size checkpoint log num_devices steps_per_dispatch"
+    "eval.batch_size checkpoint log num_devices steps_per_dispatch model.remat"
 ).split()
 
 

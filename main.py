@@ -118,6 +118,7 @@ def _train(config, run):
     import jax
 
     import configuration
+    import memory
     import train
 
     configuration.check_devices(config, jax.device_count(), jax.process_count())
@@ -127,6 +128,8 @@ def _train(config, run):
             print(line, flush=True)
     except train.NonFiniteLoss as error:
         _fail(NOT_FINITE, error)
+    except memory.OutOfMemory as error:
+        _fail(FAILED, error)
     except train.Preempted as error:
         if jax.process_index() == 0:
             print(error, flush=True)

@@ -20,9 +20,11 @@ import configuration
 import evaluate
 import feeds
 import input_pipeline
+import memory
 import optimizers
 import reporting
 import train_step
+from models import remat
 
 # Larger training splits stay on the host unless the config says otherwise.
 ON_DEVICE_BYTES = 2**30
@@ -55,6 +57,16 @@ def make_optimizer(config, epoch_steps, total_steps):
         plateau=config.schedule.name == "plateau",
     )
     return schedule, tx
+
+
+def rematerialised(stages, model, shape):
+    """`model` for the training, with the `stages` of config.model.remat."""
+    if not stages:
+        return model
+    try:
+        return remat.rematerialised(model, stages.split(","), shape)
+    except ValueError as e:
+        raise configuration.ConfigError(f"config.model.remat = {stages!r}: {e}") from e
 
 
 # Durations.
@@ -105,12 +117,17 @@ def train(config, run, stop):
     Raises:
       Preempted: a stop was asked for; the state is saved.
       NonFiniteLoss: the loss is not a number; the last good state is saved.
+      OutOfMemory: a device cannot hold a step.
     """
     trainer = Trainer(config, run, stop)
     try:
         result = trainer.run()
         line = evaluate.describe(result, trainer.eval_split, trainer.step)
         return f"done: {line}; run directory {run}"
+    except jax.errors.JaxRuntimeError as error:
+        if not memory.is_out_of_memory(error):
+            raise
+        raise memory.OutOfMemory(trainer.explain_out_of_memory()) from error
     finally:
         trainer.close()
 
@@ -154,6 +171,7 @@ class Trainer:
         shape = evaluate.input_shape(preprocessing, image_shape)
         self.model = evaluate.make_model(config, self.train_split.num_classes)
         evaluate.abstract_variables(self.model, shape)
+        self.trained_model = rematerialised(config.model.remat, self.model, shape)
         loss = evaluate.make_loss(config.loss)
         self.schedule, self.tx = make_optimizer(config, self.epoch_steps, self.total)
         self.loss, self.preprocessing = loss, preprocessing
@@ -184,6 +202,7 @@ class Trainer:
         )
         self.feed = self._make_feed()
         self._make_programs()
+        self.step_shapes = None  # what `run_steps` takes, once that is known
         self.sums, self.pending = self.new_sums(), None
         self.result, self.profiling, self.asked = None, False, 0
 
@@ -264,7 +283,7 @@ class Trainer:
             seed=config.seed,
         )
         step = train_step.make_train_step(
-            self.model,
+            self.trained_model,
             self.tx,
             self.loss,
             prepare,
@@ -278,6 +297,9 @@ class Trainer:
             donate_argnums=(0, 1),
             static_argnums=3 if self.feed.steps == 1 else (),
             out_shardings=(one, one),
+            compiler_options=remat.compiler_options(self.mesh.devices.flat[0].platform)
+            if config.model.remat
+            else None,
         )
         self.eval_step = jax.jit(
             evaluate.make_eval_step(self.model, self.preprocessing, self.loss),
@@ -351,8 +373,34 @@ class Trainer:
         start = time.perf_counter()
         data, count = self.feed.take(self.step, until)
         self.progress.waiting(time.perf_counter() - start)
+        if self.step_shapes is None:
+            self._plan_memory(data, count)
         self.state, self.sums = self.run_steps(self.state, self.sums, data, count)
         self.step += count
+
+    def _plan_memory(self, data, count):
+        """Prints what the step will take; it is compiled for that, and not again."""
+        self.step_shapes = memory.shapes((self.state, self.sums, data, count))
+        plan = self._plan_of(self.config.batch_size)
+        if self.first:
+            print(memory.report(plan, self.mesh.devices.flat[0]), flush=True)
+
+    def _plan_of(self, batch_size):
+        """The memory.Plan of `run_steps` for batches of another size."""
+        state, sums, data, count = self.step_shapes
+        data = memory.with_batch(data, batch_size)
+        compiled = self.run_steps.lower(state, sums, data, count).compile()
+        return memory.plan(compiled, state, data)
+
+    def explain_out_of_memory(self):
+        """What to say about the step that a device could not hold."""
+        multiple = self.mesh.devices.size * self.config.optimizer.accumulate
+        return memory.explain(
+            self._plan_of,
+            self.config.batch_size,
+            multiple,
+            self.mesh.devices.flat[0],
+        )
 
     def _log(self):
         """Takes the sums of this interval and reports those of the one before.

@@ -53,6 +53,9 @@ def get_config():
     config.model.name = "lenet5"  # a name of models.MODELS
     config.model.dtype = "float32"  # of the computation; parameters stay float32
     config.model.fields = ConfigDict()  # further fields of that network
+    # Stages to compute again for their gradient instead of keeping their activations:
+    # "conv2,conv3", or "all"; models/remat.py.
+    config.model.remat = ""
 
     config.loss = ConfigDict()
     config.loss.name = "softmax_cross_entropy"  # or LeNet-5's "map", "ml"

@@ -61,31 +61,47 @@ class VGGBackbone(nn.Module):
     @nn.compact
     def __call__(self, x, *, train):
         outputs = {}
-        for i, (stage, channels) in enumerate(
-            zip(self.stages, self.channels, strict=True), start=1
-        ):
-            for j, kernel in enumerate(stage, start=1):
-                if kernel == "LRN":
-                    x = outputs[f"norm{i}"] = LocalResponseNorm(name=f"norm{i}")(x)
-                    continue
-                x = Conv(
-                    channels,
-                    kernel,
-                    padding=kernel // 2,
-                    kernel_init=self.kernel_init,
+        rows = zip(self.stages, self.channels, strict=True)
+        for i, (kernels, channels) in enumerate(rows, start=1):
+            layers = self.stage(
+                x,
+                name=f"conv{i}",
+                number=i,
+                kernels=kernels,
+                channels=channels,
+                train=train,
+            )
+            x = layers[f"pool{i}"]
+            outputs |= layers
+        return outputs
+
+    def stage(self, x, *, name, number, kernels, channels, train):
+        """The layers of one stage, a dict of their outputs; the pool is the last."""
+        outputs = {}
+        for j, kernel in enumerate(kernels, start=1):
+            if kernel == "LRN":
+                norm = f"norm{number}"
+                x = outputs[norm] = LocalResponseNorm(name=norm)(x)
+                continue
+            x = Conv(
+                channels,
+                kernel,
+                padding=kernel // 2,
+                kernel_init=self.kernel_init,
+                dtype=self.dtype,
+                name=f"{name}_{j}",
+            )(x)
+            if self.batch_norm:
+                x = BatchNorm(
+                    use_running_average=not train,
+                    momentum=0.9,
+                    epsilon=1e-5,
                     dtype=self.dtype,
-                    name=f"conv{i}_{j}",
+                    name=f"bn{number}_{j}",
                 )(x)
-                if self.batch_norm:
-                    x = BatchNorm(
-                        use_running_average=not train,
-                        momentum=0.9,
-                        epsilon=1e-5,
-                        dtype=self.dtype,
-                        name=f"bn{i}_{j}",
-                    )(x)
-                x = outputs[f"conv{i}_{j}"] = nn.relu(x)
-            x = outputs[f"pool{i}"] = MaxPool(2, 2, name=f"pool{i}")(x)
+            x = outputs[f"{name}_{j}"] = nn.relu(x)
+        pool = f"pool{number}"
+        outputs[pool] = MaxPool(2, 2, name=pool)(x)
         return outputs
 
 
