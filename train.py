@@ -13,6 +13,7 @@ import time
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 import checkpoints
@@ -123,6 +124,7 @@ class Trainer:
         self.first = jax.process_index() == 0
         self.mesh = evaluate.make_mesh(config.num_devices)
         self.replicated = NamedSharding(self.mesh, PartitionSpec())
+        self.seed = np.int64(config.seed)  # a program takes it as jax.random.key does
 
         if self.first:
             run.check(config)  # before a long download
@@ -159,7 +161,7 @@ class Trainer:
         self.loss, self.preprocessing = loss, preprocessing
 
         init = train_step.make_init(
-            self.model, self.tx, shape, config.seed, config.optimizer.ema_decay
+            self.model, self.tx, shape, config.optimizer.ema_decay
         )
         if self.first:
             run.create(config)
@@ -190,11 +192,11 @@ class Trainer:
     def _restore(self, init):
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.replicated),
-            jax.eval_shape(init),
+            jax.eval_shape(init, self.seed),
         )
         restored = self.saved.restore(abstract)
         if restored is None:
-            return jax.jit(init, out_shardings=self.replicated)(), -1
+            return jax.jit(init, out_shardings=self.replicated)(self.seed), -1
         state, step, meta = restored
         if self.first:
             print(f"resuming from step {step} of {self.total}", flush=True)
@@ -256,14 +258,12 @@ class Trainer:
             input_pipeline.network_input,
             preprocessing=self.preprocessing,
             augmentation=augmentation,
-            seed=config.seed,
         )
         step = train_step.make_train_step(
             self.model,
             self.tx,
             self.loss,
             prepare,
-            seed=config.seed,
             accumulate=config.optimizer.accumulate,
             ema_decay=config.optimizer.ema_decay,
             auxiliary_weight=config.loss.auxiliary_weight,
@@ -346,7 +346,9 @@ class Trainer:
         start = time.perf_counter()
         data, count = self.feed.take(self.step, until)
         self.progress.waiting(time.perf_counter() - start)
-        self.state, self.sums = self.run_steps(self.state, self.sums, data, count)
+        self.state, self.sums = self.run_steps(
+            self.state, self.sums, data, count, self.seed
+        )
         self.step += count
 
     def _log(self):
