@@ -58,7 +58,56 @@ def make_optimizer(config, epoch_steps, total_steps):
     return schedule, tx
 
 
+def make_step(config, model, tx, preprocessing):
+    """The train step of a config: (state, batch, seed) -> (state, sums)."""
+    return train_step.make_train_step(
+        model,
+        tx,
+        evaluate.make_loss(config.loss),
+        functools.partial(
+            input_pipeline.network_input,
+            preprocessing=preprocessing,
+            augmentation=input_pipeline.Augmentation(**config.augment),
+        ),
+        accumulate=config.optimizer.accumulate,
+        ema_decay=config.optimizer.ema_decay,
+        auxiliary_weight=config.loss.auxiliary_weight,
+    )
+
+
+def describe_run(run, split, preprocessing, input_shape, params, devices):
+    """Fills a run directory with what the network's users need later."""
+    from clu import parameter_overview
+
+    run.write_json(
+        "dataset.json",
+        {
+            "name": split.name,
+            "image_shape": split.image_shape,
+            "input_shape": input_shape,
+            "label_names": split.label_names,
+        },
+    )
+    run.write_json("preprocessing.json", dataclasses.asdict(preprocessing))
+    run.add_environment(devices)
+    overview = parameter_overview.get_parameter_overview(params, include_stats=False)
+    run.write_text("parameters.txt", overview + "\n")
+
+
 # Durations.
+
+
+def durations(config, num_examples):
+    """Steps of an epoch and between evaluations, as Fractions, and of the training."""
+    epoch_steps = fractions.Fraction(num_examples, config.batch_size)
+    eval_every = optimizers.exact_steps(config.eval.every_epochs, epoch_steps)
+    total = config.num_steps or optimizers.in_steps(config.num_epochs, epoch_steps)
+    if total < 1:
+        raise configuration.ConfigError(
+            f"config.num_epochs = {config.num_epochs} is less than one step of "
+            f"config.batch_size = {config.batch_size} images"
+        )
+    return epoch_steps, eval_every, total
 
 
 def due(step, every):
@@ -132,18 +181,9 @@ class Trainer:
             config.dataset, config.dataset.train_split
         )
         self.eval_split = evaluate.open_split(config.dataset, config.dataset.eval_split)
-        self.epoch_steps = fractions.Fraction(len(self.train_split), config.batch_size)
-        self.eval_every = optimizers.exact_steps(
-            config.eval.every_epochs, self.epoch_steps
+        self.epoch_steps, self.eval_every, self.total = durations(
+            config, len(self.train_split)
         )
-        self.total = config.num_steps or optimizers.in_steps(
-            config.num_epochs, self.epoch_steps
-        )
-        if self.total < 1:
-            raise configuration.ConfigError(
-                f"config.num_epochs = {config.num_epochs} is less than one step of "
-                f"config.batch_size = {config.batch_size} images"
-            )
         self.plan = input_pipeline.TrainPlan(
             len(self.train_split),
             config.batch_size,
@@ -203,27 +243,17 @@ class Trainer:
         return state, meta["evaluated"]
 
     def _describe(self, shape):
-        """Fills the run directory with what the network's users need later."""
         from clu import parameter_overview
 
         split = self.train_split
-        self.workdir.write_json(
-            "dataset.json",
-            {
-                "name": split.name,
-                "image_shape": split.image_shape,
-                "input_shape": shape,
-                "label_names": split.label_names,
-            },
+        describe_run(
+            self.workdir,
+            split,
+            self.preprocessing,
+            shape,
+            self.state.params,
+            self.mesh.devices.flat,
         )
-        self.workdir.write_json(
-            "preprocessing.json", dataclasses.asdict(self.preprocessing)
-        )
-        self.workdir.add_environment(self.mesh.devices.flat)
-        overview = parameter_overview.get_parameter_overview(
-            self.state.params, include_stats=False
-        )
-        self.workdir.write_text("parameters.txt", overview + "\n")
         print(
             f"{self.config.model.name} on {split.name}: "
             f"{parameter_overview.count_parameters(self.state.params):,} parameters, "
@@ -253,21 +283,7 @@ class Trainer:
 
     def _make_programs(self):
         config, one = self.config, self.replicated
-        augmentation = input_pipeline.Augmentation(**config.augment)
-        prepare = functools.partial(
-            input_pipeline.network_input,
-            preprocessing=self.preprocessing,
-            augmentation=augmentation,
-        )
-        step = train_step.make_train_step(
-            self.model,
-            self.tx,
-            self.loss,
-            prepare,
-            accumulate=config.optimizer.accumulate,
-            ema_decay=config.optimizer.ema_decay,
-            auxiliary_weight=config.loss.auxiliary_weight,
-        )
+        step = make_step(config, self.model, self.tx, self.preprocessing)
         self.run_steps = jax.jit(
             train_step.make_run_steps(step, self.feed.fetch),
             donate_argnums=(0, 1),
