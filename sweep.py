@@ -16,6 +16,7 @@ their end only: the same command keeps those that are finished and begins the ot
 anew.
 """
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -292,27 +293,29 @@ class Group:
     def train(self):
         """The loop: step, log, evaluate, and save at the end."""
         program, log_every = self.program, self.program.config.log.every_steps
-        while self.step < program.total and self._going():
-            until = min(
-                program.total,
-                train.next_due(self.step, log_every),
-                train.next_due(self.step, program.eval_every),
-            )
-            self._advance(until)
-            last = self.step == program.total
-            evaluating = last or train.due(self.step, program.eval_every)
-            if evaluating or train.due(self.step, log_every):
-                self._log()
-            if evaluating:
-                self._evaluate(last)
-        for writer in self.writers:
-            writer.close()
+        with contextlib.ExitStack() as stack:
+            for writer in self.writers:
+                stack.callback(writer.close)
+            while self.step < program.total and self._going():
+                until = min(
+                    program.total,
+                    train.next_due(self.step, log_every),
+                    train.next_due(self.step, program.eval_every),
+                )
+                self.advance(until)
+                last = self.step == program.total
+                evaluating = last or train.due(self.step, program.eval_every)
+                if evaluating or train.due(self.step, log_every):
+                    self._log()
+                if evaluating:
+                    self._evaluate(last)
 
     def _going(self):
         """The numbers of the runs that have not diverged."""
         return [n for n, run in enumerate(self.runs) if run.result is None]
 
-    def _advance(self, until):
+    def advance(self, until):
+        """One call of the program: steps_per_dispatch steps, or those to `until`."""
         program = self.program
         count = min(program.config.steps_per_dispatch, until - self.step)
         index, epoch = program.indices(self.runs, self.step, count)
@@ -381,7 +384,7 @@ class Group:
             return
         # A decay of 0 is left out of a chain of its own, not out of the sweep's; it has
         # no state, so the leaves are the same.
-        own = jax.eval_shape(self.program.make_init(run.config), run.config.seed)
+        own = jax.eval_shape(self.program.make_init(run.config), 0)
         state = jax.tree.unflatten(jax.tree.structure(own), jax.tree.leaves(state))
         saved = checkpoints.Checkpoints(run.workdir.checkpoints)
         saved.save(

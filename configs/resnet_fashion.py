@@ -1,4 +1,4 @@
-"""ResNet-20 on Fashion-MNIST in three epochs: 92 % within minutes on two cores.
+"""ResNet-20 on Fashion-MNIST in five epochs: 92 % within minutes on two cores.
 
     python main.py --config=configs/resnet_fashion.py --workdir=runs/fashion
 
@@ -14,7 +14,7 @@ from configs import default
 def get_config(network="resnet20"):
     config = default.get_config()
     config.batch_size = 128
-    config.num_epochs = 3.0
+    config.num_epochs = 5.0
     config.dataset.name = "fashion_mnist"
     config.dataset.mean = (72.9,)
     config.dataset.std = (90.0,)
@@ -25,5 +25,5 @@ def get_config(network="resnet20"):
     config.optimizer.weight_decay = 5e-4
     config.optimizer.kwargs.momentum = 0.9
     config.schedule.name = "polynomial"
-    config.schedule.warmup_epochs = 0.3
+    config.schedule.warmup_epochs = 0.5
     return config
