@@ -61,9 +61,8 @@ def make_train_step(
 
     `prepare(batch, seed=seed)` gives the network's input for the stored images of a
     batch, randomly changed as the training wants it. Dropout draws from the seed and
-    the step. The seed is an argument, not a constant, so that all seeds share one
-    compiled program.
-    The loss of each auxiliary head of the network is added `auxiliary_weight` times.
+    the step. The loss of each auxiliary head of the network is added `auxiliary_weight`
+    times. The seed is an argument so that all seeds share one compiled program.
     """
 
     def gradients(params, batch_stats, batch, seed, key):
@@ -141,7 +140,7 @@ def zero_sums():
 
 
 def make_run_steps(train_step, fetch):
-    """(state, sums, data, num_steps, seed) -> (state, sums) after those steps.
+    """(state, sums, data, num_steps, seed) -> (state, sums) after so many steps.
 
     `fetch(data, i)` gives the batch of the i-th of these steps. The number of steps is
     no constant of the program: whatever parts a run is cut into, the same program makes
