@@ -23,7 +23,7 @@ import feeds
 import input_pipeline
 import models
 import workdir
-from models import lenet
+from models import lenet, onednn
 
 
 class Interrupted(Exception):
@@ -211,7 +211,8 @@ def evaluate(eval_step, variables, split, batch_size, mesh, *, stop=lambda: Fals
             name: feeds.put(batch[name], sharding)
             for name in ("image", "label", "mask")
         }
-        pending.append(eval_step(variables, batch))
+        with onednn.permitted():
+            pending.append(eval_step(variables, batch))
     sums = [jax.device_get(p) for p in pending]
     total = {
         name: sum(

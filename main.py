@@ -1,9 +1,11 @@
-"""Trains, evaluates, uses or describes a network.
+"""Trains, evaluates, uses, describes or varies a network.
 
     python main.py --config=configs/lenet5.py --workdir=runs/lenet5
     python main.py --mode=evaluate --workdir=runs/lenet5
     python main.py --mode=predict --workdir=runs/lenet5 --images=a.png,b.png
     python main.py --mode=summarize --config=configs/lenet5.py
+    python main.py --mode=sweep --config=configs/lenet5.py:modern --workdir=runs/sweep \
+        --vary=seed=0,1,2 --vary=optimizer.learning_rate=0.03,0.1
 
 Exit codes: 0 done; 1 failed, with one line that says why; 2 a wrong flag or config;
 3 the loss is not finite; 75 told to stop (SIGTERM, Ctrl-C), state saved, the same
@@ -23,7 +25,20 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.")
 _MODE = flags.DEFINE_enum(
-    "mode", "train", ["train", "evaluate", "summarize", "predict"], "What to do."
+    "mode",
+    "train",
+    ["train", "evaluate", "summarize", "predict", "sweep"],
+    "What to do.",
+)
+_VARY = flags.DEFINE_multi_string(
+    "vary",
+    [],
+    "sweep: a field of the config and its values, seed=0,1,2; may be repeated.",
+)
+_TOGETHER = flags.DEFINE_integer(
+    "together",
+    0,
+    "sweep: runs trained at once in one program; 0: all of them, on a CPU one.",
 )
 _IMAGES = flags.DEFINE_list("images", [], "predict: image files, comma between them.")
 _CHECKPOINT = flags.DEFINE_string(
@@ -61,6 +76,8 @@ def main(argv):
         _fail(USAGE, f"what is {argv[1]!r}? Flags start with --")
     if mode == "predict" and not _IMAGES.value:
         _fail(USAGE, "--mode=predict needs --images=a.png,b.png")
+    if mode == "sweep" and (_CONFIG.value is None or not _VARY.value):
+        _fail(USAGE, "--mode=sweep needs --config and --vary=field=value,value")
     if not _WORKDIR.value and mode != "summarize":
         _fail(USAGE, f"--mode={mode} needs --workdir")
     if not _WORKDIR.value and _CONFIG.value is None:
@@ -95,6 +112,10 @@ def main(argv):
             )
             if jax.process_index() == 0:
                 print(line)
+        elif mode == "sweep":
+            import sweep
+
+            print(sweep.sweep(config, run, _VARY.value, _TOGETHER.value))
         else:
             import predict
 

@@ -91,7 +91,7 @@ def make_optimizer(
         kwargs["weight_decay"] = weight_decay
         if mask and {"mask", "weight_decay_mask"} & accepted.keys():
             kwargs["mask" if "mask" in accepted else "weight_decay_mask"] = mask
-    elif weight_decay:
+    elif isinstance(weight_decay, jax.Array) or weight_decay:  # traced, in a sweep
         parts.append(optax.add_decayed_weights(weight_decay, mask))
     parts.append(make(schedule, **kwargs))
     if plateau:

@@ -13,6 +13,7 @@ import time
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 import checkpoints
@@ -24,7 +25,7 @@ import memory
 import optimizers
 import reporting
 import train_step
-from models import remat
+from models import onednn, remat
 
 # Larger training splits stay on the host unless the config says otherwise.
 ON_DEVICE_BYTES = 2**30
@@ -69,7 +70,64 @@ def rematerialised(stages, model, shape):
         raise configuration.ConfigError(f"config.model.remat = {stages!r}: {e}") from e
 
 
+def make_step(config, model, tx, preprocessing):
+    """The train step of a config: (state, batch, seed) -> (state, sums)."""
+    return train_step.make_train_step(
+        model,
+        tx,
+        evaluate.make_loss(config.loss),
+        functools.partial(
+            input_pipeline.network_input,
+            preprocessing=preprocessing,
+            augmentation=input_pipeline.Augmentation(**config.augment),
+        ),
+        accumulate=config.optimizer.accumulate,
+        ema_decay=config.optimizer.ema_decay,
+        auxiliary_weight=config.loss.auxiliary_weight,
+    )
+
+
+def describe_run(run, split, preprocessing, input_shape, params, devices):
+    """Fills a run directory with what the network's users need later."""
+    from clu import parameter_overview
+
+    run.write_json(
+        "dataset.json",
+        {
+            "name": split.name,
+            "image_shape": split.image_shape,
+            "input_shape": input_shape,
+            "label_names": split.label_names,
+        },
+    )
+    run.write_json("preprocessing.json", dataclasses.asdict(preprocessing))
+    run.add_environment(devices)
+    overview = parameter_overview.get_parameter_overview(params, include_stats=False)
+    run.write_text("parameters.txt", overview + "\n")
+
+
+def step_options(config, platform):
+    """XLA's options for the train step of a config."""
+    options = train_step.compiler_options(platform)
+    if config.model.remat:
+        options |= remat.compiler_options(platform)
+    return options
+
+
 # Durations.
+
+
+def durations(config, num_examples):
+    """Steps of an epoch and between evaluations, as Fractions, and of the training."""
+    epoch_steps = fractions.Fraction(num_examples, config.batch_size)
+    eval_every = optimizers.exact_steps(config.eval.every_epochs, epoch_steps)
+    total = config.num_steps or optimizers.in_steps(config.num_epochs, epoch_steps)
+    if total < 1:
+        raise configuration.ConfigError(
+            f"config.num_epochs = {config.num_epochs} is less than one step of "
+            f"config.batch_size = {config.batch_size} images"
+        )
+    return epoch_steps, eval_every, total
 
 
 def due(step, every):
@@ -140,6 +198,7 @@ class Trainer:
         self.first = jax.process_index() == 0
         self.mesh = evaluate.make_mesh(config.num_devices)
         self.replicated = NamedSharding(self.mesh, PartitionSpec())
+        self.seed = np.int64(config.seed)  # a program takes it as jax.random.key does
 
         if self.first:
             run.check(config)  # before a long download
@@ -147,18 +206,9 @@ class Trainer:
             config.dataset, config.dataset.train_split
         )
         self.eval_split = evaluate.open_split(config.dataset, config.dataset.eval_split)
-        self.epoch_steps = fractions.Fraction(len(self.train_split), config.batch_size)
-        self.eval_every = optimizers.exact_steps(
-            config.eval.every_epochs, self.epoch_steps
+        self.epoch_steps, self.eval_every, self.total = durations(
+            config, len(self.train_split)
         )
-        self.total = config.num_steps or optimizers.in_steps(
-            config.num_epochs, self.epoch_steps
-        )
-        if self.total < 1:
-            raise configuration.ConfigError(
-                f"config.num_epochs = {config.num_epochs} is less than one step of "
-                f"config.batch_size = {config.batch_size} images"
-            )
         self.plan = input_pipeline.TrainPlan(
             len(self.train_split),
             config.batch_size,
@@ -177,7 +227,7 @@ class Trainer:
         self.loss, self.preprocessing = loss, preprocessing
 
         init = train_step.make_init(
-            self.model, self.tx, shape, config.seed, config.optimizer.ema_decay
+            self.model, self.tx, shape, config.optimizer.ema_decay
         )
         if self.first:
             run.create(config)
@@ -209,7 +259,7 @@ class Trainer:
     def _restore(self, init):
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.replicated),
-            jax.eval_shape(init),
+            jax.eval_shape(init, self.seed),
         )
         restored = self.saved.restore(abstract)
         if restored is None:
@@ -218,34 +268,24 @@ class Trainer:
             program = jax.jit(
                 init, out_shardings=self.replicated, compiler_options=options
             )
-            return program(), -1
+            return program(self.seed), -1
         state, step, meta = restored
         if self.first:
             print(f"resuming from step {step} of {self.total}", flush=True)
         return state, meta["evaluated"]
 
     def _describe(self, shape):
-        """Fills the run directory with what the network's users need later."""
         from clu import parameter_overview
 
         split = self.train_split
-        self.workdir.write_json(
-            "dataset.json",
-            {
-                "name": split.name,
-                "image_shape": split.image_shape,
-                "input_shape": shape,
-                "label_names": split.label_names,
-            },
+        describe_run(
+            self.workdir,
+            split,
+            self.preprocessing,
+            shape,
+            self.state.params,
+            self.mesh.devices.flat,
         )
-        self.workdir.write_json(
-            "preprocessing.json", dataclasses.asdict(self.preprocessing)
-        )
-        self.workdir.add_environment(self.mesh.devices.flat)
-        overview = parameter_overview.get_parameter_overview(
-            self.state.params, include_stats=False
-        )
-        self.workdir.write_text("parameters.txt", overview + "\n")
         print(
             f"{self.config.model.name} on {split.name}: "
             f"{parameter_overview.count_parameters(self.state.params):,} parameters, "
@@ -275,31 +315,13 @@ class Trainer:
 
     def _make_programs(self):
         config, one = self.config, self.replicated
-        augmentation = input_pipeline.Augmentation(**config.augment)
-        prepare = functools.partial(
-            input_pipeline.network_input,
-            preprocessing=self.preprocessing,
-            augmentation=augmentation,
-            seed=config.seed,
-        )
-        step = train_step.make_train_step(
-            self.trained_model,
-            self.tx,
-            self.loss,
-            prepare,
-            seed=config.seed,
-            accumulate=config.optimizer.accumulate,
-            ema_decay=config.optimizer.ema_decay,
-            auxiliary_weight=config.loss.auxiliary_weight,
-        )
+        step = make_step(config, self.trained_model, self.tx, self.preprocessing)
         self.run_steps = jax.jit(
             train_step.make_run_steps(step, self.feed.fetch),
             donate_argnums=(0, 1),
             static_argnums=3 if self.feed.steps == 1 else (),
             out_shardings=(one, one),
-            compiler_options=remat.compiler_options(self.mesh.devices.flat[0].platform)
-            if config.model.remat
-            else None,
+            compiler_options=step_options(config, self.mesh.devices.flat[0].platform),
         )
         self.eval_step = jax.jit(
             evaluate.make_eval_step(self.model, self.preprocessing, self.loss),
@@ -375,21 +397,27 @@ class Trainer:
         self.progress.waiting(time.perf_counter() - start)
         if self.step_shapes is None:
             self._plan_memory(data, count)
-        self.state, self.sums = self.run_steps(self.state, self.sums, data, count)
+        with onednn.permitted():
+            self.state, self.sums = self.run_steps(
+                self.state, self.sums, data, count, self.seed
+            )
         self.step += count
 
     def _plan_memory(self, data, count):
         """Prints what the step will take; it is compiled for that, and not again."""
-        self.step_shapes = memory.shapes((self.state, self.sums, data, count))
+        self.step_shapes = memory.shapes(
+            (self.state, self.sums, data, count, self.seed)
+        )
         plan = self._plan_of(self.config.batch_size)
         if self.first:
             print(memory.report(plan, self.mesh.devices.flat[0]), flush=True)
 
     def _plan_of(self, batch_size):
         """The memory.Plan of `run_steps` for batches of another size."""
-        state, sums, data, count = self.step_shapes
+        state, sums, data, count, seed = self.step_shapes
         data = memory.with_batch(data, batch_size)
-        compiled = self.run_steps.lower(state, sums, data, count).compile()
+        with onednn.permitted():
+            compiled = self.run_steps.lower(state, sums, data, count, seed).compile()
         return memory.plan(compiled, state, data)
 
     def explain_out_of_memory(self):

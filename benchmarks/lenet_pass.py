@@ -19,6 +19,7 @@ speed.
 """
 
 import argparse
+import functools
 import os
 import statistics
 import time
@@ -74,8 +75,7 @@ def jax_pass(name, split, batch, plain, steps):
         network,
         tx,
         optax.softmax_cross_entropy_with_integer_labels,
-        lambda batch: input_pipeline.network_input(batch, preprocessing),
-        seed=0,
+        functools.partial(input_pipeline.network_input, preprocessing=preprocessing),
     )
     plan = Order(batch)
     feed = feeds.DeviceFeed(split, plan, evaluate.make_mesh(1), steps)
@@ -84,8 +84,8 @@ def jax_pass(name, split, batch, plain, steps):
         donate_argnums=(0, 1),
         static_argnums=3 if steps == 1 else (),
     )
-    init = train_step.make_init(network, tx, shape, seed=0, ema=False)
-    state = jax.jit(init)()
+    init = train_step.make_init(network, tx, shape, ema=False)
+    state = jax.jit(init)(0)
 
     def run(order):
         nonlocal state
@@ -93,7 +93,7 @@ def jax_pass(name, split, batch, plain, steps):
         at, end, sums = 0, len(order) // batch, train_step.zero_sums()
         while at < end:
             data, count = feed.take(at, end)
-            state, sums = run_steps(state, sums, data, count)
+            state, sums = run_steps(state, sums, data, count, 0)
             at += count
         return float(sums["loss"]) / (end * batch)
 

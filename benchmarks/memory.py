@@ -76,17 +76,16 @@ def measure_ours(network, batch, size, contestant):
     shape = (size, size, 3)
     fields = {"stride_on": "3x3"} if network == "resnet50" else {}  # as torchvision
     model = models.create(network, num_classes=1000, **fields)
-    trained, options = model, None
+    trained, options = model, train_step.compiler_options("cpu")
     if contestant == "remat":
         trained = remat.rematerialised(model, (remat.ALL,), shape)
-        options = remat.compiler_options("cpu")
+        options |= remat.compiler_options("cpu")
     tx = optax.sgd(0.1, momentum=0.9)
     step = train_step.make_train_step(
         trained,
         tx,
         optax.softmax_cross_entropy_with_integer_labels,
-        lambda data: data["image"],
-        seed=0,
+        lambda data, seed: data["image"],
     )
     step = train_step.make_run_steps(step, lambda data, i: data)
     evaluate.abstract_variables(model, shape)  # what is imported late is imported
@@ -98,15 +97,15 @@ def measure_ours(network, batch, size, contestant):
         "image": jax.device_put(rng.standard_normal((batch, *shape), np.float32)),
         "label": jax.device_put(rng.integers(0, 1000, batch, np.int32)),
     }
-    state = jax.jit(train_step.make_init(model, tx, shape, seed=0, ema=False))()
+    state = jax.jit(train_step.make_init(model, tx, shape, ema=False))(0)
     sums = train_step.zero_sums()
     options = {"donate_argnums": (0, 1), "compiler_options": options}
     program = jax.jit(step, static_argnums=3, **options)
-    program = program.lower(state, sums, data, 1).compile()
+    program = program.lower(state, sums, data, 1, 0).compile()
     compiling = resident("VmHWM") - baseline
     planned = memory.plan(program, state, data).total
     for _ in range(STEPS):
-        state, sums = jax.block_until_ready(program(state, sums, data))
+        state, sums = jax.block_until_ready(program(state, sums, data, 0))
     return {
         "peak": resident("VmHWM") - baseline,
         "compiling": compiling,

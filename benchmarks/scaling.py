@@ -126,16 +126,15 @@ class Step:
         one = NamedSharding(mesh, PartitionSpec())
         split = NamedSharding(mesh, PartitionSpec("data"))
         self.init = jax.jit(
-            train_step.make_init(model, tx, shape, seed=0, ema=False), out_shardings=one
+            train_step.make_init(model, tx, shape, ema=False), out_shardings=one
         )
         step = train_step.make_train_step(
             model,
             tx,
             optax.softmax_cross_entropy_with_integer_labels,
-            lambda data: data["image"],
-            seed=0,
+            lambda data, seed: data["image"],
         )
-        self.shapes = jax.eval_shape(self.init)
+        self.shapes = jax.eval_shape(self.init, 0)
         state = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one), self.shapes
         )
@@ -143,7 +142,7 @@ class Step:
         label = jax.ShapeDtypeStruct((batch,), jnp.int32, sharding=split)
         self.data = {"image": image, "label": label}
         jitted = jax.jit(step, donate_argnums=0, out_shardings=(one, one))
-        self.program = jitted.lower(state, self.data).compile()
+        self.program = jitted.lower(state, self.data, 0).compile()
 
     def start(self):
         """Makes the state and a batch, and takes the first step."""
@@ -160,7 +159,7 @@ class Step:
                 rng.integers(0, 10, label.shape, np.int32), label.sharding
             ),
         }
-        self.state = self.init()
+        self.state = self.init(0)
         self.seconds(1)
         return self
 

@@ -51,7 +51,7 @@ import optax
 import models
 import optimizers
 import train_step
-from models import counting, layers
+from models import counting, layers, onednn
 
 # Names of models.create, images [H, W, C], and fields that are not the default.
 NETWORKS = {
@@ -124,28 +124,36 @@ class Ours:
             model,
             tx,
             optax.softmax_cross_entropy_with_integer_labels,
-            lambda batch: batch["image"],
-            seed=0,
+            lambda batch, seed: batch["image"],
             auxiliary_weight=AUXILIARY_WEIGHT,
         )
         run_steps = train_step.make_run_steps(step, lambda data, i: data)
-        init = train_step.make_init(model, tx, task.shape, seed=0, ema=False)
+        init = train_step.make_init(model, tx, task.shape, ema=False)
         images, labels = task.data()
         self.batch = jax.device_put({"image": images, "label": labels})
-        self.state = jax.jit(init)()
+        self.state = jax.jit(init)(0)
         self.parameters = sum(p.size for p in jax.tree.leaves(self.state.params))
         self.program = self._compile(run_steps)
 
+    def _options(self):
+        return train_step.compiler_options(jax.default_backend())
+
     def _compile(self, run_steps):
-        jitted = jax.jit(run_steps, donate_argnums=(0, 1), static_argnums=3)
+        jitted = jax.jit(
+            run_steps,
+            donate_argnums=(0, 1),
+            static_argnums=3,
+            compiler_options=self._options(),
+        )
         sums = train_step.zero_sums()
-        return jitted.lower(self.state, sums, self.batch, 1).compile()
+        with onednn.permitted():
+            return jitted.lower(self.state, sums, self.batch, 1, 0).compile()
 
     def run(self, num_steps):
         """Trains on; the mean loss."""
         sums = train_step.zero_sums()
         for _ in range(num_steps):
-            self.state, sums = self.program(self.state, sums, self.batch)
+            self.state, sums = self.program(self.state, sums, self.batch, 0)
         return float(sums["loss"]) / (num_steps * len(self.batch["label"]))
 
     def bytes_accessed(self):
@@ -157,7 +165,7 @@ class Ours:
         results = []
         for _ in range(2):
             state = jax.tree.map(jnp.copy, self.state)
-            state, _ = self.program(state, train_step.zero_sums(), self.batch)
+            state, _ = self.program(state, train_step.zero_sums(), self.batch, 0)
             results.append(jax.device_get(state))
         pairs = zip(
             jax.tree_util.tree_leaves_with_path(results[0]),
@@ -188,6 +196,9 @@ class Plain(Ours):
     def __init__(self, task):
         with plain_convolutions():
             super().__init__(task)
+
+    def _options(self):
+        return None  # XLA's own choice of libraries belongs to its convolutions.
 
 
 class Torch:

@@ -116,11 +116,11 @@ def test_the_auxiliary_head_has_its_weight_in_the_loss(weight):
     batch = {"image": images, "label": jnp.array([0, 1, 2, 0])}
     loss = optax.softmax_cross_entropy_with_integer_labels
     tx = optax.sgd(1.0)
-    state = train_step.make_init(model, tx, (9, 9, 1), seed=0, ema=0.0)()
+    state = train_step.make_init(model, tx, (9, 9, 1), ema=0.0)(0)
     step = train_step.make_train_step(
-        model, tx, loss, lambda b: b["image"], seed=0, auxiliary_weight=weight
+        model, tx, loss, lambda b, seed: b["image"], auxiliary_weight=weight
     )
-    after, sums = step(state, batch)
+    after, sums = step(state, batch, 0)
     logits, sown = model.apply(
         {"params": state.params, "batch_stats": state.batch_stats},
         images,

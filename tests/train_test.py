@@ -80,6 +80,21 @@ def test_another_seed_gives_another_result(reference, tmp_path):
     assert not np.array_equal(other["params"]["output"]["kernel"], kernel)
 
 
+@pytest.mark.parametrize("placement", ["device", "host"])
+def test_seeds_share_one_program(tmp_path, placement):
+    """Else each seed would be compiled anew, in spite of the compilation cache."""
+    programs = set()
+    for seed in (0, 1):
+        config = runs.small_config(seed=seed, dataset__placement=placement)
+        run = workdir.Workdir(tmp_path / f"{seed}")
+        trainer = train.Trainer(config, run, runs.NoStop)
+        data, count = trainer.feed.take(0, 1)
+        arguments = (trainer.state, trainer.sums, data, count, trainer.seed)
+        programs.add(trainer.run_steps.lower(*arguments).as_text())
+        trainer.close()
+    assert len(programs) == 1
+
+
 def test_host_threads_and_prefetch_change_nothing_and_agree_with_the_device(
     reference, tmp_path
 ):
