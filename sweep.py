@@ -6,8 +6,8 @@
 What varies is an argument of one compiled program, which trains `--together` runs at
 once by `jax.vmap`, all from one copy of the data on one device. Start-up, compilation
 and data are paid for once. Beyond that vmap pays where a single small run leaves an
-accelerator idle; on a CPU it does not, for the arrays of one run fit the cache and
-those of eight do not (benchmarks/many_runs.py), and the default there is 1.
+accelerator idle. On a CPU eight LeNet-5 at once take longer than one after another
+(benchmarks/many_runs.py), so the default there is 1.
 
 Each run has a directory of its own, like one of `--mode=train` with its config, and
 ends where that would to rounding; `--mode=evaluate` and `predict` take it. A run whose
