@@ -287,14 +287,14 @@ class Trainer:
             ema_decay=config.optimizer.ema_decay,
             auxiliary_weight=config.loss.auxiliary_weight,
         )
+        platform = self.mesh.devices.flat[0].platform
+        options = remat.compiler_options(platform) if config.model.remat else None
         self.run_steps = jax.jit(
             train_step.make_run_steps(step, self.feed.fetch),
             donate_argnums=(0, 1),
             static_argnums=3 if self.feed.steps == 1 else (),
             out_shardings=(one, one),
-            compiler_options=remat.compiler_options(self.mesh.devices.flat[0].platform)
-            if config.model.remat
-            else None,
+            compiler_options=options,
         )
         self.eval_step = jax.jit(
             evaluate.make_eval_step(self.model, self.preprocessing, self.loss),
@@ -389,6 +389,8 @@ class Trainer:
 
     def explain_out_of_memory(self):
         """What to say about the step that a device could not hold."""
+        if self.step_shapes is None:
+            return "out of memory before the first step: the state or the data"
         multiple = self.mesh.devices.size * self.config.optimizer.accumulate
         return memory.explain(
             self._plan_of,
@@ -474,6 +476,13 @@ class Trainer:
             )
         except evaluate.Interrupted:
             return self._stop_if_asked()
+        except jax.errors.JaxRuntimeError as error:
+            if not memory.is_out_of_memory(error):
+                raise
+            raise memory.OutOfMemory(
+                f"out of memory in the evaluation of config.eval.batch_size = "
+                f"{self.config.eval.batch_size} images; a smaller one gives the same"
+            ) from error
 
     def _save(self):
         """Saves the state, unless it holds a number that is not finite."""
