@@ -422,6 +422,8 @@ class Trainer:
 
     def explain_out_of_memory(self):
         """What to say about the step that a device could not hold."""
+        if self.step_shapes is None:
+            return "out of memory before the first step: the state or the data"
         multiple = self.mesh.devices.size * self.config.optimizer.accumulate
         return memory.explain(
             self._plan_of,
@@ -507,6 +509,13 @@ class Trainer:
             )
         except evaluate.Interrupted:
             return self._stop_if_asked()
+        except jax.errors.JaxRuntimeError as error:
+            if not memory.is_out_of_memory(error):
+                raise
+            raise memory.OutOfMemory(
+                f"out of memory in the evaluation of config.eval.batch_size = "
+                f"{self.config.eval.batch_size} images; a smaller one gives the same"
+            ) from error
 
     def _save(self):
         """Saves the state, unless it holds a number that is not finite."""

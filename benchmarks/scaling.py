@@ -2,8 +2,9 @@
 
   volume    what the devices exchange in a step, read from the compiled program for
             eight of them
-  virtual   steps over 1, 2, 4 and 8 virtual CPU devices. They share the cores, so
-            nothing can get faster: 1.00 would be a partition that costs nothing
+  virtual   steps over 1, 2, 4 and 8 virtual CPU devices, which share the cores. 1.00
+            would be a partition that costs nothing; it is more where the program of
+            one device leaves cores idle
   expected  efficiency on 8, 64 and 1,024 accelerators by docs/scaling.md, from the
             inputs at the top of this file; --rate=resnet50=7000 replaces one
 

@@ -93,7 +93,7 @@ def compiler_options(platform):
     """What XLA must be told for a step with rematerialisation, for `jax.jit`.
 
     On a CPU, XLA (jax 0.10.2) removes the barriers that keep the second computation
-    behind the first backward pass; it then merges the two, or runs them side by side,
+    behind the first pass; it then merges the two, or runs them side by side,
     and ResNet-50 needs more memory than without (1,208 MB instead of 1,082 MB at batch
     8; 351 MB with the barriers).
     """

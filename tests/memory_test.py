@@ -95,6 +95,15 @@ def test_running_out_is_an_error_that_says_what_fits(words, tmp_path, monkeypatc
         runs.train_small(tmp_path / "run")
 
 
+def test_running_out_in_the_evaluation_names_its_batch(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+    monkeypatch.setattr(train.evaluate, "evaluate", fail)
+    with pytest.raises(memory.OutOfMemory, match="config.eval.batch_size = 100"):
+        runs.train_small(tmp_path / "run", num_steps=1)
+
+
 def test_other_errors_of_the_runtime_stay_what_they_are(tmp_path, monkeypatch):
     def fail(self, until):
         raise jax.errors.JaxRuntimeError("INTERNAL: broken")
