@@ -72,7 +72,7 @@ def test_a_batch_that_does_not_fit_is_halved(monkeypatch, capsys):
 def test_arrays_whose_bits_change_are_named():
     numbers = itertools.count()
 
-    def program(state, sums, batch):
+    def program(state, sums, batch, seed):
         del batch
         return {**state, "conv1": {"kernel": jnp.full(3, next(numbers))}}, sums
 
