@@ -179,16 +179,38 @@ def max_pool(x, window, strides, padding=0, ceil=False):
     window, strides, pads = _pair(window), _pair(strides), _pads(padding)
     pads = _ceil_pads(x, window, strides, pads) if ceil else pads
     if _disjoint(x, window, strides, pads):
-        views = _views(x, window)
-    else:
-        views = _strided_views(x, window, strides, pads)
-    # A chain of selections, because XLA's gradient of a pooling (select and scatter)
-    # takes four times as long on a CPU, and on a GPU adds in no fixed order.
+        return _first_maximum(_views(x, window))
+    config = [(0, 0, 0)] * (x.ndim - 3) + [(*p, 0) for p in pads] + [(0, 0, 0)]
+    x = lax.pad(x, jnp.array(-jnp.inf, x.dtype), config)
+    # Along the rows, then across them: a tie is won by the first row's first.
+    x = _computed_once(_first_maximum(_taps(x, x.ndim - 2, window[1], strides[1])))
+    return _computed_once(_first_maximum(_taps(x, x.ndim - 3, window[0], strides[0])))
+
+
+def _computed_once(x):
+    """x, which XLA's CPU backend, and its gradient, must not compute anew per use."""
+    return lax.platform_dependent(x, cpu=lax.optimization_barrier, default=lambda x: x)
+
+
+def _first_maximum(views):
+    """The maximum of arrays; the first that has it has the gradient.
+
+    A chain of selections, because XLA's gradient of a pooling (select and scatter)
+    takes five times as long on a CPU, and on a GPU adds in no fixed order.
+    """
     best = views[0]
     for view in views[1:]:
         better = (view > best) | (view != view)  # A NaN stays, as in lax.max.
         best = jnp.where(better, view, best)
     return best
+
+
+def _taps(x, axis, window, stride):
+    """The first pixels of all windows on an axis, their second pixels, ..."""
+    if x.shape[axis] < window:  # None fits.
+        return [lax.slice_in_dim(x, 0, 0, axis=axis)]
+    span = (x.shape[axis] - window) // stride * stride + 1
+    return [lax.slice_in_dim(x, i, i + span, stride, axis) for i in range(window)]
 
 
 def avg_pool(x, window, strides, padding=0, ceil=False, count_include_pad=True):
@@ -302,21 +324,6 @@ def _views(x, window):
     x = x.reshape(*batch, h // window[0], window[0], w // window[1], window[1], c)
     return [
         lax.index_in_dim(lax.index_in_dim(x, i, -4, False), j, -2, False)
-        for i in range(window[0])
-        for j in range(window[1])
-    ]
-
-
-def _strided_views(x, window, strides, pads):
-    """The same for windows that overlap; padding is minus infinity."""
-    config = [(0, 0, 0)] * (x.ndim - 3) + [(*p, 0) for p in pads] + [(0, 0, 0)]
-    x = lax.pad(x, jnp.array(-jnp.inf, x.dtype), config)
-    spans = [
-        (size - k) // s * s + 1
-        for size, k, s in zip(x.shape[-3:-1], window, strides, strict=True)
-    ]
-    return [
-        x[..., i : i + spans[0] : strides[0], j : j + spans[1] : strides[1], :]
         for i in range(window[0])
         for j in range(window[1])
     ]
