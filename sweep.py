@@ -207,7 +207,7 @@ class Program:
             jax.vmap(self._run_steps, (0, 0, 0, (None, None, 0, None), None)),
             donate_argnums=(1, 2),
             static_argnums=4 if config.steps_per_dispatch == 1 else (),
-            compiler_options=train.step_options(config, jax.default_backend()),
+            compiler_options=train_step.compiler_options(jax.default_backend()),
         )
         self.eval_step = jax.jit(self._eval_step)
 

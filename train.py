@@ -106,14 +106,6 @@ def describe_run(run, split, preprocessing, input_shape, params, devices):
     run.write_text("parameters.txt", overview + "\n")
 
 
-def step_options(config, platform):
-    """XLA's options for the train step of a config."""
-    options = train_step.compiler_options(platform)
-    if config.model.remat:
-        options |= remat.compiler_options(platform)
-    return options
-
-
 # Durations.
 
 
@@ -321,7 +313,7 @@ class Trainer:
             donate_argnums=(0, 1),
             static_argnums=3 if self.feed.steps == 1 else (),
             out_shardings=(one, one),
-            compiler_options=step_options(config, self.mesh.devices.flat[0].platform),
+            compiler_options=train_step.compiler_options(jax.default_backend()),
         )
         self.eval_step = jax.jit(
             evaluate.make_eval_step(self.model, self.preprocessing, self.loss),

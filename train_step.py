@@ -32,22 +32,28 @@ class TrainState:
 def compiler_options(platform):
     """What XLA is told of a training step, for `jax.jit`: of a CPU's alone something.
 
-    XLA's CPU backend (jaxlib 0.10.2) gives convolutions to YNNPACK, whose gradient of a
-    kernel takes 30 ms where Eigen takes 12 (3x3, 64 to 64 at 56x56, batch 16, two
-    cores); any list of what YNNPACK gets that leaves them out does. It writes vectors
-    of 256 bits where the processor has 512. ResNet-50's step takes a tenth less. The
-    pass that is left out removes the barriers that models/onednn.py and rematerialised
-    stages need.
+    XLA's CPU backend (jaxlib 0.10.2) removes the barriers of a program ahead of its
+    fusions. Rematerialised stages (models/remat.py) then run beside the first pass, and
+    ResNet-50 needs more memory than without, 1,208 MB instead of 1,082 MB at batch 8;
+    with the barriers it is 351 MB. models/onednn.py and max pooling need theirs to be
+    fast.
+
+    It gives convolutions to YNNPACK, whose gradient of a kernel takes 30 ms where Eigen
+    takes 12 (3x3, 64 to 64 at 56x56, batch 16, two cores); any list of what YNNPACK
+    gets that leaves them out does. It writes vectors of 256 bits where the processor
+    has 512. With these two ResNet-50's step takes a tenth less.
     """
-    if platform != "cpu" or not onednn.AVAILABLE:
+    if platform != "cpu":
         return {}
-    return {
-        "xla_cpu_experimental_ynn_fusion_type": (
-            "LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
-        ),
-        "xla_cpu_prefer_vector_width": 512,
-        "xla_disable_hlo_passes": "cse_barrier_expander",
-    }
+    options = {"xla_disable_hlo_passes": "cse_barrier_expander"}
+    if onednn.AVAILABLE:  # The version of XLA that was measured.
+        options |= {
+            "xla_cpu_experimental_ynn_fusion_type": (
+                "LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
+            ),
+            "xla_cpu_prefer_vector_width": 512,
+        }
+    return options
 
 
 def make_init(model, tx, shape, ema):

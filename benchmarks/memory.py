@@ -79,7 +79,6 @@ def measure_ours(network, batch, size, contestant):
     trained, options = model, train_step.compiler_options("cpu")
     if contestant == "remat":
         trained = remat.rematerialised(model, (remat.ALL,), shape)
-        options |= remat.compiler_options("cpu")
     tx = optax.sgd(0.1, momentum=0.9)
     step = train_step.make_train_step(
         trained,

@@ -38,6 +38,12 @@ def some():
 
 
 @pytest.fixture
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
 def tiny(tmp_path, some):
     tiny_datasets.prepare(tmp_path, *some)
     return data_source.open_split("tiny", "train", data_dir=tmp_path)

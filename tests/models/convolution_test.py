@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gradients import value_and_gradients
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -16,26 +17,9 @@ from models import convolution
 NHWC = ("NHWC", "HWIO", "NHWC")
 
 
-@pytest.fixture
-def float64():
-    with jax.enable_x64(True):
-        yield
-
-
 def draw(*shape, dtype=None):
     rng = np.random.default_rng(math.prod(shape))
     return jnp.asarray(rng.normal(size=shape), dtype)
-
-
-def value_and_gradients(f, images, kernel):
-    """f's value and both gradients along a fixed direction, compiled."""
-
-    def run(images, kernel):
-        y, pull = jax.vjp(f, images, kernel)
-        direction = jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape)
-        return y, *pull(direction)
-
-    return jax.jit(run)(images, kernel)
 
 
 def assert_same(f, g, images, kernel):

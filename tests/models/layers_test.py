@@ -7,16 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gradients import value_and_gradients
 
 from models import layers
 
 NONE = ((0, 0), (0, 0))
-
-
-def value_and_gradient(pool, x):
-    y, pull = jax.vjp(pool, x)
-    direction = jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape)
-    return y, *pull(direction)
 
 
 CASES = [
@@ -35,8 +30,8 @@ def test_max_pool_is_flax_max_pool(case):
     """Values bit for bit; ties, which small whole numbers often have, to the same."""
     h, w, *window = case
     x = jnp.asarray(np.random.default_rng(0).integers(-2, 3, (3, h, w, 4)), jnp.float32)
-    ours = value_and_gradient(lambda x: layers.max_pool(x, *window), x)
-    theirs = value_and_gradient(lambda x: nn.max_pool(x, *window), x)
+    ours = value_and_gradients(lambda x: layers.max_pool(x, *window), x)
+    theirs = value_and_gradients(lambda x: nn.max_pool(x, *window), x)
     np.testing.assert_array_equal(ours[0], theirs[0])
     np.testing.assert_array_equal(ours[1] == 0, theirs[1] == 0)
     # A pixel's gradient is a sum over its windows, at most 4 here, in another order.
@@ -62,8 +57,8 @@ def test_avg_pool_is_flax_avg_pool(case, count_include_pad):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(3, h, w, 4)), jnp.float32)
     args = (*window, count_include_pad)
     pool = functools.partial(layers.avg_pool, count_include_pad=count_include_pad)
-    ours = value_and_gradient(lambda x: pool(x, *window), x)
-    theirs = value_and_gradient(lambda x: nn.avg_pool(x, *args), x)
+    ours = value_and_gradients(lambda x: pool(x, *window), x)
+    theirs = value_and_gradients(lambda x: nn.avg_pool(x, *args), x)
     for a, b in zip(ours, theirs, strict=True):
         # Up to nine numbers of size about 1 summed in another order.
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)

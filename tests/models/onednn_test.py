@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gradients import value_and_gradients
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -33,12 +34,6 @@ CASES = [
 ]
 
 
-@pytest.fixture
-def float64():
-    with jax.enable_x64(True):
-        yield
-
-
 @pytest.fixture(autouse=True)
 def permitted():
     with onednn.permitted():
@@ -51,17 +46,6 @@ def draw(kernel, groups, size, dtype):
     return jnp.asarray(images, dtype), jnp.asarray(
         rng.normal(size=(*kernel, 8 // groups, 16)), dtype
     )
-
-
-def value_and_gradients(f, images, kernel):
-    """The value and both gradients along a fixed direction, compiled."""
-
-    def run(images, kernel):
-        y, pull = jax.vjp(f, images, kernel)
-        direction = jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape)
-        return y, *pull(direction)
-
-    return jax.jit(run)(images, kernel)
 
 
 def ours(strides, padding, dilation, groups):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import models
+import train_step
 from models import remat
 
 # name: image size, fields, and the stages that are computed twice.
@@ -95,17 +96,17 @@ def test_the_program_takes_less_memory(name):
     variables = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, *shape)))
     images = jax.ShapeDtypeStruct((64, *shape), jnp.float32)
 
-    def scratch(network, options):
+    def scratch(network):
         def loss(params, stats, images):
             return loss_of(network, stats, images, params, jax.random.key(0))[0]
 
+        options = train_step.compiler_options("cpu")
         step = jax.jit(jax.grad(loss), compiler_options=options)
         program = step.lower(variables["params"], variables["batch_stats"], images)
         return program.compile().memory_analysis().temp_size_in_bytes
 
-    usual = scratch(model, {})
-    options = remat.compiler_options("cpu")
-    least = scratch(remat.rematerialised(model, ("all",), shape), options)
+    usual = scratch(model)
+    least = scratch(remat.rematerialised(model, ("all",), shape))
     # 9 blocks of ResNet-20 keep their inputs and one of them its activations: a third.
     # In VGG-11 a stage is up to a third of the network, and parameters count too.
     assert least < (0.5 if name == "resnet20" else 0.9) * usual
