@@ -63,6 +63,22 @@ class Split:
         """Images uint8 [n, H, W, C] and labels int32 [n] of the given examples."""
         return self.source.read(indices)
 
+    def examples(self, indices):
+        """The given examples as a list of `Example`, their images as stored."""
+        return self.source.examples(indices)
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """An image as stored, its class, and what it is called in messages and results.
+
+    `image` is encoded bytes, or uint8 [H, W, C] where the pixels are in memory.
+    """
+
+    image: bytes | np.ndarray
+    label: int
+    name: str
+
 
 def open_split(name, split, *, data_dir=None, download=True):
     """Opens a split of the TFDS data set `name` ("mnist", "name/config:1.2.3").
@@ -345,6 +361,22 @@ class Source:
             return images[indices], labels[indices]
         indices = [int(i) for i in indices]
         return self._stack(indices, self._records(indices))
+
+    def examples(self, indices):
+        """The examples as a list of `Example`; images decoded only if in memory."""
+        indices = [range(len(self))[int(i)] for i in indices]
+        if self._arrays is not None:
+            images, labels = self._arrays
+            found = [(images[i], labels[i]) for i in indices]
+        else:
+            found = []
+            for record in self._records(indices):
+                example = self._parse(record)
+                found.append((example["image"], example["label"]))
+        return [
+            Example(image, int(label), f"{self._what}, record {index}")
+            for index, (image, label) in zip(indices, found, strict=True)
+        ]
 
     def arrays(self):
         """All images uint8 [N, H, W, C] and labels int32 [N], read once."""

@@ -20,17 +20,31 @@ def get_config():
     config.steps_per_dispatch = 1  # steps in one call of the compiled program
 
     config.dataset = ConfigDict()
-    config.dataset.name = "mnist"  # a TFDS name
+    # A TFDS name, "folder:PATH" with a folder for each class, or "csv:PATH" of lines
+    # path,label.
+    config.dataset.name = "mnist"
     config.dataset.data_dir = ""  # TFDS directory; "": the places README.md lists
     config.dataset.download = True  # let TFDS download a set found nowhere
     config.dataset.train_split = "train"  # TFDS syntax: "train[:50000]"
     config.dataset.eval_split = (
         "auto"  # "auto": "validation" if there is one, or "test"
     )
+    config.dataset.holdout = 0.1  # share to evaluate on, where files have no splits
+    config.dataset.damaged = "replace"  # a training image: by another; or "fail"
+    config.dataset.cache = ""  # in cache_dir: "resized" (JPEG), "pixels"; "": none
+    config.dataset.cache_dir = ""
+    config.dataset.cache_side = 256  # short side of the images there, pixels
     config.dataset.placement = "auto"  # "device": whole split there; "host"; "auto"
     config.dataset.order = "shuffle"  # anew every epoch; "fixed": once for all epochs
     config.dataset.image_size = 0  # pixels, height = width; 0: as the data has it
-    config.dataset.fit = "pad"  # how to get there: "pad" with zeros, or "resize"
+    # How to get there when not in training: "pad" with zeros, "resize", or "crop" the
+    # centre of the image rescaled to short_side.
+    config.dataset.fit = "pad"
+    config.dataset.short_side = 256  # pixels, for fit "crop"
+    config.dataset.interpolation = "bilinear"  # or bicubic, lanczos, box, nearest
+    # Ahead of mean and std: "mean_image" subtracts each pixel's mean over the training
+    # set, "gcn" normalises each image's contrast, "gcn_zca" and whitens it.
+    config.dataset.whiten = ""
     # Subtracted, and then divided by: levels of 0..255, one or per channel. Of several,
     # images with a single channel take the average.
     config.dataset.mean = (0.0,)
@@ -39,6 +53,18 @@ def get_config():
     config.dataset.prefetch = 4  # batches prepared ahead, with placement "host"
 
     config.augment = ConfigDict()  # of training images; 0 or False: off
+    # The part of an image that is shown: "" the whole, brought to size by dataset.fit;
+    # "rescale_crop", "inception_crop".
+    config.augment.view = ""
+    config.augment.short_side = (256, 256)  # "rescale_crop": pixels, from, to
+    config.augment.area = (0.08, 1.0)  # "inception_crop": share of the image
+    config.augment.aspect = (3 / 4, 4 / 3)  # "inception_crop": width / height
+    config.augment.interpolation = "bilinear"  # of both; or "random"
+    config.augment.image_sizes = ()  # (epoch, pixels) from which on; (): image_size
+    config.augment.policy = ""  # "randaugment", "trivialaugment"
+    config.augment.policy_ops = 2  # "randaugment": operations on an image
+    config.augment.policy_magnitude = 9.0  # "randaugment": of 30 ...
+    config.augment.policy_std = 0.0  # ... with this deviation
     config.augment.translate = 0.0  # affine: pixels, uniform in +-
     config.augment.rotate = 0.0  # degrees, uniform in +-
     config.augment.scale = 0.0  # by (1 + scale)^u, u uniform in +-1
@@ -47,7 +73,17 @@ def get_config():
     )
     config.augment.shear = 0.0  # horizontal pixels per row, uniform in +-
     config.augment.flip = False  # left to right, with probability 1/2
-    config.augment.crop = 0  # pixels of zeros added around, then a random crop
+    config.augment.crop = 0  # pixels added around, then a random crop
+    config.augment.crop_mode = "zeros"  # what is added; or "reflect"
+    config.augment.brightness = 0.0  # factor uniform in 1 +- this; in random order ...
+    config.augment.contrast = 0.0  # ... with this
+    config.augment.saturation = 0.0  # ... and this
+    config.augment.hue = 0.0  # turns, uniform in +-
+    config.augment.pca = 0.0  # deviation of AlexNet's colour noise
+    config.augment.erasing = 0.0  # probability of a random rectangle of noise
+    config.augment.mixup = 0.0  # alpha of the beta distribution
+    config.augment.cutmix = 0.0  # alpha; with mixup, each has half of the batches
+    config.augment.repeats = 1  # times an image is in a batch, each time augmented anew
 
     config.model = ConfigDict()
     config.model.name = "lenet5"  # a name of models.MODELS
@@ -96,6 +132,14 @@ def get_config():
 
     config.eval = ConfigDict()
     config.eval.batch_size = 1000  # images; changes nothing in the result
+    # "single"; "ten_crop" (AlexNet); "crops_144" (GoogLeNet); "dense", "multi_crop",
+    # "dense_multi_crop" (VGG); "scales" (ResNet); "offsets" (OverFeat): protocols.py.
+    config.eval.protocol = "single"
+    config.eval.scales = ()  # short sides, pixels, of a protocol; (): its paper's
+    config.eval.average = "softmax"  # what is averaged over views; or "logits"
+    config.eval.image_size = 0  # pixels; 0: as dataset.image_size
+    config.eval.short_side = 0  # pixels; 0: as dataset.short_side
+    config.eval.damaged = "fail"  # "wrong": an unreadable image counts as an error
     config.eval.every_epochs = 1.0  # 0: only at the end
 
     config.checkpoint = ConfigDict()
