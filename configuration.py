@@ -12,16 +12,19 @@ from ml_collections import ConfigDict
 
 import models
 from configs import default
+from images import views
 
 POSITIVE = (
-    "batch_size num_epochs num_steps steps_per_dispatch dataset.num_threads "
-    "dataset.prefetch loss.rubbish optimizer.learning_rate optimizer.accumulate "
+    "batch_size num_epochs num_steps steps_per_dispatch dataset.short_side "
+    "dataset.cache_side dataset.prefetch loss.rubbish "
+    "optimizer.learning_rate optimizer.accumulate "
     "optimizer.curvature_examples schedule.decay_rate schedule.decay_epochs "
     "schedule.power schedule.patience eval.batch_size checkpoint.keep_last "
     "log.every_steps log.profile_steps"
 ).split()
 NOT_NEGATIVE = (
-    "seed num_devices dataset.image_size augment.crop augment.translate "
+    "seed num_devices dataset.image_size dataset.num_threads dataset.holdout "
+    "eval.image_size eval.short_side augment.crop augment.translate "
     "augment.rotate augment.scale augment.squeeze augment.shear "
     "loss.label_smoothing loss.auxiliary_weight optimizer.per_examples "
     "optimizer.weight_decay "
@@ -29,11 +32,15 @@ NOT_NEGATIVE = (
     "schedule.warmup_factor schedule.end_factor eval.every_epochs "
     "checkpoint.every_epochs checkpoint.every_steps checkpoint.keep_best"
 ).split()
-BELOW_ONE = ("loss.label_smoothing", "optimizer.ema_decay")
+BELOW_ONE = ("dataset.holdout", "loss.label_smoothing", "optimizer.ema_decay")
 CHOICES = {
     "dataset.placement": ("auto", "device", "host"),
     "dataset.order": ("shuffle", "fixed"),
-    "dataset.fit": ("pad", "resize"),
+    "dataset.fit": ("pad", "resize", "crop"),
+    "dataset.interpolation": views.INTERPOLATIONS,
+    "dataset.whiten": ("", "mean_image", "gcn", "gcn_zca"),
+    "dataset.damaged": ("replace", "fail"),
+    "dataset.cache": ("", "resized", "pixels"),
     "model.dtype": ("float32", "bfloat16"),
     "loss.name": ("softmax_cross_entropy", "map", "ml"),
     "optimizer.decay_mask": ("all", "kernels"),
@@ -54,6 +61,7 @@ OPEN = ("model.fields.", "optimizer.kwargs.")
 # model.remat).
 FREE_ON_RESUME = (
     "dataset.data_dir dataset.download dataset.num_threads dataset.prefetch "
+    "dataset.cache_dir eval.protocol eval.scales eval.average eval.damaged "
     "eval.batch_size checkpoint log num_devices steps_per_dispatch model.remat"
 ).split()
 
@@ -133,6 +141,7 @@ def check(config):
                 f"config.model.fields.{name}: {config.model.name} takes "
                 f"{', '.join(accepted)}{nearest(name, accepted)}"
             )
+    _check_images(config)
     _check_optimizer(config.optimizer)
     _check_schedule(config)
     if config.batch_size % config.optimizer.accumulate:
@@ -146,6 +155,33 @@ def check(config):
             raise ConfigError(f"config.dataset.{name} = {values} must hold numbers")
     if not all(v > 0 for v in config.dataset.std):
         raise ConfigError("config.dataset.std must be greater than zero")
+
+
+def _check_images(config):
+    dataset, augment = config.dataset, config.augment
+    if dataset.cache and not dataset.cache_dir:
+        raise ConfigError(
+            f"config.dataset.cache = {dataset.cache!r} needs config.dataset.cache_dir"
+        )
+    if (augment.view or dataset.fit == "crop") and not dataset.image_size:
+        field = "augment.view" if augment.view else "dataset.fit"
+        raise ConfigError(f"config.{field} needs config.dataset.image_size")
+    sizes = augment.image_sizes
+    if not sizes:
+        return
+    try:
+        epochs, pixels = zip(*sizes, strict=True)
+        right = epochs[0] == 0 and list(epochs) == sorted(set(epochs))
+        right = right and all(isinstance(p, int) and p > 0 for p in pixels)
+    except (TypeError, ValueError):
+        right = False
+    if not right:
+        raise ConfigError(
+            f"config.augment.image_sizes = {sizes} must be pairs (epoch, pixels) of "
+            "rising epochs, the first 0"
+        )
+    if not augment.view:
+        raise ConfigError("config.augment.image_sizes needs config.augment.view")
 
 
 def _check_optimizer(optimizer):

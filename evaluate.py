@@ -4,6 +4,7 @@ The last batch is filled up and carries a mask; errors are integers summed under
 number counted must be the number in the split.
 """
 
+import dataclasses
 import functools
 import math
 
@@ -77,19 +78,29 @@ def make_model(config, num_classes):
         raise configuration.ConfigError(f"config.model: {e}") from e
 
 
-def make_preprocessing(config, image_shape):
-    """From stored images of `image_shape` [H, W, C] to the input of the network."""
-    if None in image_shape:
+def make_preprocessing(config, image_shape, *, training=False):
+    """From stored images of `image_shape` [H, W, C] to the input of the network.
+
+    In training, and where config.eval has 0, the sizes are those of config.dataset.
+    """
+    dataset = config.dataset
+    size, short_side = dataset.image_size, dataset.short_side
+    if not training:
+        size = config.eval.image_size or size
+        short_side = config.eval.short_side or short_side
+    if not size and None in image_shape:
         raise configuration.ConfigError(
-            f"config.dataset.name = {config.dataset.name!r}: images that differ in "
-            "size are not supported yet"
+            f"config.dataset.name = {dataset.name!r}: images differ in size; say "
+            "config.dataset.image_size"
         )
     try:
         preprocessing = input_pipeline.Preprocessing(
-            image_size=config.dataset.image_size or max(image_shape[:2]),
-            fit=config.dataset.fit,
-            mean=config.dataset.mean,
-            std=config.dataset.std,
+            image_size=size or max(image_shape[:2]),
+            fit=dataset.fit,
+            mean=dataset.mean,
+            std=dataset.std,
+            short_side=short_side,
+            interpolation=dataset.interpolation,
         )
         input_shape(preprocessing, image_shape)
     except ValueError as e:
@@ -97,8 +108,16 @@ def make_preprocessing(config, image_shape):
     return preprocessing
 
 
+def make_augmentation(config, kind=input_pipeline.Augmentation):
+    """The `kind` of augmentation, inside jit or on the host, of `config.augment`."""
+    names = [field.name for field in dataclasses.fields(kind)]
+    return kind(**{name: config.augment[name] for name in names})
+
+
 def input_shape(preprocessing, image_shape):
     """[H, W, C] of what the network gets for stored images of `image_shape`."""
+    if preprocessing.fit == "crop" or preprocessing.view(image_shape):
+        image_shape = (*2 * (preprocessing.image_size,), image_shape[-1])
     images = {"image": jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8)}
     network_input = functools.partial(
         input_pipeline.network_input, preprocessing=preprocessing
@@ -185,10 +204,13 @@ def make_eval_step(model, preprocessing, loss):
     return eval_step
 
 
-def evaluate(eval_step, variables, split, batch_size, mesh, *, stop=lambda: False):
+def evaluate(
+    eval_step, variables, split, batch_size, mesh, *, view=None, stop=lambda: False
+):
     """Runs the jitted `eval_step` over all of `split`.
 
     Args:
+      view: what the host makes of an image: Preprocessing.view.
       batch_size: images per step over all hosts; rounded up to the devices' multiple.
       stop: asked between batches; true ends the evaluation by raising Interrupted.
 
@@ -204,6 +226,7 @@ def evaluate(eval_step, variables, split, batch_size, mesh, *, stop=lambda: Fals
         batch_size,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
+        view=view,
     ):
         if stop():
             raise Interrupted
@@ -298,7 +321,7 @@ def _population_variables(config, model, preprocessing, variables, mesh):
     prepare = functools.partial(
         input_pipeline.network_input,
         preprocessing=preprocessing,
-        augmentation=input_pipeline.Augmentation(**config.augment),
+        augmentation=make_augmentation(config),
         seed=config.seed,
     )
     sharding = NamedSharding(mesh, PartitionSpec("data"))

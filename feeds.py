@@ -38,11 +38,14 @@ class DeviceFeed:
 
 
 class HostFeed:
-    """Batches are read, decoded and sent by host threads, one step at a time."""
+    """Batches are read, decoded and sent by host threads, one step at a time.
+
+    `reading` are further arguments of input_pipeline.train_batches.
+    """
 
     steps = 1
 
-    def __init__(self, split, plan, mesh, first, last, num_threads, prefetch):
+    def __init__(self, split, plan, mesh, first, last, **reading):
         self._sharding = NamedSharding(mesh, PartitionSpec("data"))
         self._batches = input_pipeline.train_batches(
             split,
@@ -51,8 +54,7 @@ class HostFeed:
             last,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
-            num_threads=num_threads,
-            prefetch=prefetch,
+            **reading,
         )
 
     def take(self, step, stop):

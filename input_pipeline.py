@@ -9,10 +9,15 @@ Host threads, prefetch depth and process count never change what a batch holds.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
+
+import data_source
+from images import decode, views
 
 # Which examples, when.
 
@@ -101,18 +106,34 @@ def train_batches(
     process_count=1,
     num_threads=4,
     prefetch=4,
+    view=None,
+    damaged="fail",
 ):
     """Iterates over this process' part of the batches of steps [start, stop).
 
     `num_threads` read ahead up to `prefetch` batches from the moment of the call; 0
-    reads when asked. The iterator's close() stops them early, as its deletion does. All
-    images of the split must have one size.
+    reads when asked. The iterator's close() stops them early, as its deletion does.
+
+    `view` is a function (example, image, rng, step) -> uint8 [H, W, C] of one size in a
+    step; without it all images of the split must have one size. `rng` is a function of
+    (seed, epoch, index). An image that cannot be read raises DataError, or with
+    `damaged` "replace" is logged, and the next readable one of the split takes its
+    place, label too.
     """
     rows = process_slice(plan.batch_size, process_index, process_count)
 
     def load(step):
         index, epoch = (a[0, rows] for a in plan.indices(step, step + 1))
-        return _load(split, index, epoch, np.ones(len(index), np.float32))
+        mask = np.ones(len(index), np.float32)
+        if view is None:
+            return _load(split, index, epoch, mask)
+
+        def show(at, image):
+            # Not the stream of `_permutation`: of the same numbers but 0 and 0.
+            seed = (plan.seed, int(epoch[at]), int(index[at]), 1)
+            return view(image, np.random.default_rng(seed), step)
+
+        return _view(split, index, epoch, mask, show, damaged)
 
     return _stream(load, start, stop, num_threads, prefetch)
 
@@ -125,19 +146,25 @@ def eval_batches(
     process_count=1,
     num_threads=4,
     prefetch=4,
+    view=None,
 ):
     """Iterates over this process' part of batches that hold every example once.
 
     The last batch is filled up with mask 0. A batch size that does not divide evenly
     among the processes is rounded up, so that each has equally many, equal batches.
+    `view` is a function image -> uint8 [H, W, C] of one size.
     """
     batch_size += -batch_size % process_count
     rows = process_slice(batch_size, process_index, process_count)
     indices, masks = eval_indices(len(split), batch_size)
 
     def load(step):
-        index = indices[step, rows]
-        return _load(split, index, np.zeros_like(index), masks[step, rows])
+        index, mask = indices[step, rows], masks[step, rows]
+        if view is None:
+            return _load(split, index, np.zeros_like(index), mask)
+        return _view(
+            split, index, np.zeros_like(index), mask, lambda at, image: view(image)
+        )
 
     return _stream(load, 0, len(indices), num_threads, prefetch)
 
@@ -151,6 +178,51 @@ def _load(split, index, epoch, mask):
         "index": index,
         "epoch": epoch,
     }
+
+
+def _view(split, index, epoch, mask, show, damaged="fail"):
+    """A batch of what `show(at, image)` makes of the decoded images."""
+    examples = read_examples(split, index, damaged)
+    images = [show(at, image) for at, (image, _) in enumerate(examples)]
+    return {
+        "image": np.stack(images),
+        "label": np.array([label for _, label in examples], np.int32),
+        "mask": mask,
+        "index": index,
+        "epoch": epoch,
+    }
+
+
+def read_examples(split, indices, damaged="fail"):
+    """Decoded images uint8 [H, W, C] and labels of examples, as a list of pairs.
+
+    Raises:
+      DataError: an image cannot be read and `damaged` is "fail", or a hundred in a row
+        cannot.
+    """
+    channels = split.image_shape[-1]
+
+    def read(index):
+        example = split.examples([index])[0]
+        try:
+            return decode.decode(example.image, channels), example.label
+        except decode.DamagedImage as error:
+            raise data_source.DataError(
+                f"{example.name} is damaged: {error}"
+            ) from error
+
+    def read_or_next(index):
+        for number in range(min(100, len(split))):
+            try:
+                return read((index + number) % len(split))
+            except data_source.DataError as error:
+                if damaged == "fail":
+                    raise
+                last = error
+                logging.warning("%s; the next image stands for it", error)
+        raise data_source.DataError(f"{last}; nor can the images after it be read")
+
+    return [read_or_next(int(index)) for index in indices]
 
 
 def _stream(load, start, stop, num_threads, prefetch):
@@ -204,6 +276,33 @@ class Augmentation:
 
 
 @dataclasses.dataclass(frozen=True)
+class HostAugmentation:
+    """What is drawn on the host, of `config.augment`; all off."""
+
+    view: str = ""
+    short_side: tuple = (256, 256)
+    area: tuple = (0.08, 1.0)
+    aspect: tuple = (3 / 4, 4 / 3)
+    interpolation: str = "bilinear"
+    policy: str = ""
+    policy_ops: int = 2
+    policy_magnitude: float = 9.0
+    policy_std: float = 0.0
+
+    def crop(self, image, rng, size):
+        if self.view == "rescale_crop":
+            return views.rescale_crop(
+                image, rng, size, self.short_side, self.interpolation
+            )
+        return views.inception_crop(
+            image, rng, size, self.area, self.aspect, self.interpolation
+        )
+
+    def apply_policy(self, image, rng):
+        return image
+
+
+@dataclasses.dataclass(frozen=True)
 class Preprocessing:
     """The options of `preprocess`; a run keeps them beside its parameters (asdict)."""
 
@@ -211,15 +310,72 @@ class Preprocessing:
     fit: str = "pad"
     mean: tuple = (0.0,)
     std: tuple = (1.0,)
+    short_side: int = 256
+    interpolation: str = "bilinear"
 
     def __post_init__(self):
         for field in ("mean", "std"):  # from a number, or from JSON's list
             value = tuple(float(v) for v in np.ravel(getattr(self, field)))
             object.__setattr__(self, field, value)
-        if self.fit not in ("pad", "resize"):
-            raise ValueError(f"fit {self.fit!r} is neither 'pad' nor 'resize'")
+        if self.fit not in ("pad", "resize", "crop"):
+            raise ValueError(f"fit {self.fit!r} is none of 'pad', 'resize', 'crop'")
         if self.image_size < 1 or min(self.std) <= 0:
             raise ValueError(f"{self}: image_size and std must be positive")
+        if self.fit == "crop" and self.short_side < self.image_size:
+            raise ValueError(
+                f"short_side {self.short_side} is less than image_size "
+                f"{self.image_size}, which is cropped from it"
+            )
+
+    def view(self, image_shape):
+        """image [H, W, C] -> its test view on the host; None where jit makes it all.
+
+        `image_shape` has None where the stored images differ in size.
+        """
+        if self.fit == "crop":
+            return functools.partial(
+                views.center_crop,
+                size=self.image_size,
+                short_side=self.short_side,
+                interpolation=self.interpolation,
+            )
+        if None not in image_shape:
+            return None
+        if self.fit == "pad":
+            raise ValueError(
+                "images that differ in size cannot be padded: set fit to 'crop' or "
+                "'resize'"
+            )
+        return functools.partial(
+            views.resize,
+            height=self.image_size,
+            width=self.image_size,
+            interpolation=self.interpolation,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainView:
+    """What a training step shows of an image, made on the host.
+
+    `sizes` are (first step, pixels), the first of step 0. Without a random view the
+    image is shown `whole`, brought to size by that function, or as it is stored (None).
+    """
+
+    augmentation: HostAugmentation
+    sizes: tuple
+    whole: Callable | None = None
+
+    def size(self, step):
+        return [pixels for first, pixels in self.sizes if first <= step][-1]
+
+    def __call__(self, image, rng, step):
+        """uint8 [H, W, C] -> uint8 [size, size, C]; draws from the generator `rng`."""
+        if self.augmentation.view:
+            image = self.augmentation.crop(image, rng, self.size(step))
+        elif self.whole:
+            image = self.whole(image)
+        return self.augmentation.apply_policy(image, rng)
 
 
 def network_input(batch, preprocessing, augmentation=None, *, seed=0, dtype=None):
@@ -228,20 +384,22 @@ def network_input(batch, preprocessing, augmentation=None, *, seed=0, dtype=None
     if augmentation is not None:
         keys = example_keys(seed, batch["epoch"], batch["index"])
         image = augment(image, keys, **dataclasses.asdict(augmentation))
-    return preprocess(image, **dataclasses.asdict(preprocessing), dtype=dtype)
+    return preprocess(image, preprocessing, dtype=dtype)
 
 
-def preprocess(image, *, image_size, fit="pad", mean=(0.0,), std=(1.0,), dtype=None):
+def preprocess(image, preprocessing, dtype=None):
     """Brings images [B, H, W, C] of 0..255 to a square size, then (x - mean) / std.
 
     fit="pad" centres them in background 0 (an odd rest goes below and right); "resize"
-    is bilinear, antialiased when it shrinks. mean and std are per channel or one for
-    all, in units of 0..255; grey images take the average of
-    several. Computed in float32, returned in dtype (float32).
+    is bilinear, antialiased when it shrinks; with "crop" they have their size from
+    `Preprocessing.view`. mean and std are per channel or one for all, in units of
+    0..255; grey images take the average of several. Computed in float32, returned in
+    dtype (float32).
 
     Raises:
       ValueError: an image too large to pad, or a wrong number of means or stds.
     """
+    mean, std, size = preprocessing.mean, preprocessing.std, preprocessing.image_size
     batch, height, width, channels = image.shape
     for name, value in (("mean", mean), ("std", std)):
         if len(value) not in (1, channels) and channels > 1:
@@ -249,16 +407,15 @@ def preprocess(image, *, image_size, fit="pad", mean=(0.0,), std=(1.0,), dtype=N
                 f"{name} has {len(value)} values for images of {channels} channels"
             )
     image = image.astype(jnp.float32)
-    if fit == "resize":
-        shape = (batch, image_size, image_size, channels)
-        image = jax.image.resize(image, shape, "bilinear")
-    elif max(height, width) > image_size:
-        raise ValueError(
-            f"images of {height}x{width} cannot be padded to {image_size}x{image_size}:"
-            f" raise image_size or set fit to 'resize'"
-        )
-    else:
-        below, right = image_size - height, image_size - width
+    if preprocessing.fit == "resize":
+        image = jax.image.resize(image, (batch, size, size, channels), "bilinear")
+    elif preprocessing.fit == "pad":
+        if max(height, width) > size:
+            raise ValueError(
+                f"images of {height}x{width} cannot be padded to {size}x{size}: raise "
+                "image_size or set fit to 'crop' or 'resize'"
+            )
+        below, right = size - height, size - width
         pads = [(below // 2, below - below // 2), (right // 2, right - right // 2)]
         image = jnp.pad(image, [(0, 0), *pads, (0, 0)])
     if channels == 1:

@@ -5,11 +5,11 @@ import pathlib
 
 import jax
 import numpy as np
-from PIL import Image, ImageOps
 
 import data_source
 import evaluate
 import input_pipeline
+from images import decode, views
 
 
 def predict_run(run, which, paths):
@@ -26,12 +26,13 @@ def predict_run(run, which, paths):
       of the same is written to <run>/predictions/step-<step>.png.
     """
     config, dataset = run.config(), run.read_json("dataset.json")
-    images = np.stack([read_image(path, dataset["image_shape"]) for path in paths])
+    image_shape = tuple(dataset["image_shape"])
+    preprocessing = evaluate.make_preprocessing(config, image_shape)
+    images = np.stack([read_image(path, image_shape, preprocessing) for path in paths])
     names = dataset["label_names"]
     model = evaluate.make_model(config, len(names))
-    preprocessing = evaluate.make_preprocessing(config, images.shape[1:])
     variables, step = evaluate.load_variables(
-        run, model, evaluate.input_shape(preprocessing, images.shape[1:]), which
+        run, model, evaluate.input_shape(preprocessing, image_shape), which
     )
 
     @jax.jit
@@ -55,33 +56,36 @@ def predict_run(run, which, paths):
     return "\n".join([*lines, f"after step {step} of {run}; {drawn}"])
 
 
-def read_image(path, shape):
-    """An image file as uint8 of `shape` [H, W, C]; C is 1 (grey) or 3 (RGB).
+def read_image(path, shape, preprocessing):
+    """An image file as the network is tested with it, uint8 [H, W, C].
+
+    C is 1 (grey) or 3 (RGB). Where the data set's images all have the `shape`
+    [H, W, C], this one is brought to it; where they differ, it gets the view that they
+    get.
 
     Raises:
       data_source.DataError: no such file, or not an image that can be read.
     """
     height, width, channels = shape
     try:
-        with Image.open(path) as image:
-            image = ImageOps.exif_transpose(image)
-            image = image.convert("L" if channels == 1 else "RGB")
-            if abs(image.width * height - image.height * width) > 0.05 * (
-                image.width * height
-            ):
-                raise data_source.DataError(
-                    f"--images: {path} is {image.width}x{image.height}; this network "
-                    f"takes the shape of {width}x{height}, crop it first"
-                )
-            if image.size != (width, height):
-                image = image.resize((width, height), Image.Resampling.BILINEAR)
+        image = decode.decode(pathlib.Path(path).read_bytes(), channels)
     except FileNotFoundError as error:
         raise data_source.DataError(f"--images: there is no file {path}") from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, decode.DamagedImage) as error:
         raise data_source.DataError(
             f"--images: {path} is no readable image: {error}"
         ) from error
-    return np.asarray(image, np.uint8).reshape(height, width, channels)
+    rows, columns = image.shape[:2]
+    if None not in shape:
+        if abs(columns * height - rows * width) > 0.05 * columns * height:
+            raise data_source.DataError(
+                f"--images: {path} is {columns}x{rows}; this network takes the shape "
+                f"of {width}x{height}, crop it first"
+            )
+        if (rows, columns) != (height, width):
+            image = views.resize(image, height, width)
+    view = preprocessing.view(shape)
+    return view(image) if view else image
 
 
 def draw_panel(path, images, titles, names, scores, best):

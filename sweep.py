@@ -192,7 +192,14 @@ class Program:
             config, len(self.train_split)
         )
         image_shape = self.train_split.image_shape
-        self.preprocessing = evaluate.make_preprocessing(config, image_shape)
+        self.preprocessing, view = train.make_view(
+            config, image_shape, self.epoch_steps
+        )
+        if view is not None:
+            raise configuration.ConfigError(
+                "--mode=sweep has its data on the device: no images that differ in "
+                "size, no config.augment.view or policy"
+            )
         self.shape = evaluate.input_shape(self.preprocessing, image_shape)
         self.model = evaluate.make_model(config, self.train_split.num_classes)
         evaluate.abstract_variables(self.model, self.shape)

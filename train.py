@@ -79,7 +79,7 @@ def make_step(config, model, tx, preprocessing):
         functools.partial(
             input_pipeline.network_input,
             preprocessing=preprocessing,
-            augmentation=input_pipeline.Augmentation(**config.augment),
+            augmentation=evaluate.make_augmentation(config),
         ),
         accumulate=config.optimizer.accumulate,
         ema_decay=config.optimizer.ema_decay,
@@ -104,6 +104,28 @@ def describe_run(run, split, preprocessing, input_shape, params, devices):
     run.add_environment(devices)
     overview = parameter_overview.get_parameter_overview(params, include_stats=False)
     run.write_text("parameters.txt", overview + "\n")
+
+
+def make_view(config, image_shape, epoch_steps):
+    """(Preprocessing of training images, their input_pipeline.TrainView or None).
+
+    None where all that a config asks of images of `image_shape` is done inside jit.
+    """
+    preprocessing = evaluate.make_preprocessing(config, image_shape, training=True)
+    augmentation = evaluate.make_augmentation(config, input_pipeline.HostAugmentation)
+    whole = None if augmentation.view else preprocessing.view(image_shape)
+    if not (augmentation.view or augmentation.policy or whole):
+        return preprocessing, None
+    if config.dataset.placement == "device":
+        raise configuration.ConfigError(
+            'config.dataset.placement = "device": images that differ in size, crops '
+            "and policies are made on the host"
+        )
+    if augmentation.view or whole:
+        preprocessing = dataclasses.replace(preprocessing, fit="crop")
+    sizes = config.augment.image_sizes or ((0.0, preprocessing.image_size),)
+    sizes = tuple((optimizers.in_steps(e, epoch_steps), pixels) for e, pixels in sizes)
+    return preprocessing, input_pipeline.TrainView(augmentation, sizes, whole)
 
 
 # Durations.
@@ -208,15 +230,19 @@ class Trainer:
             order=config.dataset.order,
         )
 
-        image_shape = self.train_split.image_shape
-        preprocessing = evaluate.make_preprocessing(config, image_shape)
-        shape = evaluate.input_shape(preprocessing, image_shape)
+        preprocessing, self.view = make_view(
+            config, self.train_split.image_shape, self.epoch_steps
+        )
+        shape = evaluate.input_shape(preprocessing, self.train_split.image_shape)
         self.model = evaluate.make_model(config, self.train_split.num_classes)
         evaluate.abstract_variables(self.model, shape)
         self.trained_model = rematerialised(config.model.remat, self.model, shape)
         loss = evaluate.make_loss(config.loss)
         self.schedule, self.tx = make_optimizer(config, self.epoch_steps, self.total)
         self.loss, self.preprocessing = loss, preprocessing
+        self.eval_preprocessing = evaluate.make_preprocessing(
+            config, self.eval_split.image_shape
+        )
 
         init = train_step.make_init(
             self.model, self.tx, shape, config.optimizer.ema_decay
@@ -245,6 +271,7 @@ class Trainer:
         self.feed = self._make_feed()
         self._make_programs()
         self.step_shapes = None  # what `run_steps` takes, once that is known
+        self.pixels = None  # of the images of that step
         self.sums, self.pending = self.new_sums(), None
         self.result, self.profiling, self.asked = None, False, 0
 
@@ -273,7 +300,7 @@ class Trainer:
         describe_run(
             self.workdir,
             split,
-            self.preprocessing,
+            self.eval_preprocessing,
             shape,
             self.state.params,
             self.mesh.devices.flat,
@@ -289,9 +316,11 @@ class Trainer:
 
     def _make_feed(self):
         dataset = self.config.dataset
-        size = len(self.train_split) * math.prod(self.train_split.image_shape)
-        fits = dataset.placement == "auto" and size <= ON_DEVICE_BYTES
-        if dataset.placement == "device" or fits:
+        on_device = dataset.placement == "device"
+        if self.view is None and dataset.placement == "auto":
+            size = len(self.train_split) * math.prod(self.train_split.image_shape)
+            on_device = size <= ON_DEVICE_BYTES
+        if on_device:
             return feeds.DeviceFeed(
                 self.train_split, self.plan, self.mesh, self.config.steps_per_dispatch
             )
@@ -301,8 +330,10 @@ class Trainer:
             self.mesh,
             self.step,
             self.total,
-            dataset.num_threads,
-            dataset.prefetch,
+            num_threads=dataset.num_threads or os.cpu_count(),
+            prefetch=dataset.prefetch,
+            view=self.view,
+            damaged=dataset.damaged,
         )
 
     def _make_programs(self):
@@ -316,7 +347,7 @@ class Trainer:
             compiler_options=train_step.compiler_options(jax.default_backend()),
         )
         self.eval_step = jax.jit(
-            evaluate.make_eval_step(self.model, self.preprocessing, self.loss),
+            evaluate.make_eval_step(self.model, self.eval_preprocessing, self.loss),
             out_shardings=one,
         )
         self.all_finite = jax.jit(
@@ -387,7 +418,9 @@ class Trainer:
         start = time.perf_counter()
         data, count = self.feed.take(self.step, until)
         self.progress.waiting(time.perf_counter() - start)
-        if self.step_shapes is None:
+        pixels = self.view.size(self.step) if self.view else None
+        if self.step_shapes is None or pixels != self.pixels:
+            self.pixels = pixels
             self._plan_memory(data, count)
         with onednn.permitted():
             self.state, self.sums = self.run_steps(
@@ -396,7 +429,10 @@ class Trainer:
         self.step += count
 
     def _plan_memory(self, data, count):
-        """Prints what the step will take; it is compiled for that, and not again."""
+        """Prints what the step will take; it is compiled for that, and not again.
+
+        Anew for every size of images.
+        """
         self.step_shapes = memory.shapes(
             (self.state, self.sums, data, count, self.seed)
         )
@@ -497,6 +533,7 @@ class Trainer:
                 self.eval_split,
                 self.config.eval.batch_size,
                 self.mesh,
+                view=self.eval_preprocessing.view(self.eval_split.image_shape),
                 stop=self._stopped_alone,
             )
         except evaluate.Interrupted:

@@ -15,7 +15,7 @@ import input_pipeline
 import sdlm
 from models import onednn
 
-DROPOUT = 2**31 - 1
+DROPOUT, MIX = 2**31 - 1, 2**31 - 2  # beside the streams of initialisation, examples
 
 
 @flax.struct.dataclass
@@ -84,28 +84,41 @@ def make_train_step(
     accumulate=1,
     ema_decay=0.0,
     auxiliary_weight=0.0,
+    mix=None,
 ):
     """(state, batch, seed) -> (state, sums over the batch).
 
     `prepare(batch, seed=seed)` gives the network's input for the stored images of a
-    batch, randomly changed as the training wants it. Dropout draws from the seed and
-    the step. The loss of each auxiliary head of the network is added `auxiliary_weight`
-    times. The seed is an argument so that all seeds share one compiled program.
+    batch, randomly changed as the training wants it. `mix(images, labels, key)` then
+    mixes the images of a batch (images.augment.mix); errors are counted against the
+    label that comes first. Dropout and mixing draw from the seed and the step. The loss
+    of each auxiliary head of the network is added `auxiliary_weight` times. The seed is
+    an argument so that all seeds share one compiled program.
     """
 
     def gradients(params, batch_stats, batch, seed, key):
+        images, labels = prepare(batch, seed=seed), batch["label"]
+        if mix is not None:
+            images, other, weight = mix(images, labels, jax.random.fold_in(key, MIX))
+
+        def batch_loss(logits):
+            losses = loss(logits, labels)
+            if mix is None:
+                return losses
+            return weight * losses + (1 - weight) * loss(logits, other)
+
         def mean_loss(params):
             logits, updated = model.apply(
                 {"params": params, "batch_stats": batch_stats},
-                prepare(batch, seed=seed),
+                images,
                 train=True,
                 mutable=["batch_stats", "auxiliary"],
                 rngs={"dropout": key},
             )
-            losses = loss(logits, batch["label"])
+            losses = batch_loss(logits)
             for head in jax.tree.leaves(updated.get("auxiliary", {})):
-                losses += auxiliary_weight * loss(head, batch["label"])
-            wrong = jnp.argmax(logits, -1) != batch["label"]
+                losses += auxiliary_weight * batch_loss(head)
+            wrong = jnp.argmax(logits, -1) != labels
             sums = {"loss": losses.sum(), "errors": wrong.sum(dtype=jnp.int32)}
             return losses.mean(), (updated.get("batch_stats", {}), sums)
 

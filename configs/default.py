@@ -49,7 +49,7 @@ def get_config():
     # images with a single channel take the average.
     config.dataset.mean = (0.0,)
     config.dataset.std = (255.0,)
-    config.dataset.num_threads = 2  # reading and decoding, with placement "host"
+    config.dataset.num_threads = 0  # reading and decoding on the host; 0: one per core
     config.dataset.prefetch = 4  # batches prepared ahead, with placement "host"
 
     config.augment = ConfigDict()  # of training images; 0 or False: off

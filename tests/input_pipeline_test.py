@@ -18,7 +18,7 @@ from tiny_datasets import (
 
 import input_pipeline
 from data_source import DataError, open_split
-from input_pipeline import TrainPlan
+from input_pipeline import Preprocessing, TrainPlan
 
 # The plan.
 
@@ -368,33 +368,31 @@ def test_each_distortion_does_what_its_name_says(kind):
 def test_preprocessing_of_lenet5():
     # LeCun et al. 1998: 28x28 in 32x32, background -0.1, foreground 1.175.
     image = jnp.array([[[[0]], [[255]]]], jnp.uint8)
-    out = input_pipeline.preprocess(image, **dataclasses.asdict(LENET))
+    out = input_pipeline.preprocess(image, LENET)
     assert out.shape == (1, 32, 32, 1) and out.dtype == jnp.float32
     assert out[0, 15, 15, 0] == pytest.approx(-0.1)
     assert out[0, 16, 15, 0] == pytest.approx(1.175)
     assert float(out[0].sum()) == pytest.approx(1.175 - 0.1 * 1023, rel=1e-5)
-    half = input_pipeline.preprocess(image, image_size=3, dtype=jnp.bfloat16)
+    half = input_pipeline.preprocess(image, Preprocessing(3), jnp.bfloat16)
     assert half.dtype == jnp.bfloat16
 
 
 def test_preprocessing_per_channel_and_resized():
     image = jnp.ones((2, 4, 6, 3), jnp.uint8) * jnp.array([[[[10, 20, 30]]]], jnp.uint8)
-    out = input_pipeline.preprocess(
-        image, image_size=8, fit="resize", mean=(8.0, 16.0, 24.0), std=(2.0, 4.0, 6.0)
-    )
+    spec = Preprocessing(8, "resize", (8.0, 16.0, 24.0), (2.0, 4.0, 6.0))
+    out = input_pipeline.preprocess(image, spec)
     np.testing.assert_allclose(out, np.ones((2, 8, 8, 3)), rtol=1e-6)
     with pytest.raises(ValueError, match="4x6 cannot be padded to 5x5"):
-        input_pipeline.preprocess(image, image_size=5)
+        input_pipeline.preprocess(image, Preprocessing(5))
     for name in ("mean", "std"):
         with pytest.raises(ValueError, match=f"{name} has 2 values for images of 3"):
-            input_pipeline.preprocess(image, image_size=8, **{name: (1.0, 2.0)})
+            input_pipeline.preprocess(image, Preprocessing(8, **{name: (1.0, 2.0)}))
 
 
 def test_grey_images_take_the_average_of_three_means():
     image = jnp.full((1, 2, 2, 1), 10, jnp.uint8)
-    out = input_pipeline.preprocess(
-        image, image_size=2, mean=(1.0, 2.0, 3.0), std=(2.0, 4.0, 6.0)
-    )
+    spec = Preprocessing(2, mean=(1.0, 2.0, 3.0), std=(2.0, 4.0, 6.0))
+    out = input_pipeline.preprocess(image, spec)
     np.testing.assert_allclose(out, np.full((1, 2, 2, 1), 2.0), rtol=1e-6)
 
 
@@ -405,6 +403,6 @@ def test_preprocessing_survives_json():
     assert LENET.mean == (20.0,)
     text = json.dumps(dataclasses.asdict(ALL))
     assert input_pipeline.Augmentation(**json.loads(text)) == ALL
-    for wrong in ({"fit": "crop"}, {"image_size": 0}, {"std": 0.0}):
+    for wrong in ({"fit": "cut"}, {"image_size": 0}, {"std": 0.0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             input_pipeline.Preprocessing(**{"image_size": 8, **wrong})

@@ -1,0 +1,185 @@
+"""Training and testing on photographs: encoded, of different sizes, some damaged."""
+
+import io
+
+import numpy as np
+import pytest
+import runs
+import tiny_datasets
+from PIL import Image
+
+import data_source
+import evaluate
+import input_pipeline
+from configs import default
+
+SIZES = [(40, 50), (64, 48), (50, 50), (33, 70)]
+
+
+def jpeg(seed, height, width):
+    """Smooth random colours, so that a JPEG keeps them."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), np.uint8)
+    image = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=95)
+    return file.getvalue()
+
+
+@pytest.fixture
+def photographs():
+    return [jpeg(i, *SIZES[i % 4]) for i in range(20)]
+
+
+@pytest.fixture
+def split(tmp_path, photographs):
+    return open_photographs(tmp_path, photographs)
+
+
+def open_photographs(path, photographs):
+    labels = np.arange(len(photographs)) % 3
+    tiny_datasets.prepare(path, photographs, labels, shape=(None, None, 3))
+    return data_source.open_split("tiny", "train", data_dir=path)
+
+
+VIEW = input_pipeline.TrainView(
+    input_pipeline.HostAugmentation(view="rescale_crop", short_side=(32, 40)),
+    sizes=((0, 24), (7, 32)),
+)
+
+
+def batches(split, start, stop, **reading):
+    plan = input_pipeline.TrainPlan(len(split), 6, seed=3)
+    return list(
+        input_pipeline.train_batches(split, plan, start, stop, view=VIEW, **reading)
+    )
+
+
+def test_batches_depend_on_seed_and_step_alone(split):
+    whole = batches(split, 0, 12, num_threads=4)
+    assert [b["image"].shape for b in whole[5:9]] == 2 * [(6, 24, 24, 3)] + 2 * [
+        (6, 32, 32, 3)
+    ]
+    for start, threads in ((0, 0), (1, 1), (5, 2), (11, 3)):
+        rest = batches(split, start, 12, num_threads=threads)
+        for left, right in zip(whole[start:], rest, strict=True):
+            tiny_datasets.assert_same(left, right)
+
+
+def test_every_pass_crops_anew(split):
+    whole = tiny_datasets.concatenate(batches(split, 0, 7))  # two passes of one size
+    index, epoch = whole["index"], whole["epoch"]
+    first, second = (
+        whole["image"][epoch == e][np.argsort(index[epoch == e])] for e in (0, 1)
+    )
+    same = [np.array_equal(a, b) for a, b in zip(first, second, strict=False)]
+    assert len(same) == 20 and sum(same) < 3
+
+
+def test_processes_share_a_batch(split):
+    whole = batches(split, 2, 5)
+    parts = [
+        batches(split, 2, 5, process_index=i, process_count=3, num_threads=2)
+        for i in range(3)
+    ]
+    for step, batch in enumerate(whole):
+        tiny_datasets.assert_same(
+            batch, tiny_datasets.concatenate(part[step] for part in parts)
+        )
+
+
+def test_a_damaged_image_is_replaced_by_the_next_and_changes_no_other(
+    tmp_path, photographs, split, caplog
+):
+    damaged = list(photographs)
+    damaged[4] = damaged[4][: len(damaged[4]) // 2]
+    damaged[5] = b"no image"
+    other = open_photographs(tmp_path / "damaged", damaged)
+    whole = tiny_datasets.concatenate(batches(split, 0, 6))
+    found = tiny_datasets.concatenate(batches(other, 0, 6, damaged="replace"))
+    bad = np.isin(found["index"], [4, 5])
+    assert bad.sum() == 4  # 36 images of 20, the first 16 of the second pass
+    for name in ("image", "label", "index", "epoch"):
+        np.testing.assert_array_equal(found[name][~bad], whole[name][~bad])
+    np.testing.assert_array_equal(found["label"][bad], 6 % 3)
+    np.testing.assert_array_equal(found["index"][bad], whole["index"][bad])
+    assert "record 4" in caplog.text and "the next image stands for it" in caplog.text
+    with pytest.raises(data_source.DataError, match="record [45]"):
+        batches(other, 0, 6)
+
+
+def test_evaluation_fails_at_a_damaged_image(tmp_path, photographs):
+    split = open_photographs(tmp_path, [*photographs[:10], b"no image"])
+    view = input_pipeline.Preprocessing(24, "crop", short_side=32).view((None, None, 3))
+    with pytest.raises(data_source.DataError, match="record 10 is damaged"):
+        list(input_pipeline.eval_batches(split, 4, view=view))
+
+
+def test_the_test_view_is_the_same_for_any_batch_size(split):
+    view = input_pipeline.Preprocessing(24, "crop", short_side=32).view((None, None, 3))
+    one, many = (
+        tiny_datasets.concatenate(input_pipeline.eval_batches(split, size, view=view))
+        for size in (1, 7)
+    )
+    assert many["mask"].sum() == 20
+    np.testing.assert_array_equal(one["image"], many["image"][:20])
+    np.testing.assert_array_equal(one["image"].shape, (20, 24, 24, 3))
+
+
+def test_preprocessing_of_images_that_differ_in_size():
+    config = default.get_config()
+    with pytest.raises(ValueError, match="say config.dataset.image_size"):
+        evaluate.make_preprocessing(config, (None, None, 3))
+    config.dataset.image_size = 24
+    with pytest.raises(ValueError, match="cannot be padded: set fit"):
+        evaluate.make_preprocessing(config, (None, None, 3))
+    config.dataset.fit = "crop"
+    config.eval.image_size, config.eval.short_side = 32, 40
+    training = evaluate.make_preprocessing(config, (None, None, 3), training=True)
+    testing = evaluate.make_preprocessing(config, (None, None, 3))
+    assert (training.image_size, training.short_side) == (24, 256)
+    assert (testing.image_size, testing.short_side) == (32, 40)
+    assert evaluate.input_shape(testing, (None, None, 3)) == (32, 32, 3)
+
+
+CHANGES = {
+    "dataset.name": "tiny",
+    "dataset.train_split": "train",
+    "dataset.eval_split": "train",
+    "dataset.image_size": 28,
+    "dataset.fit": "crop",
+    "dataset.short_side": 32,
+    "augment.view": "rescale_crop",
+    "augment.short_side": (32, 40),
+    "augment.crop": 0,
+    "augment.flip": True,
+    "batch_size": 6,
+    "num_epochs": 4.0,  # 13 steps
+    "checkpoint.every_steps": 2,
+    "log.every_steps": 1,
+}
+
+
+def test_training_goes_on_in_the_middle_of_an_epoch_with_the_same_bits(tmp_path, split):
+    class StopAfter:
+        """Asks for a stop at the seventh look, in the middle of an epoch."""
+
+        looks = 0
+
+        @property
+        def requested(self):
+            self.looks += 1
+            return self.looks == 8
+
+    changes = CHANGES | {"dataset.data_dir": str(tmp_path)}
+    line = runs.train_small(tmp_path / "whole", dataset__num_threads=1, **changes)
+    assert "20/20 images counted" in line
+    with pytest.raises(runs.train.Preempted, match="stopped at step"):
+        runs.train_small(
+            tmp_path / "run", stop=StopAfter(), dataset__num_threads=3, **changes
+        )
+    _, step = runs.final_state(tmp_path / "run")
+    assert 0 < step < 13 and step % 20 / 6 != 0
+    runs.train_small(tmp_path / "run", dataset__num_threads=2, **changes)
+    whole, found = (runs.final_state(tmp_path / name) for name in ("whole", "run"))
+    assert whole[1] == found[1] == 13
+    runs.assert_same_bits(whole[0], found[0])
