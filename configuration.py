@@ -166,6 +166,12 @@ def _check_images(config):
     if (augment.view or dataset.fit == "crop") and not dataset.image_size:
         field = "augment.view" if augment.view else "dataset.fit"
         raise ConfigError(f"config.{field} needs config.dataset.image_size")
+    other = config.eval.image_size not in (0, dataset.image_size)
+    if dataset.whiten in ("mean_image", "gcn_zca") and (other or augment.image_sizes):
+        raise ConfigError(
+            f"config.dataset.whiten = {dataset.whiten!r} has statistics of one size: "
+            "no config.eval.image_size or config.augment.image_sizes"
+        )
     sizes = augment.image_sizes
     if not sizes:
         return

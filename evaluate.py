@@ -26,6 +26,8 @@ import models
 import workdir
 from models import lenet, onednn
 
+STATISTICS = "statistics.npz"
+
 
 class Interrupted(Exception):
     """The evaluation was asked to stop before its end; it has no result."""
@@ -101,6 +103,7 @@ def make_preprocessing(config, image_shape, *, training=False):
             std=dataset.std,
             short_side=short_side,
             interpolation=dataset.interpolation,
+            whiten=dataset.whiten,
         )
         input_shape(preprocessing, image_shape)
     except ValueError as e:
@@ -120,7 +123,8 @@ def input_shape(preprocessing, image_shape):
         image_shape = (*2 * (preprocessing.image_size,), image_shape[-1])
     images = {"image": jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8)}
     network_input = functools.partial(
-        input_pipeline.network_input, preprocessing=preprocessing
+        input_pipeline.network_input,
+        preprocessing=dataclasses.replace(preprocessing, whiten=""),
     )
     return jax.eval_shape(network_input, images).shape[1:]
 
@@ -174,6 +178,13 @@ def load_variables(run, model, shape, which="latest"):
         checkpoints.forms(abstract_variables(model, shape)),
     )
     return variables, step
+
+
+def with_statistics(preprocessing, run):
+    """`preprocessing` with the statistics that a run fitted, where it needs some."""
+    if preprocessing.whiten in ("", "gcn"):
+        return preprocessing
+    return dataclasses.replace(preprocessing, statistics=run.read_arrays(STATISTICS))
 
 
 def make_eval_step(model, preprocessing, loss):
@@ -370,6 +381,7 @@ def evaluate_run(run, config, which="latest", batch_stats="moving"):
     configuration.check_devices(config, jax.device_count(), jax.process_count())
     split = open_split(config.dataset, config.dataset.eval_split)
     preprocessing = make_preprocessing(config, split.image_shape)
+    preprocessing = with_statistics(preprocessing, run)
     shape = input_shape(preprocessing, split.image_shape)
     model = make_model(config, split.num_classes)
     variables, step = load_variables(run, model, shape, which)
@@ -378,7 +390,10 @@ def evaluate_run(run, config, which="latest", batch_stats="moving"):
     if batch_stats == "population":
         variables = _population_variables(config, model, preprocessing, variables, mesh)
     eval_step = jax.jit(make_eval_step(model, preprocessing, make_loss(config.loss)))
-    result = evaluate(eval_step, variables, split, config.eval.batch_size, mesh)
+    view = preprocessing.view(split.image_shape)
+    result = evaluate(
+        eval_step, variables, split, config.eval.batch_size, mesh, view=view
+    )
     if jax.process_index() == 0:
         try:
             record = {"step": step, "split": split.split, **result}

@@ -17,7 +17,7 @@ import numpy as np
 from absl import logging
 
 import data_source
-from images import decode, views
+from images import decode, views, whitening
 
 # Which examples, when.
 
@@ -312,6 +312,9 @@ class Preprocessing:
     std: tuple = (1.0,)
     short_side: int = 256
     interpolation: str = "bilinear"
+    whiten: str = ""
+    # Arrays of images.whitening.fit; a run keeps them in statistics.npz.
+    statistics: dict | None = dataclasses.field(default=None, compare=False, repr=False)
 
     def __post_init__(self):
         for field in ("mean", "std"):  # from a number, or from JSON's list
@@ -326,6 +329,12 @@ class Preprocessing:
                 f"short_side {self.short_side} is less than image_size "
                 f"{self.image_size}, which is cropped from it"
             )
+
+    def as_dict(self):
+        """Everything but the statistics, for JSON."""
+        fields = dataclasses.asdict(dataclasses.replace(self, statistics=None))
+        del fields["statistics"]
+        return fields
 
     def view(self, image_shape):
         """image [H, W, C] -> its test view on the host; None where jit makes it all.
@@ -387,37 +396,57 @@ def network_input(batch, preprocessing, augmentation=None, *, seed=0, dtype=None
     return preprocess(image, preprocessing, dtype=dtype)
 
 
+def fit_size(image, preprocessing):
+    """The part of `preprocess` that brings images to a size; float32 of 0..255."""
+    size, (batch, height, width, channels) = preprocessing.image_size, image.shape
+    image = image.astype(jnp.float32)
+    if preprocessing.fit == "crop":
+        return image
+    if preprocessing.fit == "resize":
+        return jax.image.resize(image, (batch, size, size, channels), "bilinear")
+    if max(height, width) > size:
+        raise ValueError(
+            f"images of {height}x{width} cannot be padded to {size}x{size}: raise "
+            "image_size or set fit to 'crop' or 'resize'"
+        )
+    below, right = size - height, size - width
+    pads = [(below // 2, below - below // 2), (right // 2, right - right // 2)]
+    return jnp.pad(image, [(0, 0), *pads, (0, 0)])
+
+
+def fit_statistics(split, preprocessing):
+    """images.whitening.fit of a split's images, each once, in their test view."""
+    view = preprocessing.view(split.image_shape)
+    sized = jax.jit(functools.partial(fit_size, preprocessing=preprocessing))
+
+    def images():
+        for batch in eval_batches(split, 256, view=view):
+            yield np.asarray(sized(batch["image"]))[batch["mask"] > 0]
+
+    return whitening.fit(preprocessing.whiten, images())
+
+
 def preprocess(image, preprocessing, dtype=None):
     """Brings images [B, H, W, C] of 0..255 to a square size, then (x - mean) / std.
 
     fit="pad" centres them in background 0 (an odd rest goes below and right); "resize"
     is bilinear, antialiased when it shrinks; with "crop" they have their size from
-    `Preprocessing.view`. mean and std are per channel or one for all, in units of
-    0..255; grey images take the average of several. Computed in float32, returned in
-    dtype (float32).
+    `Preprocessing.view`. Whitening, if asked for, is next. mean and std are per channel
+    or one for all, in units of 0..255; grey images take the average of several.
+    Computed in float32, returned in dtype (float32).
 
     Raises:
       ValueError: an image too large to pad, or a wrong number of means or stds.
     """
-    mean, std, size = preprocessing.mean, preprocessing.std, preprocessing.image_size
-    batch, height, width, channels = image.shape
+    mean, std, channels = preprocessing.mean, preprocessing.std, image.shape[-1]
     for name, value in (("mean", mean), ("std", std)):
         if len(value) not in (1, channels) and channels > 1:
             raise ValueError(
                 f"{name} has {len(value)} values for images of {channels} channels"
             )
-    image = image.astype(jnp.float32)
-    if preprocessing.fit == "resize":
-        image = jax.image.resize(image, (batch, size, size, channels), "bilinear")
-    elif preprocessing.fit == "pad":
-        if max(height, width) > size:
-            raise ValueError(
-                f"images of {height}x{width} cannot be padded to {size}x{size}: raise "
-                "image_size or set fit to 'crop' or 'resize'"
-            )
-        below, right = size - height, size - width
-        pads = [(below // 2, below - below // 2), (right // 2, right - right // 2)]
-        image = jnp.pad(image, [(0, 0), *pads, (0, 0)])
+    image = fit_size(image, preprocessing)
+    if preprocessing.whiten:
+        image = whitening.apply(preprocessing.whiten, preprocessing.statistics, image)
     if channels == 1:
         mean, std = (np.mean(mean),), (np.mean(std),)
     mean = jnp.asarray(mean, jnp.float32).reshape(1, 1, 1, -1)

@@ -28,6 +28,7 @@ def predict_run(run, which, paths):
     config, dataset = run.config(), run.read_json("dataset.json")
     image_shape = tuple(dataset["image_shape"])
     preprocessing = evaluate.make_preprocessing(config, image_shape)
+    preprocessing = evaluate.with_statistics(preprocessing, run)
     images = np.stack([read_image(path, image_shape, preprocessing) for path in paths])
     names = dataset["label_names"]
     model = evaluate.make_model(config, len(names))

@@ -100,7 +100,7 @@ def describe_run(run, split, preprocessing, input_shape, params, devices):
             "label_names": split.label_names,
         },
     )
-    run.write_json("preprocessing.json", dataclasses.asdict(preprocessing))
+    run.write_json("preprocessing.json", preprocessing.as_dict())
     run.add_environment(devices)
     overview = parameter_overview.get_parameter_overview(params, include_stats=False)
     run.write_text("parameters.txt", overview + "\n")
@@ -249,6 +249,7 @@ class Trainer:
         )
         if self.first:
             run.create(config)
+        self._find_statistics()
         self.saved = checkpoints.Checkpoints(
             run.checkpoints,
             keep_last=config.checkpoint.keep_last,
@@ -274,6 +275,23 @@ class Trainer:
         self.pixels = None  # of the images of that step
         self.sums, self.pending = self.new_sums(), None
         self.result, self.profiling, self.asked = None, False, 0
+
+    def _find_statistics(self):
+        """Those that preprocessing needs of the training images: fitted or read."""
+        tested = self.eval_preprocessing
+        path = self.workdir.path / evaluate.STATISTICS
+        if tested.whiten in ("", "gcn"):
+            return
+        if path.exists():
+            statistics = self.workdir.read_arrays(path.name)
+        else:
+            statistics = input_pipeline.fit_statistics(self.train_split, tested)
+            if self.first:
+                self.workdir.write_arrays(path.name, statistics)
+        add = functools.partial(dataclasses.replace, statistics=statistics)
+        self.preprocessing, self.eval_preprocessing = map(
+            add, (self.preprocessing, tested)
+        )
 
     def _restore(self, init):
         abstract = jax.tree.map(

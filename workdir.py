@@ -3,6 +3,7 @@
 config.json         the whole config, as resolved from file and command line
 dataset.json        what the network must be told of its data: classes, image shape
 preprocessing.json  from a stored image to the network's input
+statistics.npz      arrays that preprocessing needs, fitted on the training images
 environment.json    package versions, git revision and devices of each start
 metrics.jsonl       one line per report; TensorBoard's files lie beside it
 checkpoints/        one directory per saved step
@@ -16,6 +17,9 @@ import pathlib
 import platform
 import subprocess
 import sys
+import zipfile
+
+import numpy as np
 
 import configuration
 
@@ -77,11 +81,28 @@ class Workdir:
             raise WorkdirError(f"{self.path / 'config.json'} is damaged: {e}") from e
 
     def write_text(self, name, text):
+        self._write(name, lambda file: file.write(text.encode()))
+
+    def write_arrays(self, name, arrays):
+        """{name: array} as an .npz file."""
+        self._write(name, lambda file: np.savez(file, **arrays))
+
+    def read_arrays(self, name):
+        path = self.path / name
+        try:
+            with np.load(path) as file:
+                return dict(file)
+        except FileNotFoundError as e:
+            raise WorkdirError(f"--workdir={self.path}: {name} is missing") from e
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
+            raise WorkdirError(f"{path} is damaged: {e}") from e
+
+    def _write(self, name, write):
         # Renamed into place, so that a kill leaves the old file or the new one.
         path, new = self.path / name, self.path / (name + ".tmp")
         try:
-            with open(new, "w") as file:
-                file.write(text)
+            with open(new, "wb") as file:
+                write(file)
                 file.flush()
                 os.fsync(file.fileno())
             new.replace(path)

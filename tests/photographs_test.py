@@ -183,3 +183,32 @@ def test_training_goes_on_in_the_middle_of_an_epoch_with_the_same_bits(tmp_path,
     whole, found = (runs.final_state(tmp_path / name) for name in ("whole", "run"))
     assert whole[1] == found[1] == 13
     runs.assert_same_bits(whole[0], found[0])
+
+
+@pytest.mark.parametrize("whiten", ["mean_image", "gcn_zca"])
+def test_statistics_of_the_training_images_are_kept_with_the_run(
+    tmp_path, split, whiten
+):
+    changes = CHANGES | {
+        "dataset.data_dir": str(tmp_path),
+        "dataset.whiten": whiten,
+        "dataset.mean": (0.0,),
+        "dataset.std": (1.0,),
+        "num_epochs": 1.0,
+    }
+    line = runs.train_small(tmp_path / "run", **changes)
+    run = runs.workdir.Workdir(tmp_path / "run")
+    found = run.read_arrays("statistics.npz")
+    view = input_pipeline.Preprocessing(28, "crop", short_side=32).view((None, None, 3))
+    images = np.stack(
+        [view(i) for i, _ in input_pipeline.read_examples(split, range(20))]
+    )
+    if whiten == "mean_image":
+        np.testing.assert_allclose(found["mean"], images.mean(0), rtol=1e-6)
+    else:
+        assert found["whiten"].shape == (2352, 2352)
+    again = evaluate.evaluate_run(run, run.config())
+    assert line.split(" after")[0].removeprefix("done: ") in again
+    (tmp_path / "run" / "statistics.npz").write_bytes(b"cut")
+    with pytest.raises(runs.workdir.WorkdirError, match="npz is damaged"):
+        evaluate.evaluate_run(run, run.config())
