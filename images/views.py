@@ -92,10 +92,12 @@ def center_crop(image, size, short_side, interpolation="bilinear"):
     Raises:
       ValueError: the crop is larger than the rescaled image.
     """
-    height, width = _size_to_crop(image, size, short_side)
-    top, left = round((height - size) / 2), round((width - size) / 2)
-    box = _box_in_original(image, size, height, width, top, left)
-    return resize(image, size, size, interpolation, box)
+    _check_crop(size, short_side)
+    # Not resize(box=), for which PIL rounds the box: this is torchvision's to the bit.
+    image = rescale(image, short_side, interpolation)
+    top = round((image.shape[0] - size) / 2)
+    left = round((image.shape[1] - size) / 2)
+    return image[top : top + size, left : left + size]
 
 
 def rescale_crop(image, rng, size, short_side, interpolation="bilinear"):
@@ -108,10 +110,13 @@ def rescale_crop(image, rng, size, short_side, interpolation="bilinear"):
       ValueError: the crop is larger than the rescaled image.
     """
     low, high = short_side
-    height, width = _size_to_crop(image, size, int(rng.integers(low, high + 1)))
+    _check_crop(size, low)
+    short_side = int(rng.integers(low, high + 1))
+    height, width = rescaled_size(*image.shape[:2], short_side)
     top = int(rng.integers(height - size + 1))
     left = int(rng.integers(width - size + 1))
-    box = _box_in_original(image, size, height, width, top, left)
+    down, across = image.shape[0] / height, image.shape[1] / width
+    box = top * down, left * across, size * down, size * across
     return resize_fast(image, size, size, _drawn(rng, interpolation), box)
 
 
@@ -148,19 +153,12 @@ def inception_box(height, width, rng, area=(0.08, 1.0), aspect=(3 / 4, 4 / 3)):
     return (height - rows) // 2, (width - columns) // 2, rows, columns
 
 
-def _size_to_crop(image, size, short_side):
+def _check_crop(size, short_side):
     if size > short_side:
         raise ValueError(
             f"no crop of {size} pixels fits in an image rescaled to a short side of "
             f"{short_side}: raise short_side"
         )
-    return rescaled_size(*image.shape[:2], short_side)
-
-
-def _box_in_original(image, size, height, width, top, left):
-    """What becomes the square at (top, left) of the image in another size."""
-    down, across = image.shape[0] / height, image.shape[1] / width
-    return top * down, left * across, size * down, size * across
 
 
 def _drawn(rng, interpolation):

@@ -8,13 +8,23 @@ ALL = list(views.INTERPOLATIONS)
 
 
 @pytest.fixture
-def photo():
-    """Grain, edges and a slope: whatever a filter misses shows."""
+def square():
+    """Grain, edges and a slope: whatever a filter misses shows.
+
+    In the middle of the range: where a filter overshoots, PIL clips between its passes.
+    """
     rng = np.random.default_rng(0)
-    rows, columns = np.mgrid[0:90, 0:131]
+    rows, columns = np.mgrid[0:131, 0:131]
     picture = np.stack([2 * rows, columns, 90 + rows - columns // 2], -1)
     picture[20:50, 30:60] = 255
-    return (picture + rng.integers(-30, 31, picture.shape)).clip(0, 255).astype("uint8")
+    return (picture + rng.integers(-30, 31, picture.shape)).clip(0, 255).astype(
+        "uint8"
+    ) // 3 + 85
+
+
+@pytest.fixture
+def photo(square):
+    return square[:90]
 
 
 def with_pil(image, height, width, interpolation):
@@ -23,16 +33,14 @@ def with_pil(image, height, width, interpolation):
 
 
 def assert_nearly_equal(found, expected, interpolation):
-    """All but one pixel in a hundred within a level.
+    """Within the rounding of two passes, which negative weights make more of.
 
-    A box or nearest pixel may fall on either side of an edge by rounding, and where
-    bicubic and lanczos overshoot PIL clips between its two passes.
+    And nearest may take the other of two pixels equally near.
     """
     assert found.dtype == np.uint8 and found.shape == expected.shape
-    difference = np.abs(found.astype(int) - expected)
-    if interpolation == "bilinear":
-        assert difference.max() <= 1
-    assert (difference <= 1).mean() > 0.99
+    levels = 2 if interpolation in ("bicubic", "lanczos") else 1
+    equal = np.abs(found.astype(int) - expected) <= levels
+    assert equal.mean() >= (0.95 if interpolation == "nearest" else 1)
 
 
 @pytest.mark.parametrize("interpolation", ALL)
@@ -64,8 +72,8 @@ def test_nothing_aliases():
 
 @pytest.mark.parametrize("interpolation", ALL)
 @pytest.mark.parametrize("shape", [(90, 131), (131, 90), (90, 90), (37, 120), (9, 100)])
-def test_crops_are_cut_from_the_rescaled_image(photo, interpolation, shape):
-    image = np.resize(photo, (*shape, 3))
+def test_crops_are_cut_from_the_rescaled_image(square, interpolation, shape):
+    image = square[: shape[0], : shape[1]]
     for short_side in (32, 45, 70, 90, 141):
         height, width = views.rescaled_size(*shape, short_side)
         assert min(height, width) == short_side
@@ -76,9 +84,7 @@ def test_crops_are_cut_from_the_rescaled_image(photo, interpolation, shape):
         top, left = round((height - 32) / 2), round((width - 32) / 2)
         found = views.center_crop(image, 32, short_side, interpolation)
         expected = whole[top : top + 32, left : left + 32]
-        assert_nearly_equal(found, expected, interpolation)
-        if interpolation != "nearest":
-            np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(found, expected)
 
         rng, again = np.random.default_rng(3), np.random.default_rng(3)
         found = views.rescale_crop(image, rng, 32, (short_side,) * 2, interpolation)
@@ -123,7 +129,7 @@ def test_inception_box_has_the_areas_and_ratios_asked_for():
     assert (top / (height - rows + 1))[small].mean() == pytest.approx(0.5, abs=0.03)
     assert (left / (width - columns + 1))[small].mean() == pytest.approx(0.5, abs=0.03)
     # Large ones are turned down where they do not fit, as in torchvision.
-    assert 0.03 < (share > 0.9).mean() < 0.11
+    assert 0 < (share > 0.9).mean() < 0.04
 
 
 @pytest.mark.parametrize(
