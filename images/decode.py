@@ -85,9 +85,10 @@ def _open(data):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     elif opened.mode == "P" and "transparency" in opened.info:
         image = image.convert("RGBA")  # or else PIL warns
-    elif opened.mode == "CMYK" and opened.format == "JPEG":
+    elif (opened.mode, opened.format) == ("CMYK", "JPEG") and (
+        "adobe" not in opened.info
+    ):
         # PIL inverts as if Adobe's marker, which says that ink is stored inverted,
         # were always there.
-        if "adobe" not in opened.info:
-            image = ImageChops.invert(image)
+        image = ImageChops.invert(image)
     return image

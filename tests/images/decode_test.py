@@ -1,4 +1,4 @@
-"""Every expectation is a formula or the array that was encoded, not a decoder's word."""
+"""Expected is a formula or the array that was encoded, not what a decoder says."""
 
 import io
 
