@@ -58,7 +58,7 @@ def open_cached(
     *,
     interpolation="bilinear",
     num_threads=None,
-    report=functools.partial(print, flush=True),
+    report=print,
 ):
     """`split` with its images in a cache under `directory`, built if it is not there.
 
