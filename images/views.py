@@ -1,8 +1,9 @@
 """What a network is shown of an image: rescaled, cropped, always antialiased.
 
-Images are uint8 [H, W, C]; sizes are pixels; `rng` is a numpy Generator that belongs to
-the example. Interpolations: nearest, bilinear, bicubic, lanczos, box, and for training
-"random", one of bilinear, bicubic, nearest and box.
+Images are uint8 [H, W, C]; the two random crops also take a decode.LazyJpeg. Sizes are
+pixels; `rng` is a numpy Generator that belongs to the example. Interpolations: nearest,
+bilinear, bicubic, lanczos, box, and for training "random", one of bilinear, bicubic,
+nearest and box.
 
 What is tested is resized by PIL, as torchvision does it. What is trained on is resized
 by cykooz_resizer, whose filters are PIL's and whose results differ from PIL's by a

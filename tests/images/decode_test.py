@@ -4,9 +4,10 @@ import io
 
 import numpy as np
 import pytest
+import simplejpeg
 from PIL import Image
 
-from images.decode import ORIENTATION, DamagedImage, decode
+from images.decode import ORIENTATION, DamagedImage, LazyJpeg, decode, decode_lazily
 
 # Smooth, so that JPEG at quality 100 keeps it within a few levels; no two of its
 # corners are alike.
@@ -212,3 +213,47 @@ def test_arrays():
     grey = PICTURE[..., :1]
     np.testing.assert_array_equal(decode(grey, 3), np.repeat(grey, 3, -1))
     assert_close(decode(PICTURE, 1), grey_of(PICTURE), 1)
+
+
+GRAIN = PICTURE // 2 + np.random.default_rng(0).integers(0, 100, PICTURE.shape, "u1")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(
+            simplejpeg.encode_jpeg(GRAIN, 90, "RGB", subsampling)
+            for subsampling in ("444", "422", "420", "440", "411")
+        ),
+        encode(GRAIN[..., 0], **JPEG),
+        encode(GRAIN, **JPEG | {"subsampling": 2}, restart_marker_rows=1),
+        encode(GRAIN, **JPEG | {"subsampling": 2}, progressive=True),
+    ],
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_part_of_a_jpeg_is_that_of_the_whole(data, channels):
+    whole = decode(data, channels)
+    for stop in range(1, 41):
+        image = decode_lazily(data, channels)
+        assert isinstance(image, LazyJpeg) and image.shape == whole.shape
+        rows, columns = slice(stop // 2, stop), slice(stop, 64)
+        np.testing.assert_array_equal(image[rows, columns], whole[rows, columns])
+
+
+def test_damage_below_the_part_is_seen_only_where_the_file_is_cut():
+    data = encode(PICTURE, **JPEG)
+    whole = decode(data, 3)
+    middle = 3 * len(data) // 4
+    corrupt = data[:middle] + data[-2:]
+    np.testing.assert_array_equal(decode_lazily(corrupt, 3)[:8, :], whole[:8])
+    for bad, stop in ((corrupt, 38), (corrupt, 40), (data[:middle], 8)):
+        with pytest.raises(DamagedImage):
+            decode_lazily(bad, 3)[:stop, :]
+
+
+def test_what_is_merely_unusual_is_decoded():
+    data = bytearray(encode(PICTURE, **JPEG))
+    data[data.index(b"JFIF") + 5] = 9  # a revision that libjpeg warns of
+    assert_close(decode(bytes(data), 3), PICTURE, LEVELS)
+    with pytest.raises(DamagedImage, match="truncated"):
+        decode(bytes(data[:-100]), 3)
