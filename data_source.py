@@ -368,7 +368,7 @@ def _save(path, array):
             partial.unlink()
 
 
-def _open_file(path, file_format):
+def open_file(path, file_format):
     if file_format == "tfrecord":
         return TFRecordFile(path)
     from array_record.python import array_record_module
@@ -452,7 +452,7 @@ class Source:
     def _name(self, index, file_name=b""):
         """What an example is called; `file_name` is of the set's own features."""
         name = f"{self._what}, record {index}"
-        return f"{name}, {file_name.decode()}" if file_name else name
+        return f"{name}, {os.fsdecode(file_name)}" if file_name else name
 
     def _example(self, index, record):
         try:
@@ -481,7 +481,7 @@ class Source:
             if self._readers[number] is None:
                 file = self._files[number]
                 try:
-                    reader = _open_file(file.filename, self._format)
+                    reader = open_file(file.filename, self._format)
                     count = reader.num_records()
                 except Exception as error:
                     raise DataError(

@@ -43,7 +43,7 @@ def open_split(name, split, *, holdout):
     """
     if not 0 <= holdout < 1:
         raise DataError(f"The share to hold out, {holdout}, is not in [0, 1).")
-    data = _open(name, holdout)
+    data = find(name, holdout)
     if split == "auto":
         split = "validation" if "validation" in data.splits else "test"
     files = _select(name, data, split)
@@ -55,10 +55,11 @@ def open_split(name, split, *, holdout):
 
 def describe(name):
     """(image_shape, num_classes), as data_source.describe has it."""
-    return IMAGE_SHAPE, len(_open(name, holdout=0).label_names)
+    return IMAGE_SHAPE, len(find(name, holdout=0).label_names)
 
 
-def _open(name, holdout):
+def find(name, holdout):
+    """The `Folder` or `Table` that "folder:PATH" or "csv:PATH" names."""
     kind, _, path = name.partition(":")
     if not path:
         raise DataError(f"{name!r} lacks its path: {kind}:PATH.")
