@@ -29,9 +29,9 @@ from PIL import Image
 
 EMBEDDED = Path(__file__).resolve().parent / "data"
 PROBE_SECONDS = 5
-# TFRecord files of this size have their index of records kept: finding the records of
-# ImageNet's 1024 takes a minute on a local disk (60 bytes in 100 KB are looked at) and
-# hours on some network's.
+# TFRecord files of this size have their index of records kept: to find the 1,281,167
+# records of ImageNet, each is looked at, which takes 1 to 2.5 minutes on a local disk
+# and more on a network's; the kept index of all is 10 MB and read in 0.2 s.
 CACHED_FROM_BYTES = 2**26
 
 
@@ -44,7 +44,7 @@ class Split:
     """One split of a data set; `split` may be a slice such as "train[:50000]".
 
     `source[i]` is {"image": uint8 [H, W, C], "label": int}; `image_shape` holds None
-    where the sizes differ between images.
+    where the sizes differ between images. Of image files there are only `examples`.
     """
 
     name: str
@@ -306,7 +306,7 @@ class TFRecordFile:
         self.path = path
         stat = os.stat(path)
         key = f"{os.path.abspath(path)} {stat.st_size} {stat.st_mtime_ns}"
-        name = hashlib.sha256(key.encode()).hexdigest()
+        name = hashlib.sha256(os.fsencode(key)).hexdigest()
         cached = Path("~/.cache/convnets/tfrecord").expanduser() / f"{name}.npy"
         try:
             self.starts = np.load(cached)

@@ -5,10 +5,10 @@
 
 TARS holds ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar as image-net.org gives
 them; they are read in place, nothing is unpacked. The examples, their order and their
-division into shards are those of tfds' own preparation (which needs twice the disk, and
-starts anew after a kill). Here each shard is read from where its images lie in the tars
-and gets its name when it is whole: the same command goes on after a kill. Image files
-may be folder:PATH or csv:PATH, as image_folder.py describes them.
+division into shards are those of tfds' own preparation, which starts anew after a
+kill. Here each shard is read from where its images lie in the tars and gets its name
+when it is whole: the same command goes on after a kill. Image files may be folder:PATH
+or csv:PATH, as image_folder.py describes them.
 """
 
 import argparse
