@@ -43,6 +43,7 @@ def open_split(dataset, split):
         split,
         data_dir=dataset.data_dir or None,
         download=dataset.download,
+        holdout=dataset.holdout,
     )
 
 

@@ -2,6 +2,7 @@
 
 import io
 import re
+import shutil
 import socket
 import struct
 import subprocess
@@ -18,6 +19,7 @@ from tiny_datasets import (
     NAMES,
     png,
     prepare,
+    write_tfrecord,
 )
 
 import data_source
@@ -369,6 +371,121 @@ def test_a_flipped_byte_is_noticed(tmp_path, some):
         m for m in messages if re.match(r"Record \d+ of split 'train' of 'tiny' is", m)
     ]
     assert len(named) > 20 and all(paths[1].name in m for m in messages)
+
+
+@pytest.mark.parametrize("file_format", ["array_record", "tfrecord"])
+def test_examples_of_several_sizes_are_named_and_stored(tmp_path, file_format):
+    import tensorflow_datasets as tfds
+
+    encoded = [png(np.full((3 + i, 4, 3), i, np.uint8)) for i in range(9)]
+    features = {
+        "image": tfds.features.Image(encoding_format="jpeg"),
+        "label": tfds.features.ClassLabel(names=NAMES),
+        "file_name": tfds.features.Text(),
+    }
+    files = [f"n{i:02}.JPEG" for i in range(9)]
+    prepare(
+        tmp_path,
+        encoded,
+        np.arange(9) % 3,
+        features=features,
+        file_format=file_format,
+        file_names=files,
+    )
+    split = open_split("tiny", "train[2:]", data_dir=tmp_path)
+    assert split.image_shape == (None, None, 3)
+    for got, i in zip(split.examples(np.array([6, 0, 3])), (8, 2, 5), strict=True):
+        assert (got.image, got.label) == (encoded[i], i % 3)
+        assert got.name == f"split 'train[2:]' of 'tiny', record {i - 2}, {files[i]}"
+
+
+@pytest.mark.parametrize("file_format", ["array_record", "tfrecord"])
+def test_a_damaged_record_spares_the_others(tmp_path, some, file_format):
+    images, labels = some
+    encoded = list(map(png, images))
+    paths = prepare(tmp_path, encoded, labels, file_format=file_format, group_size=1)
+    content = bytearray(paths[1].read_bytes())
+    content[content.index(encoded[9]) + len(encoded[9]) // 2] ^= 1
+    paths[1].write_bytes(content)
+    split = open_split("tiny", "train", data_dir=tmp_path)
+    for _ in range(2):
+        with pytest.raises(DataError, match="^Record 9 of split 'train' .* is damaged"):
+            split.examples([9])
+        with pytest.raises(DataError, match=paths[1].name):
+            split.examples([8, 9, 10])
+        for index in (0, 8, 10, 19):
+            assert split.examples([index])[0].image == encoded[index]
+
+
+def test_a_record_that_is_no_example_is_named(tmp_path, some):
+    paths = prepare(tmp_path, *some, file_format="tfrecord")
+    split = open_split("tiny", "train", data_dir=tmp_path)
+    records = split.source._records(range(6, 20))
+    write_tfrecord(paths[1], [*records[:3], b"no example", *records[4:]])
+    split = open_split("tiny", "train", data_dir=tmp_path)
+    with pytest.raises(DataError, match=f"Record 9 of .* is damaged .*{paths[1].name}"):
+        split.examples([9])
+    assert split.examples([10])[0].label == some[1][10]
+
+
+def test_a_damaged_length_is_named(tmp_path, some):
+    paths = prepare(tmp_path, *some, file_format="tfrecord")
+    content = bytearray(paths[1].read_bytes())
+    length = 16 + int.from_bytes(content[:8], "little")
+    content[length] ^= 1
+    paths[1].write_bytes(content)
+    split = open_split("tiny", "train", data_dir=tmp_path)
+    with pytest.raises(DataError, match=f"{paths[1].name} cannot be read: record 1 is"):
+        split.examples([9])
+    assert split.examples([5])[0].label == some[1][5]
+
+
+def test_the_index_of_a_large_file_is_kept(tmp_path, some, monkeypatch):
+    prepare(tmp_path, *some, file_format="tfrecord")
+    kept = tmp_path / "home/.cache/convnets/tfrecord"
+    found = mock.Mock(side_effect=data_source._record_starts)
+    monkeypatch.setattr(data_source, "_record_starts", found)
+
+    def read():
+        split = open_split("tiny", "train", data_dir=tmp_path)
+        np.testing.assert_array_equal(split.arrays()[0], some[0])
+        return found.call_count
+
+    assert read() == 2 and not kept.exists()  # small files: the index is quickly made
+    monkeypatch.setattr(data_source, "CACHED_FROM_BYTES", 1)
+    assert read() == 4 and len(list(kept.iterdir())) == 2
+    assert read() == 4
+    next(kept.iterdir()).write_bytes(b"damaged")
+    assert read() == 5
+    # Of a file that changed, nothing is believed.
+    (tmp_path / "tiny").rename(tmp_path / "old")
+    prepare(tmp_path, some[0][::-1], some[1], file_format="tfrecord")
+    split = open_split("tiny", "train", data_dir=tmp_path)
+    np.testing.assert_array_equal(split.arrays()[0], some[0][::-1])
+    # Nor is a place to keep it needed.
+    shutil.rmtree(kept)
+    kept.write_bytes(b"")
+    split = open_split("tiny", "train", data_dir=tmp_path)
+    np.testing.assert_array_equal(split.arrays()[0], some[0][::-1])
+
+
+def test_more_files_than_a_process_may_usually_open(tmp_path):
+    code = """if True:
+        import resource, sys
+        import numpy as np
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 4096))
+        import data_source
+        data_source.open_split("mnist", "test").read([0])
+        print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    """
+    out = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=data_source.EMBEDDED.parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert out.stdout.strip() == "4096"
 
 
 def test_a_file_with_other_records_than_promised(tmp_path, some):

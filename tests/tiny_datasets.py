@@ -4,6 +4,7 @@ import io
 import json
 import struct
 
+import google_crc32c
 import numpy as np
 from PIL import Image
 
@@ -20,13 +21,18 @@ def png(image):
 def write_tfrecord(path, records):
     with path.open("wb") as file:
         for record in records:
-            file.write(struct.pack("<QI", len(record), 0) + record + bytes(4))
+            length = struct.pack("<Q", len(record))
+            for part in (length, record):
+                crc = google_crc32c.value(part)
+                crc = ((crc >> 15 | crc << 17) + 0xA282EAD8) % 2**32
+                file.write(part + struct.pack("<I", crc))
 
 
-def write_array_record(path, records):
+def write_array_record(path, records, group_size):
     from array_record.python import array_record_module
 
-    writer = array_record_module.ArrayRecordWriter(str(path), "group_size:4")
+    options = f"group_size:{group_size}"
+    writer = array_record_module.ArrayRecordWriter(str(path), options)
     for record in records:
         writer.write(record)
     writer.close()
@@ -41,10 +47,13 @@ def prepare(
     shape=None,
     file_format="array_record",
     features=None,
+    file_names=None,
+    group_size=4,
 ):
     """Writes an ordinary TFDS directory: one split "train" in two uneven shards.
 
-    images are arrays [H, W, C], or bytes that stand for an encoded image.
+    images are arrays [H, W, C], or bytes that stand for an encoded image; group_size is
+    the number of records in a block of an array_record.
     """
     import tensorflow_datasets as tfds
 
@@ -59,20 +68,21 @@ def prepare(
     directory = root / name / "1.0.0"
     directory.mkdir(parents=True)
     features.save_config(str(directory))
-    image_key, label_key = features
-    records = [
-        features.serialize_example(
-            {image_key: i if isinstance(i, bytes) else png(i), label_key: int(label)}
-        )
+    image_key, label_key = list(features)[:2]
+    examples = [
+        {image_key: i if isinstance(i, bytes) else png(i), label_key: int(label)}
         for i, label in zip(images, labels, strict=True)
     ]
+    for example, file_name in zip(examples, file_names or (), strict=False):
+        example["file_name"] = file_name
+    records = list(map(features.serialize_example, examples))
     shards = [records[: len(records) // 3], records[len(records) // 3 :]]
-    write = {"tfrecord": write_tfrecord, "array_record": write_array_record}[
-        file_format
-    ]
     paths = [directory / f"{name}-train.{file_format}-{i:05}-of-00002" for i in (0, 1)]
     for path, shard in zip(paths, shards, strict=True):
-        write(path, shard)
+        if file_format == "tfrecord":
+            write_tfrecord(path, shard)
+        else:
+            write_array_record(path, shard, group_size)
     info = {
         "name": name,
         "version": "1.0.0",
