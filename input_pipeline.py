@@ -181,48 +181,43 @@ def _load(split, index, epoch, mask):
 
 
 def _view(split, index, epoch, mask, show, damaged="fail"):
-    """A batch of what `show(at, image)` makes of the decoded images."""
-    examples = read_examples(split, index, damaged)
-    images = [show(at, image) for at, (image, _) in enumerate(examples)]
+    """A batch of what `show(at, image)` makes of the image of the example index[at].
+
+    Raises:
+      DataError: an image cannot be read and `damaged` is "fail", or a hundred in a row
+        cannot.
+    """
+    images, labels = None, np.empty(len(index), np.int32)
+    for at in range(len(index)):
+        image, labels[at] = _readable(split, int(index[at]), damaged, at, show)
+        if images is None:
+            images = np.empty((len(index), *image.shape), np.uint8)
+        images[at] = image
     return {
-        "image": np.stack(images),
-        "label": np.array([label for _, label in examples], np.int32),
+        "image": images,
+        "label": labels,
         "mask": mask,
         "index": index,
         "epoch": epoch,
     }
 
 
-def read_examples(split, indices, damaged="fail"):
-    """Decoded images uint8 [H, W, C] and labels of examples, as a list of pairs.
-
-    Raises:
-      DataError: an image cannot be read and `damaged` is "fail", or a hundred in a row
-        cannot.
-    """
-    channels = split.image_shape[-1]
-
-    def read(index):
-        example = split.examples([index])[0]
+def _readable(split, index, damaged, at, show):
+    """(what is shown of example `index`, label), or of the next that can be read."""
+    error = None
+    for number in range(min(100, len(split))):
         try:
-            return decode.decode(example.image, channels), example.label
-        except decode.DamagedImage as error:
-            raise data_source.DataError(
-                f"{example.name} is damaged: {error}"
-            ) from error
-
-    def read_or_next(index):
-        for number in range(min(100, len(split))):
-            try:
-                return read((index + number) % len(split))
-            except data_source.DataError as error:
-                if damaged == "fail":
-                    raise
-                last = error
-                logging.warning("%s; the next image stands for it", error)
-        raise data_source.DataError(f"{last}; nor can the images after it be read")
-
-    return [read_or_next(int(index)) for index in indices]
+            (example,) = split.examples([(index + number) % len(split)])
+            image = decode.decode_lazily(example.image, split.image_shape[-1])
+            return show(at, image), example.label
+        except decode.DamagedImage as e:
+            error = data_source.DataError(f"{example.name} is damaged: {e}")
+        except data_source.DataError as e:
+            error = e
+        if damaged == "fail":
+            raise error
+        logging.warning("%s; the next image stands for it", error)
+    raise data_source.DataError(f"{error}; nor can the images after it be read")
 
 
 def _stream(load, start, stop, num_threads, prefetch):
