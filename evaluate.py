@@ -20,9 +20,11 @@ import checkpoints
 import configuration
 import data_source
 import feeds
+import images
 import input_pipeline
 import models
 import workdir
+from images import augment
 from models import lenet, onednn
 
 
@@ -298,7 +300,7 @@ def _population_variables(config, model, preprocessing, variables, mesh):
     prepare = functools.partial(
         input_pipeline.network_input,
         preprocessing=preprocessing,
-        augmentation=input_pipeline.Augmentation(**config.augment),
+        augmentation=images.select(augment.Augmentation, config.augment),
         seed=config.seed,
     )
     sharding = NamedSharding(mesh, PartitionSpec("data"))

@@ -20,11 +20,13 @@ import checkpoints
 import configuration
 import evaluate
 import feeds
+import images
 import input_pipeline
 import memory
 import optimizers
 import reporting
 import train_step
+from images import augment
 from models import onednn, remat
 
 # Larger training splits stay on the host unless the config says otherwise.
@@ -79,7 +81,7 @@ def make_step(config, model, tx, preprocessing):
         functools.partial(
             input_pipeline.network_input,
             preprocessing=preprocessing,
-            augmentation=input_pipeline.Augmentation(**config.augment),
+            augmentation=images.select(augment.Augmentation, config.augment),
         ),
         accumulate=config.optimizer.accumulate,
         ema_decay=config.optimizer.ema_decay,
