@@ -161,13 +161,14 @@ def grey(image):
     """Luma [H, W, 1] of RGB [H, W, 3] by ITU-R 601-2; a grey image as it is."""
     if image.shape[-1] == 1:
         return image
-    return (image * jnp.array(LUMA)[None, None]).sum(-1, keepdims=True)
+    red, green, blue = (LUMA[i] * image[..., i : i + 1] for i in range(3))
+    return red + green + blue
 
 
 def color_jitter(image, key, *, brightness=0.0, contrast=0.0, saturation=0.0):
     """Photometric distortion (Howard, 2013, "Some improvements on deep convolutional
-    neural network based image classification", Section 2.2): in random order, changes
-    brightness, contrast and saturation by factors uniform in 1 +- their limits.
+    neural network based image classification"): changes, in random order, brightness,
+    contrast and saturation by factors uniform in 1 +- their limits.
 
     A factor f makes f x + (1 - f) y of a pixel x, kept in 0..255 as by PIL, which
     Howard used; y is 0 for brightness, the mean of the image's grey for contrast, and
@@ -225,8 +226,13 @@ def pca_noise(image, key, std):
     and the sum is scaled to 0..255. A grey image gets the grey of the colour that an
     RGB image would. Values may leave 0..255. Returns float32.
     """
-    weights = std * jax.random.normal(key, (3,)) * jnp.array(PCA_VALUES)
-    noise = 255 * (jnp.array(PCA_VECTORS) * weights[None]).sum(-1)[None, None]
+    draws = 255 * std * jax.random.normal(key, (3,))
+    # No product of a matrix: XLA's CPU backend (jaxlib 0.10.2) makes many small ones
+    # wrong, https://github.com/jax-ml/jax/issues/39103.
+    noise = sum(
+        draws[i] * PCA_VALUES[i] * jnp.array([row[i] for row in PCA_VECTORS])
+        for i in range(3)
+    )[None, None]
     if image.shape[-1] == 1:
         noise = grey(noise)
     return image.astype(jnp.float32) + noise
@@ -273,7 +279,7 @@ def mix(images, labels, key, mixup_alpha=0.0, cutmix_alpha=0.0):
     """Mixes each image of a batch with the one before it.
 
     mixup (Zhang et al., 2017) averages the two images, weighted by l and 1 - l; cutmix
-    (Yun et al., 2019, Appendix A) replaces a rectangle of sqrt(1 - l) of both sides,
+    (Yun et al., 2019, Section 3.1) replaces a rectangle of sqrt(1 - l) of both sides,
     placed uniformly and cut off at the edges, by the other's. l is from a beta
     distribution of (alpha, alpha). With both on, each has half of the batches. One l
     and one rectangle for the whole batch, and the image before as the other one, are

@@ -1,7 +1,7 @@
 """RandAugment and TrivialAugment, and all that is drawn for an image on the host.
 
-PIL's operations on uint8 [H, W, C], grey or RGB; `rng` is a numpy Generator that belongs
-to the example.
+PIL's operations on uint8, grey or RGB; `rng` is a numpy Generator that belongs to the
+example.
 """
 
 import dataclasses
@@ -97,7 +97,7 @@ SIGNED = (
 
 
 def randaugment_values(level, width, height):
-    """Cubuk et al. (2019), Section 3.2; the ranges are torchvision's."""
+    """RandAugment (Cubuk et al., 2019); the ranges are torchvision's."""
     return {
         "identity": 0,
         "autocontrast": 0,
@@ -138,7 +138,7 @@ def randaugment_timm_values(level, width, height):
 
 
 def trivialaugment_values(level, width, height):
-    """TrivialAugment Wide (Mueller and Hutter, 2021), Table 4, as torchvision has it."""
+    """TrivialAugment "Wide" (Mueller and Hutter, 2021), as torchvision has it."""
     return {
         "identity": 0,
         "autocontrast": 0,

@@ -10,8 +10,8 @@ import numpy as np
 
 KINDS = ("mean_image", "gcn", "gcn_zca")
 
-# Those of pylearn2's CIFAR-10 (gcn_whitened), which Maxout (Goodfellow et al., 2013) and
-# Network in Network (Lin et al., 2013) were trained on.
+# Those of pylearn2's CIFAR-10 ("gcn_whitened"), which Maxout (Goodfellow et al., 2013)
+# and Network in Network (Lin et al., 2013) were trained on.
 GCN_SCALE = 55.0  # norm of an image: 1 for each pixel of 32x32x3, nearly
 FILTER_BIAS = 0.1  # added to every variance before whitening
 # Numbers in an image, 64x64x3; the covariance of more takes more than 1.2 GB.
@@ -77,8 +77,9 @@ def apply(kind, statistics, images):
 def global_contrast(images, numpy=jnp):
     """Each image [B, H, W, C] without its mean, scaled to the norm GCN_SCALE.
 
-    An image of one level becomes 0.
+    One that is flat, but for rounding, becomes 0.
     """
     images = images - images.mean((1, 2, 3), keepdims=True)
     norm = numpy.sqrt((images**2).sum((1, 2, 3), keepdims=True))
-    return GCN_SCALE * images / numpy.where(norm < 1e-8, 1, norm)
+    # A single pixel that differs by one level has a norm of 1.
+    return GCN_SCALE * images / numpy.where(norm < 0.1, numpy.inf, norm)
