@@ -122,7 +122,7 @@ def randaugment_timm_values(level, width, height):
         "autocontrast": 0,
         "equalize": 0,
         "invert": 0,
-        "posterize": 4 - int(4 * level),
+        "posterize": max(1, 4 - int(4 * level)),  # 0 bits are black, or PIL's error
         "solarize": 256 - int(256 * level),
         "solarize_add": int(110 * level),
         "shear_x": 0.3 * level,
