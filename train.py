@@ -208,6 +208,7 @@ class Trainer:
             config.batch_size,
             config.seed,
             order=config.dataset.order,
+            repeats=config.augment.repeats,
         )
 
         image_shape = self.train_split.image_shape

@@ -64,6 +64,43 @@ def test_the_plan_refuses_nonsense():
     for wrong in ({"order": "none"}, {"seed": -1}, {"batch_size": 0}):
         with pytest.raises(ValueError, match=str(next(iter(wrong.values())))):
             TrainPlan(**{"num_examples": 10, "batch_size": 2, "seed": 0, **wrong})
+    with pytest.raises(ValueError, match="batch of 6 with repeats=4"):
+        TrainPlan(10, 6, seed=0, repeats=4)
+    with pytest.raises(ValueError, match="'fixed' with repeats=2"):
+        TrainPlan(10, 6, seed=0, order="fixed", repeats=2)
+
+
+@pytest.mark.parametrize(("batch_size", "repeats"), [(6, 2), (6, 3), (8, 4), (4, 4)])
+def test_repeats_of_an_example_share_a_batch(batch_size, repeats):
+    plan = TrainPlan(10, batch_size, seed=3, repeats=repeats)
+    index, number = plan.indices(0, 30)
+    assert index.shape == number.shape == (30, batch_size)
+    assert index.dtype == number.dtype == np.int32
+    index, number = (
+        a.reshape(30, repeats, batch_size // repeats) for a in (index, number)
+    )
+    np.testing.assert_array_equal(index, index[:, :1].repeat(repeats, 1))
+    epoch, repeat = np.divmod(number, repeats)
+    np.testing.assert_array_equal(repeat, np.arange(repeats)[None, :, None] + 0 * epoch)
+    # As many images as ever in an epoch: of its permutation, the first examples.
+    place = np.arange(0, 30 * batch_size, repeats)
+    np.testing.assert_array_equal(epoch[:, 0].ravel(), place // 10)
+    for e in range(30 * batch_size // 10):
+        order = TrainPlan(10, 10, seed=3).indices(e, e + 1)[0][0]
+        seen = index[:, 0].ravel()[place // 10 == e]
+        np.testing.assert_array_equal(seen, order[: len(seen)])
+        assert abs(len(seen) - 10 / repeats) < 1
+    for part, whole in zip(plan.indices(7, 9), plan.indices(0, 30), strict=True):
+        np.testing.assert_array_equal(part, whole[7:9])
+
+
+def test_repeats_are_augmented_differently(tiny):
+    plan = TrainPlan(20, 8, seed=1, repeats=2)
+    (batch,) = input_pipeline.train_batches(tiny, plan, 3, 4)
+    np.testing.assert_array_equal(batch["image"][:4], batch["image"][4:])
+    keys = input_pipeline.example_keys(1, batch["epoch"], batch["index"])
+    draws = jax.vmap(jax.random.bits)(keys)
+    assert len(set(np.asarray(draws).tolist())) == 8
 
 
 # Host batches.
@@ -182,7 +219,18 @@ def test_evaluation_meets_every_example_once(tiny, some, batch_size, count):
 
 
 ALL = Augmentation(
-    translate=2.0, rotate=10.0, scale=0.1, squeeze=0.1, shear=0.2, flip=True, crop=2
+    translate=2.0,
+    rotate=10.0,
+    scale=0.1,
+    squeeze=0.1,
+    shear=0.2,
+    flip=True,
+    crop=2,
+    crop_mode="reflect",
+    brightness=0.4,
+    contrast=0.4,
+    pca=0.1,
+    erasing=0.5,
 )
 LENET = input_pipeline.Preprocessing(image_size=32, mean=20.0, std=200.0)
 
