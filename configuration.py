@@ -12,12 +12,12 @@ from ml_collections import ConfigDict
 
 import models
 from configs import default
-from images import views
+from images import cache, policies, views, whitening
 
 POSITIVE = (
     "batch_size num_epochs num_steps steps_per_dispatch dataset.short_side "
-    "dataset.cache_side dataset.prefetch loss.rubbish "
-    "optimizer.learning_rate optimizer.accumulate "
+    "dataset.cache_side dataset.prefetch augment.policy_ops augment.repeats "
+    "loss.rubbish optimizer.learning_rate optimizer.accumulate "
     "optimizer.curvature_examples schedule.decay_rate schedule.decay_epochs "
     "schedule.power schedule.patience eval.batch_size checkpoint.keep_last "
     "log.every_steps log.profile_steps"
@@ -25,7 +25,9 @@ POSITIVE = (
 NOT_NEGATIVE = (
     "seed num_devices dataset.image_size dataset.num_threads dataset.holdout "
     "eval.image_size eval.short_side augment.crop augment.translate "
-    "augment.rotate augment.scale augment.squeeze augment.shear "
+    "augment.rotate augment.scale augment.squeeze augment.shear augment.brightness "
+    "augment.contrast augment.saturation augment.hue augment.pca augment.erasing "
+    "augment.mixup augment.cutmix augment.policy_magnitude augment.policy_std "
     "loss.label_smoothing loss.auxiliary_weight optimizer.per_examples "
     "optimizer.weight_decay "
     "optimizer.clip_norm optimizer.ema_decay schedule.warmup_epochs "
@@ -33,14 +35,25 @@ NOT_NEGATIVE = (
     "checkpoint.every_epochs checkpoint.every_steps checkpoint.keep_best"
 ).split()
 BELOW_ONE = ("dataset.holdout", "loss.label_smoothing", "optimizer.ema_decay")
+AT_MOST = {
+    "augment.brightness": 1,
+    "augment.contrast": 1,
+    "augment.saturation": 1,
+    "augment.hue": 0.5,
+    "augment.erasing": 1,
+}
 CHOICES = {
     "dataset.placement": ("auto", "device", "host"),
     "dataset.order": ("shuffle", "fixed"),
     "dataset.fit": ("pad", "resize", "crop"),
-    "dataset.interpolation": views.INTERPOLATIONS,
-    "dataset.whiten": ("", "mean_image", "gcn", "gcn_zca"),
+    "dataset.interpolation": tuple(views.INTERPOLATIONS),
+    "dataset.whiten": ("", *whitening.KINDS),
     "dataset.damaged": ("replace", "fail"),
-    "dataset.cache": ("", "resized", "pixels"),
+    "dataset.cache": ("", *cache.KINDS),
+    "augment.view": policies.VIEWS,
+    "augment.interpolation": (*views.INTERPOLATIONS, "random"),
+    "augment.policy": tuple(policies.POLICIES),
+    "augment.crop_mode": ("zeros", "reflect"),
     "model.dtype": ("float32", "bfloat16"),
     "loss.name": ("softmax_cross_entropy", "map", "ml"),
     "optimizer.decay_mask": ("all", "kernels"),
@@ -123,6 +136,10 @@ def check(config):
             raise ConfigError(f"config.{name} = {value} must not be negative")
         if name in BELOW_ONE and value >= 1:
             raise ConfigError(f"config.{name} = {value} must be less than one")
+        if name in AT_MOST and value > AT_MOST[name]:
+            raise ConfigError(
+                f"config.{name} = {value} must not be greater than {AT_MOST[name]}"
+            )
         if name in CHOICES and value not in CHOICES[name]:
             raise ConfigError(
                 f"config.{name} = {value!r} is none of {', '.join(CHOICES[name])}"
@@ -142,6 +159,7 @@ def check(config):
                 f"{', '.join(accepted)}{nearest(name, accepted)}"
             )
     _check_images(config)
+    _check_augment(config)
     _check_optimizer(config.optimizer)
     _check_schedule(config)
     if config.batch_size % config.optimizer.accumulate:
@@ -172,22 +190,54 @@ def _check_images(config):
             f"config.dataset.whiten = {dataset.whiten!r} has statistics of one size: "
             "no config.eval.image_size or config.augment.image_sizes"
         )
-    sizes = augment.image_sizes
-    if not sizes:
-        return
-    try:
-        epochs, pixels = zip(*sizes, strict=True)
-        right = epochs[0] == 0 and list(epochs) == sorted(set(epochs))
-        right = right and all(isinstance(p, int) and p > 0 for p in pixels)
-    except (TypeError, ValueError):
-        right = False
-    if not right:
-        raise ConfigError(
-            f"config.augment.image_sizes = {sizes} must be pairs (epoch, pixels) of "
-            "rising epochs, the first 0"
-        )
-    if not augment.view:
+    if augment.image_sizes and not augment.view:
         raise ConfigError("config.augment.image_sizes needs config.augment.view")
+
+
+def _check_augment(config):
+    augment = config.augment
+    for name in ("short_side", "area", "aspect"):
+        values = augment[name]
+        numbers = all(isinstance(v, int | float) for v in values)
+        if len(values) != 2 or not numbers or not 0 < values[0] <= values[1]:
+            raise ConfigError(
+                f"config.augment.{name} = {values} must be two numbers above zero, the "
+                "first not greater"
+            )
+    if augment.area[1] > 1:
+        raise ConfigError(f"config.augment.area = {augment.area} is a share, up to 1")
+    if not all(isinstance(v, int) for v in augment.short_side):
+        raise ConfigError(
+            f"config.augment.short_side = {augment.short_side} must be whole pixels"
+        )
+    scale = {"randaugment": 30, "randaugment_timm": 10}.get(augment.policy, math.inf)
+    if augment.policy_magnitude > scale:
+        raise ConfigError(
+            f"config.augment.policy_magnitude = {augment.policy_magnitude} is greater "
+            f"than {scale}, the end of the scale of {augment.policy}"
+        )
+    if config.batch_size % augment.repeats:
+        raise ConfigError(
+            f"config.batch_size = {config.batch_size} is not divisible by "
+            f"config.augment.repeats = {augment.repeats}"
+        )
+    if augment.repeats > 1 and config.dataset.order == "fixed":
+        raise ConfigError(
+            f"config.augment.repeats = {augment.repeats} with config.dataset.order = "
+            "'fixed' would never show most images"
+        )
+    sizes = augment.image_sizes
+    pairs = all(isinstance(pair, tuple) and len(pair) == 2 for pair in sizes)
+    epochs = [epoch for epoch, _ in sizes] if pairs else []
+    if not pairs or epochs != sorted(set(epochs)) or epochs[:1] not in ([], [0]):
+        raise ConfigError(
+            f"config.augment.image_sizes = {sizes} must be pairs (epoch, pixels), the "
+            "epochs rising from 0"
+        )
+    if not all(isinstance(pixels, int) and pixels > 0 for _, pixels in sizes):
+        raise ConfigError(
+            f"config.augment.image_sizes = {sizes} must have whole pixels above zero"
+        )
 
 
 def _check_optimizer(optimizer):

@@ -21,9 +21,11 @@ import checkpoints
 import configuration
 import data_source
 import feeds
+import images
 import input_pipeline
 import models
 import workdir
+from images import augment
 from models import lenet, onednn
 
 STATISTICS = "statistics.npz"
@@ -110,12 +112,6 @@ def make_preprocessing(config, image_shape, *, training=False):
     except ValueError as e:
         raise configuration.ConfigError(f"config.dataset: {e}") from e
     return preprocessing
-
-
-def make_augmentation(config, kind=input_pipeline.Augmentation):
-    """The `kind` of augmentation, inside jit or on the host, of `config.augment`."""
-    names = [field.name for field in dataclasses.fields(kind)]
-    return kind(**{name: config.augment[name] for name in names})
 
 
 def input_shape(preprocessing, image_shape):
@@ -333,7 +329,7 @@ def _population_variables(config, model, preprocessing, variables, mesh):
     prepare = functools.partial(
         input_pipeline.network_input,
         preprocessing=preprocessing,
-        augmentation=make_augmentation(config),
+        augmentation=images.select(augment.Augmentation, config.augment),
         seed=config.seed,
     )
     sharding = NamedSharding(mesh, PartitionSpec("data"))

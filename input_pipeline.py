@@ -1,10 +1,11 @@
 """From examples to batches, as a pure function of (seed, step).
 
 A batch is a dict: image uint8 [B, H, W, C], label int32 [B], mask float32 [B] (1 real,
-0 padding), index int32 [B] (the example in its split), epoch int32 [B]. There is no
-iterator state: `TrainPlan` gives the indices of any step, an example's augmentation
-draws from (seed, epoch, index), and so a run resumes at step t by asking for step t.
-Host threads, prefetch depth and process count never change what a batch holds.
+0 padding), index int32 [B] (the example in its split), epoch int32 [B] (with repeats:
+see TrainPlan.indices). There is no iterator state: `TrainPlan` gives the indices of any
+step, an example's augmentation draws from (seed, epoch, index), and so a run resumes at
+step t by asking for step t. Host threads, prefetch depth and process count never change
+what a batch holds.
 """
 
 import dataclasses
@@ -17,7 +18,7 @@ import numpy as np
 from absl import logging
 
 import data_source
-from images import decode, views, whitening
+from images import augment, decode, policies, views, whitening
 
 # Which examples, when.
 
@@ -38,35 +39,61 @@ class TrainPlan:
     epoch is epoch 0's (LeNet-5's fixed random order). Batches are cut from the row
     regardless of epochs, so one may hold the end of an epoch and the start of the next,
     and an epoch has num_examples / batch_size steps, a fraction.
+
+    With repeats r, repeated augmentation (Hoffer et al., 2019; Berman et al., 2019): a
+    batch holds batch_size / r examples r times, and an epoch, still of num_examples
+    images, only the first 1 / r of its permutation. The repeats of an example lie
+    batch_size / r apart.
     """
 
     num_examples: int
     batch_size: int
     seed: int
     order: str = "shuffle"
+    repeats: int = 1
 
     def __post_init__(self):
         if self.order not in ("shuffle", "fixed"):
             raise ValueError(f"order {self.order!r} is neither 'shuffle' nor 'fixed'")
-        if min(self.num_examples, self.batch_size) < 1 or self.seed < 0:
+        sizes = self.num_examples, self.batch_size, self.repeats
+        if min(sizes) < 1 or self.seed < 0:
             raise ValueError(f"{self}: sizes start at 1 and seeds at 0")
+        if self.batch_size % self.repeats:
+            raise ValueError(
+                f"batch of {self.batch_size} with repeats={self.repeats}, which must "
+                "divide it"
+            )
+        if self.order == "fixed" and self.repeats > 1:
+            raise ValueError(
+                f"order 'fixed' with repeats={self.repeats} would never show the rest"
+            )
 
     def indices(self, start_step, stop_step):
-        """Example indices int32 [S, B] and their epochs int32 [S, B] of those steps."""
-        first, stop = start_step * self.batch_size, stop_step * self.batch_size
+        """Example indices int32 [S, B] and their epochs int32 [S, B] of those steps.
+
+        With repeats, instead of the epoch, repeats * epoch + the number of the repeat:
+        in either case no example has the same number twice.
+        """
+        distinct = self.batch_size // self.repeats
+        first, stop = start_step * distinct, stop_step * distinct
         index = np.empty(stop - first, np.int32)
         epoch = np.empty_like(index)
         at = first
         while at < stop:
-            number, offset = divmod(at, self.num_examples)
-            count = min(self.num_examples - offset, stop - at)
+            number = at * self.repeats // self.num_examples
+            start, end = (
+                -(-e * self.num_examples // self.repeats) for e in (number, number + 1)
+            )
+            offset, count = at - start, min(end, stop) - at
             source = number if self.order == "shuffle" else 0
             order = _permutation(self.num_examples, self.seed, source)
             index[at - first :][:count] = order[offset : offset + count]
             epoch[at - first :][:count] = number
             at += count
-        shape = (stop_step - start_step, self.batch_size)
-        return index.reshape(shape), epoch.reshape(shape)
+        index, epoch = (a.reshape(-1, distinct) for a in (index, epoch))
+        repeat = np.repeat(np.arange(self.repeats, dtype=np.int32), distinct)
+        number = self.repeats * np.tile(epoch, self.repeats) + repeat
+        return np.tile(index, self.repeats), number
 
 
 def eval_indices(num_examples, batch_size):
@@ -163,7 +190,11 @@ def eval_batches(
         if view is None:
             return _load(split, index, np.zeros_like(index), mask)
         return _view(
-            split, index, np.zeros_like(index), mask, lambda at, image: view(image)
+            split,
+            index,
+            np.zeros_like(index),
+            mask,
+            lambda at, image: view(image[:, :]),
         )
 
     return _stream(load, 0, len(indices), num_threads, prefetch)
@@ -258,46 +289,6 @@ def example_keys(seed, epoch, index):
 
 
 @dataclasses.dataclass(frozen=True)
-class Augmentation:
-    """The options of `augment`; all off."""
-
-    translate: float = 0.0
-    rotate: float = 0.0
-    scale: float = 0.0
-    squeeze: float = 0.0
-    shear: float = 0.0
-    flip: bool = False
-    crop: int = 0
-
-
-@dataclasses.dataclass(frozen=True)
-class HostAugmentation:
-    """What is drawn on the host, of `config.augment`; all off."""
-
-    view: str = ""
-    short_side: tuple = (256, 256)
-    area: tuple = (0.08, 1.0)
-    aspect: tuple = (3 / 4, 4 / 3)
-    interpolation: str = "bilinear"
-    policy: str = ""
-    policy_ops: int = 2
-    policy_magnitude: float = 9.0
-    policy_std: float = 0.0
-
-    def crop(self, image, rng, size):
-        if self.view == "rescale_crop":
-            return views.rescale_crop(
-                image, rng, size, self.short_side, self.interpolation
-            )
-        return views.inception_crop(
-            image, rng, size, self.area, self.aspect, self.interpolation
-        )
-
-    def apply_policy(self, image, rng):
-        return image
-
-
-@dataclasses.dataclass(frozen=True)
 class Preprocessing:
     """The options of `preprocess`; a run keeps them beside its parameters (asdict)."""
 
@@ -366,7 +357,7 @@ class TrainView:
     image is shown `whole`, brought to size by that function, or as it is stored (None).
     """
 
-    augmentation: HostAugmentation
+    augmentation: policies.HostAugmentation
     sizes: tuple
     whole: Callable | None = None
 
@@ -374,12 +365,12 @@ class TrainView:
         return [pixels for first, pixels in self.sizes if first <= step][-1]
 
     def __call__(self, image, rng, step):
-        """uint8 [H, W, C] -> uint8 [size, size, C]; draws from the generator `rng`."""
-        if self.augmentation.view:
-            image = self.augmentation.crop(image, rng, self.size(step))
-        elif self.whole:
+        """uint8 [size, size, C] of an array or decode.LazyJpeg [H, W, C]."""
+        if not self.augmentation.view:
+            image = image[:, :]
+        if self.whole:
             image = self.whole(image)
-        return self.augmentation.apply_policy(image, rng)
+        return self.augmentation(image, rng, self.size(step))
 
 
 def network_input(batch, preprocessing, augmentation=None, *, seed=0, dtype=None):
@@ -387,7 +378,15 @@ def network_input(batch, preprocessing, augmentation=None, *, seed=0, dtype=None
     image = batch["image"]
     if augmentation is not None:
         keys = example_keys(seed, batch["epoch"], batch["index"])
-        image = augment(image, keys, **dataclasses.asdict(augmentation))
+        if preprocessing.whiten in ("gcn", "gcn_zca"):
+            # Maxout and NIN crop from whitened images.
+            image = fit_size(image, preprocessing)
+            image = whitening.apply(
+                preprocessing.whiten, preprocessing.statistics, image
+            )
+            preprocessing = dataclasses.replace(preprocessing, fit="crop", whiten="")
+        keys = example_keys(seed, batch["epoch"], batch["index"])
+        image = augment.augment(image, keys, augmentation)
     return preprocess(image, preprocessing, dtype=dtype)
 
 
@@ -447,102 +446,3 @@ def preprocess(image, preprocessing, dtype=None):
     mean = jnp.asarray(mean, jnp.float32).reshape(1, 1, 1, -1)
     std = jnp.asarray(std, jnp.float32).reshape(1, 1, 1, -1)
     return ((image - mean) / std).astype(dtype or jnp.float32)
-
-
-def augment(
-    images,
-    keys,
-    *,
-    translate=0.0,
-    rotate=0.0,
-    scale=0.0,
-    squeeze=0.0,
-    shear=0.0,
-    flip=False,
-    crop=0,
-):
-    """Applies, in this order, random_affine, horizontal_flip and pad_and_crop.
-
-    images [B, H, W, C] of 0..255, keys [B]; what is 0 or False is left out. Returns
-    float32 after random_affine, else the dtype of images. Each part has its own key, so
-    switching one on does not change what the others draw.
-    """
-    affine = {"translate": translate, "rotate": rotate, "scale": scale}
-    affine |= {"squeeze": squeeze, "shear": shear}
-
-    def one(image, key):
-        keys = jax.random.split(key, 3)
-        if any(affine.values()):
-            image = random_affine(image, keys[0], **affine)
-        if flip:
-            image = horizontal_flip(image, keys[1])
-        if crop:
-            image = pad_and_crop(image, keys[2], crop)
-        return image
-
-    return jax.vmap(one)(images, keys)
-
-
-def pad_and_crop(image, key, pixels):
-    """Shifts [H, W, C] by up to `pixels` either way on each axis; background 0."""
-    padded = jnp.pad(image, ((pixels, pixels), (pixels, pixels), (0, 0)))
-    row, column = jax.random.randint(key, (2,), 0, 2 * pixels + 1)
-    return jax.lax.dynamic_slice(padded, (row, column, 0), image.shape)
-
-
-def horizontal_flip(image, key):
-    """Mirrors [H, W, C] left to right with probability 1/2."""
-    return jnp.where(jax.random.bernoulli(key), image[:, ::-1], image)
-
-
-def random_affine(
-    image, key, *, translate=0.0, rotate=0.0, scale=0.0, squeeze=0.0, shear=0.0
-):
-    """LeNet-5's distortions (1998, Section III-A): a random planar affine map.
-
-    Each is uniform between plus and minus its limit: translate in pixels on each axis,
-    rotate in degrees, scale and squeeze as log factors (1 + limit)^u, u in -1..1, shear
-    horizontal, in pixels per row. Squeezing compresses one axis while it stretches the
-    other. About the centre, bilinear, background 0. The paper gives no limits and does
-    not rotate. Returns float32 [H, W, C].
-    """
-    draws = jax.random.uniform(key, (6,), minval=-1.0, maxval=1.0)
-    offset = translate * draws[:2]
-    angle = jnp.deg2rad(rotate * draws[2])
-    scale, squeeze = (1 + scale) ** draws[3], (1 + squeeze) ** draws[4]
-    cos, sin = jnp.cos(angle), jnp.sin(angle)
-    lean = shear * draws[5]
-    # Rows, then columns, of: rotation @ shear @ diag(scale squeeze, scale / squeeze).
-    matrix = jnp.array([[cos - sin * lean, -sin], [sin + cos * lean, cos]])
-    factors = jnp.array([[scale * squeeze, scale / squeeze]])
-    return affine(image, matrix * factors, offset)
-
-
-def affine(image, matrix, offset):
-    """Moves what is at p (row, column from the centre) to matrix @ p + offset.
-
-    image [H, W, C], matrix [2, 2], offset [2]; bilinear, background 0; float32.
-    """
-    height, width, channels = image.shape
-    centre = (height - 1) / 2, (width - 1) / 2
-    (a, b), (c, d) = matrix
-    rows = jnp.arange(height, dtype=jnp.float32)[:, None] - (centre[0] + offset[0])
-    columns = jnp.arange(width, dtype=jnp.float32)[None, :] - (centre[1] + offset[1])
-    # Where each output pixel comes from: the inverse matrix.
-    row = (d * rows - b * columns) / (a * d - b * c) + centre[0]
-    column = (a * columns - c * rows) / (a * d - b * c) + centre[1]
-    top, left = jnp.floor(row), jnp.floor(column)
-    down, across = (row - top)[..., None], (column - left)[..., None]
-    # One border pixel of background; a flat gather of in-bounds indices is what makes
-    # this fast on a CPU: over 100,000 images/s of 28x28 on two busy cores.
-    flat = jnp.pad(image.astype(jnp.float32), ((1, 1), (1, 1), (0, 0)))
-    flat = flat.reshape(-1, channels)
-
-    def at(row, column):
-        row = jnp.clip(row, -1, height).astype(jnp.int32) + 1
-        column = jnp.clip(column, -1, width).astype(jnp.int32) + 1
-        return flat.at[row * (width + 2) + column].get(mode="promise_in_bounds")
-
-    above = (1 - across) * at(top, left) + across * at(top, left + 1)
-    below = (1 - across) * at(top + 1, left) + across * at(top + 1, left + 1)
-    return (1 - down) * above + down * below

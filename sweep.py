@@ -239,6 +239,7 @@ class Program:
                 run.config.batch_size,
                 run.config.seed,
                 order=run.config.dataset.order,
+                repeats=run.config.augment.repeats,
             )
             places = plan.indices(step, step + count)
             found, epoch = (np.pad(p, padding) for p in places)

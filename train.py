@@ -20,11 +20,13 @@ import checkpoints
 import configuration
 import evaluate
 import feeds
+import images
 import input_pipeline
 import memory
 import optimizers
 import reporting
 import train_step
+from images import augment, policies
 from models import onednn, remat
 
 # Larger training splits stay on the host unless the config says otherwise.
@@ -72,6 +74,13 @@ def rematerialised(stages, model, shape):
 
 def make_step(config, model, tx, preprocessing):
     """The train step of a config: (state, batch, seed) -> (state, sums)."""
+    mix = None
+    if config.augment.mixup or config.augment.cutmix:
+        mix = functools.partial(
+            augment.mix,
+            mixup_alpha=config.augment.mixup,
+            cutmix_alpha=config.augment.cutmix,
+        )
     return train_step.make_train_step(
         model,
         tx,
@@ -79,11 +88,12 @@ def make_step(config, model, tx, preprocessing):
         functools.partial(
             input_pipeline.network_input,
             preprocessing=preprocessing,
-            augmentation=evaluate.make_augmentation(config),
+            augmentation=images.select(augment.Augmentation, config.augment),
         ),
         accumulate=config.optimizer.accumulate,
         ema_decay=config.optimizer.ema_decay,
         auxiliary_weight=config.loss.auxiliary_weight,
+        mix=mix,
     )
 
 
@@ -112,7 +122,7 @@ def make_view(config, image_shape, epoch_steps):
     None where all that a config asks of images of `image_shape` is done inside jit.
     """
     preprocessing = evaluate.make_preprocessing(config, image_shape, training=True)
-    augmentation = evaluate.make_augmentation(config, input_pipeline.HostAugmentation)
+    augmentation = images.select(policies.HostAugmentation, config.augment)
     whole = None if augmentation.view else preprocessing.view(image_shape)
     if not (augmentation.view or augmentation.policy or whole):
         return preprocessing, None
@@ -228,6 +238,7 @@ class Trainer:
             config.batch_size,
             config.seed,
             order=config.dataset.order,
+            repeats=config.augment.repeats,
         )
 
         preprocessing, self.view = make_view(

@@ -61,9 +61,9 @@ def get_config():
     config.augment.aspect = (3 / 4, 4 / 3)  # "inception_crop": width / height
     config.augment.interpolation = "bilinear"  # of both; or "random"
     config.augment.image_sizes = ()  # (epoch, pixels) from which on; (): image_size
-    config.augment.policy = ""  # "randaugment", "trivialaugment"
-    config.augment.policy_ops = 2  # "randaugment": operations on an image
-    config.augment.policy_magnitude = 9.0  # "randaugment": of 30 ...
+    config.augment.policy = ""  # "randaugment", "randaugment_timm", "trivialaugment"
+    config.augment.policy_ops = 2  # operations on an image; of the first two, as ...
+    config.augment.policy_magnitude = 9.0  # ... of 30; of "randaugment_timm" of 10 ...
     config.augment.policy_std = 0.0  # ... with this deviation
     config.augment.translate = 0.0  # affine: pixels, uniform in +-
     config.augment.rotate = 0.0  # degrees, uniform in +-

@@ -5,6 +5,7 @@ import runs
 
 import configuration
 from configs import default, lenet5
+from images import policies, views
 
 VARIANTS = ["minibatch", "paper", "distortions", "modern"]
 
@@ -39,6 +40,24 @@ def test_unknown_recipe_names_the_real_ones():
         ("dataset.std", (0.0,), "config.dataset.std"),
         ("dataset.mean", (), "config.dataset.mean"),
         ("log.every_steps", 0, "config.log.every_steps"),
+        ("augment.view", "inception", "did you mean 'inception_crop'"),
+        ("augment.policy", "randaugmnt", "did you mean 'randaugment'"),
+        ("augment.crop_mode", "wrap", "none of zeros, reflect"),
+        ("augment.interpolation", "cubic", "did you mean 'bicubic'"),
+        ("augment.brightness", 1.5, "augment.brightness = 1.5 must not be greater"),
+        ("augment.hue", 0.6, "augment.hue = 0.6 must not be greater than 0.5"),
+        ("augment.erasing", 2.0, "config.augment.erasing"),
+        ("augment.mixup", -0.2, "config.augment.mixup"),
+        ("augment.short_side", (512, 256), "config.augment.short_side"),
+        ("augment.short_side", (256.5, 300), "must be whole pixels"),
+        ("augment.area", (0.0, 1.0), "config.augment.area"),
+        ("augment.area", (0.5, 1.1), "a share, up to 1"),
+        ("augment.aspect", (0.75,), "config.augment.aspect"),
+        ("augment.policy_ops", 0, "config.augment.policy_ops"),
+        ("augment.repeats", 3, "divisible by config.augment.repeats = 3"),
+        ("augment.image_sizes", ((5, 192), (0, 128)), "epochs rising from 0"),
+        ("augment.image_sizes", (128, 192), "pairs"),
+        ("augment.image_sizes", ((0, 128.5),), "whole pixels"),
     ],
 )
 def test_a_bad_value_is_named(field, value, message):
@@ -48,6 +67,30 @@ def test_a_bad_value_is_named(field, value, message):
     with pytest.raises(configuration.ConfigError, match=message) as error:
         configuration.check(config)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("policy", "most"), [("randaugment", 30.0), ("randaugment_timm", 10.0)]
+)
+def test_a_policy_s_magnitude_is_on_its_scale(policy, most):
+    config = lenet5.get_config("modern")
+    config.augment.policy, config.augment.policy_magnitude = policy, most
+    configuration.check(config)
+    config.augment.policy_magnitude = most + 1
+    with pytest.raises(configuration.ConfigError, match=f"the scale of {policy}"):
+        configuration.check(config)
+
+
+def test_repeats_need_a_new_order_every_epoch():
+    with pytest.raises(configuration.ConfigError, match="would never show"):
+        runs.small_config(dataset__order="fixed", augment__repeats=2)
+
+
+def test_the_choices_are_all_there_are():
+    choices = configuration.CHOICES
+    assert choices["augment.policy"] == tuple(policies.POLICIES)
+    assert choices["augment.view"] == policies.VIEWS
+    assert choices["augment.interpolation"] == (*views.INTERPOLATIONS, "random")
 
 
 def test_a_field_that_a_recipe_invents_is_refused():

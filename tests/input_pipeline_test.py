@@ -1,4 +1,4 @@
-"""The plan of indices, host and device batches, augmentation."""
+"""The plan of indices, host and device batches, preprocessing."""
 
 import dataclasses
 import json
@@ -18,6 +18,7 @@ from tiny_datasets import (
 
 import input_pipeline
 from data_source import DataError, open_split
+from images.augment import Augmentation
 from input_pipeline import Preprocessing, TrainPlan
 
 # The plan.
@@ -63,6 +64,43 @@ def test_the_plan_refuses_nonsense():
     for wrong in ({"order": "none"}, {"seed": -1}, {"batch_size": 0}):
         with pytest.raises(ValueError, match=str(next(iter(wrong.values())))):
             TrainPlan(**{"num_examples": 10, "batch_size": 2, "seed": 0, **wrong})
+    with pytest.raises(ValueError, match="batch of 6 with repeats=4"):
+        TrainPlan(10, 6, seed=0, repeats=4)
+    with pytest.raises(ValueError, match="'fixed' with repeats=2"):
+        TrainPlan(10, 6, seed=0, order="fixed", repeats=2)
+
+
+@pytest.mark.parametrize(("batch_size", "repeats"), [(6, 2), (6, 3), (8, 4), (4, 4)])
+def test_repeats_of_an_example_share_a_batch(batch_size, repeats):
+    plan = TrainPlan(10, batch_size, seed=3, repeats=repeats)
+    index, number = plan.indices(0, 30)
+    assert index.shape == number.shape == (30, batch_size)
+    assert index.dtype == number.dtype == np.int32
+    index, number = (
+        a.reshape(30, repeats, batch_size // repeats) for a in (index, number)
+    )
+    np.testing.assert_array_equal(index, index[:, :1].repeat(repeats, 1))
+    epoch, repeat = np.divmod(number, repeats)
+    np.testing.assert_array_equal(repeat, np.arange(repeats)[None, :, None] + 0 * epoch)
+    # As many images as ever in an epoch: of its permutation, the first examples.
+    place = np.arange(0, 30 * batch_size, repeats)
+    np.testing.assert_array_equal(epoch[:, 0].ravel(), place // 10)
+    for e in range(30 * batch_size // 10):
+        order = TrainPlan(10, 10, seed=3).indices(e, e + 1)[0][0]
+        seen = index[:, 0].ravel()[place // 10 == e]
+        np.testing.assert_array_equal(seen, order[: len(seen)])
+        assert abs(len(seen) - 10 / repeats) < 1
+    for part, whole in zip(plan.indices(7, 9), plan.indices(0, 30), strict=True):
+        np.testing.assert_array_equal(part, whole[7:9])
+
+
+def test_repeats_are_augmented_differently(tiny):
+    plan = TrainPlan(20, 8, seed=1, repeats=2)
+    (batch,) = input_pipeline.train_batches(tiny, plan, 3, 4)
+    np.testing.assert_array_equal(batch["image"][:4], batch["image"][4:])
+    keys = input_pipeline.example_keys(1, batch["epoch"], batch["index"])
+    draws = jax.vmap(jax.random.bits)(keys)
+    assert len(set(np.asarray(draws).tolist())) == 8
 
 
 # Host batches.
@@ -180,8 +218,19 @@ def test_evaluation_meets_every_example_once(tiny, some, batch_size, count):
 # Inside jit, on images.
 
 
-ALL = input_pipeline.Augmentation(
-    translate=2.0, rotate=10.0, scale=0.1, squeeze=0.1, shear=0.2, flip=True, crop=2
+ALL = Augmentation(
+    translate=2.0,
+    rotate=10.0,
+    scale=0.1,
+    squeeze=0.1,
+    shear=0.2,
+    flip=True,
+    crop=2,
+    crop_mode="reflect",
+    brightness=0.4,
+    contrast=0.4,
+    pca=0.1,
+    erasing=0.5,
 )
 LENET = input_pipeline.Preprocessing(image_size=32, mean=20.0, std=200.0)
 
@@ -220,7 +269,7 @@ def test_augmentation_is_a_function_of_seed_epoch_and_index():
     @jax.jit
     def run(seed, epoch, index):
         keys = input_pipeline.example_keys(seed, jnp.array(epoch), jnp.array(index))
-        return input_pipeline.augment(image, keys, **dataclasses.asdict(ALL))
+        return augment(image, keys, ALL)
 
     first = run(0, [0, 0, 0, 1, 1, 1], [0, 1, 2, 0, 1, 2])
     np.testing.assert_array_equal(first, run(0, [0, 0, 0, 1, 1, 1], [0, 1, 2, 0, 1, 2]))
@@ -229,140 +278,6 @@ def test_augmentation_is_a_function_of_seed_epoch_and_index():
     np.testing.assert_array_equal(first, back[::-1])
     assert len(np.unique(np.asarray(first).reshape(6, -1), axis=0)) == 6
     assert not np.array_equal(first, run(1, [0, 0, 0, 1, 1, 1], [0, 1, 2, 0, 1, 2]))
-
-
-def test_one_augmentation_does_not_change_what_another_draws():
-    image = jnp.asarray(
-        np.random.default_rng(0).integers(0, 256, (8, 9, 9, 3), np.uint8)
-    )
-    keys = input_pipeline.example_keys(0, jnp.zeros(8, int), jnp.arange(8))
-    flipped = input_pipeline.augment(image, keys, flip=True)
-    both = input_pipeline.augment(flipped, keys, crop=2)
-    at_once = input_pipeline.augment(image, keys, flip=True, crop=2)
-    np.testing.assert_array_equal(both, at_once)
-    np.testing.assert_array_equal(input_pipeline.augment(image, keys), image)
-    mirrored = np.asarray(image)[:, :, ::-1]
-    which = [np.array_equal(f, m) for f, m in zip(flipped, mirrored, strict=True)]
-    assert 0 < sum(which) < 8
-    np.testing.assert_array_equal(
-        np.asarray(flipped)[~np.array(which)], np.asarray(image)[~np.array(which)]
-    )
-
-
-def shift(image, rows, columns):
-    """numpy.roll, with zeros where it would come round."""
-    height, width = image.shape[:2]
-    out = np.zeros_like(image)
-    to = [
-        slice(max(n, 0), size + min(n, 0))
-        for n, size in ((rows, height), (columns, width))
-    ]
-    of = [
-        slice(max(-n, 0), size + min(-n, 0))
-        for n, size in ((rows, height), (columns, width))
-    ]
-    out[tuple(to)] = image[tuple(of)]
-    return out
-
-
-def test_pad_and_crop_shifts_by_every_amount_and_no_more():
-    image = np.random.default_rng(0).integers(1, 256, (7, 6, 3), np.uint8)
-    keys = jax.random.split(jax.random.key(0), 500)
-    crop = jax.jit(jax.vmap(lambda key: input_pipeline.pad_and_crop(image, key, 2)))
-    got = {np.asarray(i).tobytes() for i in crop(keys)}
-    want = {shift(image, r, c).tobytes() for r in range(-2, 3) for c in range(-2, 3)}
-    assert got == want
-
-
-def test_affine_identity_and_whole_pixels_are_exact():
-    image = np.random.default_rng(0).integers(0, 256, (9, 8, 3)).astype(np.float32)
-    affine = jax.jit(input_pipeline.affine)
-    eye = jnp.eye(2)
-    np.testing.assert_array_equal(affine(image, eye, jnp.zeros(2)), image)
-    for rows, columns in ((1, 0), (0, -2), (3, 5), (-4, 2), (20, 0)):
-        moved = affine(image, eye, jnp.array([rows, columns], jnp.float32))
-        np.testing.assert_array_equal(moved, shift(image, rows, columns))
-    turned = affine(
-        image[:, :8][:8], jnp.array([[0.0, 1.0], [-1.0, 0.0]]), jnp.zeros(2)
-    )
-    np.testing.assert_array_equal(turned, np.rot90(image[:8, :8], -1))
-
-
-def test_affine_is_bilinear_interpolation():
-    rng = np.random.default_rng(0)
-    image = rng.uniform(0, 255, (7, 8, 2)).astype(np.float32)
-    matrix, offset = np.array([[1.1, 0.3], [-0.2, 0.9]]), np.array([0.7, -1.3])
-    centre = np.array([3.0, 3.5])
-    want = np.zeros((7, 8, 2))
-    for i, j in np.ndindex(7, 8):
-        row, column = (
-            np.linalg.solve(matrix, np.array([i, j]) - centre - offset) + centre
-        )
-        for p, q in np.ndindex(7, 8):
-            weight = max(0, 1 - abs(row - p)) * max(0, 1 - abs(column - q))
-            want[i, j] += weight * image[p, q]
-    got = input_pipeline.affine(
-        image, jnp.asarray(matrix, jnp.float32), jnp.asarray(offset, jnp.float32)
-    )
-    # float32 coordinates of a few pixels are good to 1e-6, times a slope of 255.
-    np.testing.assert_allclose(got, want, atol=2e-3)
-
-
-def measured(image):
-    """Centre of mass and covariance of an image [H, W, 1]."""
-    image = np.asarray(image, np.float64)[..., 0]
-    place = np.stack(np.mgrid[: image.shape[0], : image.shape[1]], -1).reshape(-1, 2)
-    weight = image.ravel() / image.sum()
-    centre = weight @ place
-    return centre, (place - centre).T @ ((place - centre) * weight[:, None])
-
-
-@pytest.mark.parametrize("kind", ["translate", "rotate", "scale", "squeeze", "shear"])
-def test_each_distortion_does_what_its_name_says(kind):
-    # A round blob of variance 9 on 41x41 shows every part in its first two moments;
-    # bilinear sampling adds up to about 0.2 to a variance.
-    grid = np.mgrid[:41, :41] - 20.0
-    blob = np.exp(-(grid**2).sum(0) / 18)[..., None].astype(np.float32)
-    limit = {
-        "translate": 3.0,
-        "rotate": 40.0,
-        "scale": 0.3,
-        "squeeze": 0.3,
-        "shear": 0.5,
-    }
-    if kind == "rotate":  # a round blob would not show it
-        blob = np.exp(-(grid[0] ** 2 / 18 + grid[1] ** 2 / 50))[..., None]
-    distort = jax.vmap(
-        lambda key: input_pipeline.random_affine(blob, key, **{kind: limit[kind]})
-    )
-    moments = [
-        measured(i) for i in jax.jit(distort)(jax.random.split(jax.random.key(1), 64))
-    ]
-    shifts = np.array([centre - 20 for centre, _ in moments])
-    rows, columns = (np.array([c[i, i] for _, c in moments]) for i in (0, 1))
-    cross = np.array([c[0, 1] for _, c in moments])
-    if kind == "translate":
-        assert (abs(shifts) < 3.01).all() and (abs(shifts).max(0) > 2.5).all()
-        np.testing.assert_allclose([rows, columns], 9, atol=0.3)
-        return
-    np.testing.assert_allclose(shifts, 0, atol=0.05)
-    if kind == "scale":
-        np.testing.assert_allclose(rows, columns, rtol=0.01)
-        assert rows.min() < 9 / 1.5 and rows.max() > 9 * 1.5  # 1.3**2 = 1.69
-        np.testing.assert_allclose(cross, 0, atol=0.01)
-    elif kind == "squeeze":
-        np.testing.assert_allclose(rows * columns, 81, rtol=0.06)
-        assert (rows / columns).max() > 2 and (rows / columns).min() < 0.5
-        np.testing.assert_allclose(cross, 0, atol=0.01)
-    elif kind == "shear":  # columns move by shear x row: covariance 9 x shear
-        np.testing.assert_allclose(rows, 9, atol=0.3)
-        assert abs(cross).max() < 9.3 * 0.5 and abs(cross).max() > 9 * 0.4
-        np.testing.assert_allclose(columns, 9 + (cross / 9) ** 2 * 9, atol=0.4)
-    else:
-        angle = np.degrees(np.arctan2(2 * cross, columns - rows) / 2)
-        assert abs(angle).max() < 40.5 and abs(angle).max() > 35
-        assert angle.min() < -30 and angle.max() > 30
-        np.testing.assert_allclose(rows + columns, 34, atol=0.6)
 
 
 def test_preprocessing_of_lenet5():
@@ -402,7 +317,7 @@ def test_preprocessing_survives_json():
     assert input_pipeline.Preprocessing(**json.loads(text)) == spec
     assert LENET.mean == (20.0,)
     text = json.dumps(dataclasses.asdict(ALL))
-    assert input_pipeline.Augmentation(**json.loads(text)) == ALL
+    assert Augmentation(**json.loads(text)) == ALL
     for wrong in ({"fit": "cut"}, {"image_size": 0}, {"std": 0.0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             input_pipeline.Preprocessing(**{"image_size": 8, **wrong})

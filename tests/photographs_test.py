@@ -12,6 +12,7 @@ import data_source
 import evaluate
 import input_pipeline
 from configs import default
+from images.policies import HostAugmentation
 
 SIZES = [(40, 50), (64, 48), (50, 50), (33, 70)]
 
@@ -42,7 +43,7 @@ def open_photographs(path, photographs):
 
 
 VIEW = input_pipeline.TrainView(
-    input_pipeline.HostAugmentation(view="rescale_crop", short_side=(32, 40)),
+    HostAugmentation(view="rescale_crop", short_side=(32, 40)),
     sizes=((0, 24), (7, 32)),
 )
 
