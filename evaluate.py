@@ -1,10 +1,16 @@
 """Exact evaluation: every image of a split is counted once, whatever the batch size.
 
-The last batch is filled up and carries a mask; errors are integers summed under it; the
-number counted must be the number in the split.
+`evaluate` is for one view of each image and what training asks for: the last batch is
+filled up and carries a mask, errors are integers summed under it. `evaluate_run` and
+`evaluate_ensemble` are for saved runs: they take any of the test protocols
+(protocols.py) and keep the scores of every image. The number counted must be the number
+in the split.
 """
 
+import contextlib
+import dataclasses
 import functools
+import io
 import math
 
 import flax
@@ -14,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from absl import logging
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import checkpoints
@@ -22,6 +29,8 @@ import data_source
 import feeds
 import input_pipeline
 import models
+import protocols
+import scoring
 import workdir
 from models import lenet, onednn
 
@@ -79,15 +88,16 @@ def make_model(config, num_classes):
 
 def make_preprocessing(config, image_shape):
     """From stored images of `image_shape` [H, W, C] to the input of the network."""
-    if None in image_shape:
+    if None in image_shape and not config.dataset.image_size:
         raise configuration.ConfigError(
-            f"config.dataset.name = {config.dataset.name!r}: images that differ in "
-            "size are not supported yet"
+            f"config.dataset.image_size: the images of {config.dataset.name!r} differ "
+            "in size; say how large the network's are"
         )
     try:
         preprocessing = input_pipeline.Preprocessing(
             image_size=config.dataset.image_size or max(image_shape[:2]),
             fit=config.dataset.fit,
+            short_side=config.dataset.short_side,
             mean=config.dataset.mean,
             std=config.dataset.std,
         )
@@ -99,6 +109,8 @@ def make_preprocessing(config, image_shape):
 
 def input_shape(preprocessing, image_shape):
     """[H, W, C] of what the network gets for stored images of `image_shape`."""
+    if None in image_shape:
+        return (preprocessing.image_size,) * 2 + image_shape[2:]
     images = {"image": jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8)}
     network_input = functools.partial(
         input_pipeline.network_input, preprocessing=preprocessing
@@ -331,6 +343,156 @@ def describe(result, split, step):
     )
 
 
+# A run's checkpoint under a test protocol.
+
+
+def make_protocol(config, image_shape):
+    """The protocol of `config.eval` for stored images of `image_shape` [H, W, C]."""
+    own, dataset = config.eval, config.dataset
+    same_size = None not in image_shape
+    short_side = own.short_side or dataset.short_side
+    if own.protocol == "single":
+        scales = (short_side,) if dataset.fit == "crop" else ()
+    else:
+        scales = own.scales or protocols.SCALES.get(own.protocol, (short_side,))
+    try:
+        return protocols.Protocol(
+            own.protocol,
+            image_size=own.image_size or dataset.image_size or max(image_shape[:2]),
+            scales=tuple(scales),
+            fit="" if same_size else dataset.fit,
+            interpolation=dataset.interpolation,
+            average="logits" if own.protocol == "single" else own.average,
+        )
+    except ValueError as e:
+        raise configuration.ConfigError(
+            f"config.eval.protocol = {own.protocol!r}: {e}"
+        ) from e
+
+
+def make_steps(config, model, variables, protocol, preprocessing, image_shape):
+    """{kind of view: compiled `protocols.make_step`} for what `protocol` shows.
+
+    Raises:
+      ConfigError: the network cannot be tested so.
+    """
+    size = protocol.image_size
+    if protocol.name == "single" and not protocol.fit:  # fitted on the device
+        preprocessing = dataclasses.replace(
+            preprocessing,
+            image_size=size,
+            short_side=config.eval.short_side or preprocessing.short_side,
+        )
+
+        def prepare(images):
+            return input_pipeline.network_input({"image": images}, preprocessing)
+
+        shapes = {"crop": image_shape}
+    else:
+        prepare = functools.partial(
+            input_pipeline.normalize, mean=preprocessing.mean, std=preprocessing.std
+        )
+        parts = protocols.PROTOCOLS.get(protocol.name, (("crop", None),))
+        shapes = {
+            kind: (size if kind == "crop" else min(protocol.scales),) * 2
+            + image_shape[2:]
+            for kind, _ in parts
+        }
+    steps = {}
+    for kind, shape in shapes.items():
+        if kind == "fine_map" and not hasattr(model, "fine_class_map"):
+            raise configuration.ConfigError(
+                f"config.eval.protocol = 'offsets': {config.model.name} has no last "
+                "pool to offset, as the networks of OverFeat have; 'dense' and "
+                "'scales' slide any network"
+            )
+        step = protocols.make_step(
+            model,
+            kind,
+            prepare,
+            average=protocol.average,
+            image_size=input_shape(preprocessing, image_shape)[:2],
+        )
+        try:
+            jax.eval_shape(
+                step, variables, jax.ShapeDtypeStruct((1, *shape), jnp.uint8)
+            )
+        except (ValueError, TypeError) as e:
+            raise configuration.ConfigError(
+                f"config.eval.protocol = {protocol.name!r}: {config.model.name} "
+                f"cannot take images of {shape}: {e}"
+            ) from e
+        steps[kind] = jax.jit(step)
+    return steps
+
+
+def predict_split(config, split, steps, variables, protocol):
+    """The scores of a split's images as scoring.Predictions, and the damaged ones.
+
+    Each process evaluates every n-th image on its own devices.
+    """
+    same_size = None not in split.image_shape
+    if same_size and len(split) * math.prod(split.image_shape) <= 2**30:
+        # Read at once, `examples` is fast. A damaged one is found again, one by one.
+        with contextlib.suppress(data_source.DataError):
+            split.arrays()
+    process, processes = jax.process_index(), jax.process_count()
+    devices = jax.local_devices()[: config.num_devices or None]
+    mesh = Mesh(np.array(devices), ("data",))
+    names, labels, scores, damaged = protocols.average_scores(
+        steps,
+        jax.device_put(variables, NamedSharding(mesh, PartitionSpec())),
+        split,
+        range(process, len(split), processes),
+        protocol,
+        mesh,
+        batch_size=config.eval.batch_size,
+        num_threads=config.dataset.num_threads,
+        prefetch=config.dataset.prefetch,
+        damaged=config.eval.damaged,
+    )
+    names, labels, logits, damaged = (
+        _from_all_processes(x, len(split))
+        for x in (np.array(names, str), labels, scores.astype(np.float32), damaged)
+    )
+    if len(names) != len(split):
+        raise AssertionError(
+            f"{len(names)} images counted of {len(split)} in {split.name}"
+        )
+    predictions = scoring.Predictions(
+        names, labels, logits, np.array(split.label_names), protocol.average
+    )
+    return predictions, names[damaged].tolist()
+
+
+def _from_all_processes(rows, count):
+    """Rows 0 to count - 1, of which each process has every n-th, on all processes."""
+    processes = jax.process_count()
+    if processes == 1:
+        return rows
+    if rows.dtype.kind == "U":
+        text = np.char.encode(rows, "utf-8", "surrogateescape")
+        width = multihost_utils.process_allgather(np.int32(text.itemsize)).max()
+        text = text.astype(f"S{width}")
+        text = _from_all_processes(text.view(np.uint8).reshape(-1, width), count)
+        return np.char.decode(text.view(f"S{width}")[:, 0], "utf-8", "surrogateescape")
+    padded = np.zeros((-(-count // processes), *rows.shape[1:]), rows.dtype)
+    padded[: len(rows)] = rows
+    parts = np.asarray(multihost_utils.process_allgather(padded))
+    return np.swapaxes(parts, 0, 1).reshape(-1, *rows.shape[1:])[:count].copy()
+
+
+def mean_loss(loss, predictions):
+    """The loss per image that has an answer."""
+    answered = ~np.isnan(predictions.logits).any(1)
+    logits, labels = predictions.logits[answered], predictions.label[answered]
+    total = 0.0
+    for start in range(0, len(labels), 4096):
+        part = slice(start, start + 4096)
+        total += np.asarray(loss(logits[part], labels[part]), np.float64).sum()
+    return total / max(len(labels), 1)
+
+
 def evaluate_run(run, config, which="latest", batch_stats="moving"):
     """Evaluates a checkpoint of a run on `config.dataset.eval_split`.
 
@@ -342,26 +504,113 @@ def evaluate_run(run, config, which="latest", batch_stats="moving"):
         or those of the "population", from a pass over the training data.
 
     Returns:
-      The line with the result, which is also written to <run>/evaluation-<step>.json.
+      The result as text, its first line the error. It is also written to
+      <run>/evaluation-<step>.json, with tables beside it (`write_results`); under
+      another protocol than "single" the names end with it.
     """
+    return _evaluate_run(run, config, which, batch_stats)[0]
+
+
+def evaluate_ensemble(runs, configs, which="latest", batch_stats="moving"):
+    """Evaluates several runs, as `evaluate_run` does each, and their average.
+
+    Each has its own network, preprocessing and protocol; they must have the same
+    examples in the same order. `config.eval.average` says what is averaged over them.
+    """
+    averages = {config.eval.average for config in configs}
+    if len(averages) > 1:
+        raise configuration.ConfigError(
+            "config.eval.average is not the same in all runs; choose with "
+            "--change=eval.average=softmax"
+        )
+    texts, members = [], []
+    for run, config in zip(runs, configs, strict=True):
+        text, predictions = _evaluate_run(run, config, which, batch_stats)
+        texts.append(text)
+        members.append(predictions)
+    (average,) = averages
+    total = scoring.ensemble(members, average)
+    return "\n".join(
+        [
+            *texts,
+            f"ensemble of {len(runs)} runs, {average} averaged: "
+            f"{scoring.describe(scoring.score(total))}",
+            *_worst(total),
+        ]
+    )
+
+
+def _evaluate_run(run, config, which, batch_stats):
+    """(text, predictions) of one run."""
     configuration.check_devices(config, jax.device_count(), jax.process_count())
     split = open_split(config.dataset, config.dataset.eval_split)
+    protocol = make_protocol(config, split.image_shape)
     preprocessing = make_preprocessing(config, split.image_shape)
     shape = input_shape(preprocessing, split.image_shape)
     model = make_model(config, split.num_classes)
     variables, step = load_variables(run, model, shape, which)
-    mesh = make_mesh(config.num_devices)
-    variables = jax.device_put(variables, NamedSharding(mesh, PartitionSpec()))
     if batch_stats == "population":
+        mesh = make_mesh(config.num_devices)
+        variables = jax.device_put(variables, NamedSharding(mesh, PartitionSpec()))
         variables = _population_variables(config, model, preprocessing, variables, mesh)
-    eval_step = jax.jit(make_eval_step(model, preprocessing, make_loss(config.loss)))
-    result = evaluate(eval_step, variables, split, config.eval.batch_size, mesh)
+        variables = jax.device_get(variables)
+    steps = make_steps(
+        config, model, variables, protocol, preprocessing, split.image_shape
+    )
+    predictions, damaged = predict_split(config, split, steps, variables, protocol)
+    result = scoring.score(predictions)
+    result["loss"] = mean_loss(make_loss(config.loss), predictions)
+    record = {"step": step, "split": split.split, **result, **protocol.describe()}
+    if variables.get("batch_stats"):
+        record["batch_stats"] = batch_stats
+    if damaged:
+        record["damaged"] = damaged
+    text = [
+        f"{describe(result, split, step)} of {run}",
+        f"top-5 error {result['top5_error']:.2f} %, loss {result['loss']:.4f}; "
+        + ", ".join(f"{k} {v}" for k, v in protocol.describe().items()),
+        *(f"damaged, counted as an error: {name}" for name in damaged),
+        *_worst(predictions),
+    ]
     if jax.process_index() == 0:
+        suffix = "" if protocol.name == "single" else f"-{protocol.name}"
         try:
-            record = {"step": step, "split": split.split, **result}
-            if variables.get("batch_stats"):
-                record["batch_stats"] = batch_stats
-            run.write_json(f"evaluation-{step}.json", record)
+            files = write_results(run, f"{step}{suffix}", record, predictions)
+            text.append(f"written: {', '.join(files)}")
         except workdir.WorkdirError as e:
             logging.warning("%s", e)  # a run that can only be read is fine
-    return f"{describe(result, split, step)} of {run}"
+    return "\n".join(text), predictions
+
+
+def _worst(predictions):
+    lines = scoring.worst_classes(predictions)
+    return [f"classes with the largest error:\n{lines}"] if lines else []
+
+
+MOST_DRAWN_CLASSES = 100
+
+
+def write_results(run, suffix, record, predictions):
+    """Writes what an evaluation found to <run>/<name>-<suffix>; returns the names.
+
+    evaluation .json: the `record`; predictions .npz: all scores, for `python
+    scoring.py`; classes .csv; confusion .csv, and .png where that can be read.
+    """
+
+    def binary(write):
+        file = io.BytesIO()
+        write(file)
+        return file.getvalue()
+
+    run.write_json(f"evaluation-{suffix}.json", record)
+    files = {
+        f"predictions-{suffix}.npz": binary(predictions.write),
+        f"classes-{suffix}.csv": scoring.class_csv(predictions).encode(),
+        f"confusion-{suffix}.csv": scoring.confusion_csv(predictions).encode(),
+    }
+    if len(predictions.label_names) <= MOST_DRAWN_CLASSES:
+        draw = functools.partial(scoring.draw_confusion, predictions)
+        files[f"confusion-{suffix}.png"] = binary(draw)
+    for name, content in files.items():
+        run.write_bytes(name, content)
+    return [f"evaluation-{suffix}.json", *files]

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from images import views
+
 # Which examples, when.
 
 
@@ -211,13 +213,14 @@ class Preprocessing:
     fit: str = "pad"
     mean: tuple = (0.0,)
     std: tuple = (1.0,)
+    short_side: int = 256
 
     def __post_init__(self):
         for field in ("mean", "std"):  # from a number, or from JSON's list
             value = tuple(float(v) for v in np.ravel(getattr(self, field)))
             object.__setattr__(self, field, value)
-        if self.fit not in ("pad", "resize"):
-            raise ValueError(f"fit {self.fit!r} is neither 'pad' nor 'resize'")
+        if self.fit not in ("pad", "resize", "crop"):
+            raise ValueError(f"fit {self.fit!r} is neither 'pad', 'resize' nor 'crop'")
         if self.image_size < 1 or min(self.std) <= 0:
             raise ValueError(f"{self}: image_size and std must be positive")
 
@@ -231,27 +234,40 @@ def network_input(batch, preprocessing, augmentation=None, *, seed=0, dtype=None
     return preprocess(image, **dataclasses.asdict(preprocessing), dtype=dtype)
 
 
-def preprocess(image, *, image_size, fit="pad", mean=(0.0,), std=(1.0,), dtype=None):
-    """Brings images [B, H, W, C] of 0..255 to a square size, then (x - mean) / std.
+def preprocess(
+    image,
+    *,
+    image_size,
+    fit="pad",
+    mean=(0.0,),
+    std=(1.0,),
+    short_side=256,
+    dtype=None,
+):
+    """Brings images [B, H, W, C] of 0..255 to a square size, then normalizes them.
 
     fit="pad" centres them in background 0 (an odd rest goes below and right); "resize"
-    is bilinear, antialiased when it shrinks. mean and std are per channel or one for
-    all, in units of 0..255; grey images take the average of
-    several. Computed in float32, returned in dtype (float32).
+    is bilinear, antialiased when it shrinks; "crop" is the centre of the image resized
+    to a short side of so many pixels. Computed in float32, returned in dtype (float32).
 
     Raises:
-      ValueError: an image too large to pad, or a wrong number of means or stds.
+      ValueError: an image too large to pad, or too small to crop.
     """
     batch, height, width, channels = image.shape
-    for name, value in (("mean", mean), ("std", std)):
-        if len(value) not in (1, channels) and channels > 1:
-            raise ValueError(
-                f"{name} has {len(value)} values for images of {channels} channels"
-            )
     image = image.astype(jnp.float32)
     if fit == "resize":
         shape = (batch, image_size, image_size, channels)
         image = jax.image.resize(image, shape, "bilinear")
+    elif fit == "crop":
+        if short_side < image_size:
+            raise ValueError(
+                f"{image_size}x{image_size} cannot be cut from images with a short "
+                f"side of {short_side}: raise short_side"
+            )
+        size = views.rescaled_size(height, width, short_side)
+        image = jax.image.resize(image, (batch, *size, channels), "bilinear")
+        top, left = (round((side - image_size) / 2) for side in size)
+        image = image[:, top : top + image_size, left : left + image_size]
     elif max(height, width) > image_size:
         raise ValueError(
             f"images of {height}x{width} cannot be padded to {image_size}x{image_size}:"
@@ -261,6 +277,25 @@ def preprocess(image, *, image_size, fit="pad", mean=(0.0,), std=(1.0,), dtype=N
         below, right = image_size - height, image_size - width
         pads = [(below // 2, below - below // 2), (right // 2, right - right // 2)]
         image = jnp.pad(image, [(0, 0), *pads, (0, 0)])
+    return normalize(image, mean, std, dtype)
+
+
+def normalize(image, mean, std, dtype=None):
+    """(x - mean) / std of images [B, H, W, C] of 0..255 of any size.
+
+    mean and std are per channel or one for all, in units of 0..255; grey images take
+    the average of several.
+
+    Raises:
+      ValueError: a wrong number of means or stds.
+    """
+    channels = image.shape[-1]
+    for name, value in (("mean", mean), ("std", std)):
+        if len(value) not in (1, channels) and channels > 1:
+            raise ValueError(
+                f"{name} has {len(value)} values for images of {channels} channels"
+            )
+    image = image.astype(jnp.float32)
     if channels == 1:
         mean, std = (np.mean(mean),), (np.mean(std),)
     mean = jnp.asarray(mean, jnp.float32).reshape(1, 1, 1, -1)

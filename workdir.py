@@ -77,11 +77,14 @@ class Workdir:
             raise WorkdirError(f"{self.path / 'config.json'} is damaged: {e}") from e
 
     def write_text(self, name, text):
+        self.write_bytes(name, text.encode())
+
+    def write_bytes(self, name, content):
         # Renamed into place, so that a kill leaves the old file or the new one.
         path, new = self.path / name, self.path / (name + ".tmp")
         try:
-            with open(new, "w") as file:
-                file.write(text)
+            with open(new, "wb") as file:
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             new.replace(path)

@@ -405,6 +405,6 @@ def test_preprocessing_survives_json():
     assert LENET.mean == (20.0,)
     text = json.dumps(dataclasses.asdict(ALL))
     assert input_pipeline.Augmentation(**json.loads(text)) == ALL
-    for wrong in ({"fit": "crop"}, {"image_size": 0}, {"std": 0.0}):
+    for wrong in ({"fit": "stretch"}, {"image_size": 0}, {"std": 0.0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             input_pipeline.Preprocessing(**{"image_size": 8, **wrong})
