@@ -33,6 +33,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import data_source
 import models
+import scoring
 from images import decode, views
 from models import onednn
 
@@ -299,7 +300,7 @@ def average_scores(
     if len(names) != number or not np.allclose(weights, 1.0, atol=1e-9):
         raise AssertionError(f"not each view of {split.name} was counted once")
     if softmax:  # OverFeat's maxima are no probabilities yet
-        totals -= np.logaddexp.reduce(totals, axis=1, keepdims=True)
+        totals = scoring.log_normalized(totals)
     return names, labels, totals, unreadable
 
 

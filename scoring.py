@@ -35,9 +35,7 @@ class Predictions:
 
     def __post_init__(self):
         if ((self.label < 0) | (self.label >= self.logits.shape[1])).any():
-            raise PredictionsError(
-                "the split has no labels, or others than the network"
-            )
+            raise PredictionsError("labels that are no classes: the split has none")
 
     def write(self, file):
         """Writes a .npz of the fields."""
@@ -98,8 +96,10 @@ def class_table(predictions):
     images = counts.sum(1)
     errors = images - np.diagonal(counts)
     return [
-        (str(name), int(n), int(wrong), 100 * float(wrong / n) if n else float("nan"))
-        for name, n, wrong in zip(predictions.label_names, images, errors, strict=True)
+        (str(name), n, wrong, 100 * wrong / n if n else float("nan"))
+        for name, n, wrong in zip(
+            predictions.label_names, images.tolist(), errors.tolist(), strict=True
+        )
     ]
 
 
@@ -112,6 +112,12 @@ def worst_classes(predictions, number=5):
         f"  {name:{width}}  {error:6.2f} %  {errors} of {images}"
         for name, images, errors, error in rows
     )
+
+
+def log_normalized(x):
+    """Logits or unnormalized log probabilities [N, K] to log probabilities."""
+    x = x - x.max(axis=1, keepdims=True)
+    return x - np.log(np.exp(x).sum(axis=1, keepdims=True))
 
 
 def csv_text(header, rows):
@@ -177,8 +183,7 @@ def ensemble(members, average="softmax"):
                 )
     logits = [member.logits.astype(np.float64) for member in members]
     if average == "softmax":
-        logits = [x - np.logaddexp.reduce(x, axis=1, keepdims=True) for x in logits]
-        total = np.logaddexp.reduce(logits) - np.log(len(logits))
+        total = np.log(sum(np.exp(log_normalized(x)) for x in logits) / len(logits))
     else:
         total = sum(logits) / len(logits)
     return dataclasses.replace(first, logits=total.astype(np.float32), average=average)
