@@ -12,6 +12,8 @@ import dataclasses
 import functools
 import io
 import math
+import sys
+import time
 
 import flax
 import flax.linen as nn
@@ -439,30 +441,52 @@ def predict_split(config, split, steps, variables, protocol):
     process, processes = jax.process_index(), jax.process_count()
     devices = jax.local_devices()[: config.num_devices or None]
     mesh = Mesh(np.array(devices), ("data",))
+    indices = range(process, len(split), processes)
     names, labels, scores, damaged = protocols.average_scores(
         steps,
         jax.device_put(variables, NamedSharding(mesh, PartitionSpec())),
         split,
-        range(process, len(split), processes),
+        indices,
         protocol,
         mesh,
         batch_size=config.eval.batch_size,
         num_threads=config.dataset.num_threads,
         prefetch=config.dataset.prefetch,
         damaged=config.eval.damaged,
+        report=_reporter(len(indices)),
     )
-    names, labels, logits, damaged = (
+    counted, names, labels, logits, damaged = (
         _from_all_processes(x, len(split))
-        for x in (np.array(names, str), labels, scores.astype(np.float32), damaged)
-    )
-    if len(names) != len(split):
-        raise AssertionError(
-            f"{len(names)} images counted of {len(split)} in {split.name}"
+        for x in (
+            np.array(indices),
+            np.array(names, str),
+            labels,
+            scores.astype(np.float32),
+            damaged,
         )
+    )
+    if not np.array_equal(counted, np.arange(len(split))):
+        raise AssertionError(f"not each image of {split.name} was counted once")
     predictions = scoring.Predictions(
         names, labels, logits, np.array(split.label_names), protocol.average
     )
     return predictions, names[damaged].tolist()
+
+
+REPORT_SECONDS = 30
+
+
+def _reporter(count):
+    """A function that prints now and then how many of `count` images are read."""
+    last = time.monotonic()
+
+    def report(done):
+        nonlocal last
+        if time.monotonic() - last > REPORT_SECONDS and jax.process_index() == 0:
+            last = time.monotonic()
+            print(f"evaluation: {done}/{count} images", file=sys.stderr, flush=True)
+
+    return report
 
 
 def _from_all_processes(rows, count):

@@ -25,7 +25,7 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file; fields by --config.a.b=value.", lock_config=True
 )
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Directory of the run; evaluate: several of them, an ensemble."
+    "workdir", None, "Directory of the run; evaluate: a,b,c is an ensemble of runs."
 )
 _MODE = flags.DEFINE_enum(
     "mode",
@@ -89,12 +89,12 @@ def main(argv):
         _fail(USAGE, "--mode=sweep needs --config and --vary=field=value,value")
     if not _WORKDIR.value and mode != "summarize":
         _fail(USAGE, f"--mode={mode} needs --workdir")
-    workdirs = (_WORKDIR.value or "").split(",")
-    if len(workdirs) > 1 and (mode != "evaluate" or _CONFIG.value is not None):
+    workdirs = _runs(_WORKDIR.value or "") if mode == "evaluate" else [_WORKDIR.value]
+    if len(workdirs) > 1 and _CONFIG.value is not None:
         _fail(
             USAGE,
-            "several of --workdir are an ensemble, which --mode=evaluate takes, each "
-            "with its own config (and --change) instead of --config",
+            "the runs of an ensemble have their own configs: --change instead of "
+            "--config",
         )
     if _CHANGE.value and mode != "evaluate":
         _fail(USAGE, f"--change is for --mode=evaluate, not --mode={mode}")
@@ -158,6 +158,19 @@ def main(argv):
         if error.strerror is None:
             raise
         _fail(FAILED, f"{error.filename or run}: {error.strerror}")
+
+
+def _runs(text):
+    """The paths in "a,b,c"; one may have commas of its own, as a sweep's runs do."""
+    if os.path.isdir(os.path.expanduser(text)):
+        return [text]
+    found, path = [], ""
+    for part in text.split(","):
+        path = f"{path},{part}" if path else part
+        if os.path.isdir(os.path.expanduser(path)):
+            found.append(path)
+            path = ""
+    return [*found, path] if path else found
 
 
 def _train(config, run):

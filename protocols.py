@@ -149,7 +149,11 @@ class Protocol:
             )
 
     def views(self, image):
-        """The views of an image uint8 [H, W, C]; their weights add up to 1."""
+        """The views of an image uint8 [H, W, C]; their weights add up to 1.
+
+        Raises:
+          ValueError: an image that is too large to pad.
+        """
         if self.name == "single":
             return [View("crop", self._single(image), 1.0)]
         rescaled = [views.rescale(image, s, self.interpolation) for s in self.scales]
@@ -174,7 +178,7 @@ class Protocol:
         if self.fit == "pad":
             below, right = size - image.shape[0], size - image.shape[1]
             if min(below, right) < 0:
-                raise data_source.DataError(
+                raise ValueError(
                     f"an image of {image.shape[0]}x{image.shape[1]} cannot be padded "
                     f"to {size}x{size}; set config.dataset.fit to 'crop' or 'resize'"
                 )
@@ -232,6 +236,7 @@ def average_scores(
     num_threads=2,
     prefetch=4,
     damaged="fail",
+    report=lambda done: None,
 ):
     """Scores of the given examples, averaged over their views.
 
@@ -245,6 +250,7 @@ def average_scores(
         larger ones correspondingly fewer (but one for each device).
       damaged: what becomes of an image that cannot be decoded: "fail", or "wrong":
         its scores are not-a-number.
+      report: called with the number of images read so far.
 
     Returns:
       names (list), labels int32 [n], scores float64 [n, K], and which images are
@@ -265,6 +271,7 @@ def average_scores(
             row = len(names)
             names.append(example.name)
             labels[row] = example.label
+            report(len(names))
             if isinstance(shown, decode.DamagedImage):
                 if damaged == "fail":
                     raise data_source.DataError(
@@ -318,6 +325,8 @@ def _load(split, indices, protocol, num_threads, prefetch):
                 found.append((example, protocol.views(image)))
             except decode.DamagedImage as error:
                 found.append((example, error))
+            except ValueError as error:
+                raise data_source.DataError(f"{example.name}: {error}") from error
         return found
 
     at_once = 64 if protocol.name == "single" else 1

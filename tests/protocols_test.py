@@ -1,6 +1,7 @@
 """Test protocols against slow ones in numpy and PIL, and their way through a run."""
 
 import functools
+import importlib
 import itertools
 import json
 import socket
@@ -21,6 +22,7 @@ import configuration
 import data_source
 import evaluate
 import input_pipeline
+import main
 import models
 import protocols
 import scoring
@@ -372,6 +374,39 @@ def test_batches_hold_each_view_once_within_the_bounds(monkeypatch):
     assert [rows for rows, _ in found] == [[0, 2, 3, 4, 5], [1, 6]]
 
 
+# Config, network and what its paper tests it with; the largest image of that.
+PAPERS = [
+    ("alexnet", "alexnet", "ten_crop", None),
+    ("zfnet", "zfnet", "ten_crop", None),
+    ("overfeat", "overfeat_fast", "offsets", (461, 569)),
+    ("overfeat", "overfeat_accurate", "offsets", (461, 569)),
+    ("vgg", "vgg16", "dense_multi_crop", (512, 683)),
+    ("googlenet", "googlenet", "crops_144", None),
+    ("resnet50", "resnet50", "scales", (640, 853)),
+]
+
+
+@pytest.mark.parametrize(("config", "network", "protocol", "largest"), PAPERS)
+def test_a_network_takes_what_its_paper_shows_it(config, network, protocol, largest):
+    config = importlib.import_module(f"configs.{config}").get_config(network)
+    config.eval.protocol = protocol
+    configuration.check(config)
+    shape = (None, None, 3)
+    preprocessing = evaluate.make_preprocessing(config, shape)
+    model = evaluate.make_model(config, 1000)
+    variables = evaluate.abstract_variables(
+        model, evaluate.input_shape(preprocessing, shape)
+    )
+    found = evaluate.make_protocol(config, shape)
+    steps = evaluate.make_steps(config, model, variables, found, preprocessing, shape)
+    assert steps.keys() == {kind for kind, _ in protocols.PROTOCOLS[protocol]}
+    if largest:
+        assert min(largest) == max(found.scales)
+        views = jax.ShapeDtypeStruct((2, *largest, 3), jnp.uint8)
+        for kind in steps.keys() - {"crop"}:
+            assert jax.eval_shape(steps[kind], variables, views).shape == (2, 1000)
+
+
 def test_crops_larger_than_the_image_are_refused():
     for name in ("ten_crop", "multi_crop", "single"):
         with pytest.raises(ValueError, match="crops of 14x14 .* short side of 12"):
@@ -637,14 +672,22 @@ def test_main_takes_changes_and_several_runs(lenet_run):
     assert (lenet_run.path / "predictions-5-ten_crop.npz").exists()
 
     for arguments, message in (
-        ([both], "several of --workdir are an ensemble"),
-        (["--mode=evaluate", both, "--config=configs/lenet5.py"], "an ensemble"),
+        (["--mode=evaluate", both, "--config=configs/lenet5.py"], "of an ensemble"),
         ([f"--workdir={lenet_run}", *TEN], "--change is for --mode=evaluate"),
     ):
         result = runs.run_main(arguments)
         assert result.returncode == 2
         assert message in result.stderr
         assert "Traceback" not in result.stderr
+
+
+def test_runs_of_a_sweep_have_commas_in_their_names(tmp_path):
+    for name in ("a", "seed=0,rate=0.1", "seed=1,rate=0.1"):
+        (tmp_path / name).mkdir()
+    paths = [str(tmp_path / n) for n in ("seed=0,rate=0.1", "a", "seed=1,rate=0.1")]
+    assert main._runs(",".join(paths)) == paths
+    assert main._runs(paths[0]) == paths[:1]
+    assert main._runs(f"{paths[1]},missing") == [paths[1], "missing"]
 
 
 def test_two_processes_evaluate_half_of_the_images_each(lenet_run):
