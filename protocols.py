@@ -13,13 +13,14 @@ All but single show each view and its mirror image. The host makes views, uint8,
 device the rest; images are never padded, so that those that differ in size are in
 different batches.
 
-What is averaged: all four papers average the softmax outputs of views
-(average="softmax"), and so do we unless told "logits". Within a map of class scores,
-VGG averages the scores themselves; OverFeat takes each class's maximum over the map.
-Not in the papers is how AlexNet's 10 crops lie in ResNet's and GoogLeNet's comparisons
-(here as in AlexNet's), whether "scales" has mirror images (the two papers that it
-refers to have), and to what the sides of OverFeat's six sizes are brought (here the
-shorter one to theirs, the longer as the image has it).
+AlexNet, GoogLeNet and VGG average the softmax outputs of views; ResNet and OverFeat
+say scores. So average="softmax" is the default, "logits" the alternative. Within a map
+VGG averages the class scores, ahead of the softmax; OverFeat takes each class's maximum
+over the map, here after the softmax.
+
+Our reading, where the papers are silent: "scales" has mirror images, as the two papers
+that ResNet's refers to have; other papers' 10 crops are AlexNet's; OverFeat's six sizes
+(Table 5) are those of the shorter side, and the longer is as the image has it.
 """
 
 import collections

@@ -139,21 +139,22 @@ def confusion_csv(predictions):
 
 
 def draw_confusion(predictions, file):
-    """A PNG of the confusion matrix, each row in per cent of its class."""
+    """A PNG of the confusion matrix, coloured by the root of a class's share."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    counts = confusion(predictions)[:, :-1]
-    share = 100 * counts / np.maximum(confusion(predictions).sum(1, keepdims=True), 1)
+    counts = confusion(predictions)
+    shade = np.sqrt(counts / np.maximum(counts.sum(1, keepdims=True), 1))[:, :-1]
+    counts = counts[:, :-1]
     names, classes = predictions.label_names, len(counts)
     side = 2.5 + 0.22 * classes if classes > 20 else 2.5 + 0.4 * classes
     figure, axis = pyplot.subplots(figsize=(side, side), layout="constrained")
-    axis.imshow(share, cmap="Blues", vmin=0, vmax=100)
+    axis.imshow(shade, cmap="Blues", vmin=0, vmax=1)
     if classes <= 20:
         for i, j in zip(*np.nonzero(counts), strict=True):
-            colour = "white" if share[i, j] > 50 else "black"
+            colour = "white" if shade[i, j] > 0.5 else "black"
             place = {"ha": "center", "va": "center", "fontsize": 7}
             axis.text(j, i, counts[i, j], color=colour, **place)
     axis.set_xticks(range(classes), names, rotation=90, fontsize=7)
