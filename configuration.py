@@ -1,5 +1,6 @@
 """What is asked of a config before any data is opened, and its form on disk."""
 
+import ast
 import difflib
 import functools
 import inspect
@@ -11,6 +12,7 @@ import optax
 from ml_collections import ConfigDict
 
 import models
+import protocols
 from configs import default
 from images import cache, policies, views, whitening
 
@@ -55,6 +57,9 @@ CHOICES = {
     "augment.policy": tuple(policies.POLICIES),
     "augment.crop_mode": ("zeros", "reflect"),
     "model.dtype": ("float32", "bfloat16"),
+    "eval.protocol": ("single", *protocols.PROTOCOLS),
+    "eval.average": ("softmax", "logits"),
+    "eval.damaged": ("fail", "wrong"),
     "loss.name": ("softmax_cross_entropy", "map", "ml"),
     "optimizer.decay_mask": ("all", "kernels"),
     "schedule.name": (
@@ -74,8 +79,9 @@ OPEN = ("model.fields.", "optimizer.kwargs.")
 # model.remat).
 FREE_ON_RESUME = (
     "dataset.data_dir dataset.download dataset.num_threads dataset.prefetch "
-    "dataset.cache_dir eval.protocol eval.scales eval.average eval.damaged "
-    "eval.batch_size checkpoint log num_devices steps_per_dispatch model.remat"
+    "dataset.cache_dir eval.batch_size eval.protocol eval.scales eval.average "
+    "eval.image_size eval.short_side eval.damaged checkpoint log num_devices "
+    "steps_per_dispatch model.remat"
 ).split()
 
 
@@ -158,8 +164,8 @@ def check(config):
                 f"config.model.fields.{name}: {config.model.name} takes "
                 f"{', '.join(accepted)}{nearest(name, accepted)}"
             )
-    _check_images(config)
     _check_augment(config)
+    _check_images(config)
     _check_optimizer(config.optimizer)
     _check_schedule(config)
     if config.batch_size % config.optimizer.accumulate:
@@ -173,6 +179,29 @@ def check(config):
             raise ConfigError(f"config.dataset.{name} = {values} must hold numbers")
     if not all(v > 0 for v in config.dataset.std):
         raise ConfigError("config.dataset.std must be greater than zero")
+    _check_eval(config)
+
+
+def _check_eval(config):
+    scales, single = config.eval.scales, config.eval.protocol == "single"
+    if not all(isinstance(v, int) and v > 0 for v in scales):
+        raise ConfigError(
+            f"config.eval.scales = {scales} must be short sides in pixels, (256, 384)"
+        )
+    if scales and single:
+        raise ConfigError(
+            f"config.eval.scales = {scales}: the protocol 'single' has one scale, "
+            "config.eval.short_side; choose another with config.eval.protocol"
+        )
+    if (
+        config.loss.name != "softmax_cross_entropy"
+        and not single
+        and config.eval.average == "softmax"
+    ):
+        raise ConfigError(
+            f"config.eval.average = 'softmax': config.loss.name = {config.loss.name!r} "
+            "is not a loss of log probabilities; choose 'logits'"
+        )
 
 
 def _check_images(config):
@@ -301,6 +330,38 @@ def check_devices(config, num_devices, num_processes=1):
             f"{config.optimizer.accumulate} micro-batches is not divisible by "
             f"{used} devices; choose another or set config.num_devices"
         )
+
+
+def change(config, changes):
+    """A checked copy of a run's config with some of "field=value" changed.
+
+    Only what evaluates: fields of eval and dataset, and num_devices.
+    """
+    fields, values = flatten(config), {}
+    for text in changes:
+        name, _, value = text.partition("=")
+        name = name.removeprefix("config.")
+        if name not in fields or not name.startswith(("eval.", "dataset.", "num_dev")):
+            free = [n for n in fields if n.startswith(("eval.", "dataset."))]
+            raise ConfigError(
+                f"--change={text}: {name!r} is no field of eval or dataset, nor "
+                f"num_devices{nearest(name, free)}"
+            )
+        if not isinstance(fields[name], str):
+            try:
+                value = ast.literal_eval(value)
+            except (ValueError, SyntaxError) as e:
+                raise ConfigError(f"--change={text}: {value!r} is no value") from e
+            if isinstance(fields[name], tuple) and not isinstance(value, tuple):
+                value = (value,)
+        values[name] = value
+    config = config.copy_and_resolve_references()
+    try:
+        config.update_from_flattened_dict(values)
+    except (TypeError, ValueError) as e:
+        raise ConfigError(f"--change={' --change='.join(changes)}: {e}") from e
+    check(config)
+    return config
 
 
 def to_json(config):

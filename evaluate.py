@@ -1,12 +1,20 @@
 """Exact evaluation: every image of a split is counted once, whatever the batch size.
 
-The last batch is filled up and carries a mask; errors are integers summed under it; the
-number counted must be the number in the split.
+`evaluate` is for one view of each image and what training asks for: the last batch is
+filled up and carries a mask, errors are integers summed under it. `evaluate_run` and
+`evaluate_ensemble` are for saved runs: they take any of the test protocols
+(protocols.py) and keep the scores of every image. The number counted must be the number
+in the split.
 """
 
+import contextlib
 import dataclasses
 import functools
+import io
 import math
+import os
+import sys
+import time
 
 import flax
 import flax.linen as nn
@@ -15,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from absl import logging
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import checkpoints
@@ -24,8 +33,11 @@ import feeds
 import images
 import input_pipeline
 import models
+import optimizers
+import protocols
+import scoring
 import workdir
-from images import augment
+from images import augment, policies
 from models import lenet, onednn
 
 STATISTICS = "statistics.npz"
@@ -112,6 +124,28 @@ def make_preprocessing(config, image_shape, *, training=False):
     except ValueError as e:
         raise configuration.ConfigError(f"config.dataset: {e}") from e
     return preprocessing
+
+
+def make_view(config, image_shape, epoch_steps):
+    """(Preprocessing of training images, their input_pipeline.TrainView or None).
+
+    None where all that a config asks of images of `image_shape` is done inside jit.
+    """
+    preprocessing = make_preprocessing(config, image_shape, training=True)
+    augmentation = images.select(policies.HostAugmentation, config.augment)
+    whole = None if augmentation.view else preprocessing.view(image_shape)
+    if not (augmentation.view or augmentation.policy or whole):
+        return preprocessing, None
+    if config.dataset.placement == "device":
+        raise configuration.ConfigError(
+            'config.dataset.placement = "device": images that differ in size, crops '
+            "and policies are made on the host"
+        )
+    if augmentation.view or whole:
+        preprocessing = dataclasses.replace(preprocessing, fit="crop")
+    sizes = config.augment.image_sizes or ((0.0, preprocessing.image_size),)
+    sizes = tuple((optimizers.in_steps(e, epoch_steps), pixels) for e, pixels in sizes)
+    return preprocessing, input_pipeline.TrainView(augmentation, sizes, whole)
 
 
 def input_shape(preprocessing, image_shape):
@@ -326,9 +360,12 @@ def _population_variables(config, model, preprocessing, variables, mesh):
     split = open_split(config.dataset, config.dataset.train_split)
     batch_size = min(config.batch_size, len(split))
     plan = input_pipeline.TrainPlan(len(split), batch_size, config.seed)
+    trained, view = make_view(config, split.image_shape, len(split) / batch_size)
+    if view:  # the size that the training ended with
+        view = dataclasses.replace(view, sizes=((0, view.sizes[-1][1]),))
     prepare = functools.partial(
         input_pipeline.network_input,
-        preprocessing=preprocessing,
+        preprocessing=dataclasses.replace(trained, statistics=preprocessing.statistics),
         augmentation=images.select(augment.Augmentation, config.augment),
         seed=config.seed,
     )
@@ -340,6 +377,8 @@ def _population_variables(config, model, preprocessing, variables, mesh):
         len(split) // batch_size,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
+        view=view,
+        damaged=config.dataset.damaged,
     )
     names = ("image", "index", "epoch")
     statistics = population_statistics(
@@ -362,6 +401,171 @@ def describe(result, split, step):
     )
 
 
+# A run's checkpoint under a test protocol.
+
+
+def make_protocol(config, preprocessing, image_shape):
+    """The protocol of `config.eval` for stored images of `image_shape` [H, W, C]."""
+    name = config.eval.protocol
+    scales, view = (), None
+    if name == "single":
+        view = preprocessing.view(image_shape)
+        if preprocessing.fit == "crop":
+            scales = (preprocessing.short_side,)
+    else:
+        usual = (preprocessing.short_side,)
+        scales = config.eval.scales or protocols.SCALES.get(name, usual)
+    try:
+        return protocols.Protocol(
+            name,
+            image_size=preprocessing.image_size,
+            scales=tuple(scales),
+            view=view,
+            interpolation=preprocessing.interpolation,
+            average="logits" if name == "single" else config.eval.average,
+        )
+    except ValueError as e:
+        raise configuration.ConfigError(f"config.eval.protocol = {name!r}: {e}") from e
+
+
+def make_steps(config, model, variables, protocol, preprocessing, image_shape):
+    """{kind of view: compiled `protocols.make_step`} for what `protocol` shows.
+
+    Raises:
+      ConfigError: the network cannot be tested so.
+    """
+    size = protocol.image_size
+    trained = make_preprocessing(config, image_shape, training=True)
+    shapes = {"crop": image_shape}
+    if protocol.name != "single" or protocol.view:  # views have their size
+        preprocessing = dataclasses.replace(preprocessing, fit="crop")
+        parts = protocols.PROTOCOLS.get(protocol.name, (("crop", None),))
+        shapes = {
+            kind: (size if kind == "crop" else min(protocol.scales),) * 2
+            + image_shape[2:]
+            for kind, _ in parts
+        }
+
+    def prepare(images):
+        return input_pipeline.network_input({"image": images}, preprocessing)
+
+    steps = {}
+    for kind, shape in shapes.items():
+        if kind == "fine_map" and not hasattr(model, "fine_class_map"):
+            raise configuration.ConfigError(
+                f"config.eval.protocol = 'offsets': {config.model.name} has no last "
+                "pool to offset, as the networks of OverFeat have; 'dense' and "
+                "'scales' slide any network"
+            )
+        step = protocols.make_step(
+            model,
+            kind,
+            prepare,
+            average=protocol.average,
+            image_size=input_shape(trained, image_shape)[:2],
+        )
+        try:
+            jax.eval_shape(
+                step, variables, jax.ShapeDtypeStruct((1, *shape), jnp.uint8)
+            )
+        except (ValueError, TypeError) as e:
+            raise configuration.ConfigError(
+                f"config.eval.protocol = {protocol.name!r}: {config.model.name} "
+                f"cannot take images of {shape}: {e}"
+            ) from e
+        steps[kind] = jax.jit(step)
+    return steps
+
+
+def predict_split(config, split, steps, variables, protocol):
+    """The scores of a split's images as scoring.Predictions, and the damaged ones.
+
+    Each process evaluates every n-th image on its own devices.
+    """
+    same_size = None not in split.image_shape
+    if same_size and len(split) * math.prod(split.image_shape) <= 2**30:
+        # Read at once, `examples` is fast. A damaged one is found again, one by one.
+        with contextlib.suppress(data_source.DataError):
+            split.arrays()
+    process, processes = jax.process_index(), jax.process_count()
+    devices = jax.local_devices()[: config.num_devices or None]
+    mesh = Mesh(np.array(devices), ("data",))
+    indices = range(process, len(split), processes)
+    names, labels, scores, damaged = protocols.average_scores(
+        steps,
+        jax.device_put(variables, NamedSharding(mesh, PartitionSpec())),
+        split,
+        indices,
+        protocol,
+        mesh,
+        batch_size=config.eval.batch_size,
+        num_threads=config.dataset.num_threads or os.cpu_count(),
+        prefetch=config.dataset.prefetch,
+        damaged=config.eval.damaged,
+        report=_reporter(len(indices)),
+    )
+    counted, names, labels, logits, damaged = (
+        _from_all_processes(x, len(split))
+        for x in (
+            np.array(indices),
+            np.array(names, str),
+            labels,
+            scores.astype(np.float32),
+            damaged,
+        )
+    )
+    if not np.array_equal(counted, np.arange(len(split))):
+        raise AssertionError(f"not each image of {split.name} was counted once")
+    predictions = scoring.Predictions(
+        names, labels, logits, np.array(split.label_names), protocol.average
+    )
+    return predictions, names[damaged].tolist()
+
+
+REPORT_SECONDS = 30
+
+
+def _reporter(count):
+    """A function that prints now and then how many of `count` images are read."""
+    last = time.monotonic()
+
+    def report(done):
+        nonlocal last
+        if time.monotonic() - last > REPORT_SECONDS and jax.process_index() == 0:
+            last = time.monotonic()
+            print(f"evaluation: {done}/{count} images", file=sys.stderr, flush=True)
+
+    return report
+
+
+def _from_all_processes(rows, count):
+    """Rows 0 to count - 1, of which each process has every n-th, on all processes."""
+    processes = jax.process_count()
+    if processes == 1:
+        return rows
+    if rows.dtype.kind == "U":
+        text = np.char.encode(rows, "utf-8", "surrogateescape")
+        width = multihost_utils.process_allgather(np.int32(text.itemsize)).max()
+        text = text.astype(f"S{width}")
+        text = _from_all_processes(text.view(np.uint8).reshape(-1, width), count)
+        return np.char.decode(text.view(f"S{width}")[:, 0], "utf-8", "surrogateescape")
+    padded = np.zeros((-(-count // processes), *rows.shape[1:]), rows.dtype)
+    padded[: len(rows)] = rows
+    parts = np.asarray(multihost_utils.process_allgather(padded))
+    return np.swapaxes(parts, 0, 1).reshape(-1, *rows.shape[1:])[:count].copy()
+
+
+def mean_loss(loss, predictions):
+    """The loss per image that has an answer."""
+    answered = ~np.isnan(predictions.logits).any(1)
+    logits, labels = predictions.logits[answered], predictions.label[answered]
+    total = 0.0
+    for start in range(0, len(labels), 4096):
+        part = slice(start, start + 4096)
+        total += np.asarray(loss(logits[part], labels[part]), np.float64).sum()
+    return total / max(len(labels), 1)
+
+
 def evaluate_run(run, config, which="latest", batch_stats="moving"):
     """Evaluates a checkpoint of a run on `config.dataset.eval_split`.
 
@@ -373,30 +577,115 @@ def evaluate_run(run, config, which="latest", batch_stats="moving"):
         or those of the "population", from a pass over the training data.
 
     Returns:
-      The line with the result, which is also written to <run>/evaluation-<step>.json.
+      The result as text, its first line the error. It is also written to
+      <run>/evaluation-<step>.json, with tables beside it (`write_results`); under
+      another protocol than "single" the names end with it.
     """
+    return _evaluate_run(run, config, which, batch_stats)[0]
+
+
+def evaluate_ensemble(runs, configs, which="latest", batch_stats="moving"):
+    """Evaluates several runs, as `evaluate_run` does each, and their average.
+
+    Each has its own network, preprocessing and protocol; they must have the same
+    examples in the same order. `config.eval.average` says what is averaged over them.
+    """
+    averages = {config.eval.average for config in configs}
+    if len(averages) > 1:
+        raise configuration.ConfigError(
+            "config.eval.average is not the same in all runs; choose with "
+            "--change=eval.average=softmax"
+        )
+    texts, members = [], []
+    for run, config in zip(runs, configs, strict=True):
+        text, predictions = _evaluate_run(run, config, which, batch_stats)
+        texts.append(text)
+        members.append(predictions)
+    (average,) = averages
+    total = scoring.ensemble(members, average)
+    return "\n".join(
+        [
+            *texts,
+            f"ensemble of {len(runs)} runs, {average} averaged: "
+            f"{scoring.describe(scoring.score(total))}",
+            *_worst(total),
+        ]
+    )
+
+
+def _evaluate_run(run, config, which, batch_stats):
+    """(text, predictions) of one run."""
     configuration.check_devices(config, jax.device_count(), jax.process_count())
     split = open_split(config.dataset, config.dataset.eval_split)
     preprocessing = make_preprocessing(config, split.image_shape)
     preprocessing = with_statistics(preprocessing, run)
-    shape = input_shape(preprocessing, split.image_shape)
+    protocol = make_protocol(config, preprocessing, split.image_shape)
+    trained = make_preprocessing(config, split.image_shape, training=True)
+    shape = input_shape(trained, split.image_shape)
     model = make_model(config, split.num_classes)
     variables, step = load_variables(run, model, shape, which)
-    mesh = make_mesh(config.num_devices)
-    variables = jax.device_put(variables, NamedSharding(mesh, PartitionSpec()))
     if batch_stats == "population":
+        mesh = make_mesh(config.num_devices)
+        variables = jax.device_put(variables, NamedSharding(mesh, PartitionSpec()))
         variables = _population_variables(config, model, preprocessing, variables, mesh)
-    eval_step = jax.jit(make_eval_step(model, preprocessing, make_loss(config.loss)))
-    view = preprocessing.view(split.image_shape)
-    result = evaluate(
-        eval_step, variables, split, config.eval.batch_size, mesh, view=view
+        variables = jax.device_get(variables)
+    steps = make_steps(
+        config, model, variables, protocol, preprocessing, split.image_shape
     )
+    predictions, damaged = predict_split(config, split, steps, variables, protocol)
+    result = scoring.score(predictions)
+    result["loss"] = mean_loss(make_loss(config.loss), predictions)
+    record = {"step": step, "split": split.split, **result, **protocol.describe()}
+    if variables.get("batch_stats"):
+        record["batch_stats"] = batch_stats
+    if damaged:
+        record["damaged"] = damaged
+    text = [
+        f"{describe(result, split, step)} of {run}",
+        f"top-5 error {result['top5_error']:.2f} %, loss {result['loss']:.4f}; "
+        + ", ".join(f"{k} {v}" for k, v in protocol.describe().items()),
+        *(f"damaged, counted as an error: {name}" for name in damaged),
+        *_worst(predictions),
+    ]
     if jax.process_index() == 0:
+        suffix = "" if protocol.name == "single" else f"-{protocol.name}"
         try:
-            record = {"step": step, "split": split.split, **result}
-            if variables.get("batch_stats"):
-                record["batch_stats"] = batch_stats
-            run.write_json(f"evaluation-{step}.json", record)
+            files = write_results(run, f"{step}{suffix}", record, predictions)
+            text.append(f"written: {', '.join(files)}")
         except workdir.WorkdirError as e:
             logging.warning("%s", e)  # a run that can only be read is fine
-    return f"{describe(result, split, step)} of {run}"
+    return "\n".join(text), predictions
+
+
+def _worst(predictions):
+    lines = scoring.worst_classes(predictions)
+    return [f"classes with the largest error:\n{lines}"] if lines else []
+
+
+MOST_DRAWN_CLASSES = 100
+
+
+def write_results(run, suffix, record, predictions):
+    """Writes what an evaluation found to <run>/<name>-<suffix>; returns the names.
+
+    evaluation .json: the `record`; predictions .npz: all scores, for `python
+    scoring.py`; classes .csv; confusion .csv, and .png where that can be read.
+    """
+
+    def binary(write):
+        file = io.BytesIO()
+        write(file)
+        return file.getvalue()
+
+    run.write_json(f"evaluation-{suffix}.json", record)
+    files = {
+        f"predictions-{suffix}.npz": binary(predictions.write),
+        f"classes-{suffix}.csv": scoring.class_csv(predictions).encode(),
+        f"confusion-{suffix}.csv": scoring.confusion_csv(predictions).encode(),
+    }
+    if len(predictions.label_names) <= MOST_DRAWN_CLASSES:
+        draw = functools.partial(scoring.draw_confusion, predictions)
+        files[f"confusion-{suffix}.png"] = binary(draw)
+    for name, content in files.items():
+        run.write_bytes(name, content)
+    return [f"evaluation-{suffix}.json", *files]

@@ -185,17 +185,15 @@ def eval_batches(
     rows = process_slice(batch_size, process_index, process_count)
     indices, masks = eval_indices(len(split), batch_size)
 
+    def show(at, image):
+        del at
+        return view(image[:, :])
+
     def load(step):
         index, mask = indices[step, rows], masks[step, rows]
         if view is None:
             return _load(split, index, np.zeros_like(index), mask)
-        return _view(
-            split,
-            index,
-            np.zeros_like(index),
-            mask,
-            lambda at, image: view(image[:, :]),
-        )
+        return _view(split, index, np.zeros_like(index), mask, show)
 
     return _stream(load, 0, len(indices), num_threads, prefetch)
 
@@ -430,7 +428,7 @@ def preprocess(image, preprocessing, dtype=None):
     Computed in float32, returned in dtype (float32).
 
     Raises:
-      ValueError: an image too large to pad, or a wrong number of means or stds.
+      ValueError: an image too large to pad, or too small to crop.
     """
     mean, std, channels = preprocessing.mean, preprocessing.std, image.shape[-1]
     for name, value in (("mean", mean), ("std", std)):

@@ -2,6 +2,7 @@
 
     python main.py --config=configs/lenet5.py --workdir=runs/lenet5
     python main.py --mode=evaluate --workdir=runs/lenet5
+    python main.py --mode=evaluate --workdir=runs/a,runs/b --change=eval.protocol=dense
     python main.py --mode=predict --workdir=runs/lenet5 --images=a.png,b.png
     python main.py --mode=summarize --config=configs/lenet5.py
     python main.py --mode=sweep --config=configs/lenet5.py:modern --workdir=runs/sweep \
@@ -23,7 +24,9 @@ FAILED, USAGE, NOT_FINITE, PREEMPTED = 1, 2, 3, 75
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file; fields by --config.a.b=value.", lock_config=True
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Directory of the run; evaluate: a,b,c is an ensemble of runs."
+)
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
@@ -50,6 +53,12 @@ _BATCH_STATS = flags.DEFINE_enum(
     ["moving", "population"],
     "evaluate: statistics of batch normalisation: the moving averages of the training, "
     "or those of a pass over the training data (Ioffe and Szegedy, algorithm 2).",
+)
+_CHANGE = flags.DEFINE_multi_string(
+    "change",
+    [],
+    "evaluate: a field of the run's config to change, eval.protocol=ten_crop; may be "
+    "repeated.",
 )
 _DISTRIBUTED = flags.DEFINE_enum(
     "distributed",
@@ -80,6 +89,15 @@ def main(argv):
         _fail(USAGE, "--mode=sweep needs --config and --vary=field=value,value")
     if not _WORKDIR.value and mode != "summarize":
         _fail(USAGE, f"--mode={mode} needs --workdir")
+    workdirs = _runs(_WORKDIR.value or "") if mode == "evaluate" else [_WORKDIR.value]
+    if len(workdirs) > 1 and _CONFIG.value is not None:
+        _fail(
+            USAGE,
+            "the runs of an ensemble have their own configs: --change instead of "
+            "--config",
+        )
+    if _CHANGE.value and mode != "evaluate":
+        _fail(USAGE, f"--change is for --mode=evaluate, not --mode={mode}")
     if not _WORKDIR.value and _CONFIG.value is None:
         _fail(USAGE, f"--mode={mode} needs --config or --workdir")
 
@@ -87,11 +105,12 @@ def main(argv):
     import checkpoints
     import configuration
     import data_source
+    import scoring
     import workdir
 
     try:
         if _WORKDIR.value:
-            run = workdir.Workdir(_WORKDIR.value)
+            run = workdir.Workdir(workdirs[0])
         config = run.config() if _CONFIG.value is None else _CONFIG.value
         configuration.check(config)
         if mode == "summarize":
@@ -107,11 +126,16 @@ def main(argv):
         elif mode == "evaluate":
             import evaluate
 
-            line = evaluate.evaluate_run(
-                run, config, _CHECKPOINT.value, _BATCH_STATS.value
-            )
+            runs = [run, *map(workdir.Workdir, workdirs[1:])]
+            configs = [config, *(run.config() for run in runs[1:])]
+            configs = [configuration.change(c, _CHANGE.value) for c in configs]
+            options = _CHECKPOINT.value, _BATCH_STATS.value
+            if len(runs) > 1:
+                text = evaluate.evaluate_ensemble(runs, configs, *options)
+            else:
+                text = evaluate.evaluate_run(run, configs[0], *options)
             if jax.process_index() == 0:
-                print(line)
+                print(text)
         elif mode == "sweep":
             import sweep
 
@@ -126,6 +150,7 @@ def main(argv):
         checkpoints.CheckpointError,
         checkpoints.IncompatibleCheckpoint,
         data_source.DataError,
+        scoring.PredictionsError,
         workdir.WorkdirError,
     ) as error:
         _fail(FAILED, error)
@@ -133,6 +158,19 @@ def main(argv):
         if error.strerror is None:
             raise
         _fail(FAILED, f"{error.filename or run}: {error.strerror}")
+
+
+def _runs(text):
+    """The paths in "a,b,c"; one may have commas of its own, as a sweep's runs do."""
+    if os.path.isdir(os.path.expanduser(text)):
+        return [text]
+    found, path = [], ""
+    for part in text.split(","):
+        path = f"{path},{part}" if path else part
+        if os.path.isdir(os.path.expanduser(path)):
+            found.append(path)
+            path = ""
+    return [*found, path] if path else found
 
 
 def _train(config, run):

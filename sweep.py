@@ -192,7 +192,7 @@ class Program:
             config, len(self.train_split)
         )
         image_shape = self.train_split.image_shape
-        self.preprocessing, view = train.make_view(
+        self.preprocessing, view = evaluate.make_view(
             config, image_shape, self.epoch_steps
         )
         if view is not None:

@@ -26,7 +26,7 @@ import memory
 import optimizers
 import reporting
 import train_step
-from images import augment, policies
+from images import augment
 from models import onednn, remat
 
 # Larger training splits stay on the host unless the config says otherwise.
@@ -114,28 +114,6 @@ def describe_run(run, split, preprocessing, input_shape, params, devices):
     run.add_environment(devices)
     overview = parameter_overview.get_parameter_overview(params, include_stats=False)
     run.write_text("parameters.txt", overview + "\n")
-
-
-def make_view(config, image_shape, epoch_steps):
-    """(Preprocessing of training images, their input_pipeline.TrainView or None).
-
-    None where all that a config asks of images of `image_shape` is done inside jit.
-    """
-    preprocessing = evaluate.make_preprocessing(config, image_shape, training=True)
-    augmentation = images.select(policies.HostAugmentation, config.augment)
-    whole = None if augmentation.view else preprocessing.view(image_shape)
-    if not (augmentation.view or augmentation.policy or whole):
-        return preprocessing, None
-    if config.dataset.placement == "device":
-        raise configuration.ConfigError(
-            'config.dataset.placement = "device": images that differ in size, crops '
-            "and policies are made on the host"
-        )
-    if augmentation.view or whole:
-        preprocessing = dataclasses.replace(preprocessing, fit="crop")
-    sizes = config.augment.image_sizes or ((0.0, preprocessing.image_size),)
-    sizes = tuple((optimizers.in_steps(e, epoch_steps), pixels) for e, pixels in sizes)
-    return preprocessing, input_pipeline.TrainView(augmentation, sizes, whole)
 
 
 # Durations.
@@ -241,7 +219,7 @@ class Trainer:
             repeats=config.augment.repeats,
         )
 
-        preprocessing, self.view = make_view(
+        preprocessing, self.view = evaluate.make_view(
             config, self.train_split.image_shape, self.epoch_steps
         )
         shape = evaluate.input_shape(preprocessing, self.train_split.image_shape)

@@ -81,7 +81,10 @@ class Workdir:
             raise WorkdirError(f"{self.path / 'config.json'} is damaged: {e}") from e
 
     def write_text(self, name, text):
-        self._write(name, lambda file: file.write(text.encode()))
+        self.write_bytes(name, text.encode())
+
+    def write_bytes(self, name, content):
+        self._write(name, lambda file: file.write(content))
 
     def write_arrays(self, name, arrays):
         """{name: array} as an .npz file."""

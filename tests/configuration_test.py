@@ -58,6 +58,13 @@ def test_unknown_recipe_names_the_real_ones():
         ("augment.image_sizes", ((5, 192), (0, 128)), "epochs rising from 0"),
         ("augment.image_sizes", (128, 192), "pairs"),
         ("augment.image_sizes", ((0, 128.5),), "whole pixels"),
+        ("eval.protocol", "ten_crops", "did you mean 'ten_crop'"),
+        ("eval.average", "probabilities", "softmax, logits"),
+        ("eval.damaged", "skip", "fail, wrong"),
+        ("eval.scales", (256,), "'single' has one scale, config.eval.short_side"),
+        ("eval.image_size", -1, "config.eval.image_size = -1"),
+        ("dataset.short_side", 0, "config.dataset.short_side"),
+        ("dataset.interpolation", "linear", "did you mean 'bilinear'"),
     ],
 )
 def test_a_bad_value_is_named(field, value, message):
@@ -169,3 +176,52 @@ def test_a_longer_training_is_the_same_run_unless_the_schedule_is_stretched():
     configuration.check_resumable(*constant, "run")
     with pytest.raises(configuration.ConfigError, match="config.num_epochs"):
         configuration.check_resumable(*cosine, "run")
+
+
+def test_the_scales_of_a_protocol_are_numbers_of_pixels():
+    config = default.get_config()
+    config.eval.protocol = "dense"
+    config.eval.scales = (256, 0)
+    with pytest.raises(configuration.ConfigError, match="must be short sides"):
+        configuration.check(config)
+
+
+def test_a_loss_of_penalties_takes_averaged_logits_only():
+    config = lenet5.get_config("minibatch")
+    config.eval.protocol = "ten_crop"
+    with pytest.raises(configuration.ConfigError, match="choose 'logits'"):
+        configuration.check(config)
+    config.eval.average = "logits"
+    configuration.check(config)
+
+
+def test_what_evaluates_can_be_changed():
+    config = lenet5.get_config("modern").lock()
+    changes = [
+        "eval.protocol=dense",
+        "config.eval.scales=36,40",
+        "dataset.eval_split=test[:50]",
+        "num_devices=1",
+    ]
+    changed = configuration.change(config, changes)
+    assert (changed.eval.protocol, changed.eval.scales) == ("dense", (36, 40))
+    assert changed.dataset.eval_split == "test[:50]"
+    assert config.eval.protocol == "single"
+    one = configuration.change(config, ["eval.protocol=dense", "eval.scales=36"])
+    assert one.eval.scales == (36,)
+    for change, message in (
+        ("eval.protocl=dense", "did you mean 'eval.protocol'"),
+        ("optimizer.learning_rate=1.0", "no field of eval or dataset"),
+        ("eval.batch_size=many", "'many' is no value"),
+        ("eval.batch_size=1.5", "--change=eval.batch_size=1.5"),
+        ("eval.protocol=ten", "config.eval.protocol = 'ten'"),
+    ):
+        with pytest.raises(configuration.ConfigError, match=message):
+            configuration.change(config, [change])
+
+
+def test_what_evaluates_may_change_when_a_run_is_resumed():
+    stored, given = lenet5.get_config("modern"), lenet5.get_config("modern")
+    given.eval.protocol, given.eval.scales = "dense", (36,)
+    given.eval.damaged, given.eval.short_side = "wrong", 36
+    configuration.check_resumable(stored, given, "run")

@@ -18,7 +18,7 @@ from tiny_datasets import (
 
 import input_pipeline
 from data_source import DataError, open_split
-from images.augment import Augmentation
+from images.augment import Augmentation, augment
 from input_pipeline import Preprocessing, TrainPlan
 
 # The plan.
