@@ -58,6 +58,20 @@ def test_fast_resize_is_pils(photo, interpolation, size):
         )
 
 
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos"])
+@pytest.mark.parametrize("size", [(16, 20), (90, 100)])
+def test_a_filter_reaches_over_the_edge_of_the_box(interpolation, size, monkeypatch):
+    noise = np.random.default_rng(0).integers(85, 171, (150, 200, 3), np.uint8)
+    box = (40.5, 60.25, 60.0, 80.0)  # PIL keeps it in float32: exactly
+    found = views.resize_fast(noise, *size, interpolation, box)
+    expected = views.resize(noise, *size, interpolation, box)
+    assert_nearly_equal(found, expected, interpolation)
+    # To the bit as if all of the image had been handed over.
+    monkeypatch.setattr(views, "_reached", lambda *args: (0, args[-1]))
+    expected = views.resize_fast(noise, *size, interpolation, box)
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_nothing_aliases():
     """Stripes of one pixel are grey at a third of their size, and so is their mean."""
     stripes = np.zeros((90, 90, 3), np.uint8)
