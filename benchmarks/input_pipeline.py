@@ -13,12 +13,14 @@ noise. Each pipeline reads files that are in memory and gives batches of 64 as u
     grain     PIL on Grain's threads; antialiased
 
 and ours alone from the two caches of images/cache.py. Each lives in a process of its
-own with as many threads or workers as there are cores, and works while the others
-wait, in turn, --rounds=3 times; printed are medians. A CPU second is one second of one
-core; it does not count what other programs take. What is not installed stays empty.
+own with as many threads (Grain: twice as many) or workers as there are cores, and works
+while the others wait, in turn, --rounds=3 times; printed are medians. A CPU second is
+one second of one core; it does not count what other programs take. What is not
+installed stays empty.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import datetime
 import functools
@@ -149,7 +151,8 @@ def on_grain(split, threads, view):
                 images[i] = image
         return images
 
-    return input_pipeline._stream(load, 0, 10**9, threads, PREFETCH)
+    # Two for a core: one decodes while another waits for Python's lock.
+    return input_pipeline._stream(load, 0, 10**9, 2 * threads, PREFETCH)
 
 
 def ours(split, threads):
@@ -254,19 +257,19 @@ def serve(contestant, directory, threads):
 
     Each line is answered with a line of JSON.
     """
+    answers, running = sys.stdout, {}
     # What libraries print would be taken for an answer.
-    answers, sys.stdout = sys.stdout, sys.stderr
-    running = {}
-    for line in sys.stdin:
-        name, batches = json.loads(line)
-        try:
-            if name not in running:
-                split = open_photographs(directory, name)
-                running[name] = CONTESTANTS[contestant](split, threads)
-            answer = measure(running[name], batches)
-        except ImportError as error:
-            answer = {"missing": str(error)}
-        print(json.dumps(answer), file=answers, flush=True)
+    with contextlib.redirect_stdout(sys.stderr):
+        for line in sys.stdin:
+            name, batches = json.loads(line)
+            try:
+                if name not in running:
+                    split = open_photographs(directory, name)
+                    running[name] = CONTESTANTS[contestant](split, threads)
+                answer = measure(running[name], batches)
+            except ImportError as error:
+                answer = {"missing": str(error)}
+            print(json.dumps(answer), file=answers, flush=True)
 
 
 def measure(batches, count):
@@ -294,17 +297,19 @@ def compare(directory, names, contestants, threads, rounds, batches):
     servers, found = {}, {}
     try:
         for contestant in contestants:
-            servers[contestant] = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "benchmarks.input_pipeline"),
-                    *("--child", contestant, str(directory), str(threads)),
-                ],
-                cwd=ROOT,
-                env=environment,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
+            with open(directory / f"{contestant}.log", "w") as log:
+                servers[contestant] = subprocess.Popen(
+                    [
+                        *(sys.executable, "-m", "benchmarks.input_pipeline"),
+                        *("--child", contestant, str(directory), str(threads)),
+                    ],
+                    cwd=ROOT,
+                    env=environment,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    text=True,
+                )
         for _, name, contestant in itertools.product(range(rounds), names, contestants):
             if name in CACHES and contestant != "ours":
                 continue
@@ -312,14 +317,13 @@ def compare(directory, names, contestants, threads, rounds, batches):
             print(json.dumps([name, batches]), file=server.stdin, flush=True)
             answer = server.stdout.readline()
             if not answer:
-                raise RuntimeError(f"{contestant} died on {name}")
+                log = (directory / f"{contestant}.log").read_text()
+                raise RuntimeError(f"{contestant} died on {name}:\n{log}")
             found.setdefault((name, contestant), []).append(json.loads(answer))
     finally:
         for server in servers.values():
             server.kill()
-            server.wait()
-            server.stdin.close()
-            server.stdout.close()
+            server.communicate()
     return found
 
 

@@ -6,6 +6,7 @@ DIRECTORY/<data set>-<split>-<kind>-<side>/ lie
     examples    of each example in turn, its image and then its name
     index       a record for each (INDEX)
     cache.json  what all this was made from, and whether it is complete
+    lock        held by the process that builds
 
 A record is appended to the index only when its example is on the disk, so a build that
 was killed goes on where it was.
@@ -307,13 +308,13 @@ def _resume(place):
     """How many examples an earlier build has stored; what it left beyond is cut off."""
     for name in ("examples", "index"):
         (place / name).touch()
-    # The last record may be cut; the examples were written ahead of their records.
-    done = (place / "index").stat().st_size // INDEX.itemsize
-    records = np.fromfile(place / "index", INDEX, done)
-    last = records[-1] if done else np.zeros((), INDEX)
+    # The last record may be cut; examples are on the disk ahead of their records.
+    count = (place / "index").stat().st_size // INDEX.itemsize
+    records = np.fromfile(place / "index", INDEX, count)
+    ends = records["offset"] + records["size"] + records["name_size"]
+    done = int(np.searchsorted(ends, (place / "examples").stat().st_size, "right"))
     os.truncate(place / "index", done * INDEX.itemsize)
-    end = int(last["offset"]) + int(last["size"]) + int(last["name_size"])
-    os.truncate(place / "examples", end)
+    os.truncate(place / "examples", ends[done - 1] if done else 0)
     return done
 
 

@@ -71,7 +71,7 @@ class LazyJpeg:
         data, (height, width, channels) = self._data, self.shape
         # The colour of the last row, at half the resolution, leans on the next.
         needed = rows.indices(height)[1] + 1
-        if needed < height and data.endswith(b"\xff\xd9"):
+        if needed < height:
             shorter = _declare_height(data, needed)
             if shorter:
                 data, height = shorter, needed
@@ -95,7 +95,10 @@ def _usual_jpeg(data):
     """(height, width) of what is a `LazyJpeg`; None for anything else."""
     if data[:2] != b"\xff\xd8" or _orientation(data) != 1:
         return None
-    height, width, colours, _ = simplejpeg.decode_jpeg_header(data, strict=False)
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data, strict=False)
+    except ValueError:  # a cut header, or unusual subsampling
+        return None
     return (height, width) if colours in ("YCbCr", "Gray") else None
 
 

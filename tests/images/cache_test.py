@@ -276,6 +276,17 @@ def test_a_file_that_was_cut_is_named(tmp_path, name):
         opened(split, "pixels", tmp_path)
 
 
+def test_examples_lost_since_a_build_was_killed_are_made_again(tmp_path):
+    opened(PhotoSplit(Photos()), "pixels", tmp_path)
+    expected = files_of(tmp_path)
+    (place,) = tmp_path.iterdir()
+    made = json.loads((place / "cache.json").read_text()) | {"bytes": None}
+    (place / "cache.json").write_text(json.dumps(made))
+    os.truncate(place / "examples", len(expected["examples"]) // 2)
+    opened(PhotoSplit(Photos()), "pixels", tmp_path)
+    assert files_of(tmp_path) == expected
+
+
 def test_a_disk_too_small_is_found_at_the_start(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=50_000))

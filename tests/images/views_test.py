@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
+import simplejpeg
 from PIL import Image
 
 from images import views
+from images.decode import DamagedImage, LazyJpeg, decode, decode_lazily
 
 ALL = list(views.INTERPOLATIONS)
 
@@ -54,6 +56,20 @@ def test_fast_resize_is_pils(photo, interpolation, size):
         np.testing.assert_array_equal(
             views.resize(image, *size, interpolation), expected
         )
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos"])
+@pytest.mark.parametrize("size", [(16, 20), (90, 100)])
+def test_a_filter_reaches_over_the_edge_of_the_box(interpolation, size, monkeypatch):
+    noise = np.random.default_rng(0).integers(85, 171, (150, 200, 3), np.uint8)
+    box = (40.5, 60.25, 60.0, 80.0)  # PIL keeps it in float32: exactly
+    found = views.resize_fast(noise, *size, interpolation, box)
+    expected = views.resize(noise, *size, interpolation, box)
+    assert_nearly_equal(found, expected, interpolation)
+    # To the bit as if all of the image had been handed over.
+    monkeypatch.setattr(views, "_reached", lambda *args: (0, args[-1]))
+    expected = views.resize_fast(noise, *size, interpolation, box)
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_nothing_aliases():
@@ -194,6 +210,30 @@ def test_the_generator_alone_decides(photo):
         first, same, other = (view(np.random.default_rng(s)) for s in (1, 1, 2))
         np.testing.assert_array_equal(first, same)
         assert (first != other).any()
+
+
+def test_views_of_a_jpeg_that_is_decoded_as_far_as_needed(square):
+    data = simplejpeg.encode_jpeg(square, 90, "RGB", "420")
+    corrupt = data[: 9 * len(data) // 10] + data[-2:]  # its lowest rows are missing
+    outcomes = set()
+    for seed in range(20):
+        for view in (
+            lambda image, rng: views.inception_crop(image, rng, 24),
+            lambda image, rng: views.rescale_crop(image, rng, 24, (32, 80), "lanczos"),
+        ):
+            lazy = decode_lazily(data, 3)
+            assert isinstance(lazy, LazyJpeg)
+            found = view(lazy, np.random.default_rng(seed))
+            expected = view(decode(data, 3), np.random.default_rng(seed))
+            np.testing.assert_array_equal(found, expected)
+            try:
+                rng = np.random.default_rng(seed)
+                found = view(decode_lazily(corrupt, 3), rng)
+                np.testing.assert_array_equal(found, expected)
+                outcomes.add("sound")
+            except DamagedImage:
+                outcomes.add("damaged")
+    assert outcomes == {"sound", "damaged"}
 
 
 def test_a_crop_that_cannot_fit_is_named(photo):
