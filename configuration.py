@@ -5,20 +5,22 @@ import functools
 import inspect
 import json
 import math
+import re
 import types
 
 import optax
 from ml_collections import ConfigDict
 
 import models
+import optimizers
 from configs import default
 
 POSITIVE = (
     "batch_size num_epochs num_steps steps_per_dispatch dataset.num_threads "
     "dataset.prefetch loss.rubbish optimizer.learning_rate optimizer.accumulate "
-    "optimizer.curvature_examples schedule.decay_rate schedule.decay_epochs "
-    "schedule.power schedule.patience eval.batch_size checkpoint.keep_last "
-    "log.every_steps log.profile_steps"
+    "optimizer.ema_every optimizer.curvature_examples schedule.decay_rate "
+    "schedule.decay_epochs schedule.power schedule.patience eval.batch_size "
+    "checkpoint.keep_last log.every_steps log.profile_steps"
 ).split()
 NOT_NEGATIVE = (
     "seed num_devices dataset.image_size augment.crop augment.translate "
@@ -33,9 +35,9 @@ BELOW_ONE = ("loss.label_smoothing", "optimizer.ema_decay")
 CHOICES = {
     "dataset.placement": ("auto", "device", "host"),
     "dataset.order": ("shuffle", "fixed"),
-    "dataset.fit": ("pad", "resize"),
+    "dataset.fit": ("pad", "resize", "crop"),
     "model.dtype": ("float32", "bfloat16"),
-    "loss.name": ("softmax_cross_entropy", "map", "ml"),
+    "loss.name": ("softmax_cross_entropy", "binary_cross_entropy", "map", "ml"),
     "optimizer.decay_mask": ("all", "kernels"),
     "schedule.name": (
         "constant",
@@ -77,7 +79,7 @@ def optimizer_names():
         and not name.startswith(("_", "scale_by", "noisy", "inject", "lbfgs"))
         and "learning_rate" in inspect.signature(function).parameters
     }
-    return sorted(names | {"sdlm"})
+    return sorted(names | optimizers.OWN.keys())
 
 
 def flatten(config, prefix=""):
@@ -135,6 +137,11 @@ def check(config):
             )
     _check_optimizer(config.optimizer)
     _check_schedule(config)
+    for expression in config.init_layers:
+        if not _is_expression(expression):
+            raise ConfigError(
+                f"config.init_layers: {expression!r} is no regular expression"
+            )
     if config.batch_size % config.optimizer.accumulate:
         raise ConfigError(
             f"config.batch_size = {config.batch_size} is not divisible by "
@@ -155,17 +162,45 @@ def _check_optimizer(optimizer):
             f"config.optimizer.name = {optimizer.name!r} is no optimizer of optax"
             f"{nearest(optimizer.name, names)}"
         )
-    if optimizer.name == "sdlm":
-        accepted = {"mu"}
-    else:
-        accepted = set(inspect.signature(getattr(optax, optimizer.name)).parameters)
-        accepted -= {"learning_rate", "weight_decay", "mask", "weight_decay_mask"}
+    accepted = set(inspect.signature(optimizers.constructor(optimizer.name)).parameters)
+    accepted -= {"learning_rate", "weight_decay", "mask", "weight_decay_mask"}
     for name in optimizer.kwargs:
         if name not in accepted:
             raise ConfigError(
                 f"config.optimizer.kwargs.{name}: {optimizer.name} takes "
                 f"{', '.join(sorted(accepted))}{nearest(name, accepted)}"
             )
+    for name, least in (("rate_factors", 0), ("filter_rms", 1e-9)):
+        for rule in optimizer[name]:
+            if len(rule) != 2 or not _is_expression(rule[0]) or not rule[1] >= least:
+                raise ConfigError(
+                    f"config.optimizer.{name}: {rule!r} is no pair of a regular "
+                    "expression and a number that is not negative"
+                )
+
+
+def _is_expression(text):
+    try:
+        return isinstance(text, str) and bool(re.compile(text))
+    except re.error:
+        return False
+
+
+def check_parameters(config, params):
+    """Raises ConfigError for an expression found in the path of no parameter."""
+    expressions = {
+        "init_layers": config.init_layers,
+        "optimizer.rate_factors": [e for e, _ in config.optimizer.rate_factors],
+        "optimizer.filter_rms": [e for e, _ in config.optimizer.filter_rms],
+    }
+    names = optimizers.paths(params)
+    for field, values in expressions.items():
+        for expression in values:
+            if not any(re.search(expression, name) for name in names):
+                raise ConfigError(
+                    f"config.{field}: no parameter of {config.model.name} has "
+                    f"{expression!r} in its path; they are {', '.join(names)}"
+                )
 
 
 def _check_schedule(config):

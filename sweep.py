@@ -195,7 +195,8 @@ class Program:
         self.preprocessing = evaluate.make_preprocessing(config, image_shape)
         self.shape = evaluate.input_shape(self.preprocessing, image_shape)
         self.model = evaluate.make_model(config, self.train_split.num_classes)
-        evaluate.abstract_variables(self.model, self.shape)
+        variables = evaluate.abstract_variables(self.model, self.shape)
+        configuration.check_parameters(config, variables["params"])
         self.trained_model = train.rematerialised(
             config.model.remat, self.model, self.shape
         )
