@@ -157,7 +157,9 @@ def test_drop_path_rises_from_the_first_block_to_the_last():
         jax.eval_shape(lambda x: init(model, x), jnp.zeros((1, 32, 32, 3)))
     np.testing.assert_allclose(rates, np.arange(8) / 10, atol=1e-12)
     with pytest.raises(ValueError, match="drop_path"):
-        init(models.create("resnet18", num_classes=3, drop_path=1.0), jnp.ones((1,) * 4))
+        init(
+            models.create("resnet18", num_classes=3, drop_path=1.0), jnp.ones((1,) * 4)
+        )
 
 
 @pytest.mark.parametrize(
