@@ -137,11 +137,11 @@ def check(config):
             )
     _check_optimizer(config.optimizer)
     _check_schedule(config)
-    for expression in config.init_layers:
-        if not _is_expression(expression):
-            raise ConfigError(
-                f"config.init_layers: {expression!r} is no regular expression"
-            )
+    layers = config.init_layers
+    if not isinstance(layers, tuple) or not all(map(_is_expression, layers)):
+        raise ConfigError(
+            f"config.init_layers = {layers!r} is no tuple of regular expressions"
+        )
     if config.batch_size % config.optimizer.accumulate:
         raise ConfigError(
             f"config.batch_size = {config.batch_size} is not divisible by "
@@ -170,13 +170,19 @@ def _check_optimizer(optimizer):
                 f"config.optimizer.kwargs.{name}: {optimizer.name} takes "
                 f"{', '.join(sorted(accepted))}{nearest(name, accepted)}"
             )
-    for name, least in (("rate_factors", 0), ("filter_rms", 1e-9)):
+    for name in ("rate_factors", "filter_rms"):
         for rule in optimizer[name]:
-            if len(rule) != 2 or not _is_expression(rule[0]) or not rule[1] >= least:
+            if not _is_rule(rule) or (name == "filter_rms" and rule[1] == 0):
                 raise ConfigError(
                     f"config.optimizer.{name}: {rule!r} is no pair of a regular "
-                    "expression and a number that is not negative"
+                    "expression and a number, not negative, and of a limit not 0"
                 )
+
+
+def _is_rule(rule):
+    if not isinstance(rule, tuple) or len(rule) != 2 or not _is_expression(rule[0]):
+        return False
+    return isinstance(rule[1], int | float) and 0 <= rule[1] < math.inf
 
 
 def _is_expression(text):
