@@ -131,6 +131,10 @@ def _check(config, parent, together):
         raise configuration.ConfigError(
             f"--workdir={parent} holds a run; a sweep needs a directory of its own"
         )
+    if config.init_from:
+        raise configuration.ConfigError(
+            f"config.init_from = {config.init_from!r} cannot be part of a sweep"
+        )
     if together < 0:
         raise configuration.ConfigError(f"--together={together} must not be negative")
     if jax.process_count() > 1 or config.num_devices > 1:

@@ -100,9 +100,9 @@ def make_train_step(
 
     `prepare(batch, seed=seed)` gives the network's input for the stored images of a
     batch, randomly changed as the training wants it. Dropout draws from the seed and
-    the step. The average of the parameters takes in every `ema_every`-th step. The loss
-    of each auxiliary head of the network is added `auxiliary_weight`
-    times. The seed is an argument so that all seeds share one compiled program.
+    the step. The loss of each auxiliary head of the network is added `auxiliary_weight`
+    times. The average of the parameters takes in every `ema_every`-th step. The seed is
+    an argument so that all seeds share one compiled program.
     """
 
     def gradients(params, batch_stats, batch, seed, key):
