@@ -14,8 +14,8 @@ start from what was trained before them, at a tenth of the learning rate:
 The weights start as in Glorot and Bengio, 2010, which the paper found to need no help
 from a smaller network; with the variance of 0.01 that it prints, which is
 --config.model.fields="{'initialization': 'normal'}", the logits of vgg11 begin at 10^8.
-The way it went before takes the first four convolutions and the
-three fully connected layers of a trained vgg11:
+The way it went before takes the first four convolutions and the three fully connected
+layers of a trained vgg11:
 
     python main.py --config=configs/vgg.py:vgg16 --workdir=runs/vgg16_from_11 \
       --config.init_from=runs/vgg11
