@@ -6,12 +6,14 @@ import functools
 import inspect
 import json
 import math
+import re
 import types
 
 import optax
 from ml_collections import ConfigDict
 
 import models
+import optimizers
 import protocols
 from configs import default
 from images import cache, policies, views, whitening
@@ -19,7 +21,7 @@ from images import cache, policies, views, whitening
 POSITIVE = (
     "batch_size num_epochs num_steps steps_per_dispatch dataset.short_side "
     "dataset.cache_side dataset.prefetch augment.policy_ops augment.repeats "
-    "loss.rubbish optimizer.learning_rate optimizer.accumulate "
+    "loss.rubbish optimizer.learning_rate optimizer.accumulate optimizer.ema_every "
     "optimizer.curvature_examples schedule.decay_rate schedule.decay_epochs "
     "schedule.power schedule.patience eval.batch_size checkpoint.keep_last "
     "log.every_steps log.profile_steps"
@@ -60,7 +62,7 @@ CHOICES = {
     "eval.protocol": ("single", *protocols.PROTOCOLS),
     "eval.average": ("softmax", "logits"),
     "eval.damaged": ("fail", "wrong"),
-    "loss.name": ("softmax_cross_entropy", "map", "ml"),
+    "loss.name": ("softmax_cross_entropy", "binary_cross_entropy", "map", "ml"),
     "optimizer.decay_mask": ("all", "kernels"),
     "schedule.name": (
         "constant",
@@ -104,7 +106,7 @@ def optimizer_names():
         and not name.startswith(("_", "scale_by", "noisy", "inject", "lbfgs"))
         and "learning_rate" in inspect.signature(function).parameters
     }
-    return sorted(names | {"sdlm"})
+    return sorted(names | optimizers.OWN.keys())
 
 
 def flatten(config, prefix=""):
@@ -168,6 +170,11 @@ def check(config):
     _check_images(config)
     _check_optimizer(config.optimizer)
     _check_schedule(config)
+    layers = config.init_layers
+    if not isinstance(layers, tuple) or not all(map(_is_expression, layers)):
+        raise ConfigError(
+            f"config.init_layers = {layers!r} is no tuple of regular expressions"
+        )
     if config.batch_size % config.optimizer.accumulate:
         raise ConfigError(
             f"config.batch_size = {config.batch_size} is not divisible by "
@@ -276,17 +283,51 @@ def _check_optimizer(optimizer):
             f"config.optimizer.name = {optimizer.name!r} is no optimizer of optax"
             f"{nearest(optimizer.name, names)}"
         )
-    if optimizer.name == "sdlm":
-        accepted = {"mu"}
-    else:
-        accepted = set(inspect.signature(getattr(optax, optimizer.name)).parameters)
-        accepted -= {"learning_rate", "weight_decay", "mask", "weight_decay_mask"}
+    accepted = set(inspect.signature(optimizers.constructor(optimizer.name)).parameters)
+    accepted -= {"learning_rate", "weight_decay", "mask", "weight_decay_mask"}
     for name in optimizer.kwargs:
         if name not in accepted:
             raise ConfigError(
                 f"config.optimizer.kwargs.{name}: {optimizer.name} takes "
                 f"{', '.join(sorted(accepted))}{nearest(name, accepted)}"
             )
+    for name in ("rate_factors", "filter_rms"):
+        for rule in optimizer[name]:
+            if not _is_rule(rule) or (name == "filter_rms" and rule[1] == 0):
+                raise ConfigError(
+                    f"config.optimizer.{name}: {rule!r} is no pair of a regular "
+                    "expression and a number, not negative, and of a limit not 0"
+                )
+
+
+def _is_rule(rule):
+    if not isinstance(rule, tuple) or len(rule) != 2 or not _is_expression(rule[0]):
+        return False
+    return isinstance(rule[1], int | float) and 0 <= rule[1] < math.inf
+
+
+def _is_expression(text):
+    try:
+        return isinstance(text, str) and bool(re.compile(text))
+    except re.error:
+        return False
+
+
+def check_parameters(config, params):
+    """Raises ConfigError for an expression found in the path of no parameter."""
+    expressions = {
+        "init_layers": config.init_layers,
+        "optimizer.rate_factors": [e for e, _ in config.optimizer.rate_factors],
+        "optimizer.filter_rms": [e for e, _ in config.optimizer.filter_rms],
+    }
+    names = optimizers.paths(params)
+    for field, values in expressions.items():
+        for expression in values:
+            if not any(re.search(expression, name) for name in names):
+                raise ConfigError(
+                    f"config.{field}: no parameter of {config.model.name} has "
+                    f"{expression!r} in its path; they are {', '.join(names)}"
+                )
 
 
 def _check_schedule(config):

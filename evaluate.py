@@ -21,7 +21,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from absl import logging
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -32,13 +31,14 @@ import data_source
 import feeds
 import images
 import input_pipeline
+import losses
 import models
 import optimizers
 import protocols
 import scoring
 import workdir
 from images import augment, policies
-from models import lenet, onednn
+from models import onednn
 
 STATISTICS = "statistics.npz"
 
@@ -67,19 +67,7 @@ def make_mesh(num_devices=0):
     return Mesh(np.array(devices), ("data",))
 
 
-def make_loss(config):
-    """(logits [B, K], labels [B]) -> losses [B], in float32."""
-    if config.name == "map":
-        return functools.partial(lenet.map_loss, rubbish=config.rubbish)
-    if config.name == "ml":
-        return lenet.ml_loss
-
-    def softmax_cross_entropy(logits, labels):
-        targets = jax.nn.one_hot(labels, logits.shape[-1])
-        targets = optax.smooth_labels(targets, config.label_smoothing)
-        return optax.softmax_cross_entropy(logits, targets)
-
-    return softmax_cross_entropy
+make_loss = losses.make_loss
 
 
 def make_model(config, num_classes):

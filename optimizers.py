@@ -1,10 +1,12 @@
-"""Learning-rate schedules and optimizers by name: optax's, and `sdlm`."""
+"""Learning-rate schedules and optimizers by name: optax's, and a few of our own."""
 
 import fractions
 import inspect
+import re
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 import sdlm
@@ -74,13 +76,16 @@ def make_optimizer(
     decay_mask="all",
     clip_norm=0.0,
     plateau=False,
+    rate_factors=(),
+    filter_rms=(),
 ):
-    """The optax transformation called `name`, or `sdlm`, with its learning rate.
+    """The transformation called `name` (of OWN or optax) with its learning rate.
 
     In this order: the gradient is clipped, L2 decay is added to it unless the optimizer
-    decays by itself, the optimizer, the plateau's factor.
+    decays by itself, the optimizer, the plateau's factor, the parameters' own factors,
+    the limit of the filters.
     """
-    make = sdlm.sdlm if name == "sdlm" else getattr(optax, name)
+    make = constructor(name)
     accepted = inspect.signature(make).parameters
     kwargs = dict(kwargs)
     mask = None if decay_mask == "all" else _is_kernel
@@ -96,7 +101,117 @@ def make_optimizer(
     parts.append(make(schedule, **kwargs))
     if plateau:
         parts.append(scale_by_plateau())
+    if rate_factors:
+        parts.append(scale_by_path(rate_factors))
+    if filter_rms:
+        parts.append(limit_filters(filter_rms))
     return optax.chain(*parts)
+
+
+def lars(
+    learning_rate,
+    momentum=0.9,
+    weight_decay=0.0,
+    mask=None,
+    trust_coefficient=0.001,
+    eps=0.0,
+):
+    """LARS (You, Gitman, Ginsburg, 2017), https://arxiv.org/abs/1708.03888, as MLPerf.
+
+        trust = coefficient |w| / (|g| + decay |w| + eps), or 1 if |w| or |g| is 0
+        v <- momentum v - rate trust (g + decay w);  w <- w + v
+
+    for each array of parameters. What `mask` (parameters -> booleans) leaves out has
+    neither trust nor decay. optax.lars divides by |g + decay w| instead.
+    """
+
+    def adapt(g, w):
+        w_norm, g_norm = jnp.linalg.norm(w.ravel()), jnp.linalg.norm(g.ravel())
+        trust = trust_coefficient * w_norm / (g_norm + weight_decay * w_norm + eps)
+        trust = jnp.where((w_norm > 0) & (g_norm > 0), trust, 1.0)
+        return trust * (g + weight_decay * w)
+
+    adapted = optax.stateless_with_tree_map(adapt)
+    return optax.chain(
+        optax.masked(adapted, mask) if mask else adapted,
+        optax.scale_by_learning_rate(learning_rate),
+        optax.trace(momentum),
+    )
+
+
+def lamb(learning_rate, b1=0.9, b2=0.999, eps=1e-6, weight_decay=0.0, mask=None):
+    """LAMB (You et al., 2019), https://arxiv.org/abs/1904.00962, as timm has it.
+
+    What `mask` (parameters -> booleans) leaves out neither decays nor has its step
+    brought to the size of the parameters; optax.lamb's mask is of the decay alone.
+    """
+    trust = optax.scale_by_trust_ratio()
+    return optax.chain(
+        optax.scale_by_adam(b1, b2, eps),
+        optax.add_decayed_weights(weight_decay, mask),
+        optax.masked(trust, mask) if mask else trust,
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
+OWN = {"sdlm": sdlm.sdlm, "lars": lars, "lamb": lamb}
+
+
+def constructor(name):
+    """The function of a learning rate and more that makes the optimizer `name`."""
+    return OWN.get(name) or getattr(optax, name)
+
+
+def paths(params):
+    """The names of all parameters, as "backbone/conv1/kernel"."""
+    return [_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+
+
+def _path(keys):
+    return jax.tree_util.keystr(keys, simple=True, separator="/")
+
+
+def _first(rules, keys):
+    """The value of the first (expression, value) found in a path; None without any."""
+    found = (value for expression, value in rules if re.search(expression, _path(keys)))
+    return next(found, None)
+
+
+def scale_by_path(factors):
+    """Multiplies updates by the first of (expression, factor) that fits their path."""
+
+    def scale(keys, update):
+        factor = _first(factors, keys)
+        if factor == 0:
+            return jnp.zeros_like(update)
+        return update if factor is None else update * factor
+
+    return optax.stateless(
+        lambda updates, params: jax.tree_util.tree_map_with_path(scale, updates)
+    )
+
+
+def limit_filters(limits):
+    """Scales a filter back whose root mean square would exceed its limit.
+
+    ZFNet (Zeiler, Fergus, 2013, Section 3.1). `limits` are (expression, limit); a
+    filter is all that one output sees, kernel[..., k].
+    """
+
+    def limited(keys, update, kernel):
+        limit = _first(limits, keys)
+        if limit is None:
+            return update
+        new = kernel + update
+        axes = tuple(range(new.ndim - 1))
+        rms = jnp.sqrt(jnp.square(new).mean(axes, keepdims=True))
+        return new * jnp.minimum(1.0, limit / rms) - kernel
+
+    return optax.stateless(
+        lambda updates, params: jax.tree_util.tree_map_with_path(
+            limited, updates, params
+        )
+    )
 
 
 def _is_kernel(params):

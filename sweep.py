@@ -131,6 +131,10 @@ def _check(config, parent, together):
         raise configuration.ConfigError(
             f"--workdir={parent} holds a run; a sweep needs a directory of its own"
         )
+    if config.init_from:
+        raise configuration.ConfigError(
+            f"config.init_from = {config.init_from!r} cannot be part of a sweep"
+        )
     if together < 0:
         raise configuration.ConfigError(f"--together={together} must not be negative")
     if jax.process_count() > 1 or config.num_devices > 1:
@@ -202,7 +206,8 @@ class Program:
             )
         self.shape = evaluate.input_shape(self.preprocessing, image_shape)
         self.model = evaluate.make_model(config, self.train_split.num_classes)
-        evaluate.abstract_variables(self.model, self.shape)
+        variables = evaluate.abstract_variables(self.model, self.shape)
+        configuration.check_parameters(config, variables["params"])
         self.trained_model = train.rematerialised(
             config.model.remat, self.model, self.shape
         )

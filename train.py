@@ -21,6 +21,7 @@ import configuration
 import evaluate
 import feeds
 import images
+import init_from
 import input_pipeline
 import memory
 import optimizers
@@ -58,6 +59,8 @@ def make_optimizer(config, epoch_steps, total_steps):
         decay_mask=optimizer.decay_mask,
         clip_norm=optimizer.clip_norm,
         plateau=config.schedule.name == "plateau",
+        rate_factors=optimizer.rate_factors,
+        filter_rms=optimizer.filter_rms,
     )
     return schedule, tx
 
@@ -92,6 +95,7 @@ def make_step(config, model, tx, preprocessing):
         ),
         accumulate=config.optimizer.accumulate,
         ema_decay=config.optimizer.ema_decay,
+        ema_every=config.optimizer.ema_every,
         auxiliary_weight=config.loss.auxiliary_weight,
         mix=mix,
     )
@@ -224,7 +228,8 @@ class Trainer:
         )
         shape = evaluate.input_shape(preprocessing, self.train_split.image_shape)
         self.model = evaluate.make_model(config, self.train_split.num_classes)
-        evaluate.abstract_variables(self.model, shape)
+        variables = evaluate.abstract_variables(self.model, shape)
+        configuration.check_parameters(config, variables["params"])
         self.trained_model = rematerialised(config.model.remat, self.model, shape)
         loss = evaluate.make_loss(config.loss)
         self.schedule, self.tx = make_optimizer(config, self.epoch_steps, self.total)
@@ -294,11 +299,22 @@ class Trainer:
             program = jax.jit(
                 init, out_shardings=self.replicated, compiler_options=options
             )
-            return program(self.seed), -1
+            state = program(self.seed)
+            return self._started_from(state) if self.config.init_from else state, -1
         state, step, meta = restored
         if self.first:
             print(f"resuming from step {step} of {self.total}", flush=True)
         return state, meta["evaluated"]
+
+    def _started_from(self, state):
+        """`state` at step 0 with the parameters that config.init_from has."""
+        variables = init_from.load(
+            self.config.init_from,
+            {"params": state.params, "batch_stats": state.batch_stats},
+            self.config.init_layers,
+        )
+        start = functools.partial(train_step.start_from, tx=self.tx)
+        return jax.jit(start, out_shardings=self.replicated)(state, variables)
 
     def _describe(self, shape):
         from clu import parameter_overview

@@ -75,6 +75,16 @@ def make_init(model, tx, shape, ema):
     return init
 
 
+def start_from(state, variables, tx):
+    """The state at step 0 with other `variables`: a dict of params and batch_stats."""
+    params = variables["params"]
+    return state.replace(
+        **variables,
+        opt_state=tx.init(params),
+        ema=None if state.ema is None else jax.tree.map(jnp.copy, params),
+    )
+
+
 def make_train_step(
     model,
     tx,
@@ -83,6 +93,7 @@ def make_train_step(
     *,
     accumulate=1,
     ema_decay=0.0,
+    ema_every=1,
     auxiliary_weight=0.0,
     mix=None,
 ):
@@ -92,8 +103,9 @@ def make_train_step(
     batch, randomly changed as the training wants it. `mix(images, labels, key)` then
     mixes the images of a batch (images.augment.mix); errors are counted against the
     label that comes first. Dropout and mixing draw from the seed and the step. The loss
-    of each auxiliary head of the network is added `auxiliary_weight` times. The seed is
-    an argument so that all seeds share one compiled program.
+    of each auxiliary head of the network is added `auxiliary_weight` times. The average
+    of the parameters takes in every `ema_every`-th step. The seed is an argument so
+    that all seeds share one compiled program.
     """
 
     def gradients(params, batch_stats, batch, seed, key):
@@ -159,7 +171,10 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         ema = state.ema
         if ema_decay:
-            ema = optax.incremental_update(params, ema, 1 - ema_decay)
+            weight = 1 - ema_decay
+            if ema_every > 1:
+                weight *= (state.step + 1) % ema_every == 0
+            ema = optax.incremental_update(params, ema, weight)
         return state.replace(
             step=state.step + 1,
             params=params,

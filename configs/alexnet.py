@@ -12,20 +12,24 @@ network with 10 crops; one centre crop of Caffe's network has 42.9 % and 19.8 %.
 Normalisation is worth 1.4 % and 1.2 % of it, overlapping pooling 0.4 % and 0.3 %. Not
 yet run here.
 
-Differs from the paper: images are resized to 224x224, not cropped from 256x256, and the
-colours are not changed along their principal components; channel means instead of each
-pixel's mean; the rate falls when the error has not improved for 5 evaluations, where
-the authors lowered it by hand, three times in 90 epochs. The single tower is trained as
-the others; its paper has a recipe of its own for many GPUs.
+Differs from the paper: crops come from the whole rescaled image, not from the 256x256
+pixels of its centre; channel means instead of each pixel's mean; the rate falls when
+the error has not improved for 5 evaluations, where the authors lowered it by hand,
+three times in 90 epochs. The single tower is trained as the others; its paper has a
+recipe of its own for many GPUs.
 """
 
 from configs import datasets, default
 
 
-def get_config(network="alexnet"):
+def get_config(network="paper"):
+    network = default.network(network, "alexnet")
     config = default.get_config()
     datasets.imagenet(config)
     config.dataset.std = (1.0,)  # levels themselves, minus their mean
+    config.augment.view = "rescale_crop"
+    config.augment.short_side = (256, 256)
+    config.augment.pca = 0.1
     config.batch_size = 128
     config.num_epochs = 90.0
     config.model.name = network
@@ -36,4 +40,5 @@ def get_config(network="alexnet"):
     config.schedule.name = "plateau"
     config.schedule.decay_rate = 0.1
     config.schedule.patience = 5
+    config.eval.protocol = "ten_crop"
     return config

@@ -1,18 +1,64 @@
 """What recipes on one data set have in common; they change it where a paper does."""
 
 
-def imagenet(config, image_size=224):
+def imagenet(config, image_size=224, short_side=256):
     """ILSVRC-2012: 1,281,167 training and 50,000 validation images, 1000 classes.
 
-    Channel means and deviations of the training set, on a scale of 0 to 255.
+    Tests see the centre of an image that is rescaled to `short_side`. Channel means and
+    deviations of the training set, on a scale of 0 to 255.
     """
     config.dataset.name = "imagenet2012"
     config.dataset.image_size = image_size
-    config.dataset.fit = "resize"
+    config.dataset.fit = "crop"
+    config.dataset.short_side = short_side
     config.dataset.mean = (123.675, 116.28, 103.53)
     config.dataset.std = (58.395, 57.12, 57.375)
     config.augment.flip = True
     config.log.every_steps = 100
+
+
+def fb_resnet(config):
+    """The augmentation of https://github.com/facebookarchive/fb.resnet.torch."""
+    config.augment.view = "inception_crop"
+    config.augment.interpolation = "bicubic"
+    config.augment.brightness = 0.4
+    config.augment.contrast = 0.4
+    config.augment.saturation = 0.4
+    config.augment.pca = 0.1
+
+
+def googlenet(config, strength=0.5):
+    """The sampling of GoogLeNet (2014, Section 6).
+
+    Crops of 8 to 100 % of the area at an aspect ratio of 3/4 to 4/3, resized by any
+    interpolation, and photometric distortions "by Andrew Howard"
+    (https://arxiv.org/abs/1312.5402, Section 3.2): brightness, contrast and colour by
+    factors of 0.5 to 1.5, `strength` 0.5, and AlexNet's colour noise.
+    """
+    config.augment.view = "inception_crop"
+    config.augment.interpolation = "random"
+    config.augment.brightness = strength
+    config.augment.contrast = strength
+    config.augment.saturation = strength
+    config.augment.pca = 0.1
+
+
+def inception(config):
+    """What the authors of Inception-v3 released (TensorFlow's models, slim).
+
+    Inception crops of 299x299 and colours: brightness by 32 of 255 levels, contrast and
+    saturation by half, hue by a fifth of a turn. Tests see 87.5 % of the short side;
+    the authors take 87.5 % of each side and squeeze that to a square.
+    """
+    imagenet(config, image_size=299, short_side=342)
+    config.dataset.mean = (127.5,)
+    config.dataset.std = (127.5,)
+    config.augment.view = "inception_crop"
+    config.augment.interpolation = "random"
+    config.augment.brightness = 0.125
+    config.augment.contrast = 0.5
+    config.augment.saturation = 0.5
+    config.augment.hue = 0.2
 
 
 def cifar10(config):
@@ -28,3 +74,10 @@ def cifar10(config):
     config.augment.crop = 4
     config.augment.flip = True
     config.log.every_steps = 100
+
+
+def mean_image(config):
+    """Each pixel's mean over the training set is subtracted, and no more done."""
+    config.dataset.whiten = "mean_image"
+    config.dataset.mean = (0.0,)
+    config.dataset.std = (1.0,)

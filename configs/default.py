@@ -3,6 +3,10 @@
 A recipe (configs/<run>.py) starts from `get_config()` and changes a few fields; the
 command line changes a few more: --config.optimizer.learning_rate=0.1. Durations are in
 epochs (passes over the training split). Nothing here is derived from anything else.
+
+What follows a recipe's name and a colon, configs/vgg.py:vgg19, is the network, trained
+as its paper has it; "paper", or nothing, is the file's first. A file may have other
+recipes under other names: its docstring lists them.
 """
 
 from ml_collections import ConfigDict
@@ -18,6 +22,10 @@ def get_config():
     config.num_epochs = 10.0  # length of the training
     config.num_steps = placeholder(int)  # if given: its length in steps instead
     config.steps_per_dispatch = 1  # steps in one call of the compiled program
+    config.init_from = ""  # run directory whose parameters are those of the start
+    # Which of them: regular expressions, searched in paths such as
+    # "backbone/conv1_1/kernel"; (): all.
+    config.init_layers = ()
 
     config.dataset = ConfigDict()
     # A TFDS name, "folder:PATH" with a folder for each class, or "csv:PATH" of lines
@@ -94,7 +102,8 @@ def get_config():
     config.model.remat = ""
 
     config.loss = ConfigDict()
-    config.loss.name = "softmax_cross_entropy"  # or LeNet-5's "map", "ml"
+    # Or "binary_cross_entropy", by sigmoids; LeNet-5's "map", "ml".
+    config.loss.name = "softmax_cross_entropy"
     config.loss.label_smoothing = 0.0  # share of the target spread over all classes
     config.loss.auxiliary_weight = (
         0.3  # of each auxiliary head, where a network has some
@@ -102,16 +111,23 @@ def get_config():
     config.loss.rubbish = 1.0  # "map": the constant j of LeNet-5's eq. 9
 
     config.optimizer = ConfigDict()
-    config.optimizer.name = "sgd"  # a function of optax, or "sdlm" (optimizers.py)
+    # A function of optax; "sdlm", "lars", "lamb" are those of optimizers.py.
+    config.optimizer.name = "sgd"
     config.optimizer.learning_rate = 0.1
     config.optimizer.per_examples = (
         0  # N: the rate is per N images of the batch; 0: as is
     )
     config.optimizer.weight_decay = 0.0  # L2; decoupled where the optimizer takes it
     config.optimizer.decay_mask = "all"  # what decays; "kernels": no bias, no norm
+    # Factors of the learning rate: (expression, factor), of which a parameter has the
+    # first that is found in its path, "head/fc8/bias", or 1; 0 keeps it as it is.
+    config.optimizer.rate_factors = ()
+    # After a step, filters are scaled back to a root mean square: (expression, limit).
+    config.optimizer.filter_rms = ()
     config.optimizer.clip_norm = 0.0  # global norm of the gradient; 0: no clipping
     config.optimizer.accumulate = 1  # micro-batches whose gradients are averaged
     config.optimizer.ema_decay = 0.0  # Polyak average used for evaluation; 0: off
+    config.optimizer.ema_every = 1  # steps from one update of it to the next
     config.optimizer.curvature_examples = 500  # "sdlm": patterns per Hessian estimate
     # Arguments of the optimizer by its own names; a recipe adds them. Replaced whole on
     # the command line: --config.optimizer.kwargs="{'b1': 0.95, 'eps': 1e-6}"
@@ -157,3 +173,8 @@ def get_config():
     config.log.profile_steps = 10  # its length
 
     return config
+
+
+def network(argument, first):
+    """The network that the argument of a recipe names; `first` is that of "paper"."""
+    return first if argument == "paper" else argument

@@ -20,7 +20,8 @@ Differs from the paper: nothing known.
 from configs import datasets, default
 
 
-def get_config(network="densenet_bc_100_12"):
+def get_config(network="paper"):
+    network = default.network(network, "densenet_bc_100_12")
     config = default.get_config()
     datasets.cifar10(config)
     config.batch_size = 64

@@ -10,17 +10,17 @@ The paper reports 25.02, 23.80, 22.58 and 22.15 % top-1 error and 7.71, 6.85, 6.
 6.12 % top-5 with one crop (Table 3); the authors' DenseNet-161 has 22.2 % top-1. Not
 yet run here.
 
-Differs from the paper: images are resized to 224x224, not cropped at a random scale and
-aspect ratio, and colours are not changed (the augmentation of fb.resnet.torch); tests
-see the whole image, not the central part.
+Differs from the paper: nothing known. The augmentation is fb.resnet.torch's.
 """
 
 from configs import datasets, default
 
 
-def get_config(network="densenet121"):
+def get_config(network="paper"):
+    network = default.network(network, "densenet121")
     config = default.get_config()
     datasets.imagenet(config)
+    datasets.fb_resnet(config)
     config.batch_size = 256
     config.num_epochs = 90.0
     config.model.name = network

@@ -12,19 +12,26 @@ rate that starts from the root of 0.1 (0.4 for DPN-98) and drops in steps to a t
 does not say when: the epochs here, and the weight decay, are those of the ResNeXt that
 it compares with.
 
-Differs from the paper: images are resized to 224x224, not cropped at a random scale and
-aspect ratio, and colours are not changed; tests see the whole image; batch statistics
-are the moving averages, not measured anew after the training.
+Differs from the paper: the authors add up to 20 of 180 to the hue and up to 40 and 50
+of 255 to saturation and lightness, where saturation and brightness are multiplied here;
+batch statistics are the moving averages, not measured anew after the training
+(--batch_stats=population does).
 """
 
 from configs import datasets, default
 
 
-def get_config(network="dpn92"):
+def get_config(network="paper"):
+    network = default.network(network, "dpn92")
     config = default.get_config()
     datasets.imagenet(config)
     config.dataset.mean = (124.0, 117.0, 104.0)
     config.dataset.std = (59.88, 59.88, 59.88)  # the authors multiply by 0.0167
+    config.augment.view = "inception_crop"
+    config.augment.interpolation = "bicubic"
+    config.augment.hue = 0.111
+    config.augment.saturation = 0.157
+    config.augment.brightness = 0.196
     config.batch_size = 1280
     config.num_epochs = 90.0
     config.model.name = network

@@ -6,14 +6,14 @@ The paper reports 21.2 % top-1 and 5.6 % top-5 error with one crop (Table 3, the
 validation images that are not blacklisted). Not yet run here.
 
 Where the paper says nothing, what its authors released is taken: a weight decay of
-0.00004, 0.9999 for the running average of the parameters, 0.4 for the auxiliary loss
-and pixels scaled to [-1, 1]. Their trainer also had a momentum of 0.9:
+0.00004, 0.9999 for the running average of the parameters, 0.4 for the auxiliary loss,
+pixels scaled to [-1, 1] and the augmentation (configs/datasets.py). Their trainer also
+had a momentum of 0.9:
 --config.optimizer.kwargs="{'decay': 0.9, 'eps': 1.0, 'initial_scale': 1.0,
 'momentum': 0.9}".
 
 Differs from the paper: synchronous steps of 50 x 32 images where 50 replicas trained
-asynchronously; images are resized to 299x299, not cropped at random scales and aspects,
-and colours are not changed. The running average of the parameters starts from their
+asynchronously. The running average of the parameters starts from their
 initial values: it and the batch statistics (model.fields norm_momentum) need 10,000
 steps or more, so a short run wants --config.optimizer.ema_decay=0.
 """
@@ -21,11 +21,10 @@ steps or more, so a short run wants --config.optimizer.ema_decay=0.
 from configs import datasets, default
 
 
-def get_config(network="inception_v3"):
+def get_config(network="paper"):
+    network = default.network(network, "inception_v3")
     config = default.get_config()
-    datasets.imagenet(config, image_size=299)
-    config.dataset.mean = (127.5,)
-    config.dataset.std = (127.5,)
+    datasets.inception(config)
     config.batch_size = 1600
     config.num_epochs = 100.0
     config.model.name = network

@@ -9,22 +9,20 @@ and 5.0 % top-5 error for the former and 19.9 % and 4.9 % for the latter, with o
 
 Where the paper says nothing, its authors' recipe for Inception-v3 is taken (see
 configs/inception_v3.py): 32 images to each of the 20 replicas, 100 epochs, label
-smoothing, clipping, weight decay, running average and pixels scaled to [-1, 1].
+smoothing, clipping, weight decay, running average and augmentation.
 
 Differs from the paper: synchronous steps of 20 x 32 images where 20 replicas trained
-asynchronously; images are resized to 299x299, not cropped at random scales and aspects,
-and colours are not changed. A short run wants --config.optimizer.ema_decay=0 and a
+asynchronously. A short run wants --config.optimizer.ema_decay=0 and a
 lower norm_momentum among model.fields.
 """
 
 from configs import datasets, default
 
 
-def get_config(network="inception_v4"):
+def get_config(network="paper"):
+    network = default.network(network, "inception_v4")
     config = default.get_config()
-    datasets.imagenet(config, image_size=299)
-    config.dataset.mean = (127.5,)
-    config.dataset.std = (127.5,)
+    datasets.inception(config)
     config.batch_size = 640
     config.num_epochs = 100.0
     config.model.name = network

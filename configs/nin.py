@@ -8,16 +8,15 @@ paper reports 8.81 % error on CIFAR-10 with translations and flips (10.41 % with
 --config.augment.crop=0 --config.augment.flip=False); the model zoo 59.4 % top-1
 accuracy on ImageNet. Not yet run here.
 
-The recipes are of the authors' definition files. Differs from them: the rate of biases
-is not doubled and that of nin's last layer not a tenth; CIFAR images are normalised by
-channel, not by contrast and ZCA whitening; ImageNet's are resized to 224x224, not
-cropped from 256x256.
+The recipes are of the authors' definition files. Differs from them: ImageNet's images
+keep their aspect ratio, where Caffe's data sets squeeze them to 256x256.
 """
 
 from configs import datasets, default
 
 
-def get_config(network="nin"):
+def get_config(network="paper"):
+    network = default.network(network, "nin")
     config = default.get_config()
     config.model.name = network
     config.optimizer.name = "sgd"
@@ -27,18 +26,29 @@ def get_config(network="nin"):
     if network == "nin_imagenet":
         datasets.imagenet(config)
         config.dataset.std = (1.0,)  # levels themselves, minus their mean
+        config.augment.view = "rescale_crop"
+        config.augment.short_side = (256, 256)
         config.batch_size = 64
         config.num_steps = 450_000
         config.optimizer.learning_rate = 0.01
         config.optimizer.weight_decay = 5e-4
+        config.optimizer.rate_factors = (("bias", 2.0),)
         config.schedule.boundaries = (9.99, 19.98)  # 200,000 and 400,000 steps
         config.schedule.factors = (0.1, 0.01)
     else:
         datasets.cifar10(config)
+        config.dataset.whiten = "gcn_zca"
+        config.dataset.mean = (0.0,)
+        config.dataset.std = (1.0,)
         config.batch_size = 128
         config.num_epochs = 260.0
         config.optimizer.learning_rate = 0.1
         config.optimizer.weight_decay = 1e-5
+        config.optimizer.rate_factors = (
+            ("cccp6/kernel", 0.1),
+            ("cccp6/bias", 0.2),
+            ("bias", 2.0),
+        )
         config.schedule.boundaries = (200.0, 230.0)
         config.schedule.factors = (0.1, 0.01)
     return config

@@ -7,21 +7,24 @@ overfeat_accurate (221x221). The paper reports 39.28 % top-1 and 17.12 % top-5 e
 the validation images for the fast network slid over one scale, 35.60 % and 14.71 % for
 the accurate one with 10 crops. Not yet run here.
 
-Differs from the paper: images are resized to the input size, not cropped from a short
-side of 256; the schedule begins at the paper's 0.05 and ends with its last halving, at
-epoch 80, by 10 epochs: how long the authors went on is not said.
+Differs from the paper: crops are drawn anew in every epoch, where the authors drew five
+of each image once; the schedule begins at the paper's 0.05 and ends with its last
+halving, at epoch 80, by 10 epochs: how long the authors went on is not said.
 """
 
 from configs import datasets, default
 
 
-def get_config(network="overfeat_fast"):
+def get_config(network="paper"):
+    network = default.network(network, "overfeat_fast")
     config = default.get_config()
     size = 221 if network == "overfeat_accurate" else 231
     datasets.imagenet(config, size)
     # One mean and deviation for all channels: the networks that the authors released.
     config.dataset.mean = (118.380948,)
     config.dataset.std = (61.896913,)
+    config.augment.view = "rescale_crop"
+    config.augment.short_side = (256, 256)
     config.batch_size = 128
     config.num_epochs = 90.0
     config.model.name = network
@@ -32,4 +35,5 @@ def get_config(network="overfeat_fast"):
     config.schedule.name = "step"
     config.schedule.boundaries = (30.0, 50.0, 60.0, 70.0, 80.0)
     config.schedule.factors = (0.5, 0.25, 0.125, 0.0625, 0.03125)
+    config.eval.protocol = "offsets"
     return config

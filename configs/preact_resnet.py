@@ -10,22 +10,28 @@ The paper reports 6.37, 5.46 and 4.92 % error on CIFAR-10 (medians of five runs)
 and 22.71 % on CIFAR-100 for 164 and 1001 layers, and for 200 layers on ImageNet 20.7 %
 top-1 and 5.3 % top-5 error with one crop of 320x320. Not yet run here.
 
-Differs from the paper: channel means and deviations instead of each pixel's mean. On
-ImageNet, images are resized to 224x224, not cropped at a random scale, colours are not
-changed, and tests see 224x224 pixels; the 90 epochs in all are fb.resnet.torch's.
+Differs from the paper: on ImageNet, which it trains "with the scale augmentation", the
+rest of the augmentation and the 90 epochs in all are fb.resnet.torch's.
 """
 
 from configs import datasets, default
 
 
-def get_config(network="preact_resnet164"):
+def get_config(network="paper"):
+    network = default.network(network, "preact_resnet164")
     config = default.get_config()
     if network == "preact_resnet200":
         datasets.imagenet(config)
+        datasets.fb_resnet(config)
+        config.augment.view = "rescale_crop"
+        config.augment.short_side = (256, 480)
+        config.eval.image_size = 320
+        config.eval.short_side = 320
         config.batch_size = 256
         config.num_epochs = 90.0
     else:
         datasets.cifar10(config)
+        datasets.mean_image(config)
         config.batch_size = 128
         config.num_steps = 64_000
     config.model.name = network

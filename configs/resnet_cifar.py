@@ -6,17 +6,18 @@ The argument is the network: resnet20 (if none is given), 32, 44, 56, 110, 1202 
 plain20, 32, 44, 56, 110. The paper reports 8.75, 7.51, 7.17, 6.97, 6.43 and 7.93 %
 error for the residual networks. Not yet run here.
 
-Differs from the paper: channel means and deviations instead of each pixel's mean; the
-warm-up of ResNet-110 and deeper lasts its 400 steps by count, where the paper's lasts
-until the training error falls below 80 % ("about 400 iterations").
+Differs from the paper: the warm-up of ResNet-110 and deeper lasts 400 steps by count,
+where the paper's lasts until the training error is below 80 % ("about 400 iterations").
 """
 
 from configs import datasets, default
 
 
-def get_config(network="resnet20"):
+def get_config(network="paper"):
+    network = default.network(network, "resnet20")
     config = default.get_config()
     datasets.cifar10(config)
+    datasets.mean_image(config)
     config.batch_size = 128
     config.num_steps = 64_000
     config.model.name = network

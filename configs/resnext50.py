@@ -15,18 +15,19 @@ The paper reports, in per cent of top-1 error with one crop (Tables 3 and 4):
 
 Not yet run here.
 
-Differs from the paper: images are resized to 224x224, not cropped at a random scale and
-aspect ratio, and colours are not changed (the augmentation of fb.resnet.torch); tests
-see the whole image, not the central part. The drops are at the epochs of the authors'
-code, and training ends as long after the last of them.
+Differs from the paper: nothing known. The augmentation is fb.resnet.torch's; the drops
+are at the epochs of the authors' code, and training ends as long after the last of
+them.
 """
 
 from configs import datasets, default
 
 
-def get_config(network="resnext50_32x4d"):
+def get_config(network="paper"):
+    network = default.network(network, "resnext50_32x4d")
     config = default.get_config()
     datasets.imagenet(config)
+    datasets.fb_resnet(config)
     config.batch_size = 256
     config.num_epochs = 120.0
     config.model.name = network

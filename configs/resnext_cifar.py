@@ -14,7 +14,8 @@ Differs from the paper: the blocks of the networks (models/resnext.py); the batc
 from configs import datasets, default
 
 
-def get_config(network="resnext29_8x64d"):
+def get_config(network="paper"):
+    network = default.network(network, "resnext29_8x64d")
     config = default.get_config()
     datasets.cifar10(config)
     config.batch_size = 128

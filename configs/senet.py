@@ -11,18 +11,18 @@ cent of top-1 and top-5 error with one crop (Table 2, for SENet-154 Table 8):
 
 Not yet run here.
 
-Differs from the paper: images are resized to 224x224, not cropped at a random scale and
-aspect ratio; tests see the whole image, not the central part. SENet-154 was trained
-with more than this (larger batches, label smoothing, batch normalisation frozen at the
-end).
+Differs from the paper: SENet-154 was trained with more than this (larger batches, label
+smoothing, batch normalisation frozen at the end).
 """
 
 from configs import datasets, default
 
 
-def get_config(network="se_resnet50"):
+def get_config(network="paper"):
+    network = default.network(network, "se_resnet50")
     config = default.get_config()
     datasets.imagenet(config)
+    config.augment.view = "inception_crop"
     config.batch_size = 1024
     config.num_epochs = 100.0
     config.model.name = network

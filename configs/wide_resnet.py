@@ -15,16 +15,17 @@ medians of five runs; wrn_40_10 is one run):
 
 Not yet run here.
 
-Differs from the paper: what a crop takes from outside the image is zeros, where the
-paper mirrors the image; its Table 4 has other inputs (whitened, ZCA).
+Differs from the paper: nothing known; its Table 4 has other inputs (whitened, ZCA).
 """
 
 from configs import datasets, default
 
 
-def get_config(network="wrn_28_10"):
+def get_config(network="paper"):
+    network = default.network(network, "wrn_28_10")
     config = default.get_config()
     datasets.cifar10(config)
+    config.augment.crop_mode = "reflect"
     config.batch_size = 128
     config.num_epochs = 200.0
     config.model.name = network

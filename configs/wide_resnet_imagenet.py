@@ -12,17 +12,18 @@ top-1 and top-5 error with one crop (Tables 7 and 8):
 
 wrn_101_2 is not in the paper. Not yet run here.
 
-Differs from the paper: images are resized to 224x224, not cropped at a random scale and
-aspect ratio, and colours are not changed (the augmentation of fb.resnet.torch, whose
-recipe this is); tests see the whole image, not the central part.
+Differs from the paper: nothing known. The recipe is fb.resnet.torch's, augmentation
+included.
 """
 
 from configs import datasets, default
 
 
-def get_config(network="wrn_50_2"):
+def get_config(network="paper"):
+    network = default.network(network, "wrn_50_2")
     config = default.get_config()
     datasets.imagenet(config)
+    datasets.fb_resnet(config)
     config.batch_size = 256
     config.num_epochs = 90.0
     config.model.name = network

@@ -6,27 +6,31 @@ The argument is the network: zfnet (if none is given) or zfnet_b. The paper repo
 38.4 % top-1 and 16.5 % top-5 error on the validation images for the first with 10
 crops, 37.5 % and 16.0 % for (b). Not yet run here.
 
-Differs from the paper: images are resized to 224x224, not cropped from 256x256 at the
-four corners and the centre; channel means instead of each pixel's mean; filters with a
-root mean square over 0.1 are not scaled back; the rate falls when the error has not
-improved for 5 evaluations, where the authors lowered it by hand. The paper gives no
-weight decay, and none is used.
+Differs from the paper: crops lie anywhere in the image, not in the four corners and the
+centre alone; channel means instead of each pixel's mean; the rate falls when the error
+has not improved for 5 evaluations, where the authors lowered it by hand. The paper
+gives no weight decay, and none is used.
 """
 
 from configs import datasets, default
 
 
-def get_config(network="zfnet"):
+def get_config(network="paper"):
+    network = default.network(network, "zfnet")
     config = default.get_config()
     datasets.imagenet(config)
     config.dataset.std = (1.0,)  # levels themselves, minus their mean
+    config.augment.view = "rescale_crop"
+    config.augment.short_side = (256, 256)
     config.batch_size = 128
     config.num_epochs = 70.0
     config.model.name = network
     config.optimizer.name = "sgd"
     config.optimizer.learning_rate = 0.01
     config.optimizer.kwargs.momentum = 0.9
+    config.optimizer.filter_rms = (("conv[0-9]/kernel", 0.1),)
     config.schedule.name = "plateau"
     config.schedule.decay_rate = 0.1
     config.schedule.patience = 5
+    config.eval.protocol = "ten_crop"
     return config

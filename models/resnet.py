@@ -6,14 +6,18 @@ networks that both are compared with: the same without shortcuts.
 Differs from the paper: with `stride_on="3x3"` a bottleneck's stride is on its 3x3
 convolution ("v1.5", as torchvision has it); the default is the paper's, on its first
 1x1. `zero_init` starts each block's last scale at 0 (https://arxiv.org/abs/1706.02677),
-off by default. The pool of the stem pads by 1; the authors' Caffe nets pool in ceil
-mode without padding, which gives the same size with windows one pixel further on.
+off by default; so is `drop_path`, stochastic depth (https://arxiv.org/abs/1603.09382):
+in training the last block adds to its shortcut with probability 1 - drop_path, drawn
+for each image, the first block always, those between in proportion. The pool of the
+stem pads by 1; the authors' Caffe nets pool in ceil mode without padding, which gives
+the same size with windows one pixel further on.
 """
 
 import functools
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 
 from models.layers import BatchNorm, Classifier, Conv, MaxPool, global_avg_pool
 
@@ -40,6 +44,7 @@ class BasicBlock(nn.Module):
     shortcut: str  # "A", "B", "C" (Section 3.3), or "none": a plain network
     zero_init: bool
     dtype: jnp.dtype
+    drop_path: float = 0.0
 
     @nn.compact
     def __call__(self, x, *, train):
@@ -48,6 +53,7 @@ class BasicBlock(nn.Module):
         y = nn.relu(norm(name="bn1")(y))
         y = conv(self.features, 3, padding=1, name="conv2")(y)
         y = norm(name="bn2", scale_init=last_scale(self.zero_init))(y)
+        y = drop_path(y, self.drop_path, train)
         if self.shortcut != "none":
             y += shortcut(self.shortcut, x, y.shape, self.strides, conv, norm)
         return nn.relu(y)
@@ -68,6 +74,7 @@ class Bottleneck(nn.Module):
     stride_on: str = "1x1"
     width: int = 64  # of the 3x3 convolution at 64 features; in proportion at others
     groups: int = 1  # of the 3x3 convolution
+    drop_path: float = 0.0
 
     @nn.compact
     def __call__(self, x, *, train):
@@ -83,7 +90,7 @@ class Bottleneck(nn.Module):
         y = nn.relu(norm(name="bn2")(y))
         y = conv(4 * self.features, 1, name="conv3")(y)
         y = norm(name="bn3", scale_init=last_scale(self.zero_init))(y)
-        y = self.recalibrate(y)
+        y = drop_path(self.recalibrate(y), self.drop_path, train)
         if self.shortcut != "none":
             y += shortcut(self.shortcut, x, y.shape, self.strides, conv, norm)
         return nn.relu(y)
@@ -114,6 +121,11 @@ def last_scale(zero_init):
     return nn.initializers.zeros if zero_init else nn.initializers.ones
 
 
+def drop_path(x, rate, train):
+    """x [B, H, W, C] with some of its images all 0, the others divided by 1 - rate."""
+    return nn.Dropout(rate, broadcast_dims=(1, 2, 3), deterministic=not train)(x)
+
+
 def shortcut(option, x, shape, strides, conv, norm):
     """Section 3.3: x in the `shape` of the block's output.
 
@@ -141,17 +153,22 @@ class ResNetBackbone(nn.Module):
     stage_sizes: tuple
     dtype: jnp.dtype
     features: int = 64  # of the blocks in conv2_x; twice as many in every next stage
+    drop_path: float = 0.0  # of the last block
 
     @nn.compact
     def __call__(self, x, *, train):
         stages = {}
         x = stages["conv1"] = self.stem(x, train=train)
         x = self.pool(x)
+        rates = iter(np.linspace(0, self.drop_path, sum(self.stage_sizes)))
         for i, size in enumerate(self.stage_sizes):
             for j in range(size):
                 strides = 2 if i > 0 and j == 0 else 1
                 features = self.features * 2**i
-                block = self.block(features, strides, name=f"conv{i + 2}_{j + 1}")
+                rate = float(next(rates))
+                options = {"drop_path": rate} if rate else {}
+                name = f"conv{i + 2}_{j + 1}"
+                block = self.block(features, strides, name=name, **options)
                 x = block(x, train=train)
             stages[f"conv{i + 2}_x"] = x
         return stages
@@ -207,8 +224,8 @@ class ResNet(Classifier):
     """ResNet-18 to 152 and the plain networks: images [B, H, W, C] to logits [B, K].
 
     Raises:
-      ValueError: a shortcut other than A, B, C or none, or a stride_on that is neither
-        1x1 nor 3x3.
+      ValueError: a shortcut other than A, B, C or none, a stride_on that is neither 1x1
+        nor 3x3, or a drop_path that is no probability below 1.
     """
 
     num_classes: int
@@ -216,11 +233,14 @@ class ResNet(Classifier):
     shortcut: str = "B"
     stride_on: str = "1x1"
     zero_init: bool = False
+    drop_path: float = 0.0
     dtype: jnp.dtype = jnp.float32
 
     def setup(self):
         check_shortcut(self.shortcut)
         check_stride_on(self.stride_on)
+        if not 0 <= self.drop_path < 1:
+            raise ValueError(f"drop_path must be from 0 to below 1: {self.drop_path}")
         if self.depth >= 50:
             block = functools.partial(Bottleneck, stride_on=self.stride_on)
         else:
@@ -228,7 +248,9 @@ class ResNet(Classifier):
         block = functools.partial(
             block, shortcut=self.shortcut, zero_init=self.zero_init, dtype=self.dtype
         )
-        self.backbone = ResNetBackbone(block, STAGE_SIZES[self.depth], self.dtype)
+        self.backbone = ResNetBackbone(
+            block, STAGE_SIZES[self.depth], self.dtype, drop_path=self.drop_path
+        )
         self.head = PooledLinear(self.num_classes, self.dtype)
 
 

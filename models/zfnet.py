@@ -9,7 +9,7 @@ Differs from the paper, or is open in it: pads are not printed; conv1 has the on
 gives Figure 3's 110x110 maps, and pools count a last window that sticks out, which
 gives 55, 13 and 6. The contrast normalisation across maps has AlexNet's local response
 normalisation's parameters. That each filter with a root mean square over 0.1 is scaled
-back to 0.1 during training (Section 3.1) is not here: it belongs to the optimizer.
+back to 0.1 during training (Section 3.1) is the optimizer's (config.optimizer).
 Dropout doubles what it keeps in training instead of halving in tests (`alexnet`).
 """
 

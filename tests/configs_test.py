@@ -19,6 +19,7 @@ NETWORKS = {
     "overfeat": "overfeat_*",
     "nin": "nin*",
     "vgg": "vgg?? vgg??_bn vgg11_lrn vgg16_c",
+    "vgg16": "vgg16",
     "vgg_cifar": "vgg*_cifar",
     "googlenet": "googlenet*",
     "bn_inception": "bn_inception*",
@@ -70,9 +71,9 @@ def test_a_config_is_checked_and_makes_its_network_and_optimizer(config, network
 
 
 @pytest.mark.parametrize("config", NETWORKS)
-def test_the_default_network_takes_grey_28x28_images_of_ten_classes(config):
+def test_the_default_network_takes_grey_images_of_its_size_and_ten_classes(config):
     config = importlib.import_module(f"configs.{config}").get_config()
-    preprocessing = evaluate.make_preprocessing(config, (28, 28, 1))
-    shape = evaluate.input_shape(preprocessing, (28, 28, 1))
+    size = config.dataset.image_size or 28
     model = evaluate.make_model(config, 10)
-    evaluate.abstract_variables(model, shape)
+    variables = evaluate.abstract_variables(model, (size, size, 1))
+    configuration.check_parameters(config, variables["params"])

@@ -182,6 +182,7 @@ def test_mean_and_standard_deviation():
         ("seed=0,1", {"schedule__name": "plateau"}, "config.schedule.name"),
         ("seed=0,1", {"dataset__placement": "host"}, "config.dataset.placement"),
         ("seed=0,1", {"num_devices": 2}, "config.num_devices"),
+        ("seed=0,1", {"init_from": "runs/other"}, "config.init_from"),
     ],
 )
 def test_what_cannot_vary_is_refused_in_one_line(tmp_path, vary, overrides, message):

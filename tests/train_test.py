@@ -12,8 +12,10 @@ import runs
 
 import configuration
 import evaluate
+import models
 import optimizers
 import train
+import train_step
 import workdir
 
 EPOCH = fractions.Fraction(10)
@@ -235,6 +237,30 @@ def test_polyak_average_is_kept_and_evaluated(tmp_path):
         workdir.Workdir(tmp_path / "run"), model, (32, 32, 1)
     )
     np.testing.assert_array_equal(variables["params"]["output"]["kernel"], average)
+
+
+def test_polyak_average_takes_in_every_nth_step():
+    """Of parameters that fall by one with every step from 0: -3, then -6."""
+    model = models.create("lenet5_modern", num_classes=3)
+    tx = optax.stateless(lambda g, p: jax.tree.map(lambda x: -jnp.ones_like(x), g))
+    init = train_step.make_init(model, tx, (32, 32, 1), ema=0.5)
+    state = jax.tree.map(jnp.zeros_like, init(0))
+    step = jax.jit(
+        train_step.make_train_step(
+            model,
+            tx,
+            optax.softmax_cross_entropy_with_integer_labels,
+            lambda batch, seed: batch["image"],
+            ema_decay=0.5,
+            ema_every=3,
+        )
+    )
+    batch = {"image": jnp.zeros((2, 32, 32, 1)), "label": jnp.zeros(2, jnp.int32)}
+    seen = []
+    for _ in range(7):
+        state, _ = step(state, batch, 0)
+        seen.append(float(state.ema["output"]["bias"][0]))
+    assert seen == [0, 0, -1.5, -1.5, -1.5, -3.75, -3.75]
 
 
 # Schedules, in epochs of ten steps, 100 steps in all, learning rate 0.1.

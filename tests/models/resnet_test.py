@@ -2,6 +2,7 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -118,6 +119,47 @@ def test_zero_init_is_of_the_last_scale_of_a_block(kind, last):
     assert all(scale.all() for name, scale in scales.items() if name != last)
     model = models.create("resnet50", num_classes=10, zero_init=True).bind({})
     assert model.backbone.block.keywords["zero_init"]
+
+
+def test_drop_path_leaves_the_shortcut_alone_or_divides_by_what_is_kept():
+    block = resnet.BasicBlock(4, 1, "A", False, jnp.float32, drop_path=0.25)
+    x = jax.random.normal(jax.random.key(0), (200, 2, 2, 4))
+    variables = init(block, x)
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def apply(key, block):
+        y, _ = block.apply(
+            variables, x, train=True, mutable=["batch_stats"], rngs={"dropout": key}
+        )
+        return y
+
+    y = apply(jax.random.key(1), block)
+    dropped = (y == nn.relu(x)).all((1, 2, 3))
+    assert 0.15 < dropped.mean() < 0.35  # three deviations of 200 draws: 0.09
+    always = block.clone(drop_path=0.0)
+    pre = apply(jax.random.key(1), always)
+    kept = ~np.asarray(dropped)
+    seen = np.asarray((pre > 0) & (y > 0))[kept]  # where no ReLU hides the sum
+    added, whole = (np.asarray(z - x)[kept][seen] for z in (y, pre))
+    np.testing.assert_allclose(added, whole / 0.75, atol=2e-5)
+
+
+def test_drop_path_rises_from_the_first_block_to_the_last():
+    model = models.create("resnet18", num_classes=3, drop_path=0.7)
+    rates = []
+
+    def record(call, args, kwargs, context):
+        if isinstance(context.module, resnet.BasicBlock):
+            rates.append(context.module.drop_path)
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(record):
+        jax.eval_shape(lambda x: init(model, x), jnp.zeros((1, 32, 32, 3)))
+    np.testing.assert_allclose(rates, np.arange(8) / 10, atol=1e-12)
+    with pytest.raises(ValueError, match="drop_path"):
+        init(
+            models.create("resnet18", num_classes=3, drop_path=1.0), jnp.ones((1,) * 4)
+        )
 
 
 @pytest.mark.parametrize(

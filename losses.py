@@ -1,0 +1,46 @@
+"""Training criteria by name: functions (logits [B, K], labels [B]) -> losses [B].
+
+A loss is linear in the target where an image has two labels (mixup, cutmix): it is
+then the weighted sum of the loss for each.
+"""
+
+import functools
+
+import jax
+import optax
+
+from models import lenet
+
+
+def make_loss(config):
+    """The function that `config.loss` describes, in float32."""
+    if config.name == "map":
+        return functools.partial(lenet.map_loss, rubbish=config.rubbish)
+    if config.name == "ml":
+        return lenet.ml_loss
+    loss = {
+        "softmax_cross_entropy": softmax_cross_entropy,
+        "binary_cross_entropy": binary_cross_entropy,
+    }[config.name]
+    return functools.partial(loss, label_smoothing=config.label_smoothing)
+
+
+def softmax_cross_entropy(logits, labels, label_smoothing=0.0):
+    """Smoothed as in Inception-v3 (Szegedy et al., 2015, Section 7)."""
+    targets = _targets(logits, labels, label_smoothing)
+    return optax.softmax_cross_entropy(logits, targets)
+
+
+def binary_cross_entropy(logits, labels, label_smoothing=0.0):
+    """Every class a yes or no of its own, by a sigmoid; the mean over the classes.
+
+    ResNet strikes back (Wightman, Touvron, Jegou, 2021, Section 2.3),
+    https://arxiv.org/abs/2110.00476.
+    """
+    targets = _targets(logits, labels, label_smoothing)
+    return optax.sigmoid_binary_cross_entropy(logits, targets).mean(-1)
+
+
+def _targets(logits, labels, label_smoothing):
+    targets = jax.nn.one_hot(labels, logits.shape[-1])
+    return optax.smooth_labels(targets, label_smoothing)

@@ -1,0 +1,101 @@
+"""A training that starts from the parameters of another run."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import runs
+
+import configuration
+import init_from
+import models
+import optimizers
+
+FROZEN = {"optimizer__rate_factors": ((".", 0.0),), "num_epochs": 0.2}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    path = tmp_path_factory.mktemp("source") / "run"
+    runs.train_small(path, num_epochs=1.0)
+    return path
+
+
+def fresh(name="lenet5_modern", **fields):
+    model = models.create(name, num_classes=10, **fields)
+    return model.init(jax.random.key(7), jnp.zeros((1, 32, 32, 1)), train=False)
+
+
+def test_the_chosen_layers_are_those_of_the_source(source, capsys):
+    variables = fresh()
+    loaded = init_from.load(str(source), variables, ("C[13]/kernel",))
+    saved, kept, found = (
+        dict(zip(optimizers.paths(tree), jax.tree.leaves(tree), strict=True))
+        for tree in (
+            runs.final_state(source)[0]["params"],
+            variables["params"],
+            loaded["params"],
+        )
+    )
+    chosen = {"backbone/C1/kernel", "backbone/C3/kernel"}
+    assert chosen < found.keys() == kept.keys()
+    for path, value in found.items():
+        expected = saved if path in chosen else kept
+        np.testing.assert_array_equal(value, expected[path])
+    shown = capsys.readouterr().out
+    assert str(source) in shown and "backbone/C1/kernel 5x5x1x6" in shown
+    assert "C1/bias" not in shown
+
+
+def test_what_does_not_fit_is_named_and_nothing_else(source):
+    variables = fresh()
+    variables["params"]["output"]["kernel"] = jnp.zeros((84, 3))
+    variables["params"]["more"] = {"bias": jnp.zeros(2)}
+    with pytest.raises(configuration.ConfigError, match="init_layers") as error:
+        init_from.load(str(source), variables, ())
+    lines = str(error.value).splitlines()[1:]
+    assert len(lines) == 2
+    assert any("output/kernel: (84, 10) there, (84, 3)" in line for line in lines)
+    assert any("more/bias: none there" in line for line in lines)
+
+
+def test_a_directory_without_a_checkpoint_is_refused(tmp_path):
+    with pytest.raises(configuration.ConfigError, match="holds no checkpoint"):
+        init_from.load(str(tmp_path / "none"), fresh(), ())
+
+
+def test_a_run_starts_from_all_of_another_its_average_too(source, tmp_path):
+    """With every rate 0 the end is the start."""
+    runs.train_small(
+        tmp_path / "run", init_from=str(source), optimizer__ema_decay=0.5, **FROZEN
+    )
+    state, expected = (runs.final_state(p)[0] for p in (tmp_path / "run", source))
+    runs.assert_same_bits(state["params"], expected["params"])
+    runs.assert_same_bits(state["ema"], expected["params"])
+
+
+def test_of_a_source_with_a_polyak_average_that_is_taken(tmp_path):
+    runs.train_small(tmp_path / "first", optimizer__ema_decay=0.9, num_epochs=1.0)
+    runs.train_small(tmp_path / "next", init_from=str(tmp_path / "first"), **FROZEN)
+    first, following = (runs.final_state(tmp_path / n)[0] for n in ("first", "next"))
+    runs.assert_same_bits(following["params"], first["ema"])
+
+
+def test_a_resumed_run_does_not_start_again(source, tmp_path):
+    changes = {"init_from": str(source), "schedule__name": "constant"}
+    runs.train_small(tmp_path / "whole", num_epochs=2.0, **changes)
+    for epochs in (1.0, 2.0):
+        runs.train_small(tmp_path / "parts", num_epochs=epochs, **changes)
+    whole, parts = (runs.final_state(tmp_path / n)[0] for n in ("whole", "parts"))
+    runs.assert_same_bits(whole, parts)
+
+
+def test_an_expression_without_a_parameter_is_refused(tmp_path):
+    for field, value in (
+        ("init_layers", ("C9",)),
+        ("optimizer__rate_factors", (("C9", 1.0),)),
+        ("optimizer__filter_rms", (("C9", 1.0),)),
+    ):
+        name = field.replace("__", ".")
+        with pytest.raises(configuration.ConfigError, match=f"config.{name}.*'C9'"):
+            runs.train_small(tmp_path / "run", **{field: value})
