@@ -309,15 +309,12 @@ def test_a_protocol_gives_what_its_slow_version_gives(name, average):
             ),
         ),
         ("resize", lambda p: p.resize((SIZE, SIZE), Image.BILINEAR)),
-        ("pad", lambda p: ImageOps.expand(p, (2, 3, 3, 4))),
     ],
 )
 def test_a_single_view_is_the_image_made_to_fit(fit, expected):
-    shapes = ((7, 9),) if fit == "pad" else SHAPES
-    images = photographs(3, shapes)
-    protocol = protocols.Protocol(
-        "single", SIZE, (20,) if fit == "crop" else (), fit, average="logits"
-    )
+    images = photographs(3)
+    view = input_pipeline.Preprocessing(SIZE, fit, short_side=20).view((None, None, 3))
+    protocol = protocols.Protocol("single", SIZE, (), view, average="logits")
     _, _, scores, _ = averaged(protocol, split_of(images, 3), 3)
     slow = [logits_of(expected(Image.fromarray(image))) for image in images]
     # Sums of float32 in another order.
@@ -390,7 +387,7 @@ PAPERS = [
 @pytest.mark.parametrize(("config", "network", "protocol", "largest"), PAPERS)
 def test_a_network_takes_what_its_paper_shows_it(config, network, protocol, largest):
     config = importlib.import_module(f"configs.{config}").get_config(network)
-    config.eval.protocol = protocol
+    config.eval.protocol, config.eval.scales = protocol, ()
     configuration.check(config)
     shape = (None, None, 3)
     preprocessing = evaluate.make_preprocessing(config, shape)
@@ -586,7 +583,8 @@ def test_images_of_one_size_go_through_the_device_as_in_training(
         loss = evaluate.make_loss(config.loss)
         step = jax.jit(evaluate.make_eval_step(model, preprocessing, loss))
         mesh = evaluate.make_mesh(1)
-        expected = evaluate.evaluate(step, variables, split, 7, mesh)
+        view = preprocessing.view(split.image_shape)
+        expected = evaluate.evaluate(step, variables, split, 7, mesh, view=view)
         evaluate.evaluate_run(run, config)
         record = json.loads((run.path / "evaluation-5.json").read_text())
         for name in ("errors", "count", "error", "top5_error"):
@@ -606,7 +604,7 @@ def test_what_a_network_cannot_do_is_said(photograph_run, tmp_path, monkeypatch)
     fails("'dense'.*cannot take images of \\(6, 6, 3\\)", *dense_at("(6,)"))
     fails(
         "'ten_crop': crops of 14x14 do not fit .* 12",
-        *("eval.protocol=ten_crop", "eval.short_side=12"),
+        *("eval.protocol=ten_crop", "eval.scales=(12,)"),
     )
     monkeypatch.delattr(Unpadded, "fine_class_map")
     fails("'offsets': unpadded has no last pool", "eval.protocol=offsets")
