@@ -94,7 +94,7 @@ def _names(paths):
 
 
 def draw(curves, files):
-    """Draws {run: curves as `read` gives them}; a panel for the loss, one for errors."""
+    """Draws {run: what `read` gives}: a panel for losses, one for errors."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -10,7 +10,6 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from looking import layers
 
 
-@functools.partial(jax.jit, static_argnames=("model", "stage"))
 def grad_cam(model, variables, inputs, classes, stage):
     """Grad-CAM (Selvaraju et al., 2017, eq. 1 and 2, https://arxiv.org/abs/1610.02391).
 

@@ -261,12 +261,10 @@ def grad_cam(path, network, panel):
     if network.layout.last is None:
         raise NotShown("no stage has a map larger than 1x1 for such small images")
     panel = panel.rows(np.arange(len(panel.images))[:SHOWN])
-    maps = attribution.grad_cam(
-        network.model,
-        network.variables,
-        network.inputs(panel.images),
-        jnp.asarray(panel.classes),
-        list(network.layout.stages).index(network.layout.last),
+    stage = list(network.layout.stages).index(network.layout.last)
+    explain = functools.partial(attribution.grad_cam, network.model, stage=stage)
+    maps = jax.jit(explain)(
+        network.variables, network.inputs(panel.images), jnp.asarray(panel.classes)
     )
     pictures.draw_grad_cam(
         path,
@@ -346,6 +344,9 @@ class Search:
             [(i, names[self.labels[n]]) for i, n in zip(row, numbers, strict=True)]
             for row, numbers in zip(images, found, strict=True)
         ]
+        title = f"each image and the training images nearest to it {title}"
+        if panel.labels is not None:
+            title += "; red: of another class"
         pictures.draw_neighbours(path, queries, others, title)
 
     def measure(self, tested, directory):
@@ -365,24 +366,25 @@ class Search:
         (directory / "retrieval.json").write_text(json.dumps(result, indent=2) + "\n")
         precision, seconds = result["precision"], result["seconds"]
         return (
-            f"{k} nearest of {number:,} training images for {len(tested.labels):,} test "
-            f"images: by {size} features {100 * precision[0]:.1f} % are of the image's "
-            f"class, {1e6 * seconds[0]:,.0f} us a search; by codes of {BITS} bits "
-            f"{100 * precision[1]:.1f} %, {1e6 * seconds[1]:,.0f} us, "
-            f"{result['speedup']:.1f} times as fast, {100 * result['overlap']:.1f} % of "
-            f"the same images; codes miss {100 * self.missed:.1f} % of the features' "
-            "variance"
+            f"{k} nearest of {number:,} training images, for {len(tested.labels):,} "
+            f"test images:\n"
+            f"  by {size} features: {100 * precision[0]:.1f} % of the image's class, "
+            f"{1e6 * seconds[0]:,.0f} us a search\n"
+            f"  by codes of {BITS} bits: {100 * precision[1]:.1f} %, "
+            f"{1e6 * seconds[1]:,.0f} us, {result['speedup']:.1f} times as fast; "
+            f"{100 * result['overlap']:.1f} % are the same images\n"
+            f"  the codes miss {100 * self.missed:.1f} % of the features' variance"
         )
 
 
 def neighbours(path, network, search, panel):
     panel = panel.rows(np.arange(len(panel.images))[:SHOWN])
     found = search.by_features(panel.features, NEIGHBOURS)
-    title = f"nearest training images by {panel.features.shape[1]} features"
+    title = f"by {panel.features.shape[1]} features"
     search.draw(path, network, panel, found, title)
 
 
 def codes(path, network, search, panel):
     panel = panel.rows(np.arange(len(panel.images))[:SHOWN])
     found = search.by_codes(panel.features, NEIGHBOURS)
-    search.draw(path, network, panel, found, f"nearest by codes of {BITS} bits")
+    search.draw(path, network, panel, found, f"by codes of {BITS} bits")

@@ -72,12 +72,15 @@ def draw_panel(path, images, titles, names, scores, best, labels=None):
             color=np.where(true, RED, BLUE),
         )
         bars.set_yticks(range(len(order)), [short(names[k]) for k in order], fontsize=9)
+        for label, marked in zip(bars.get_yticklabels(), true, strict=True):
+            label.set_color(RED if marked else "black")
         bars.set_xlim(0, 100)
         bars.set_xticks([0, 50, 100], ["0", "50", "100 %"], fontsize=8)
         bars.spines[["top", "right"]].set_visible(False)
     if labels is not None:
         drawing.supxlabel(
-            "above each image its class, beside it the five best answers; red: the true one",
+            "above each image its class, beside it the five best answers; "
+            "red: the true class",
             fontsize=9,
         )
     save(drawing, path)
@@ -113,25 +116,26 @@ def draw_activations(path, image, stages, title, number=12):
     over the image, in the network's order, each from its lowest to its highest value;
     of one without an extent, [1, 1, D], all units as a strip.
     """
-    drawing, axes = figure(len(stages) + 1, number, 0.72, 0.86)
-    show(axes[0, 0], image)
-    axes[0, 1].text(0, 0.5, title, va="center", fontsize=9)
-    grid = axes[0, 0].get_gridspec()
-    for row, (name, maps) in enumerate(stages.items(), start=1):
+    drawing, axes = figure(len(stages) + 1, 1, 0.72 * number, 0.98)
+    axes[0, 0].imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255, extent=_cell(0))
+    for axis, (name, maps) in zip(axes[1:, 0], stages.items(), strict=True):
         shape = "x".join(map(str, maps.shape))
+        axis.set_title(f"{name}  {shape}", fontsize=8, loc="left")
         if maps.shape[:2] == (1, 1):
-            for axis in axes[row]:
-                axis.remove()
-            first = drawing.add_subplot(grid[row, :])
-            first.imshow(maps[0].reshape(1, -1), aspect="auto", interpolation="nearest")
-            first.axis("off")
-        else:
-            first = axes[row, 0]
-            varied = np.argsort(-maps.std((0, 1)), kind="stable")[:number]
-            for axis, k in zip(axes[row], np.sort(varied), strict=False):
-                axis.imshow(maps[..., k], interpolation="nearest")
-        first.set_title(f"{name}  {shape}", fontsize=8, loc="left")
+            axis.imshow(maps.reshape(1, -1), extent=_cell(0, number))
+            continue
+        varied = np.argsort(-maps.std((0, 1)), kind="stable")[:number]
+        for place, k in enumerate(np.sort(varied)):
+            axis.imshow(maps[..., k], extent=_cell(place), interpolation="nearest")
+    for axis in axes[:, 0]:
+        axis.set(xlim=(0, number), ylim=(0, 1), aspect="equal")
+    drawing.suptitle(title, fontsize=9)
     save(drawing, path)
+
+
+def _cell(place, number=1):
+    """The extent of an image in place of `number` cells of a row."""
+    return (place, place + number - 0.06, 0, 0.94)
 
 
 def draw_neighbours(path, queries, found, title):
@@ -140,13 +144,13 @@ def draw_neighbours(path, queries, found, title):
     queries: list of (image, name or ""); found: for each a list of (image, name), the
     nearest first. A name other than the query's is red.
     """
-    columns = 1 + len(found[0])
+    number = len(found[0])
     drawing, axes = figure(
-        len(queries), columns, 1.0, 1.15, width_ratios=[1.15] + [1] * (columns - 1)
+        len(queries), number + 2, 1.0, 1.15, width_ratios=[1, 0.15] + [1] * number
     )
     for row, (query, others) in enumerate(zip(queries, found, strict=True)):
         show(axes[row, 0], query[0], short(query[1]))
-        for axis, (image, name) in zip(axes[row, 1:], others, strict=True):
+        for axis, (image, name) in zip(axes[row, 2:], others, strict=True):
             show(axis, image, short(name))
             if query[1] and name != query[1]:
                 axis.title.set_color(RED)
