@@ -138,9 +138,11 @@ def draw(curves, files):
         ]
         handles += [
             lines.Line2D(
-                [], [], color="0.4", linewidth=1, linestyle="--", label="train"
+                [], [], color="0.4", linewidth=1, linestyle="--", label="training"
             ),
-            lines.Line2D([], [], color="0.4", marker="o", markersize=4, label="eval"),
+            lines.Line2D(
+                [], [], color="0.4", marker="o", markersize=4, label="evaluation"
+            ),
         ]
         figure.legend(
             handles=handles, loc="outside right upper", frameon=False, fontsize=9

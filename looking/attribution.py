@@ -63,16 +63,15 @@ def occluded(inputs, centres, size, fill):
 
     What of a square is outside the image is cut off. fill [C] is its colour.
     """
-    rows, columns = (jnp.arange(n) for n in inputs.shape[:2])
     first = centres - size // 2
 
-    def covers(places, start):
+    def covers(length, start):
+        places = jnp.arange(length)[None, :]
         return (places >= start[:, None]) & (places < start[:, None] + size)
 
-    inside = (
-        covers(rows, first[:, 0])[:, :, None] & covers(columns, first[:, 1])[:, None]
-    )
-    return jnp.where(inside[..., None], fill.reshape(1, 1, 1, -1), inputs[None])
+    rows = covers(inputs.shape[0], first[:, 0])[:, :, None, None]
+    columns = covers(inputs.shape[1], first[:, 1])[:, None, :, None]
+    return jnp.where(rows & columns, fill.reshape(1, 1, 1, -1), inputs[None])
 
 
 def occlusion(probabilities, inputs, *, size, stride, fill, batch_size=64):

@@ -103,7 +103,7 @@ def draw_filters(path, kernel, title):
         top, left = (i // columns) * (height + 1), (i % columns) * (width + 1)
         sheet[top : top + height, left : left + width] = scaled[..., i]
     inches = 0.45
-    drawing, axes = figure(1, 1, max(inches * columns, 4.5), inches * rows + 0.5)
+    drawing, axes = figure(1, 1, max(inches * columns, 4.5), inches * rows + 0.35)
     sheet = np.round(255 * sheet).astype(np.uint8)
     show(axes[0, 0], sheet, title, interpolation="nearest")
     save(drawing, path)
@@ -194,13 +194,15 @@ def draw_occlusion(path, images, maps, classes, names, size):
     drawing, axes = figure(len(images), 3, 2.4, 2.2)
     for row, (image, found) in enumerate(zip(images, maps, strict=True)):
         label, best = classes[row], found.argmax(-1)
+        extent = _extent(image)
         show(axes[row, 0], image, short(names[label]))
-        probability = axes[row, 1].imshow(
-            found[..., label], cmap="viridis", vmin=0, vmax=1, extent=_extent(image)
+        probability = found[..., label]
+        shown = axes[row, 1].imshow(
+            probability, vmin=0, vmax=max(probability.max(), 1e-12), extent=extent
         )
-        bar = drawing.colorbar(probability, ax=axes[row, 1], shrink=0.85, pad=0.03)
-        bar.set_ticks([0, 0.5, 1])
-        bar.ax.tick_params(labelsize=7)
+        bar = drawing.colorbar(shown, ax=axes[row, 1], shrink=0.85, pad=0.03)
+        bar.set_ticks([0, probability.max()], labels=["0", f"{probability.max():.2g}"])
+        bar.ax.tick_params(labelsize=8)
         # The class itself is light grey, the others by how often they win.
         number = np.bincount(best.ravel(), minlength=found.shape[-1])
         number[label] = 0
@@ -208,7 +210,7 @@ def draw_occlusion(path, images, maps, classes, names, size):
         palette = np.tile(colors.to_rgb("0.85"), (found.shape[-1], 1))
         for i, k in enumerate(others):
             palette[k] = colormaps["tab10"](i % 10)[:3]
-        axes[row, 2].imshow(palette[best], extent=_extent(image))
+        axes[row, 2].imshow(palette[best], extent=extent)
         axes[row, 2].legend(
             handles=[
                 patches.Patch(color=palette[k], label=short(names[k]))
@@ -219,17 +221,11 @@ def draw_occlusion(path, images, maps, classes, names, size):
             frameon=False,
             fontsize=8,
         )
-        height, width = image.shape[:2]
         axes[row, 0].add_patch(
             patches.Rectangle((-0.5, -0.5), size, size, color="0.5", linewidth=0)
         )
-    for axis, title in zip(
-        axes[0],
-        (None, "probability of the class", "most probable class"),
-        strict=True,
-    ):
-        if title:
-            axis.set_title(title, fontsize=9)
+    axes[0, 1].set_title("probability of the class", fontsize=9)
+    axes[0, 2].set_title("most probable class", fontsize=9)
     drawing.supxlabel(
         f"by the centre of a grey square of {size}x{size} pixels, shown in the corner",
         fontsize=9,

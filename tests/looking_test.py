@@ -1,5 +1,6 @@
 """What is shown of a network is what the network does."""
 
+import functools
 import json
 
 import flax.linen as nn
@@ -94,7 +95,8 @@ def test_grad_cam_after_global_average_pooling_is_cam(resnet):
     model, variables, inputs, result = resnet
     classes = np.array([2, 0])
     stage = len(result.stages) - 1
-    found = attribution.grad_cam(model, variables, inputs, classes, stage)
+    explain = jax.jit(functools.partial(attribution.grad_cam, model, stage=stage))
+    found = explain(variables, inputs, classes)
     weights = variables["params"]["head"]["fc"]["kernel"].T[classes]
     maps = np.asarray(result.stages[stage])
     expected = np.einsum("bhwd,bd->bhw", maps, weights) / np.prod(maps.shape[1:3])
@@ -108,8 +110,10 @@ def test_grad_cam_of_a_stage_that_no_module_returns():
     variables = variables_of(model, (28, 28, 1))
     inputs = RNG.normal(size=(2, 28, 28, 1)).astype(np.float32)
     classes = jnp.array([1, 4])
-    found = attribution.grad_cam(model, variables, inputs, classes, stage=2)
+    explain = jax.jit(functools.partial(attribution.grad_cam, model, stage=2))
+    found = explain(variables, inputs, classes)
 
+    @jax.jit
     def score(maps):
         params = variables["params"]
         x = max_pool(maps, 2, 2).reshape(2, -1)
