@@ -243,7 +243,6 @@ def make_run(path, name, size, channels, **fields):
         ("lenet5_modern", 28, 1),
         ("resnet20", 16, 3),
         ("nin", 16, 3),
-        ("vgg11_cifar", 32, 3),
     ],
 )
 def test_every_picture_of_a_run(tmp_path, name, size, channels):
