@@ -91,7 +91,7 @@ def inspect_run(run, which, paths=(), database=10_000):
     @contextlib.contextmanager
     def attempt(name):
         try:
-            yield directory / f"{name}.png"
+            yield
         except (
             configuration.ConfigError,
             data_source.DataError,
@@ -99,13 +99,12 @@ def inspect_run(run, which, paths=(), database=10_000):
             OSError,
         ) as error:
             failed.append(f"no {name}: {error}")
-        else:
-            if (directory / f"{name}.png").exists():
-                drawn.append(directory / f"{name}.png")
 
     def draw(function, *arguments):
-        with attempt(function.__name__) as path:
+        path = directory / f"{function.__name__}.png"
+        with attempt(function.__name__):
             function(path, network, *arguments)
+            drawn.append(path)
 
     draw(filters)
     with attempt("test images"):
@@ -332,20 +331,19 @@ class Search:
         queries = self.encode(features)
         return retrieval.nearest_codes(self.codes, queries, min(k, len(self.labels)))
 
-    def draw(self, path, network, panel, found, title):
+    def draw(self, path, network, panel, found, how):
         names = network.names
-        queries = [
-            (image, "" if panel.labels is None else title)
-            for image, title in zip(panel.images, panel.titles, strict=True)
-        ]
+        labelled = panel.labels is not None
+        titles = panel.titles if labelled else [""] * len(found)
+        queries = list(zip(panel.images, titles, strict=True))
         images = self.split.read(self.indices[found.ravel()])[0]
         images = images.reshape(*found.shape, *images.shape[1:])
         others = [
             [(i, names[self.labels[n]]) for i, n in zip(row, numbers, strict=True)]
             for row, numbers in zip(images, found, strict=True)
         ]
-        title = f"each image and the training images nearest to it {title}"
-        if panel.labels is not None:
+        title = f"each image and the training images nearest to it {how}"
+        if labelled:
             title += "; red: of another class"
         pictures.draw_neighbours(path, queries, others, title)
 
@@ -380,8 +378,8 @@ class Search:
 def neighbours(path, network, search, panel):
     panel = panel.rows(np.arange(len(panel.images))[:SHOWN])
     found = search.by_features(panel.features, NEIGHBOURS)
-    title = f"by {panel.features.shape[1]} features"
-    search.draw(path, network, panel, found, title)
+    how = f"by {panel.features.shape[1]} features"
+    search.draw(path, network, panel, found, how)
 
 
 def codes(path, network, search, panel):

@@ -295,7 +295,6 @@ def test_errors_name_what_is_wrong(tmp_path):
         inspection.inspect_run(workdir.Workdir(tmp_path / "none"), "latest")
     config = run.config()
     with config.unlocked():
-        config.model.fields.activation = "tanh"
         config.model.name = "resnet20"
         config.model.fields = {}
     run.write_text("config.json", config.to_json())
