@@ -172,17 +172,19 @@ def test_nearest_by_both_distances_as_computed_one_by_one():
 
 
 def test_codes_keep_what_is_near_and_repeat():
-    """Four groups of features, far apart: the codes find each one's group."""
-    labels = np.arange(80) % 4
-    centres = 5 * RNG.normal(size=(4, 20))
-    features = centres[labels] + RNG.normal(size=(80, 20))
-    features = features.astype(np.float32)
-    encode, missed = retrieval.train_codes(features, bits=16, steps=300)
+    """Eight groups of features, far apart, in eight bits."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(160) % 8
+    centres = 5 * rng.normal(size=(8, 20))
+    features = (centres[labels] + rng.normal(size=(160, 20))).astype(np.float32)
+    encode, missed = retrieval.train_codes(features, bits=8, steps=600)
     codes = encode(features)
     found = retrieval.nearest_codes(codes, codes, 10)
-    assert (labels[found] == labels[:, None]).mean() > 0.95  # by chance: 0.25
-    assert 0 < missed < 0.3  # one mean for all would miss 1
-    again, missed_again = retrieval.train_codes(features, bits=16, steps=300)
+    assert (labels[found] == labels[:, None]).mean() > 0.9  # by chance: 1/8
+    # Four draws of such features: 0.21 to 0.28; with an encoder that is not trained,
+    # and so cuts the space at random, 0.40 to 0.54.
+    assert missed < 0.33
+    again, missed_again = retrieval.train_codes(features, bits=8, steps=600)
     np.testing.assert_array_equal(again(features), codes)
     assert missed_again == missed
 
