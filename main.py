@@ -4,6 +4,8 @@
     python main.py --mode=evaluate --workdir=runs/lenet5
     python main.py --mode=evaluate --workdir=runs/a,runs/b --change=eval.protocol=dense
     python main.py --mode=predict --workdir=runs/lenet5 --images=a.png,b.png
+    python main.py --mode=inspect --workdir=runs/lenet5
+    python main.py --mode=plot --workdir=runs/a,runs/b --output=curves.png
     python main.py --mode=summarize --config=configs/lenet5.py
     python main.py --mode=sweep --config=configs/lenet5.py:modern --workdir=runs/sweep \
         --vary=seed=0,1,2 --vary=optimizer.learning_rate=0.03,0.1
@@ -25,12 +27,16 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file; fields by --config.a.b=value.", lock_config=True
 )
 _WORKDIR = flags.DEFINE_string(
+<<<<<<< HEAD
     "workdir", None, "Directory of the run; evaluate: a,b,c is an ensemble of runs."
+=======
+    "workdir", None, "Directory of the run; plot: of several, comma between them."
+>>>>>>> inspect
 )
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "evaluate", "summarize", "predict", "sweep"],
+    ["train", "evaluate", "summarize", "predict", "inspect", "plot", "sweep"],
     "What to do.",
 )
 _VARY = flags.DEFINE_multi_string(
@@ -43,9 +49,23 @@ _TOGETHER = flags.DEFINE_integer(
     0,
     "sweep: runs trained at once in one program; 0: all of them, on a CPU one.",
 )
-_IMAGES = flags.DEFINE_list("images", [], "predict: image files, comma between them.")
+_IMAGES = flags.DEFINE_list(
+    "images", [], "predict, inspect: image files, comma between them."
+)
 _CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", "latest", "evaluate, predict: latest, best, or a step."
+    "checkpoint", "latest", "evaluate, predict, inspect: latest, best, or a step."
+)
+_DATABASE = flags.DEFINE_integer(
+    "database",
+    10_000,
+    "inspect: how many training images to search for the nearest.",
+    lower_bound=1,
+)
+_OUTPUT = flags.DEFINE_string(
+    "output",
+    None,
+    "plot: the file, of which a .png and a .svg are written; by default curves, in the "
+    "first run's directory.",
 )
 _BATCH_STATS = flags.DEFINE_enum(
     "batch_stats",
@@ -109,6 +129,11 @@ def main(argv):
     import workdir
 
     try:
+        if mode == "plot":
+            import plot
+
+            print(plot.plot_runs(_WORKDIR.value.split(","), _OUTPUT.value))
+            return
         if _WORKDIR.value:
             run = workdir.Workdir(workdirs[0])
         config = run.config() if _CONFIG.value is None else _CONFIG.value
@@ -135,7 +160,22 @@ def main(argv):
             else:
                 text = evaluate.evaluate_run(run, configs[0], *options)
             if jax.process_index() == 0:
+<<<<<<< HEAD
                 print(text)
+=======
+                print(line)
+        elif mode == "inspect":
+            from looking import inspection
+
+            try:
+                print(
+                    inspection.inspect_run(
+                        run, _CHECKPOINT.value, _IMAGES.value, _DATABASE.value
+                    )
+                )
+            except inspection.InspectionError as error:
+                _fail(FAILED, error)
+>>>>>>> inspect
         elif mode == "sweep":
             import sweep
 

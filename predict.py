@@ -1,6 +1,5 @@
 """What a trained network says about image files: the five best classes of each."""
 
-import math
 import pathlib
 
 import jax
@@ -9,7 +8,11 @@ import numpy as np
 import data_source
 import evaluate
 import input_pipeline
+<<<<<<< HEAD
 from images import decode, views
+=======
+from looking import pictures
+>>>>>>> inspect
 
 
 def predict_run(run, which, paths):
@@ -50,7 +53,8 @@ def predict_run(run, which, paths):
         lines.append(f"{path}:  {listed}")
     panel = run.path / "predictions" / f"step-{step}.png"
     try:
-        draw_panel(panel, images, paths, names, scores, best)
+        titles = [pathlib.Path(path).name for path in paths]
+        pictures.draw_panel(panel, images, titles, names, scores, best)
         drawn = f"panel: {panel}"
     except OSError as error:
         drawn = f"no panel: {panel.parent}: {error.strerror}"
@@ -76,6 +80,7 @@ def read_image(path, shape, preprocessing):
         raise data_source.DataError(
             f"--images: {path} is no readable image: {error}"
         ) from error
+<<<<<<< HEAD
     rows, columns = image.shape[:2]
     if None not in shape:
         if abs(columns * height - rows * width) > 0.05 * columns * height:
@@ -119,3 +124,6 @@ def draw_panel(path, images, titles, names, scores, best):
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=100)
     pyplot.close(figure)
+=======
+    return np.asarray(image, np.uint8).reshape(height, width, channels)
+>>>>>>> inspect

@@ -26,22 +26,18 @@ class MetricWriter:
     """Writes scalars to `<directory>/metrics.jsonl` and to TensorBoard's files there.
 
     A run that resumes from `first_step` drops the lines of later steps, which it will
-    write again. With `enabled` false (all processes but the first) nothing is written.
+    write again. With `enabled` false (all processes but the first) nothing is written,
+    and with `scalars` false nothing but TensorBoard's files.
     """
 
-    def __init__(self, directory, *, first_step=0, tensorboard=True, enabled=True):
+    def __init__(
+        self, directory, *, first_step=0, tensorboard=True, enabled=True, scalars=True
+    ):
         self._file = self._board = None
         if not enabled:
             return
-        path = directory / "metrics.jsonl"
-        lines = []
-        if path.exists():
-            with open(path, errors="replace") as file:
-                lines = [line for line in file if _step(line) <= first_step]
-        new = path.with_suffix(".tmp")
-        new.write_text("".join(lines))
-        new.replace(path)
-        self._file = open(path, "a")  # noqa: SIM115  (closed in close())
+        if scalars:
+            self._continue(directory, first_step)
         if tensorboard:
             # Not SummaryWriter: its thread dies on a full disk, and close() then waits
             # for it for ever.
@@ -55,6 +51,17 @@ class MetricWriter:
                     session_log=SessionLog(status=SessionLog.START),
                 )
             )
+
+    def _continue(self, directory, first_step):
+        path = directory / "metrics.jsonl"
+        lines = []
+        if path.exists():
+            with open(path, errors="replace") as file:
+                lines = [line for line in file if _step(line) <= first_step]
+        new = path.with_suffix(".tmp")
+        new.write_text("".join(lines))
+        new.replace(path)
+        self._file = open(path, "a")  # noqa: SIM115  (closed in close())
 
     def write_scalars(self, step, scalars):
         if self._file is None:
