@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from models.convolution import conv_general_dilated
+from models.convolution import conv_general_dilated, is_portable
 
 
 def _pair(size):
@@ -94,7 +94,7 @@ class FullyConnected(nn.Module):
         bias = self.param("bias", self.bias_init, (self.features,))
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
         if x.shape[1:3] == window:
-            x = lax.dot(x.reshape(len(x), -1), kernel.reshape(-1, self.features))
+            x = lax.dot(x.reshape(x.shape[0], -1), kernel.reshape(-1, self.features))
             x = x[:, None, None]
         else:
             numbers = ("NHWC", "HWIO", "NHWC")
@@ -178,6 +178,8 @@ def max_pool(x, window, strides, padding=0, ceil=False):
     """
     window, strides, pads = _pair(window), _pair(strides), _pads(padding)
     pads = _ceil_pads(x, window, strides, pads) if ceil else pads
+    if is_portable():
+        return _pool(x, -jnp.inf, lax.max, window, strides, pads)
     if _disjoint(x, window, strides, pads):
         return _first_maximum(_views(x, window))
     config = [(0, 0, 0)] * (x.ndim - 3) + [(*p, 0) for p in pads] + [(0, 0, 0)]
@@ -221,11 +223,12 @@ def avg_pool(x, window, strides, padding=0, ceil=False, count_include_pad=True):
     """
     window, strides, given = _pair(window), _pair(strides), _pads(padding)
     pads = _ceil_pads(x, window, strides, given) if ceil else given
-    if _disjoint(x, window, strides, pads):
+    if not is_portable() and _disjoint(x, window, strides, pads):
         views = _views(x, window)
         return sum(views[1:], views[0]) / len(views)
     if pads == given and (count_include_pad or not any(map(any, given))):
-        return nn.avg_pool(x, window, strides, given)
+        total = _pool(x, 0.0, lax.add, window, strides, given)
+        return total / np.prod(window)
     counts = []
     for axis in range(2):
         size, (low, high) = x.shape[1 + axis], given[axis]
@@ -235,8 +238,21 @@ def avg_pool(x, window, strides, padding=0, ceil=False, count_include_pad=True):
         ends = np.minimum(starts + window[axis], last)
         counts.append(ends - np.maximum(starts, first))
     count = np.outer(*counts)[None, :, :, None]
-    total = nn.avg_pool(x, window, strides, pads) * np.prod(window)
+    total = _pool(x, 0.0, lax.add, window, strides, pads)
     return total / count.astype(x.dtype)
+
+
+def _pool(x, initial, function, window, strides, pads):
+    """`function` over windows of [..., H, W, C], beginning from `initial`."""
+    outer = (1,) * (x.ndim - 3)
+    return lax.reduce_window(
+        x,
+        np.array(initial, x.dtype),
+        function,
+        (*outer, *window, 1),
+        (*outer, *strides, 1),
+        (*((0, 0) for _ in outer), *pads, (0, 0)),
+    )
 
 
 def global_avg_pool(x, window=None):

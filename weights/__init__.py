@@ -209,11 +209,7 @@ def _shape(array):
 
 def _adapt(kind, network, arrays):
     """(arrays, notes): what a table of names cannot say of the difference to ours."""
-    notes = [
-        note
-        for pattern, note in names.NOTES[kind].items()
-        if re.fullmatch(pattern, network)
-    ]
+    notes = names.notes(kind, network)
     if kind == "keras" and re.match("resnet|densenet", network):
         arrays, folded = _fold_keras(arrays)
         if folded:

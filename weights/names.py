@@ -336,6 +336,31 @@ TORCH = {
     r"dpn.*": (DPN, "classifier"),
     r"se_.*|senet154": (SENET, r".*\.se_module\.fc\d"),
 }
+# The networks there that have the very layers of ours: package, name, arguments.
+_WITH_SIDE_HEADS = {"aux_logits": True, "transform_input": False, "init_weights": False}
+TWINS = {
+    "alexnet_one_tower": ("torchvision", "alexnet", {}),
+    "googlenet_bn": ("torchvision", "googlenet", _WITH_SIDE_HEADS),
+    "inception_v3": ("torchvision", "inception_v3", _WITH_SIDE_HEADS),
+    "preact_resnet200": ("timm", "resnetv2_50", {"layers": (3, 24, 36, 3)}),
+    "wrn_50_2": ("torchvision", "wide_resnet50_2", {}),
+    "wrn_101_2": ("torchvision", "wide_resnet101_2", {}),
+    "resnext101_32x4d": ("timm", "resnext101_32x4d", {}),
+    "senet154": ("timm", "legacy_senet154", {}),
+}
+for _name in (
+    "vgg11 vgg13 vgg16 vgg19 vgg11_bn vgg13_bn vgg16_bn vgg19_bn resnet18 resnet34 "
+    "resnet50 resnet101 resnet152 resnext50_32x4d resnext101_64x4d resnext101_32x8d "
+    "densenet121 densenet161 densenet169 densenet201"
+).split():
+    TWINS[_name] = ("torchvision", _name, {})
+for _name in "inception_v4 inception_resnet_v2 dpn68 dpn92 dpn98 dpn131 dpn107".split():
+    TWINS[_name] = ("timm", _name, {})
+for _name in (
+    "se_resnet50 se_resnet101 se_resnet152 se_resnext50_32x4d se_resnext101_32x4d"
+).split():
+    TWINS[_name] = ("timm", "legacy_" + _name.replace("se_", "se"), {})
+
 KERAS = {
     r"vgg1[69]": (KERAS_VGG, ""),
     r"inception_v3|inception_resnet_v2": (keras_inception, ""),
@@ -344,9 +369,11 @@ KERAS = {
 }
 TABLES = {"torch": TORCH, "keras": KERAS}
 
-# What weights of theirs need beside their names: by networks, of those from each side.
-_IMAGENET = "their images had dataset.mean=(123.675,116.28,103.53) and std=(58.395,57.12,57.375)"
-_HALVES = "their images had dataset.mean=(127.5,) and std=(127.5,)"
+# What a file's weights need beside their names, by networks.
+_IMAGENET = (
+    "their images had dataset.mean=(123.675,116.28,103.53), std=(58.395,57.12,57.375)"
+)
+_HALVES = "their images had dataset.mean=(127.5,), std=(127.5,)"
 _CAFFE = "their images were BGR less (103.939,116.779,123.68), not divided by anything"
 NOTES = {
     "torch": {
@@ -357,7 +384,7 @@ NOTES = {
         r"preact_resnet.*": "timm's first pool comes ahead of its batch normalisation, "
         "which is the same where bn1/scale is not negative",
         r"googlenet_bn|inception.*": _HALVES,
-        r"dpn.*": "their images had dataset.mean=(124,117,104) and std=(59.88,)",
+        r"dpn.*": "their images had dataset.mean=(124,117,104), std=(59.88,)",
         r"(?!googlenet|inception|dpn).*": _IMAGENET,
     },
     "keras": {
@@ -381,6 +408,12 @@ ARRAYS = {
 CLASSIFIERS = re.compile(
     r"head/(fc|fc8|fc9|cccp6|cccp8)|output|auxiliary_head/fc|side_heads_aux\d/fc2"
 )
+
+
+def notes(kind, network):
+    """What a file of `network` needs beside its names, a sentence each."""
+    found = NOTES[kind].items()
+    return [note for pattern, note in found if re.fullmatch(pattern, network)]
 
 
 def table(kind, network):
