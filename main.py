@@ -4,6 +4,7 @@
     python main.py --mode=evaluate --workdir=runs/lenet5
     python main.py --mode=predict --workdir=runs/lenet5 --images=a.png,b.png
     python main.py --mode=summarize --config=configs/lenet5.py
+    python main.py --mode=export --workdir=runs/lenet5 --format=onnx
     python main.py --mode=sweep --config=configs/lenet5.py:modern --workdir=runs/sweep \
         --vary=seed=0,1,2 --vary=optimizer.learning_rate=0.03,0.1
 
@@ -27,7 +28,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.")
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "evaluate", "summarize", "predict", "sweep"],
+    ["train", "evaluate", "summarize", "predict", "sweep", "export"],
     "What to do.",
 )
 _VARY = flags.DEFINE_multi_string(
@@ -41,8 +42,18 @@ _TOGETHER = flags.DEFINE_integer(
     "sweep: runs trained at once in one program; 0: all of them, on a CPU one.",
 )
 _IMAGES = flags.DEFINE_list("images", [], "predict: image files, comma between them.")
+_FORMAT = flags.DEFINE_enum(
+    "format",
+    "safetensors",
+    ["safetensors", "torchvision", "stablehlo", "onnx"],
+    "export: our arrays, the state dict of torchvision's or timm's network, or the "
+    "computation.",
+)
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "export: the directory to write to; by default <workdir>/export."
+)
 _CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", "latest", "evaluate, predict: latest, best, or a step."
+    "checkpoint", "latest", "evaluate, predict, export: latest, best, or a step."
 )
 _BATCH_STATS = flags.DEFINE_enum(
     "batch_stats",
@@ -88,6 +99,7 @@ def main(argv):
     import configuration
     import data_source
     import workdir
+    from weights import formats
 
     try:
         if _WORKDIR.value:
@@ -116,6 +128,12 @@ def main(argv):
             import sweep
 
             print(sweep.sweep(config, run, _VARY.value, _TOGETHER.value))
+        elif mode == "export":
+            from weights import export
+
+            print(
+                export.export_run(run, _CHECKPOINT.value, _FORMAT.value, _OUTPUT.value)
+            )
         else:
             import predict
 
@@ -126,6 +144,7 @@ def main(argv):
         checkpoints.CheckpointError,
         checkpoints.IncompatibleCheckpoint,
         data_source.DataError,
+        formats.WeightsError,
         workdir.WorkdirError,
     ) as error:
         _fail(FAILED, error)

@@ -178,12 +178,11 @@ def max_pool(x, window, strides, padding=0, ceil=False):
     """
     window, strides, pads = _pair(window), _pair(strides), _pads(padding)
     pads = _ceil_pads(x, window, strides, pads) if ceil else pads
-    if is_portable():
-        return _pool(x, -jnp.inf, lax.max, window, strides, pads)
-    if _disjoint(x, window, strides, pads):
+    if not is_portable() and _disjoint(x, window, strides, pads):
         return _first_maximum(_views(x, window))
-    config = [(0, 0, 0)] * (x.ndim - 3) + [(*p, 0) for p in pads] + [(0, 0, 0)]
-    x = lax.pad(x, jnp.array(-jnp.inf, x.dtype), config)
+    x = lax.pad(x, jnp.array(-jnp.inf, x.dtype), _pad_config(x, pads))
+    if is_portable():
+        return nn.max_pool(x, window_shape=window, strides=strides)
     # Along the rows, then across them: a tie is won by the first row's first.
     x = _computed_once(_first_maximum(_taps(x, x.ndim - 2, window[1], strides[1])))
     return _computed_once(_first_maximum(_taps(x, x.ndim - 3, window[0], strides[0])))
@@ -227,8 +226,7 @@ def avg_pool(x, window, strides, padding=0, ceil=False, count_include_pad=True):
         views = _views(x, window)
         return sum(views[1:], views[0]) / len(views)
     if pads == given and (count_include_pad or not any(map(any, given))):
-        total = _pool(x, 0.0, lax.add, window, strides, given)
-        return total / np.prod(window)
+        return _average(x, window, strides, given)
     counts = []
     for axis in range(2):
         size, (low, high) = x.shape[1 + axis], given[axis]
@@ -238,21 +236,20 @@ def avg_pool(x, window, strides, padding=0, ceil=False, count_include_pad=True):
         ends = np.minimum(starts + window[axis], last)
         counts.append(ends - np.maximum(starts, first))
     count = np.outer(*counts)[None, :, :, None]
-    total = _pool(x, 0.0, lax.add, window, strides, pads)
+    total = _average(x, window, strides, pads) * np.prod(window)
     return total / count.astype(x.dtype)
 
 
-def _pool(x, initial, function, window, strides, pads):
-    """`function` over windows of [..., H, W, C], beginning from `initial`."""
-    outer = (1,) * (x.ndim - 3)
-    return lax.reduce_window(
-        x,
-        np.array(initial, x.dtype),
-        function,
-        (*outer, *window, 1),
-        (*outer, *strides, 1),
-        (*((0, 0) for _ in outer), *pads, (0, 0)),
-    )
+def _average(x, window, strides, pads):
+    """Mean over windows, in which padding counts."""
+    if is_portable():
+        x, pads = lax.pad(x, np.zeros((), x.dtype), _pad_config(x, pads)), "VALID"
+    return nn.avg_pool(x, window_shape=window, strides=strides, padding=pads)
+
+
+def _pad_config(x, pads):
+    """`lax.pad`'s for padding of H and W of [..., H, W, C]."""
+    return [(0, 0, 0)] * (x.ndim - 3) + [(*p, 0) for p in pads] + [(0, 0, 0)]
 
 
 def global_avg_pool(x, window=None):

@@ -10,7 +10,6 @@ import pathlib
 import pickle
 import zipfile
 
-import h5py
 import ml_dtypes
 import numpy as np
 import safetensors
@@ -67,7 +66,7 @@ def write_safetensors(path, arrays, metadata):
 def _read_safetensors(path):
     with safetensors.safe_open(path, "numpy") as file:
         kind = "ours" if (file.metadata() or {}).get("format") == OURS else "torch"
-        return kind, {name: file.get_tensor(name) for name in file.keys()}
+        return kind, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
 # torch.save's files.
@@ -221,6 +220,8 @@ def _read_keras(path):
 
 def _read_h5(path):
     """{"conv1_conv/kernel": array, ...}, layers by the names they have in Keras."""
+    import h5py  # here, because most starts read no such file
+
     with h5py.File(path) as file:
         old = file.get("model_weights", file)
         if "layer_names" in old.attrs:
@@ -248,7 +249,7 @@ def _old_layers(group):
 
 
 def _keras_arrays(path, number):
-    """Names of a layer's arrays, which are numbered; without scale there is no gamma."""
+    """Names of a layer's arrays, which the file numbers; without scale, no gamma."""
     kind = path[0] if path else ""
     if kind.startswith("batch_normalization"):
         names = ("gamma", "beta", "moving_mean", "moving_variance")
