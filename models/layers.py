@@ -180,7 +180,7 @@ def max_pool(x, window, strides, padding=0, ceil=False):
     pads = _ceil_pads(x, window, strides, pads) if ceil else pads
     if not is_portable() and _disjoint(x, window, strides, pads):
         return _first_maximum(_views(x, window))
-    x = lax.pad(x, jnp.array(-jnp.inf, x.dtype), _pad_config(x, pads))
+    x = jnp.pad(x, _pad_width(x, pads), constant_values=-jnp.inf)
     if is_portable():
         return nn.max_pool(x, window_shape=window, strides=strides)
     # Along the rows, then across them: a tie is won by the first row's first.
@@ -243,13 +243,13 @@ def avg_pool(x, window, strides, padding=0, ceil=False, count_include_pad=True):
 def _average(x, window, strides, pads):
     """Mean over windows, in which padding counts."""
     if is_portable():
-        x, pads = lax.pad(x, np.zeros((), x.dtype), _pad_config(x, pads)), "VALID"
+        x, pads = jnp.pad(x, _pad_width(x, pads)), "VALID"
     return nn.avg_pool(x, window_shape=window, strides=strides, padding=pads)
 
 
-def _pad_config(x, pads):
-    """`lax.pad`'s for padding of H and W of [..., H, W, C]."""
-    return [(0, 0, 0)] * (x.ndim - 3) + [(*p, 0) for p in pads] + [(0, 0, 0)]
+def _pad_width(x, pads):
+    """`jnp.pad`'s for `pads` of H and W of [..., H, W, C]."""
+    return [(0, 0)] * (x.ndim - 3) + [*pads, (0, 0)]
 
 
 def global_avg_pool(x, window=None):

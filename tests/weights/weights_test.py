@@ -228,7 +228,7 @@ def test_a_tensor_must_lie_inside_its_storage(tmp_path, monkeypatch, strides):
 @pytest.mark.parametrize("zipped", [True, False])
 def test_code_in_a_pickle_is_not_executed(tmp_path, zipped):
     mark, path = tmp_path / "executed", tmp_path / "evil.pth"
-    content = pickle.dumps({"a": Fake(exec, f"open({str(mark)!r}, 'w')")}, protocol=2)
+    content = pickle.dumps({"a": Fake(exec, f"open({str(mark)!r}, 'w').close()")}, protocol=2)
     if zipped:
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("x/data.pkl", content)
