@@ -18,7 +18,7 @@ import workdir
 from weights import formats, hub, names
 from weights.formats import WeightsError
 
-__all__ = ["Report", "WeightsError", "load", "to_foreign"]
+__all__ = ["Report", "WeightsError", "fit", "load", "to_foreign"]
 
 
 @dataclasses.dataclass
@@ -68,8 +68,14 @@ def load(source, network, variables):
         for the number of classes; the message names both sides.
     """
     kind, arrays = _read(source)
+    return fit(source, kind, arrays, network, variables)
+
+
+def fit(source, kind, arrays, network, variables):
+    """What `load` does with {name: array} of a `kind` that formats.read gives."""
     flat = flax.traverse_util.flatten_dict(variables, sep="/")
     report = Report(str(source), network)
+    arrays = dict(arrays)
     if kind == "ours":
         theirs = {name: name for name in flat}
     else:

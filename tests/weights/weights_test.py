@@ -16,6 +16,7 @@ import weights
 from models import published
 from weights import formats, hub, names
 
+
 @functools.cache
 def shapes(network, num_classes=10, size=None):
     row = published.PUBLISHED[network]
@@ -102,9 +103,7 @@ def test_what_is_missing_and_what_is_left_over_is_reported(tmp_path):
     del theirs["bn1.running_mean"]
     theirs["ema.decay"] = np.zeros(3)
     save(tmp_path / "x.safetensors", theirs)
-    _, report = weights.load(
-        tmp_path / "x.safetensors", "resnet20", shapes("resnet20")
-    )
+    _, report = weights.load(tmp_path / "x.safetensors", "resnet20", shapes("resnet20"))
     assert report.missing == ["batch_stats/backbone/bn1/mean"]
     assert report.left_over == ["ema.decay"]
     assert "in the file and not used: ema.decay" in str(report)
@@ -228,7 +227,9 @@ def test_a_tensor_must_lie_inside_its_storage(tmp_path, monkeypatch, strides):
 @pytest.mark.parametrize("zipped", [True, False])
 def test_code_in_a_pickle_is_not_executed(tmp_path, zipped):
     mark, path = tmp_path / "executed", tmp_path / "evil.pth"
-    content = pickle.dumps({"a": Fake(exec, f"open({str(mark)!r}, 'w').close()")}, protocol=2)
+    content = pickle.dumps(
+        {"a": Fake(exec, f"open({str(mark)!r}, 'w').close()")}, protocol=2
+    )
     if zipped:
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("x/data.pkl", content)
@@ -260,7 +261,7 @@ def test_keras_files_old_and_new(tmp_path):
     for name in ("new.weights.h5", "a.keras"):
         kind, arrays = formats.read(tmp_path / name)
         assert kind == "keras"
-        assert list(sorted(arrays)) == [
+        assert sorted(arrays) == [
             "conv1_bn/beta",
             "conv1_bn/moving_mean",
             "conv1_bn/moving_variance",
