@@ -39,6 +39,8 @@ def main():
         if any(fnmatch.fnmatch(row.name, pattern) for pattern in patterns):
             cells = [_try(row, form) for form in export.FORMATS]
             print(f"{row.name:<22} " + "  ".join(cells), flush=True)
+            _network.cache_clear()
+            jax.clear_caches()  # Programs hold their network's weights.
 
 
 def _try(row, form):
@@ -69,7 +71,15 @@ def _network(row, small):
             jax.eval_shape(init, jax.random.key(0), images)
         except (ValueError, TypeError, ZeroDivisionError):
             continue
-        return model, images, jax.jit(init)(jax.random.key(0), images)
+        variables = jax.jit(init)(jax.random.key(0), images)
+        # So that means, variances, scales and biases are not all 0 or 1.
+        rng = np.random.default_rng(0)
+        noise = jax.tree.map(lambda x: rng.uniform(0, 0.1, x.shape[-1:]), variables)
+        return (
+            model,
+            images,
+            jax.tree.map(lambda x, n: x * (1 + n) + n, variables, noise),
+        )
     raise ValueError(f"{row.name} takes no images")
 
 

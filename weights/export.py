@@ -124,7 +124,7 @@ def _torchvision(logits, network, variables, images, folder):
         formats.write_safetensors(path, arrays, {"format": "pt"})
     else:
         path = folder / f"{network}.pth"
-        torch.save({n: torch.from_numpy(v) for n, v in arrays.items()}, path)
+        torch.save({n: torch.from_numpy(np.array(v)) for n, v in arrays.items()}, path)
     back, _ = weights.load(path, network, variables)
     found = np.asarray(jax.jit(logits)(back, images))
     by = "read by weights.load"

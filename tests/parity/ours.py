@@ -95,7 +95,7 @@ def by_name(kind, network, model, images, arrays, train=False):
         but what only training calls.
     """
     _, shapes = called_layers(model, images, train)
-    double = jax.tree.map(lambda x: np.empty(x.shape), shapes)
+    double = jax.tree.map(lambda x: np.zeros(x.shape), shapes)
     variables, report = weights.fit("the network", kind, arrays, network, double)
     auxiliary = ("auxiliary_head/", "side_heads_")
     absent = [n for n in report.missing if n.split("/", 1)[1].startswith(auxiliary)]
