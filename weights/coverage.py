@@ -72,15 +72,18 @@ def _network(row, small):
         except (ValueError, TypeError, ZeroDivisionError):
             continue
         variables = jax.jit(init)(jax.random.key(0), images)
-        # So that means, variances, scales and biases are not all 0 or 1.
-        rng = np.random.default_rng(0)
-        noise = jax.tree.map(lambda x: rng.uniform(0, 0.1, x.shape[-1:]), variables)
-        return (
-            model,
-            images,
-            jax.tree.map(lambda x, n: x * (1 + n) + n, variables, noise),
-        )
+        return model, images, _shaken(variables)
     raise ValueError(f"{row.name} takes no images")
+
+
+def _shaken(variables):
+    """With biases, scales and statistics of their own, which start as all 0 or 1."""
+    rng = np.random.default_rng(0)
+
+    def shake(x):
+        return x + rng.uniform(0, 0.1, x.shape).astype(x.dtype) if x.ndim == 1 else x
+
+    return jax.tree.map(shake, variables)
 
 
 if __name__ == "__main__":

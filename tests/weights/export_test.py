@@ -42,9 +42,11 @@ def network(name, size, channels=3):
     images = rng.normal(size=(2, size, size, channels)).astype(np.float32)
     init = functools.partial(model.init, train=False)
     variables = jax.jit(init)(jax.random.key(0), images)
-    noise = jax.tree.map(lambda x: rng.uniform(0, 0.1, x.shape), variables)
-    variables = jax.tree.map(lambda x, n: np.float32(x + n), variables, noise)
-    return model, images, variables
+
+    def shake(x):  # vectors, which start as all 0 or 1
+        return np.float32(x + rng.uniform(0, 0.1, x.shape) if x.ndim == 1 else x)
+
+    return model, images, jax.tree.map(shake, variables)
 
 
 def logits(model, variables, images):
