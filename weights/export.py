@@ -5,12 +5,14 @@ torchvision  the state dict of the twin in torchvision or timm
 stablehlo    the whole computation, by jax.export, for any batch size and platform
 onnx         the same for ONNX's runtimes, by jax2onnx
 
-Beside each lie labels.txt, a class a line, and preprocessing.json.
+All compute in float32, on normalised images [B, H, W, C] (torchvision's network on
+[B, C, H, W]). Beside each lie labels.txt, a class a line, and preprocessing.json.
 """
 
 import functools
 import importlib
 import json
+import logging
 import pathlib
 
 import flax
@@ -49,6 +51,7 @@ def export_run(run, which, form, output=None):
     """
     config, dataset = run.config(), run.read_json("dataset.json")
     model = evaluate.make_model(config, len(dataset["label_names"]))
+    model = model.clone(dtype=jnp.float32)
     shape = tuple(dataset["input_shape"])
     variables, step = evaluate.load_variables(run, model, shape, which)
     images = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)
@@ -79,11 +82,7 @@ def export(model, network, variables, images, form, folder):
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     variables = jax.tree.map(np.asarray, variables)
-
-    def logits(variables, images):
-        with convolution.portable():
-            return model.apply(variables, images, train=False)
-
+    logits = functools.partial(model.apply, train=False)
     writers = {
         "safetensors": _safetensors,
         "torchvision": _torchvision,
@@ -163,12 +162,22 @@ def _run_twin(net, path, network, images):
         return net.eval()(inputs).numpy()
 
 
+def _portable(logits, variables):
+    """images -> logits with the weights inside, in operations that others know."""
+
+    def program(images):
+        with convolution.portable():
+            return logits(variables, images)
+
+    return program
+
+
 def _stablehlo(logits, network, variables, images, folder):
     path = folder / f"{network}.stablehlo"
     (batch,) = jax.export.symbolic_shape("batch")
     inputs = jax.ShapeDtypeStruct((batch, *images.shape[1:]), jnp.float32)
     exported = jax.export.export(
-        jax.jit(functools.partial(logits, variables)),
+        jax.jit(_portable(logits, variables)),
         platforms=("cpu", "cuda", "rocm", "tpu"),
     )(inputs)
     path.write_bytes(exported.serialize())
@@ -177,20 +186,27 @@ def _stablehlo(logits, network, variables, images, folder):
 
 
 def _onnx(logits, network, variables, images, folder):
+    # It tells at length which plugins it skips, for libraries that are not used here.
+    logging.getLogger("jax2onnx").setLevel(logging.CRITICAL)
     jax2onnx, onnx, onnxruntime = (
         _import(name) for name in ("jax2onnx", "onnx", "onnxruntime")
     )
     path = folder / f"{network}.onnx"
-    proto = jax2onnx.to_onnx(
-        functools.partial(logits, variables),
-        [("batch", *images.shape[1:])],
-        model_name=network,
-        input_names=["images"],
-        output_names=["logits"],
-    )
-    onnx.save(proto, path)
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    (found,) = session.run(None, {"images": images})
+    try:
+        proto = jax2onnx.to_onnx(
+            _portable(logits, variables),
+            [("batch", *images.shape[1:])],
+            model_name=network,
+            input_names=["images"],
+            output_names=["logits"],
+        )
+        onnx.save(proto, path)
+        session = onnxruntime.InferenceSession(path)
+        (found,) = session.run(None, {"images": images})
+    except Exception as error:  # of a converter and a runtime, that have no common one
+        path.unlink(missing_ok=True)
+        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        raise WeightsError(f"{network} as onnx: {reason}") from error
     return path, found, "by onnxruntime"
 
 
