@@ -186,8 +186,9 @@ def _stablehlo(logits, network, variables, images, folder):
 
 
 def _onnx(logits, network, variables, images, folder):
-    # It tells at length which plugins it skips, for libraries that are not used here.
-    logging.getLogger("jax2onnx").setLevel(logging.CRITICAL)
+    # They tell at length what they skip, for libraries that are not used here.
+    for name in ("jax2onnx", "onnx_ir"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     jax2onnx, onnx, onnxruntime = (
         _import(name) for name in ("jax2onnx", "onnx", "onnxruntime")
     )
