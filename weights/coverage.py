@@ -76,14 +76,26 @@ def _network(row, small):
     raise ValueError(f"{row.name} takes no images")
 
 
+# From where to where the arrays are drawn that start as all 0 or 1. They keep the
+# activations of deep networks from growing, which would make rounding as large.
+RANGES = {
+    "scale": (0.5, 1),
+    "bias": (-0.1, 0.1),
+    "mean": (-0.1, 0.1),
+    "var": (0.5, 1.5),
+}
+
+
 def _shaken(variables):
-    """With biases, scales and statistics of their own, which start as all 0 or 1."""
+    """`variables` with biases, scales and statistics of their own."""
     rng = np.random.default_rng(0)
 
-    def shake(x):
-        return x + rng.uniform(0, 0.1, x.shape).astype(x.dtype) if x.ndim == 1 else x
+    def shake(path, x):
+        if path[-1].key not in RANGES:
+            return x
+        return rng.uniform(*RANGES[path[-1].key], x.shape).astype(x.dtype)
 
-    return jax.tree.map(shake, variables)
+    return jax.tree_util.tree_map_with_path(shake, variables)
 
 
 if __name__ == "__main__":

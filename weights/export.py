@@ -93,11 +93,12 @@ def export(model, network, variables, images, form, folder):
     path, others, by = writers[form](logits, network, variables, images, folder)
     difference = np.abs(others - expected).max() / np.abs(expected).max()
     if not difference < TOLERANCE:
+        notes = names.notes("torch", network)
         path.unlink()
         raise WeightsError(
             f"{network} as {form}: the logits of what was written differ by "
             f"{difference:.1e} of the largest ({by}); {path} was removed"
-            + "".join(f"; {note}" for note in names.notes("torch", network)[:1])
+            + (f"; {'; '.join(notes)}" if form == "torchvision" else "")
         )
     return path, f"logits differ by {difference:.1e} of the largest ({by})"
 
