@@ -35,9 +35,10 @@ setup: .venv/installed-dev
 	touch $@
 
 # torch first: torchvision and timm would resolve another build of it.
-.venv/installed-parity: requirements-parity.txt .venv/installed-dev
+.venv/installed-parity: requirements-parity.txt requirements-exchange.txt .venv/installed-dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r $<
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	  -r requirements-parity.txt -r requirements-exchange.txt
 	touch $@
 
 clean:

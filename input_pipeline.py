@@ -198,6 +198,18 @@ def eval_batches(
     return _stream(load, 0, len(indices), num_threads, prefetch)
 
 
+def read_examples(split, indices, view=None):
+    """Images uint8 [n, H, W, C] in their test `view`, and labels int32 [n].
+
+    `view` is Preprocessing.view of the split's images.
+    """
+    indices = np.asarray(indices)
+    if view is None:
+        return split.read(indices)
+    batch = _view(split, indices, None, None, lambda at, image: view(image[:, :]))
+    return batch["image"], batch["label"]
+
+
 def _load(split, index, epoch, mask):
     images, labels = split.read(index)
     return {

@@ -7,6 +7,7 @@
     python main.py --mode=inspect --workdir=runs/lenet5
     python main.py --mode=plot --workdir=runs/a,runs/b --output=curves.png
     python main.py --mode=summarize --config=configs/lenet5.py
+    python main.py --mode=export --workdir=runs/lenet5 --format=onnx
     python main.py --mode=sweep --config=configs/lenet5.py:modern --workdir=runs/sweep \
         --vary=seed=0,1,2 --vary=optimizer.learning_rate=0.03,0.1
 
@@ -27,16 +28,17 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file; fields by --config.a.b=value.", lock_config=True
 )
 _WORKDIR = flags.DEFINE_string(
-<<<<<<< HEAD
-    "workdir", None, "Directory of the run; evaluate: a,b,c is an ensemble of runs."
-=======
-    "workdir", None, "Directory of the run; plot: of several, comma between them."
->>>>>>> inspect
+    "workdir",
+    None,
+    "Directory of the run; evaluate: a,b,c is an ensemble of runs; plot: several runs.",
 )
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "evaluate", "summarize", "predict", "inspect", "plot", "sweep"],
+    [
+        *("train", "evaluate", "summarize", "predict", "inspect", "plot", "export"),
+        "sweep",
+    ],
     "What to do.",
 )
 _VARY = flags.DEFINE_multi_string(
@@ -53,7 +55,9 @@ _IMAGES = flags.DEFINE_list(
     "images", [], "predict, inspect: image files, comma between them."
 )
 _CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", "latest", "evaluate, predict, inspect: latest, best, or a step."
+    "checkpoint",
+    "latest",
+    "evaluate, predict, inspect, export: latest, best, or a step.",
 )
 _DATABASE = flags.DEFINE_integer(
     "database",
@@ -61,11 +65,18 @@ _DATABASE = flags.DEFINE_integer(
     "inspect: how many training images to search for the nearest.",
     lower_bound=1,
 )
+_FORMAT = flags.DEFINE_enum(
+    "format",
+    "safetensors",
+    ["safetensors", "torchvision", "stablehlo", "onnx"],
+    "export: our arrays, the state dict of torchvision's or timm's network, or the "
+    "computation.",
+)
 _OUTPUT = flags.DEFINE_string(
     "output",
     None,
     "plot: the file, of which a .png and a .svg are written; by default curves, in the "
-    "first run's directory.",
+    "first run's directory. export: the directory; by default <workdir>/export.",
 )
 _BATCH_STATS = flags.DEFINE_enum(
     "batch_stats",
@@ -127,6 +138,7 @@ def main(argv):
     import data_source
     import scoring
     import workdir
+    from weights import formats
 
     try:
         if mode == "plot":
@@ -160,10 +172,7 @@ def main(argv):
             else:
                 text = evaluate.evaluate_run(run, configs[0], *options)
             if jax.process_index() == 0:
-<<<<<<< HEAD
                 print(text)
-=======
-                print(line)
         elif mode == "inspect":
             from looking import inspection
 
@@ -175,11 +184,16 @@ def main(argv):
                 )
             except inspection.InspectionError as error:
                 _fail(FAILED, error)
->>>>>>> inspect
         elif mode == "sweep":
             import sweep
 
             print(sweep.sweep(config, run, _VARY.value, _TOGETHER.value))
+        elif mode == "export":
+            from weights import export
+
+            print(
+                export.export_run(run, _CHECKPOINT.value, _FORMAT.value, _OUTPUT.value)
+            )
         else:
             import predict
 
@@ -190,6 +204,7 @@ def main(argv):
         checkpoints.CheckpointError,
         checkpoints.IncompatibleCheckpoint,
         data_source.DataError,
+        formats.WeightsError,
         scoring.PredictionsError,
         workdir.WorkdirError,
     ) as error:

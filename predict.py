@@ -8,11 +8,8 @@ import numpy as np
 import data_source
 import evaluate
 import input_pipeline
-<<<<<<< HEAD
 from images import decode, views
-=======
 from looking import pictures
->>>>>>> inspect
 
 
 def predict_run(run, which, paths):
@@ -80,7 +77,6 @@ def read_image(path, shape, preprocessing):
         raise data_source.DataError(
             f"--images: {path} is no readable image: {error}"
         ) from error
-<<<<<<< HEAD
     rows, columns = image.shape[:2]
     if None not in shape:
         if abs(columns * height - rows * width) > 0.05 * columns * height:
@@ -92,38 +88,3 @@ def read_image(path, shape, preprocessing):
             image = views.resize(image, height, width)
     view = preprocessing.view(shape)
     return view(image) if view else image
-
-
-def draw_panel(path, images, titles, names, scores, best):
-    """A PNG: every image with bars for its five best classes."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    columns = min(len(images), 4)
-    rows = math.ceil(len(images) / columns)
-    figure, axes = pyplot.subplots(
-        rows, 2 * columns, figsize=(4.4 * columns, 2.2 * rows), squeeze=False
-    )
-    for axis in axes.flat:
-        axis.axis("off")
-    for number, (image, title) in enumerate(zip(images, titles, strict=True)):
-        row, column = divmod(number, columns)
-        picture, bars = axes[row, 2 * column], axes[row, 2 * column + 1]
-        picture.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
-        picture.set_title(pathlib.Path(title).name, fontsize=9)
-        order = best[number][::-1]
-        bars.axis("on")
-        bars.barh(range(len(order)), 100 * scores[number][order], color="#4477aa")
-        bars.set_yticks(range(len(order)), [names[k] for k in order], fontsize=9)
-        bars.set_xlim(0, 100)
-        bars.set_xticks([0, 50, 100], ["0", "50", "100 %"], fontsize=8)
-        bars.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout()
-    path.parent.mkdir(exist_ok=True)
-    figure.savefig(path, dpi=100)
-    pyplot.close(figure)
-=======
-    return np.asarray(image, np.uint8).reshape(height, width, channels)
->>>>>>> inspect

@@ -21,12 +21,12 @@ import configuration
 import evaluate
 import feeds
 import images
-import init_from
 import input_pipeline
 import memory
 import optimizers
 import reporting
 import train_step
+import weights
 from images import augment
 from models import onednn, remat
 
@@ -308,11 +308,14 @@ class Trainer:
 
     def _started_from(self, state):
         """`state` at step 0 with the parameters that config.init_from has."""
-        variables = init_from.load(
+        variables, report = weights.load(
             self.config.init_from,
+            self.config.model.name,
             {"params": state.params, "batch_stats": state.batch_stats},
             self.config.init_layers,
         )
+        if self.first:
+            print(report, flush=True)
         start = functools.partial(train_step.start_from, tx=self.tx)
         return jax.jit(start, out_shardings=self.replicated)(state, variables)
 

@@ -155,7 +155,9 @@ class Network:
         self.config, dataset = run.config(), run.read_json("dataset.json")
         self.image_shape = tuple(dataset["image_shape"])
         self.names = dataset["label_names"]
-        self.preprocessing = evaluate.make_preprocessing(self.config, self.image_shape)
+        preprocessing = evaluate.make_preprocessing(self.config, self.image_shape)
+        self.preprocessing = evaluate.with_statistics(preprocessing, run)
+        self.view = preprocessing.view(self.image_shape)
         shape = evaluate.input_shape(self.preprocessing, self.image_shape)
         self.model = evaluate.make_model(self.config, len(self.names))
         self.variables, self.step = evaluate.load_variables(
@@ -169,7 +171,9 @@ class Network:
 
     def seen(self, images):
         """Stored images in the size that the network gets, uint8 [B, H, W, C]."""
-        plain = dataclasses.replace(self.preprocessing, mean=(0.0,), std=(1.0,))
+        plain = dataclasses.replace(
+            self.preprocessing, mean=(0.0,), std=(1.0,), whiten=""
+        )
         pixels = input_pipeline.network_input({"image": images}, plain)
         return np.clip(np.round(pixels), 0, 255).astype(np.uint8)
 
@@ -186,15 +190,22 @@ class Network:
         """Probabilities [B, K] and features [B, D] of a batch of stored images."""
         return tuple(map(np.asarray, self._outputs(self.variables, images)))
 
+    def read_file(self, path):
+        return predict.read_image(path, self.image_shape, self.preprocessing)
+
+    def read(self, split, indices):
+        """Images in the size that all have, and labels."""
+        return input_pipeline.read_examples(split, indices, self.view)
+
     def files(self, paths):
-        images = np.stack([predict.read_image(p, self.image_shape) for p in paths])
+        images = np.stack([self.read_file(path) for path in paths])
         titles = [pathlib.Path(path).name for path in paths]
         return Panel(images, titles, None, *self.outputs(images))
 
     def test_images(self):
         split = evaluate.open_split(self.config.dataset, self.config.dataset.eval_split)
         indices = np.arange(min(TESTED, len(split)))
-        images, labels = split.read(indices)
+        images, labels = self.read(split, indices)
         _, probabilities, features = self.run_over(split, indices)
         titles = [self.names[k] for k in labels]
         return Panel(images, titles, labels, probabilities, features)
@@ -204,7 +215,7 @@ class Network:
         parts = []
         size = self.config.eval.batch_size
         for start in range(0, len(indices), size):
-            images, labels = split.read(indices[start : start + size])
+            images, labels = self.read(split, indices[start : start + size])
             parts.append((labels, *self.outputs(images)))
         return tuple(map(np.concatenate, zip(*parts, strict=True)))
 
@@ -336,7 +347,7 @@ class Search:
         labelled = panel.labels is not None
         titles = panel.titles if labelled else [""] * len(found)
         queries = list(zip(panel.images, titles, strict=True))
-        images = self.split.read(self.indices[found.ravel()])[0]
+        images, _ = network.read(self.split, self.indices[found.ravel()])
         images = images.reshape(*found.shape, *images.shape[1:])
         others = [
             [(i, names[self.labels[n]]) for i, n in zip(row, numbers, strict=True)]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from models.convolution import conv_general_dilated
+from models.convolution import conv_general_dilated, is_portable
 
 
 def _pair(size):
@@ -94,7 +94,7 @@ class FullyConnected(nn.Module):
         bias = self.param("bias", self.bias_init, (self.features,))
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
         if x.shape[1:3] == window:
-            x = lax.dot(x.reshape(len(x), -1), kernel.reshape(-1, self.features))
+            x = lax.dot(x.reshape(x.shape[0], -1), kernel.reshape(-1, self.features))
             x = x[:, None, None]
         else:
             numbers = ("NHWC", "HWIO", "NHWC")
@@ -178,10 +178,11 @@ def max_pool(x, window, strides, padding=0, ceil=False):
     """
     window, strides, pads = _pair(window), _pair(strides), _pads(padding)
     pads = _ceil_pads(x, window, strides, pads) if ceil else pads
-    if _disjoint(x, window, strides, pads):
+    if not is_portable() and _disjoint(x, window, strides, pads):
         return _first_maximum(_views(x, window))
-    config = [(0, 0, 0)] * (x.ndim - 3) + [(*p, 0) for p in pads] + [(0, 0, 0)]
-    x = lax.pad(x, jnp.array(-jnp.inf, x.dtype), config)
+    x = jnp.pad(x, _pad_width(x, pads), constant_values=-jnp.inf)
+    if is_portable():
+        return nn.max_pool(x, window_shape=window, strides=strides)
     # Along the rows, then across them: a tie is won by the first row's first.
     x = _computed_once(_first_maximum(_taps(x, x.ndim - 2, window[1], strides[1])))
     return _computed_once(_first_maximum(_taps(x, x.ndim - 3, window[0], strides[0])))
@@ -221,11 +222,11 @@ def avg_pool(x, window, strides, padding=0, ceil=False, count_include_pad=True):
     """
     window, strides, given = _pair(window), _pair(strides), _pads(padding)
     pads = _ceil_pads(x, window, strides, given) if ceil else given
-    if _disjoint(x, window, strides, pads):
+    if not is_portable() and _disjoint(x, window, strides, pads):
         views = _views(x, window)
         return sum(views[1:], views[0]) / len(views)
     if pads == given and (count_include_pad or not any(map(any, given))):
-        return nn.avg_pool(x, window, strides, given)
+        return _average(x, window, strides, given)
     counts = []
     for axis in range(2):
         size, (low, high) = x.shape[1 + axis], given[axis]
@@ -235,8 +236,20 @@ def avg_pool(x, window, strides, padding=0, ceil=False, count_include_pad=True):
         ends = np.minimum(starts + window[axis], last)
         counts.append(ends - np.maximum(starts, first))
     count = np.outer(*counts)[None, :, :, None]
-    total = nn.avg_pool(x, window, strides, pads) * np.prod(window)
+    total = _average(x, window, strides, pads) * np.prod(window)
     return total / count.astype(x.dtype)
+
+
+def _average(x, window, strides, pads):
+    """Mean over windows, in which padding counts."""
+    if is_portable():
+        x, pads = jnp.pad(x, _pad_width(x, pads)), "VALID"
+    return nn.avg_pool(x, window_shape=window, strides=strides, padding=pads)
+
+
+def _pad_width(x, pads):
+    """`jnp.pad`'s for `pads` of H and W of [..., H, W, C]."""
+    return [(0, 0)] * (x.ndim - 3) + [*pads, (0, 0)]
 
 
 def global_avg_pool(x, window=None):

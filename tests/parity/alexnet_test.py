@@ -43,4 +43,4 @@ def test_alexnet_one_tower_is_torchvisions():
 
     model = models.create("alexnet_one_tower", num_classes=1000)
     net = port.torchvision().alexnet()
-    port.check_logits(net, model, ours.random_images(224))
+    port.check_logits(net, model, ours.random_images(224), "alexnet_one_tower")

@@ -20,7 +20,7 @@ from models import densenet
 def test_densenet_is_torchvisions(name):
     model = models.create(name, num_classes=1000)
     net = getattr(port.torchvision(), name)()
-    port.check_logits(net, model, ours.random_images((64, 96)))
+    port.check_logits(net, model, ours.random_images((64, 96)), name)
 
 
 @pytest.mark.slow
@@ -28,7 +28,8 @@ def test_the_loss_and_the_gradients_of_densenet121_are_torchvisions():
     model = models.create("densenet121", num_classes=1000)
     net = port.torchvision().densenet121()
     labels = np.array([3, 999, 0, 41])
-    port.check_gradients(net, model, ours.random_images(64, batch=4), labels)
+    images = ours.random_images(64, batch=4)
+    port.check_gradients(net, model, images, labels, network="densenet121")
 
 
 def test_the_loss_and_the_gradients_of_a_small_densenet(monkeypatch):

@@ -20,7 +20,8 @@ from models import dpn
 )
 def test_dpn_is_timms(name):
     model = models.create(name, num_classes=1000)
-    port.check_logits(port.timm().create_model(name), model, ours.random_images(64))
+    net = port.timm().create_model(name)
+    port.check_logits(net, model, ours.random_images(64), name)
 
 
 def test_the_loss_and_the_gradients_of_a_small_dpn(monkeypatch):
@@ -38,4 +39,4 @@ def test_the_loss_and_the_gradients_of_a_small_dpn(monkeypatch):
     )
     labels = np.array([3, 6, 0, 4])
     images = ours.random_images(64, batch=4)
-    port.check_gradients(net, dpn.DPN(7, depth=17), images, labels)
+    port.check_gradients(net, dpn.DPN(7, depth=17), images, labels, network="dpn17")

@@ -24,7 +24,7 @@ def test_googlenet_bn_is_torchvisions():
 
     model = models.create("googlenet_bn", num_classes=1000)
     net = torchvision_googlenet()
-    port.check_logits(net, model, ours.random_images((64, 96)))
+    port.check_logits(net, model, ours.random_images((64, 96)), "googlenet_bn")
 
 
 @pytest.mark.slow
@@ -56,7 +56,7 @@ def test_the_loss_and_the_gradients_of_googlenet_bn_are_torchvisions():
         np.array([3, 999, 0, 41]),
         their_loss=their_loss,
         our_loss=our_loss,
-        order=auxiliary_last(net),
+        network="googlenet_bn",
     )
 
 
@@ -66,14 +66,3 @@ def torchvision_googlenet(**fields):
     return port.torchvision().GoogLeNet(
         aux_logits=True, transform_input=False, init_weights=False, **fields
     )
-
-
-def auxiliary_last(net):
-    """We call the side heads after all inceptions, and before the head."""
-    heads = {*net.aux1.modules(), *net.aux2.modules()}
-
-    def order(calls):
-        *body, fc = (layer for layer in calls if layer not in heads)
-        return [*body, *(layer for layer in calls if layer in heads), fc]
-
-    return order

@@ -16,7 +16,7 @@ def test_logits_are_timms(name):
     # noise from another, but a loud one from a soft one.
     images[1] *= 16
     model = models.create(name, num_classes=1000)
-    port.check_logits(port.timm().create_model(name), model, images)
+    port.check_logits(port.timm().create_model(name), model, images, name)
 
 
 def test_the_loss_and_the_gradients_of_inception_resnet_v2_are_timms():
@@ -24,4 +24,5 @@ def test_the_loss_and_the_gradients_of_inception_resnet_v2_are_timms():
     model = models.create(name, num_classes=1000, dropout=0.0)
     labels = np.array([3, 999, 0, 41])
     images = ours.random_images(107, batch=4)
-    port.check_gradients(port.timm().create_model(name), model, images, labels)
+    net = port.timm().create_model(name)
+    port.check_gradients(net, model, images, labels, network=name)

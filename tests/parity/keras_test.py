@@ -12,6 +12,7 @@ import pytest
 from parity import ours
 
 import models
+from weights import formats
 
 pytestmark = pytest.mark.slow
 
@@ -29,99 +30,47 @@ def keras():
     package.config.set_dtype_policy(policy)
 
 
-def build(keras, network, shape, monkeypatch):
-    """The network and its layers with weights, in the order in which it calls them."""
-    kinds = keras.layers.Conv2D | keras.layers.Dense | keras.layers.BatchNormalization
-    calls, call = [], keras.layers.Layer.__call__
-
-    def record(layer, *args, **kwargs):
-        if isinstance(layer, kinds):
-            calls.append(layer)
-        return call(layer, *args, **kwargs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(keras.layers.Layer, "__call__", record)
-        net = getattr(keras.applications, network)(
-            weights=None, input_shape=shape, classifier_activation=None
-        )
-    return net, calls
-
-
 def randomize(layer, rng):
-    """Gives a keras layer weights that keep activations alive; by our names."""
-    arrays = {}
+    """Gives a keras layer weights that keep activations alive."""
     for weight in layer.weights:
         bound = (6 / np.prod(weight.shape[:-1])) ** 0.5
-        name, low, high = {
-            "kernel": ("kernel", -bound, bound),
-            "bias": ("bias", -0.1, 0.1),
-            "gamma": ("scale", 0.5, 1.0),
-            "beta": ("bias", -0.1, 0.1),
-            "moving_mean": ("mean", -0.1, 0.1),
-            "moving_variance": ("var", 0.5, 1.5),
+        low, high = {
+            "kernel": (-bound, bound),
+            "bias": (-0.1, 0.1),
+            "gamma": (0.5, 1.0),
+            "beta": (-0.1, 0.1),
+            "moving_mean": (-0.1, 0.1),
+            "moving_variance": (0.5, 1.5),
         }[weight.name]
-        arrays[name] = rng.uniform(low, high, weight.shape)
-        weight.assign(arrays[name])
-    return arrays
-
-
-def set_epsilon(layers):
-    """keras has 1.001e-5 in these networks, their papers' authors 1e-5."""
-    for layer in layers:
-        if hasattr(layer, "epsilon"):
-            layer.epsilon = 1e-5
+        weight.assign(rng.uniform(low, high, weight.shape))
 
 
 @pytest.mark.parametrize(
-    ("name", "network"),
-    [("inception_v3", "InceptionV3"), ("inception_resnet_v2", "InceptionResNetV2")],
+    ("name", "network", "size", "suffix"),
+    [
+        ("vgg16", "VGG16", 64, ".keras"),
+        ("inception_v3", "InceptionV3", 107, ".weights.h5"),
+        ("inception_resnet_v2", "InceptionResNetV2", 107, ".weights.h5"),
+        ("resnet50", "ResNet50", 64, ".h5"),
+        ("densenet121", "DenseNet121", (64, 96), ".weights.h5"),
+    ],
 )
-def test_inception(keras, monkeypatch, name, network):
-    images = ours.random_images(107)
+def test_a_file_of_keras(keras, tmp_path, name, network, size, suffix):
+    """ResNet's convolutions have biases there, and 1.001e-5 is added to variances."""
+    images = ours.random_images(size)
     images[1] *= 4
-    net, layers = build(keras, network, images.shape[1:], monkeypatch)
-    rng = np.random.default_rng(0)
-    arrays = [randomize(layer, rng) for layer in layers]
-    for values in arrays:
-        if "mean" in values:
-            values["scale"] = np.ones_like(values["mean"])
-    check_logits(name, net, arrays, images)
-
-
-def test_resnet50_with_strides_on_the_1x1(keras, monkeypatch):
-    """keras has biases in its convolutions, which are 0 here."""
-    images = ours.random_images(64)
-    net, layers = build(keras, "ResNet50", images.shape[1:], monkeypatch)
-    layers = shortcuts_last(layers)
-    set_epsilon(layers)
-    rng = np.random.default_rng(0)
-    arrays = [randomize(layer, rng) for layer in layers]
-    for layer, values in zip(layers, arrays, strict=True):
-        if isinstance(layer, keras.layers.Conv2D):
-            layer.bias.assign(np.zeros_like(values.pop("bias")))
-    check_logits("resnet50", net, arrays, images)
-
-
-def shortcuts_last(layers):
-    """keras calls a block's shortcut, conv2_block1_0_conv, first."""
-    blocks = [layer.name.rsplit("_", 2)[0] for layer in layers]
-    return sorted(
-        layers, key=lambda x: (blocks.index(x.name.rsplit("_", 2)[0]), "_0_" in x.name)
+    net = getattr(keras.applications, network)(
+        weights=None, input_shape=images.shape[1:], classifier_activation=None
     )
-
-
-def test_densenet121(keras, monkeypatch):
-    images = ours.random_images((64, 96))
-    net, layers = build(keras, "DenseNet121", images.shape[1:], monkeypatch)
-    set_epsilon(layers)
     rng = np.random.default_rng(0)
-    arrays = [randomize(layer, rng) for layer in layers]
-    check_logits("densenet121", net, arrays, images)
-
-
-def check_logits(name, net, arrays, images):
+    for layer in net.layers:
+        randomize(layer, rng)
+    path = tmp_path / f"net{suffix}"
+    with warnings.catch_warnings():  # of numpy's about Keras, of Keras's about its .h5
+        warnings.simplefilter("ignore")
+        net.save_weights(path) if suffix == ".weights.h5" else net.save(path)
     model = models.create(name, num_classes=1000)
-    variables = ours.variables(model, images, arrays)
+    variables = ours.by_name("keras", name, model, images, formats.read(path)[1])
     expected = np.asarray(net(images.astype(np.float64), training=False))
     assert expected.dtype == np.float64
     ours.check_logits(model, variables, images, lambda _: expected)

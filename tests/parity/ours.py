@@ -1,7 +1,9 @@
 """What every comparison with another implementation needs of our networks.
 
-Layers are paired in the order in which a forward pass calls them. Nothing is looked up
-by name, so a layer that is missing, added, misplaced or of another size ends the test.
+A network that others have takes their weights by weights/names.py, as a user's file
+does. For the networks that only a test builds, layers are paired in the order in which
+a forward pass calls them. Either way a layer that is missing, added, misplaced or of
+another size ends the test.
 """
 
 import functools
@@ -11,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import weights
 from models import layers
 
 COLLECTIONS = dict.fromkeys(("weight", "kernel", "bias", "scale"), "params")
@@ -81,6 +84,24 @@ def variables(model, images, theirs, train=False):
                 tree = tree.setdefault(key, {})
             tree.update({n: np.float64(v) for n, v in leaves.items()})
     return result
+
+
+def by_name(kind, network, model, images, arrays, train=False):
+    """The collections of our `model`, float64, by the table of `network`.
+
+    Args:
+      kind: "torch" or "keras", which says whose names `arrays` has.
+      arrays: {name: array}; all of them must be used, and nothing of ours be missing
+        but what only training calls.
+    """
+    _, shapes = called_layers(model, images, train)
+    double = jax.tree.map(lambda x: np.zeros(x.shape), shapes)
+    variables, report = weights.fit("the network", kind, arrays, network, double)
+    auxiliary = ("auxiliary_head/", "side_heads_")
+    absent = [n for n in report.missing if n.split("/", 1)[1].startswith(auxiliary)]
+    assert report.missing == (absent if kind == "keras" else [])
+    assert not report.left_over + report.reinitialized
+    return variables
 
 
 def _kernel(weight, shape):

@@ -7,6 +7,8 @@ import optax
 import pytest
 from parity import ours
 
+import weights
+
 torch = pytest.importorskip("torch", reason="make parity installs the references")
 
 # It needs torch.
@@ -69,19 +71,32 @@ def arrays(module, read=lambda tensor: tensor):
     return {n: v.detach().numpy() for n, v in result.items()}
 
 
+def state(net, read=lambda tensor: tensor):
+    """What `read` takes from each parameter of a net by name, and its statistics."""
+    tensors = {n: read(p) for n, p in net.named_parameters()} | dict(
+        net.named_buffers()
+    )
+    return {n: v.detach().numpy() for n, v in tensors.items()}
+
+
 def to_torch(images):
     """[B, H, W, C] to torch's [B, C, H, W]."""
     return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
 
 
-def check_logits(net, model, images, order=lambda calls: calls):
+def check_logits(net, model, images, network=None, order=lambda calls: calls):
     """Asserts that `net` and our `model` agree on float32 images in evaluation mode.
 
-    `order` brings the list of torch layers into the order of ours, where it differs.
+    Of a net that others have, `network` is our name: its layers go by their names, and
+    back to the bit. `order` brings the layers of another into the order of ours.
     """
     net = randomize(net.float()).eval()
-    calls = order(torch_layers(net, to_torch(images)))
-    variables = ours.variables(model, images, [arrays(module) for module in calls])
+    if network is None:
+        calls = order(torch_layers(net, to_torch(images)))
+        variables = ours.variables(model, images, [arrays(module) for module in calls])
+    else:
+        variables = ours.by_name("torch", network, model, images, state(net))
+        check_round_trip(net, network, variables)
 
     def theirs(images):
         with torch.no_grad():
@@ -89,6 +104,16 @@ def check_logits(net, model, images, order=lambda calls: calls):
             return net.to(inputs.dtype)(inputs).numpy()
 
     ours.check_logits(model, variables, images, theirs)
+
+
+def check_round_trip(net, network, variables):
+    """Asserts that `net` has the weights that ours have in its names, to the bit."""
+    back = weights.to_foreign(network, jax.tree.map(np.float32, variables))
+    there = {n: v.numpy() for n, v in net.state_dict().items()}
+    assert back.keys() == there.keys()
+    for name, array in there.items():
+        assert (back[name].dtype, back[name].shape) == (array.dtype, array.shape), name
+        assert back[name].tobytes() == array.tobytes(), name
 
 
 def cross_entropy(logits, labels):
@@ -104,7 +129,7 @@ def check_gradients(
     *,
     their_loss=lambda out, labels: torch.nn.functional.cross_entropy(out, labels),
     our_loss=lambda logits, auxiliary, labels: cross_entropy(logits, labels),
-    order=lambda calls: calls,
+    network=None,
 ):
     """Asserts that training-mode loss and all gradients agree, in float64.
 
@@ -116,14 +141,16 @@ def check_gradients(
         assert not isinstance(module, torch.nn.Dropout) or module.p == 0
     net = randomize(net.double()).train()
     images = images.astype(np.float64)
-    calls = order(torch_layers(net, to_torch(images)))
+    calls = None if network else torch_layers(net, to_torch(images))
 
     def variables(read):
+        if network:
+            named = state(net, read)
+            return ours.by_name("torch", network, model, images, named, train=True)
         layers = [arrays(module, read) for module in calls]
         return ours.variables(model, images, layers, train=True)
 
-    # The pass that found the order of the layers has moved the running statistics;
-    # in training mode nothing depends on them.
+    # Running statistics may have moved; in training mode nothing depends on them.
     start = variables(lambda tensor: tensor)
     value = their_loss(net(to_torch(images)), torch.tensor(labels))
     value.backward()

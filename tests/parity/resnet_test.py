@@ -19,21 +19,22 @@ slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 def test_resnet_is_torchvisions(name):
     model = models.create(name, num_classes=1000, **stride(name))
     net = getattr(port.torchvision(), name)()
-    port.check_logits(net, model, ours.random_images((64, 96)))
+    port.check_logits(net, model, ours.random_images((64, 96)), name)
 
 
 def test_the_loss_and_the_gradients_of_resnet18_are_torchvisions():
     model = models.create("resnet18", num_classes=1000)
     net = port.torchvision().resnet18()
     labels = np.array([3, 999, 0, 41])
-    port.check_gradients(net, model, ours.random_images(64, batch=4), labels)
+    images = ours.random_images(64, batch=4)
+    port.check_gradients(net, model, images, labels, network="resnet18")
 
 
 @pytest.mark.parametrize("option", ["A", slow("B")])
 def test_resnet20_is_torchvisions_with_the_sizes_for_cifar(option):
     net = torch_networks.cifar_resnet20(option)
     model = models.create("resnet20", num_classes=10, shortcut=option)
-    port.check_logits(net, model, ours.random_images((32, 40)))
+    port.check_logits(net, model, ours.random_images((32, 40)), "resnet20")
 
 
 def stride(name):

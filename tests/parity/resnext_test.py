@@ -44,4 +44,4 @@ def test_resnext29_8x64d_is_torchvisions_with_another_stem():
 
 def check(name, net, num_classes, size=64, **fields):
     model = models.create(name, num_classes=num_classes, **fields)
-    port.check_logits(net, model, ours.random_images(size))
+    port.check_logits(net, model, ours.random_images(size), name)

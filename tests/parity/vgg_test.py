@@ -32,7 +32,7 @@ def test_vgg_is_torchvisions(depth, norm):
     name = f"vgg{depth}{norm}"
     model = models.create(name, num_classes=1000)
     net = smaller(getattr(port.torchvision(), name)())
-    port.check_logits(net, model, ours.random_images(SIZE))
+    port.check_logits(net, model, ours.random_images(SIZE), name)
 
 
 @pytest.mark.slow
@@ -40,7 +40,7 @@ def test_vgg_is_torchvisions(depth, norm):
 def test_vgg_is_torchvisions_at_its_own_size(name):
     model = models.create(name, num_classes=1000)
     net = getattr(port.torchvision(), name)()
-    port.check_logits(net, model, ours.random_images(224))
+    port.check_logits(net, model, ours.random_images(224), name)
 
 
 def from_the_table(column):

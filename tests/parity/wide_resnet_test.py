@@ -14,9 +14,10 @@ torch = port.torch
 @pytest.mark.slow
 @pytest.mark.parametrize("depth", [50, 101])
 def test_wide_resnet_is_torchvisions(depth):
-    model = models.create(f"wrn_{depth}_2", num_classes=1000)
+    name = f"wrn_{depth}_2"
+    model = models.create(name, num_classes=1000)
     net = getattr(port.torchvision(), f"wide_resnet{depth}_2")()
-    port.check_logits(net, model, ours.random_images((64, 96)))
+    port.check_logits(net, model, ours.random_images((64, 96)), name)
 
 
 @pytest.mark.slow
@@ -34,7 +35,7 @@ def test_wide_basic_blocks_are_torchvisions_with_more_maps(name):
         setattr(net, f"layer{i}", layer)
     net.fc = torch.nn.Linear(features, 1000)
     model = models.create(name, num_classes=1000)
-    port.check_logits(net, model, ours.random_images(64))
+    port.check_logits(net, model, ours.random_images(64), name)
 
 
 @pytest.mark.parametrize(

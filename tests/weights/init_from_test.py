@@ -7,9 +7,9 @@ import pytest
 import runs
 
 import configuration
-import init_from
 import models
 import optimizers
+import weights
 
 FROZEN = {"optimizer__rate_factors": ((".", 0.0),), "num_epochs": 0.2}
 
@@ -26,9 +26,11 @@ def fresh(name="lenet5_modern", **fields):
     return model.init(jax.random.key(7), jnp.zeros((1, 32, 32, 1)), train=False)
 
 
-def test_the_chosen_layers_are_those_of_the_source(source, capsys):
+def test_the_chosen_layers_are_those_of_the_source(source):
     variables = fresh()
-    loaded = init_from.load(str(source), variables, ("C[13]/kernel",))
+    loaded, report = weights.load(
+        str(source), "lenet5_modern", variables, ("C[13]/kernel",)
+    )
     saved, kept, found = (
         dict(zip(optimizers.paths(tree), jax.tree.leaves(tree), strict=True))
         for tree in (
@@ -42,26 +44,32 @@ def test_the_chosen_layers_are_those_of_the_source(source, capsys):
     for path, value in found.items():
         expected = saved if path in chosen else kept
         np.testing.assert_array_equal(value, expected[path])
-    shown = capsys.readouterr().out
-    assert str(source) in shown and "backbone/C1/kernel 5x5x1x6" in shown
-    assert "C1/bias" not in shown
+    assert report.loaded == [f"params/{path}" for path in sorted(chosen)]
+    assert f"{source}: 2 of 2 arrays of lenet5_modern" in str(report)
 
 
-def test_what_does_not_fit_is_named_and_nothing_else(source):
+def test_what_is_chosen_must_be_there_and_fit(source):
+    variables = fresh()
+    variables["params"]["more"] = {"bias": jnp.zeros(2)}
+    with pytest.raises(weights.WeightsError, match="lacks params/more/bias"):
+        weights.load(source, "lenet5_modern", variables, ("bias",))
+    variables["params"]["backbone"]["C3"]["kernel"] = jnp.zeros((3, 3, 6, 16))
+    with pytest.raises(weights.WeightsError, match="5x5x6x16.*C3/kernel.*3x3x6x16"):
+        weights.load(source, "lenet5_modern", variables, ("C3",))
+
+
+def test_a_head_of_other_classes_is_initialised(source):
     variables = fresh()
     variables["params"]["output"]["kernel"] = jnp.zeros((84, 3))
-    variables["params"]["more"] = {"bias": jnp.zeros(2)}
-    with pytest.raises(configuration.ConfigError, match="init_layers") as error:
-        init_from.load(str(source), variables, ())
-    lines = str(error.value).splitlines()[1:]
-    assert len(lines) == 2
-    assert any("output/kernel: (84, 10) there, (84, 3)" in line for line in lines)
-    assert any("more/bias: none there" in line for line in lines)
+    variables["params"]["output"]["bias"] = jnp.zeros(3)
+    loaded, report = weights.load(source, "lenet5_modern", variables)
+    assert set(report.reinitialized) == {"params/output/kernel", "params/output/bias"}
+    assert loaded["params"]["output"]["kernel"].shape == (84, 3)
 
 
-def test_a_directory_without_a_checkpoint_is_refused(tmp_path):
-    with pytest.raises(configuration.ConfigError, match="holds no checkpoint"):
-        init_from.load(str(tmp_path / "none"), fresh(), ())
+def test_a_directory_without_a_run_is_refused(tmp_path):
+    with pytest.raises(runs.workdir.WorkdirError, match="holds no run"):
+        weights.load(tmp_path, "lenet5_modern", fresh())
 
 
 def test_a_run_starts_from_all_of_another_its_average_too(source, tmp_path):

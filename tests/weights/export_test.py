@@ -1,0 +1,168 @@
+"""Export: what is written is read back, by others where they are installed."""
+
+import functools
+import json
+import warnings
+
+import jax
+import jax.export
+import numpy as np
+import pytest
+import runs
+
+import checkpoints
+import models
+import weights
+import workdir
+from models import convolution
+from weights import export
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run directory as training leaves it, with random weights."""
+    run = workdir.Workdir(tmp_path_factory.mktemp("run") / "lenet5")
+    run.create(runs.small_config())
+    dataset = {"input_shape": [28, 28, 1], "label_names": list("0123456789")}
+    run.write_json("dataset.json", dataset)
+    run.write_json("preprocessing.json", {"mean": [0.0], "std": [255.0]})
+    _, _, variables = network("lenet5_modern", 28, 1)
+    state = {"params": variables["params"], "batch_stats": {}, "ema": None}
+    saved = checkpoints.Checkpoints(run.checkpoints)
+    saved.save(30, state)
+    saved.close()
+    return run
+
+
+@functools.cache
+def network(name, size, channels=3):
+    """A network, two images, and variables with which every array matters."""
+    model = models.create(name, num_classes=10)
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(2, size, size, channels)).astype(np.float32)
+    init = functools.partial(model.init, train=False)
+    variables = jax.jit(init)(jax.random.key(0), images)
+
+    def shake(x):  # vectors, which start as all 0 or 1
+        return np.float32(x + rng.uniform(0, 0.1, x.shape) if x.ndim == 1 else x)
+
+    return model, images, jax.tree.map(shake, variables)
+
+
+def logits(model, variables, images):
+    return model.apply(variables, images, train=False)
+
+
+def test_a_run_as_safetensors_starts_another(run, tmp_path):
+    line = export.export_run(run, "latest", "safetensors", tmp_path)
+    assert f"{tmp_path}/lenet5_modern.safetensors: logits differ by 0" in line
+    assert (tmp_path / "labels.txt").read_text().split("\n") == [*"0123456789", ""]
+    preprocessing = json.loads((tmp_path / "preprocessing.json").read_text())
+    assert preprocessing["input_shape"] == [28, 28, 1]
+    assert (preprocessing["mean"], preprocessing["std"]) == ([0.0], [255.0])
+    model, _, like = network("lenet5_modern", 28, 1)
+    by_file, report = weights.load(
+        tmp_path / "lenet5_modern.safetensors", "lenet5_modern", like
+    )
+    by_run, _ = weights.load(run.path, "lenet5_modern", like)
+    assert not report.missing + report.left_over
+    jax.tree.map(np.testing.assert_array_equal, by_file, by_run)
+
+
+def test_stablehlo_takes_any_batch_and_calls_nothing_of_this_process(tmp_path):
+    model, images, variables = network("resnet20", 32)
+    path, _ = export.export(model, "resnet20", variables, images, "stablehlo", tmp_path)
+    exported = jax.export.deserialize(bytearray(path.read_bytes()))
+    assert "onednn" not in exported.mlir_module()
+    assert set(exported.platforms) == {"cpu", "cuda", "rocm", "tpu"}
+    many = np.concatenate([images] * 3)
+    expected = logits(model, variables, many)
+    # In float32; a network of twenty layers adds in another order.
+    np.testing.assert_allclose(exported.call(many), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_pools_are_the_same_in_exported_programs():
+    """Every kind: ceil mode, padding that counts and that does not, disjoint ones."""
+    for name, size in (("googlenet", 80), ("inception_v3", 107), ("lenet5_modern", 28)):
+        model, images, variables = network(name, size, 1 if "lenet" in name else 3)
+        with convolution.portable():
+            found = jax.jit(functools.partial(logits, model))(variables, images)
+        expected = jax.jit(functools.partial(logits, model))(variables, images)
+        scale = np.abs(expected).max()
+        assert np.abs(found - expected).max() < 1e-4 * scale  # rounding in float32
+
+
+def test_torchvisions_names(tmp_path):
+    model, images, variables = network("resnet20", 32)
+    path, _ = export.export(
+        model, "resnet20", variables, images, "torchvision", tmp_path
+    )
+    found, report = weights.load(path, "resnet20", variables)
+    assert len(report.loaded) == len(jax.tree.leaves(variables))
+    jax.tree.map(np.testing.assert_array_equal, found, variables)
+    with pytest.raises(weights.WeightsError, match="neither torchvision nor timm has"):
+        weights.to_foreign("lenet5_modern", network("lenet5_modern", 28, 1)[2])
+
+
+@pytest.mark.parity
+def test_torchs_file_gives_the_logits_of_torchvisions_network(tmp_path):
+    from parity import port
+
+    port.torchvision()
+    model, images, variables = network("resnet18", 64)
+    path, line = export.export(
+        model, "resnet18", variables, images, "torchvision", tmp_path
+    )
+    assert path.suffix == ".pth"
+    assert line.endswith("(by torchvision's network)")
+    # Strides on the 1x1 are not torchvision's.
+    model, images, variables = network("resnet50", 64)
+    with pytest.raises(weights.WeightsError, match="their strides are on the 3x3"):
+        export.export(model, "resnet50", variables, images, "torchvision", tmp_path)
+    assert not (tmp_path / "resnet50.pth").exists()
+
+
+@pytest.mark.slow
+def test_onnx_takes_any_batch(tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="requirements-exchange.txt")
+    pytest.importorskip("jax2onnx", reason="requirements-exchange.txt")
+    model, images, variables = network("resnet20", 32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of jax2onnx's imports
+        path, _ = export.export(model, "resnet20", variables, images, "onnx", tmp_path)
+    session = onnxruntime.InferenceSession(path)
+    many = np.concatenate([images] * 3)
+    (found,) = session.run(None, {"images": many})
+    expected = logits(model, variables, many)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_what_does_not_come_back_is_no_success(tmp_path, monkeypatch):
+    model, images, variables = network("resnet20", 32)
+    write = export.formats.write_safetensors
+
+    def damage(path, arrays, metadata):
+        write(path, {n: v * np.float32(1.01) for n, v in arrays.items()}, metadata)
+
+    monkeypatch.setattr(export.formats, "write_safetensors", damage)
+    with pytest.raises(weights.WeightsError, match="resnet20.safetensors was removed"):
+        export.export(model, "resnet20", variables, images, "safetensors", tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_package_is_named_with_the_command(monkeypatch):
+    monkeypatch.setitem(export.importlib.sys.modules, "jax2onnx", None)
+    with pytest.raises(weights.WeightsError, match="needs jax2onnx .*: pip install"):
+        export._import("jax2onnx")
+
+
+def test_the_command_line(run, tmp_path):
+    arguments = ["--mode=export", f"--workdir={run}", f"--output={tmp_path}"]
+    result = runs.run_main([*arguments, "--format=stablehlo"])
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith(f"{tmp_path}/lenet5_modern.stablehlo: logits")
+    result = runs.run_main([*arguments, "--format=torchvision"])
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1].startswith(
+        "error: neither torchvision nor timm has lenet5_modern"
+    )

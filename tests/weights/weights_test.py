@@ -1,0 +1,288 @@
+"""Weights of others: names, files, reports and errors. No test needs torch or Keras."""
+
+import functools
+import pickle
+import zipfile
+
+import flax
+import h5py
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import models
+import weights
+from models import published
+from weights import formats, hub, names
+
+
+@functools.cache
+def shapes(network, num_classes=10, size=None):
+    row = published.PUBLISHED[network]
+    size = size or row.image
+    model = models.create(network, num_classes=num_classes)
+    return jax.eval_shape(
+        functools.partial(model.init, train=False),
+        jax.random.key(0),
+        jnp.zeros((1, size, size, row.channels)),
+    )
+
+
+def flat(tree):
+    return flax.traverse_util.flatten_dict(tree, sep="/")
+
+
+def random(tree, seed=0):
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda x: rng.normal(size=x.shape).astype(x.dtype), tree)
+
+
+def save(path, arrays, **metadata):
+    formats.write_safetensors(path, arrays, metadata or None)
+    return path
+
+
+@pytest.mark.parametrize("network", names.TWINS)
+def test_every_array_has_a_name_of_its_own(network):
+    found = names.foreign("torch", network, flat(shapes(network)))
+    assert found.keys() == flat(shapes(network)).keys()
+    assert len(set(found.values())) == len(found)
+
+
+@pytest.mark.parametrize("network", ["vgg16", "resnet50", "densenet121"])
+def test_every_array_has_a_name_in_keras(network):
+    found = names.foreign("keras", network, flat(shapes(network)))
+    assert found.keys() == flat(shapes(network)).keys()
+    assert len(set(found.values())) == len(found)
+
+
+def test_the_layers_of_class_scores_are_those_that_depend_on_the_number_of_classes():
+    for network in ("alexnet", "googlenet", "inception_v3", "nin", "lenet5_modern"):
+        ten, eleven = flat(shapes(network)), flat(shapes(network, 11))
+        depend = {name for name in ten if ten[name].shape != eleven[name].shape}
+        assert depend == {name for name in ten if weights._is_classifier(name)}
+
+
+def test_a_state_dict_goes_there_and_back(tmp_path):
+    theirs = weights.to_foreign("resnet20", random(shapes("resnet20")))
+    assert theirs["layer1.0.conv1.weight"].shape == (16, 16, 3, 3)
+    assert theirs["fc.weight"].shape == (10, 64)
+    save(tmp_path / "x.safetensors", theirs)
+    ours, report = weights.load(
+        tmp_path / "x.safetensors", "resnet20", shapes("resnet20")
+    )
+    assert not report.missing + report.left_over + report.reinitialized
+    jax.tree.map(np.testing.assert_array_equal, ours, random(shapes("resnet20")))
+
+
+def test_fully_connected_layers_on_a_map_take_torchs_order_of_pixels(tmp_path):
+    theirs = weights.to_foreign("vgg16", random(shapes("vgg16", size=64)))
+    ours = random(shapes("vgg16", size=64))["params"]["head"]["fc6"]["kernel"]
+    assert ours.shape == (2, 2, 512, 4096)
+    np.testing.assert_array_equal(
+        theirs["classifier.0.weight"][7], ours[..., 7].transpose(2, 0, 1).ravel()
+    )
+
+
+def test_another_number_of_classes_leaves_the_head_alone(tmp_path):
+    theirs = weights.to_foreign("resnet20", random(shapes("resnet20", 7)))
+    save(tmp_path / "x.safetensors", theirs)
+    mine = random(shapes("resnet20"), seed=1)
+    ours, report = weights.load(tmp_path / "x.safetensors", "resnet20", mine)
+    head = ["params/head/fc/bias", "params/head/fc/kernel"]
+    assert report.reinitialized == head
+    assert len(report.loaded) == len(flat(mine)) - 2
+    assert "of other classes, left as initialised: " + ", ".join(head) in str(report)
+    for name, array in flat(mine).items():
+        assert (np.array_equal(flat(ours)[name], array)) == (name in head)
+
+
+def test_what_is_missing_and_what_is_left_over_is_reported(tmp_path):
+    theirs = weights.to_foreign("resnet20", random(shapes("resnet20")))
+    del theirs["bn1.running_mean"]
+    theirs["ema.decay"] = np.zeros(3)
+    save(tmp_path / "x.safetensors", theirs)
+    _, report = weights.load(tmp_path / "x.safetensors", "resnet20", shapes("resnet20"))
+    assert report.missing == ["batch_stats/backbone/bn1/mean"]
+    assert report.left_over == ["ema.decay"]
+    assert "in the file and not used: ema.decay" in str(report)
+
+
+def test_another_shape_is_an_error_that_names_both_sides(tmp_path):
+    theirs = weights.to_foreign("resnet20", random(shapes("resnet20")))
+    theirs["layer1.0.conv1.weight"] = np.zeros((16, 16, 5, 5), np.float32)
+    save(tmp_path / "x.safetensors", theirs)
+    with pytest.raises(weights.WeightsError) as error:
+        weights.load(tmp_path / "x.safetensors", "resnet20", shapes("resnet20"))
+    assert "layer1.0.conv1.weight is 16x16x5x5" in str(error.value)
+    assert "params/backbone/conv2_1/conv1/kernel of resnet20, 3x3x16x16" in str(
+        error.value
+    )
+
+
+def test_another_network_is_one_error(tmp_path):
+    theirs = weights.to_foreign("vgg16_cifar", random(shapes("vgg16_cifar")))
+    save(tmp_path / "x.safetensors", theirs)
+    with pytest.raises(weights.WeightsError, match="is of another network: of resnet"):
+        weights.load(tmp_path / "x.safetensors", "resnet20", shapes("resnet20"))
+    with pytest.raises(weights.WeightsError, match="no network is nin; there are"):
+        weights.load(tmp_path / "x.safetensors", "nin", shapes("nin"))
+
+
+def test_half_precision_and_wrappers_of_several_devices(tmp_path):
+    theirs = weights.to_foreign("resnet20", random(shapes("resnet20")))
+    half = {f"module.{n}": v.astype(np.float16) for n, v in theirs.items()}
+    save(tmp_path / "x.safetensors", half)
+    ours, report = weights.load(
+        tmp_path / "x.safetensors", "resnet20", shapes("resnet20")
+    )
+    assert not report.missing + report.left_over
+    fc = ours["params"]["head"]["fc"]["kernel"]
+    assert fc.dtype == np.float32
+    np.testing.assert_array_equal(fc.T, np.float16(theirs["fc.weight"]))
+
+
+# Files.
+
+
+def test_damaged_and_wrong_files_are_one_clear_error(tmp_path):
+    good = save(tmp_path / "a.safetensors", {"a": np.zeros(3)}).read_bytes()
+    for name, content, message in (
+        ("cut.safetensors", good[:-5], "damaged or no safetensors file"),
+        ("text.safetensors", b"hello, weights", "damaged or no safetensors file"),
+        ("text.pth", b"hello, weights", "damaged or no state dict saved by torch"),
+        ("text.h5", b"hello, weights", "cannot be read"),
+        ("text.keras", b"hello, weights", "damaged or no .keras file"),
+        ("text.txt", b"hello, weights", "unknown type of file; known are"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(weights.WeightsError, match=message):
+            formats.read(tmp_path / name)
+    with pytest.raises(weights.WeightsError, match="there is no file"):
+        formats.read(tmp_path / "none.pth")
+
+
+class Fake:
+    """Pickles as a call of torch's that rebuilds a tensor, or as any other call."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+class Saver(pickle.Pickler):
+    """Writes references to storages as torch.save does."""
+
+    def persistent_id(self, value):
+        return value if isinstance(value, tuple) and value[:1] == ("storage",) else None
+
+
+def torch_file(path, shape, strides, numbers, monkeypatch):
+    """What torch.save writes of one float tensor called "a"."""
+    import sys
+    import types
+
+    torch, utils = types.ModuleType("torch"), types.ModuleType("torch._utils")
+    storage = type("FloatStorage", (), {"__module__": "torch"})
+
+    def rebuild(*arguments):
+        raise AssertionError
+
+    rebuild.__module__, rebuild.__qualname__ = "torch._utils", "_rebuild_tensor_v2"
+    rebuild.__name__ = "_rebuild_tensor_v2"
+    torch.FloatStorage, utils._rebuild_tensor_v2 = storage, rebuild
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "torch", torch)
+        patch.setitem(sys.modules, "torch._utils", utils)
+        identifier = ("storage", storage, "0", "cpu", len(numbers))
+        tensor = Fake(rebuild, identifier, 0, shape, strides, False, {})
+        with (
+            zipfile.ZipFile(path, "w") as archive,
+            archive.open("x/data.pkl", "w") as file,
+        ):
+            Saver(file, protocol=2).dump({"a": tensor})
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("x/data/0", numbers.astype(np.float32).tobytes())
+
+
+def test_torchs_file_is_read_without_torch(tmp_path, monkeypatch):
+    path = tmp_path / "a.pth"
+    torch_file(path, (2, 3), (1, 2), np.arange(6.0), monkeypatch)
+    kind, arrays = formats.read(path)
+    assert kind == "torch"
+    np.testing.assert_array_equal(arrays["a"], [[0, 2, 4], [1, 3, 5]])
+
+
+@pytest.mark.parametrize("strides", [(3, 2), (-3, 1)])
+def test_a_tensor_must_lie_inside_its_storage(tmp_path, monkeypatch, strides):
+    path = tmp_path / "a.pth"
+    torch_file(path, (2, 3), strides, np.arange(6.0), monkeypatch)
+    with pytest.raises(weights.WeightsError, match="damaged"):
+        formats.read(path)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_code_in_a_pickle_is_not_executed(tmp_path, zipped):
+    mark, path = tmp_path / "executed", tmp_path / "evil.pth"
+    content = pickle.dumps(
+        {"a": Fake(exec, f"open({str(mark)!r}, 'w').close()")}, protocol=2
+    )
+    if zipped:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("x/data.pkl", content)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(weights.WeightsError, match="exec, which is no part of a state"):
+        formats.read(path)
+    assert not mark.exists()
+    pickle.loads(content)  # The file would have done it.
+    assert mark.exists()
+
+
+def test_keras_files_old_and_new(tmp_path):
+    kernel, mean = np.ones((3, 3, 3, 4)), np.arange(4.0)
+    with h5py.File(tmp_path / "new.weights.h5", "w") as file:
+        conv = file.create_group("layers/conv2d/vars")
+        conv.attrs["name"], conv["0"] = "conv1_conv", kernel
+        norm = file.create_group("layers/batch_normalization/vars")
+        norm.attrs["name"] = "conv1_bn"
+        for i in range(3):  # beta, mean, variance: no scale
+            norm[str(i)] = mean + i
+    with h5py.File(tmp_path / "old.h5", "w") as file:
+        file.attrs["layer_names"] = [b"conv1_conv"]
+        layer = file.create_group("conv1_conv")
+        layer.attrs["weight_names"] = [b"conv1_conv/kernel:0"]
+        layer["conv1_conv/kernel:0"] = kernel
+    with zipfile.ZipFile(tmp_path / "a.keras", "w") as archive:
+        archive.write(tmp_path / "new.weights.h5", "model.weights.h5")
+    for name in ("new.weights.h5", "a.keras"):
+        kind, arrays = formats.read(tmp_path / name)
+        assert kind == "keras"
+        assert sorted(arrays) == [
+            "conv1_bn/beta",
+            "conv1_bn/moving_mean",
+            "conv1_bn/moving_variance",
+            "conv1_conv/kernel",
+        ]
+        np.testing.assert_array_equal(arrays["conv1_bn/moving_variance"], mean + 2)
+    _, arrays = formats.read(tmp_path / "old.h5")
+    np.testing.assert_array_equal(arrays["conv1_conv/kernel"], kernel)
+
+
+# The hub.
+
+
+def test_without_a_network_the_hub_is_a_quick_error(monkeypatch):
+    pytest.importorskip("huggingface_hub", reason="requirements-exchange.txt")
+
+    def refuse(*arguments):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(hub.socket, "create_connection", refuse)
+    with pytest.raises(weights.WeightsError, match="does not answer .no route"):
+        hub.download("timm/resnet50.a1_in1k")
+    with pytest.raises(weights.WeightsError, match="is no OWNER/NAME"):
+        hub.download("a/b/c")

@@ -1,0 +1,265 @@
+"""Weights of others in our networks, and ours in others' names.
+
+`load` starts a network from a run directory, torchvision's or timm's state dict,
+Keras's file or our own safetensors. Which layer is which is in names.py, files are in
+formats.py, export in export.py.
+"""
+
+import dataclasses
+import math
+import pathlib
+import re
+
+import flax
+import numpy as np
+
+import checkpoints
+import workdir
+from weights import formats, hub, names
+from weights.formats import WeightsError
+
+__all__ = ["Report", "WeightsError", "fit", "load", "to_foreign"]
+
+
+@dataclasses.dataclass
+class Report:
+    """What `load` did with every array, by our names, and with the file's others."""
+
+    source: str
+    network: str
+    loaded: list = dataclasses.field(default_factory=list)
+    missing: list = dataclasses.field(default_factory=list)
+    reinitialized: list = dataclasses.field(default_factory=list)
+    left_over: list = dataclasses.field(default_factory=list)
+    notes: list = dataclasses.field(default_factory=list)
+
+    def __str__(self):
+        total = len(self.loaded) + len(self.missing) + len(self.reinitialized)
+        lines = [
+            f"{self.source}: {len(self.loaded)} of {total} arrays of {self.network}"
+        ]
+        for title, found in (
+            ("not in the file, left as initialised", self.missing),
+            ("of other classes, left as initialised", self.reinitialized),
+            ("in the file and not used", self.left_over),
+        ):
+            if found:
+                more = f" and {len(found) - 8} more" if len(found) > 8 else ""
+                lines.append(f"  {title}: {', '.join(found[:8])}{more}")
+        return "\n".join(lines + [f"  note: {note}" for note in self.notes])
+
+
+def load(source, network, variables, layers=()):
+    """Arrays from elsewhere in the variables of a network of ours.
+
+    Args:
+      source: a run directory; a file .pth, .pt, .bin, .safetensors, .h5 or .keras; or
+        "hf:OWNER/NAME" on the Hugging Face hub.
+      network: its name in models.MODELS.
+      variables: its collections, of arrays or jax.ShapeDtypeStructs, whose shapes and
+        dtypes decide.
+      layers: regular expressions, searched in paths such as "backbone/conv1_1/kernel":
+        what to load, all of which must be there; (): all that is there.
+
+    Returns:
+      (variables, report): numpy arrays where something was loaded, and elsewhere what
+      was given.
+
+    Raises:
+      WeightsError: nothing to read, another network, or an array of another shape but
+        for the number of classes; the message names both sides.
+    """
+    kind, arrays = _read(source)
+    if not layers:
+        return fit(source, kind, arrays, network, variables)
+    flat = flax.traverse_util.flatten_dict(variables, sep="/")
+    chosen = {
+        name: value
+        for name, value in flat.items()
+        if any(re.search(layer, name.split("/", 1)[1]) for layer in layers)
+    }
+    chosen = flax.traverse_util.unflatten_dict(chosen, sep="/")
+    loaded, report = fit(source, kind, arrays, network, chosen)
+    if report.missing:
+        raise WeightsError(
+            f"{source} lacks {', '.join(report.missing)}, which config.init_layers "
+            "chooses"
+        )
+    flat |= flax.traverse_util.flatten_dict(loaded, sep="/")
+    return flax.traverse_util.unflatten_dict(flat, sep="/"), report
+
+
+def fit(source, kind, arrays, network, variables):
+    """What `load` does with {name: array} of a `kind` that formats.read gives."""
+    flat = flax.traverse_util.flatten_dict(variables, sep="/")
+    report = Report(str(source), network)
+    arrays = dict(arrays)
+    if kind == "ours":
+        theirs = {name: name for name in flat}
+    else:
+        if names.table(kind, network) is None:
+            origin = {"torch": "torchvision and timm", "keras": "Keras"}[kind]
+            raise WeightsError(
+                f"{source} has the names of {origin}, in which no network is "
+                f"{network}; there are tables for {', '.join(names.TABLES[kind])}"
+            )
+        arrays = names.canonical(kind, network, arrays)
+        arrays, report.notes = _adapt(kind, network, arrays)
+        theirs = names.foreign(kind, network, flat)
+    found = sum(theirs.get(name) in arrays for name in flat)
+    if 2 * found < len(flat):
+        raise WeightsError(
+            f"{source} is of another network: of {network}'s {len(flat)} arrays it has "
+            f"{found}; its names are such as {', '.join(list(arrays)[:3])}, those "
+            f"looked for such as {', '.join(list(theirs.values())[:3])}"
+        )
+    result = dict(flat)
+    for name, like in flat.items():
+        if theirs.get(name) not in arrays:
+            report.missing.append(name)
+            continue
+        given = arrays.pop(theirs[name])
+        array = _to_ours(kind, given, like.shape)
+        if array.shape == like.shape:
+            result[name] = array.astype(like.dtype)
+            report.loaded.append(name)
+            continue
+        if _is_classifier(name) and array.shape[:-1] == like.shape[:-1]:
+            report.reinitialized.append(name)
+            continue
+        raise WeightsError(
+            f"{source}: {theirs[name]} is {_shape(given)}, which does not fit {name} "
+            f"of {network}, {_shape(like)}"
+        )
+    report.left_over = [n for n in arrays if not n.endswith("num_batches_tracked")]
+    return flax.traverse_util.unflatten_dict(result, sep="/"), report
+
+
+def to_foreign(network, variables):
+    """The state dict of the twin that torchvision or timm has: {name: numpy array}.
+
+    Raises:
+      WeightsError: there is no table of names for the network.
+    """
+    if names.table("torch", network) is None:
+        raise WeightsError(
+            f"neither torchvision nor timm has {network}; there are tables for "
+            f"{', '.join(names.TORCH)}"
+        )
+    _, pointwise = names.table("torch", network)
+    flat = flax.traverse_util.flatten_dict(variables, sep="/")
+    theirs = names.foreign("torch", network, flat)
+    if nameless := flat.keys() - theirs.keys():
+        raise WeightsError(
+            f"torchvision and timm have no name for {min(nameless)} of {network}"
+        )
+    result = {}
+    for name, value in flat.items():
+        array = np.asarray(value)
+        layer, _ = theirs[name].rsplit(".", 1)
+        if name.endswith("/kernel"):
+            array = np.moveaxis(array, (-1, -2), (0, 1))
+            if _is_fully_connected(name):
+                array = array.reshape(len(array), -1)
+            if re.fullmatch(pointwise, layer):
+                array = array[:, :, None, None]
+        result[theirs[name]] = np.ascontiguousarray(array)
+        if name.endswith("/mean"):  # a count of torch's, which evaluation ignores
+            result[f"{layer}.num_batches_tracked"] = np.array(0)
+    return result
+
+
+def _read(source):
+    """(kind, arrays) of whatever `source` is."""
+    source = str(source)
+    if source.startswith("hf:"):
+        return formats.read(hub.download(source.removeprefix("hf:")))
+    path = pathlib.Path(source).expanduser()
+    if path.is_dir():
+        return "ours", _read_run(path)
+    return formats.read(path)
+
+
+def _read_run(path):
+    """The latest checkpoint's arrays, the Polyak average where the run kept one."""
+    run = workdir.Workdir(path)
+    run.config()  # An error of its own if this is no run directory.
+    saved = checkpoints.Checkpoints(run.checkpoints)
+    restored = saved.restore()
+    saved.close()
+    if restored is None:
+        raise WeightsError(f"{run} holds no checkpoint yet")
+    state, _, _ = restored
+    variables = {"params": state["ema"] or state["params"]}
+    variables |= {"batch_stats": state["batch_stats"] or {}}
+    flat = flax.traverse_util.flatten_dict(variables, sep="/")
+    return {name: np.asarray(array) for name, array in flat.items()}
+
+
+def _to_ours(kind, array, shape):
+    """An array of theirs in our layout; of another shape if it does not fit `shape`.
+
+    Kernels of torch are [out, in, height, width] and of Keras as ours; of a fully
+    connected layer on a map, [out, in * height * width] and [height * width * in, out].
+    """
+    if kind == "ours" or array.ndim < 2:
+        return array
+    if kind == "keras":
+        on_map = array.ndim == 2 and len(shape) == 4
+        if on_map and len(array) == math.prod(shape[:-1]):
+            array = array.reshape(*shape[:-1], -1)
+        return array
+    if array.ndim == 2 and len(shape) == 4:
+        height, width, channels, _ = shape
+        if array.shape[1] == height * width * channels:
+            array = array.reshape(-1, channels, height, width)
+    elif array.ndim == 4 and len(shape) == 2:
+        array = array.reshape(len(array), -1)
+    return np.moveaxis(array, (0, 1), (-1, -2))
+
+
+def _is_fully_connected(name):
+    return re.search(r"(^|/)fc\d?/kernel$", name) is not None
+
+
+def _is_classifier(name):
+    layer = name.split("/", 1)[1].rsplit("/", 1)[0]
+    return names.CLASSIFIERS.fullmatch(layer) is not None
+
+
+def _shape(array):
+    return "x".join(map(str, array.shape)) or "a number"
+
+
+def _adapt(kind, network, arrays):
+    """(arrays, notes): what a table of names cannot say of the difference to ours."""
+    notes = names.notes(kind, network)
+    if kind == "keras" and re.match("resnet|densenet", network):
+        arrays, folded = _fold_keras(arrays)
+        if folded:
+            notes.append(
+                f"the biases of {folded} convolutions, which ours do not have, are "
+                "taken off the means of the batch normalisation that follows"
+            )
+    if kind == "keras" and network.startswith("inception"):
+        for name, mean in list(arrays.items()):
+            if name.endswith("/moving_mean"):
+                scale = name.replace("moving_mean", "gamma")
+                arrays.setdefault(scale, np.ones_like(mean))
+    return arrays, notes
+
+
+def _fold_keras(arrays):
+    """Biases into means; and 1.001e-5, which Keras adds to variances, to our 1e-5."""
+    result, folded = {}, 0
+    for name, array in arrays.items():
+        layer, kind = name.rsplit("/", 1)
+        bias = arrays.get(layer.removesuffix("_bn") + "_conv/bias")
+        if kind == "moving_variance":
+            array = array + array.dtype.type(1e-8)
+        elif kind == "moving_mean" and bias is not None:
+            array, folded = array - bias, folded + 1
+        if name.endswith("_conv/bias"):
+            continue
+        result[name] = array
+    return result, folded

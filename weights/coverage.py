@@ -1,0 +1,102 @@
+"""Which export covers which network: all of models.MODELS, with random weights.
+
+    python -m weights.coverage                    # all, one line each
+    python -m weights.coverage 'resnet*' vgg16    # some
+
+Images are small where the network takes them, because what is asked is which operations
+a converter knows, not how many. Needs requirements-exchange.txt.
+"""
+
+import argparse
+import fnmatch
+import functools
+import logging
+import tempfile
+
+import jax
+import numpy as np
+
+import models
+from models import published
+from weights import export, names
+
+SIZES = (32, 64, 75, 107)  # pixels, tried before the network's own
+# With which a network is its twin's.
+TWINS_FIELDS = {
+    **{f"resnet{depth}": {"stride_on": "3x3"} for depth in (50, 101, 152)},
+    "inception_v3": {"count_include_pad": True},
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="python -m weights.coverage")
+    parser.add_argument("networks", nargs="*", default=["*"], help="names or patterns")
+    patterns = parser.parse_args().networks
+    jax.config.update("jax_platforms", "cpu")
+    logging.getLogger().setLevel(logging.CRITICAL)  # jax2onnx tells what it skips
+    print(f"{'network':<22} safetensors  torchvision  stablehlo  onnx")
+    for row in published.PUBLISHED.values():
+        if any(fnmatch.fnmatch(row.name, pattern) for pattern in patterns):
+            cells = [_try(row, form) for form in export.FORMATS]
+            print(f"{row.name:<22} " + "  ".join(cells), flush=True)
+            _network.cache_clear()
+            jax.clear_caches()  # Programs hold their network's weights.
+
+
+def _try(row, form):
+    """ "yes" if the network went out and came back with its logits, else why not."""
+    if form == "torchvision" and names.table("torch", row.name) is None:
+        return "-"
+    # torchvision's networks take the size that they were made for.
+    model, images, variables = _network(row, form != "torchvision")
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            export.export(model, row.name, variables, images, form, folder)
+    except Exception as error:  # any failure of a converter is an answer
+        return f"no ({type(error).__name__}: {str(error).strip().splitlines()[0]})"
+    return "yes"
+
+
+@functools.lru_cache(maxsize=1)
+def _network(row, small):
+    """The network, two images, of the smallest size if `small`, and its variables."""
+    fields = TWINS_FIELDS.get(row.name, {})
+    model = models.create(row.name, num_classes=row.classes, **fields)
+    init = functools.partial(model.init, train=False)
+    sizes = [size for size in SIZES if small and size < row.image]
+    for size in (*sizes, row.image):
+        shape = (2, size, size, row.channels)
+        images = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+        try:
+            jax.eval_shape(init, jax.random.key(0), images)
+        except (ValueError, TypeError, ZeroDivisionError):
+            continue
+        variables = jax.jit(init)(jax.random.key(0), images)
+        return model, images, _shaken(variables)
+    raise ValueError(f"{row.name} takes no images")
+
+
+# From where to where the arrays are drawn that start as all 0 or 1. They keep the
+# activations of deep networks from growing, which would make rounding as large.
+RANGES = {
+    "scale": (0.5, 1),
+    "bias": (-0.1, 0.1),
+    "mean": (-0.1, 0.1),
+    "var": (0.5, 1.5),
+}
+
+
+def _shaken(variables):
+    """`variables` with biases, scales and statistics of their own."""
+    rng = np.random.default_rng(0)
+
+    def shake(path, x):
+        if path[-1].key not in RANGES:
+            return x
+        return rng.uniform(*RANGES[path[-1].key], x.shape).astype(x.dtype)
+
+    return jax.tree_util.tree_map_with_path(shake, variables)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,226 @@
+"""A trained network as a file for others, loaded back and compared before it counts.
+
+safetensors  our arrays under our names; `config.init_from` takes it
+torchvision  the state dict of the twin in torchvision or timm
+stablehlo    the whole computation, by jax.export, for any batch size and platform
+onnx         the same for ONNX's runtimes, by jax2onnx
+
+All compute in float32, on normalised images [B, H, W, C] (torchvision's network on
+[B, C, H, W]). Beside each lie labels.txt, a class a line, and preprocessing.json.
+"""
+
+import functools
+import importlib
+import json
+import logging
+import pathlib
+import shutil
+
+import flax
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+
+import evaluate
+import weights
+from models import convolution
+from weights import formats, names
+from weights.formats import WeightsError
+
+FORMATS = ("safetensors", "torchvision", "stablehlo", "onnx")
+
+# Of the largest logit. Runtimes add in different orders, which the parity of our
+# networks with other implementations bounds in float32; a wrong layer gives 1.
+TOLERANCE = 1e-4
+
+
+def export_run(run, which, form, output=None):
+    """Writes the network of a run as `form`, one of FORMATS.
+
+    Args:
+      run: a workdir.Workdir.
+      which: the checkpoint: "latest", "best" or a step.
+      output: the directory; <run>/export by default.
+
+    Returns:
+      A line that says what was written and how near its logits are.
+
+    Raises:
+      WeightsError: the network has no such form, a package is missing, or what was
+        written does not give the network's logits.
+    """
+    config, dataset = run.config(), run.read_json("dataset.json")
+    model = evaluate.make_model(config, len(dataset["label_names"]))
+    model = model.clone(dtype=jnp.float32)
+    shape = tuple(dataset["input_shape"])
+    variables, step = evaluate.load_variables(run, model, shape, which)
+    images = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)
+    folder = pathlib.Path(output) if output else run.path / "export"
+    path, line = export(model, config.model.name, variables, images, form, folder)
+    labels = "".join(f"{name}\n" for name in dataset["label_names"])
+    (folder / "labels.txt").write_text(labels)
+    preprocessing = run.read_json("preprocessing.json") | {"input_shape": shape}
+    (folder / "preprocessing.json").write_text(
+        json.dumps(preprocessing, indent=2) + "\n"
+    )
+    statistics = run.path / evaluate.STATISTICS
+    if statistics.exists():
+        shutil.copy(statistics, folder)
+    return f"{path}: {line}; {config.model.name} after step {step} of {run}"
+
+
+def export(model, network, variables, images, form, folder):
+    """Writes `variables` of a network, and compares what comes back on images.
+
+    Args:
+      model: the linen module.
+      network: its name in models.MODELS.
+      images: float32 [B, H, W, C], of the network's size.
+      form: one of FORMATS.
+      folder: a directory, which is made.
+
+    Returns:
+      (path, line): the file and what was found.
+    """
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    variables = jax.tree.map(np.asarray, variables)
+    logits = functools.partial(model.apply, train=False)
+    writers = {
+        "safetensors": _safetensors,
+        "torchvision": _torchvision,
+        "stablehlo": _stablehlo,
+        "onnx": _onnx,
+    }
+    expected = np.asarray(jax.jit(logits)(variables, images))
+    path, others, by = writers[form](logits, network, variables, images, folder)
+    difference = np.abs(others - expected).max() / np.abs(expected).max()
+    if not difference < TOLERANCE:
+        notes = names.notes("torch", network)
+        path.unlink()
+        raise WeightsError(
+            f"{network} as {form}: the logits of what was written differ by "
+            f"{difference:.1e} of the largest ({by}); {path} was removed"
+            + (f"; {'; '.join(notes)}" if form == "torchvision" else "")
+        )
+    return path, f"logits differ by {difference:.1e} of the largest ({by})"
+
+
+# Each writes a file and returns (path, logits by what was read back, how).
+
+
+def _safetensors(logits, network, variables, images, folder):
+    path = folder / f"{network}.safetensors"
+    flat = flax.traverse_util.flatten_dict(variables, sep="/")
+    formats.write_safetensors(path, flat, {"format": formats.OURS, "network": network})
+    back, _ = weights.load(path, network, variables)
+    return path, np.asarray(jax.jit(logits)(back, images)), "read by weights.load"
+
+
+def _torchvision(logits, network, variables, images, folder):
+    """By torch as .pth where it is installed, else as .safetensors with its names."""
+    arrays = weights.to_foreign(network, variables)
+    try:
+        import torch
+    except ImportError:
+        path = folder / f"{network}.torchvision.safetensors"
+        formats.write_safetensors(path, arrays, {"format": "pt"})
+    else:
+        path = folder / f"{network}.pth"
+        torch.save({n: torch.from_numpy(np.array(v)) for n, v in arrays.items()}, path)
+    back, _ = weights.load(path, network, variables)
+    found = np.asarray(jax.jit(logits)(back, images))
+    by = "read by weights.load"
+    if path.suffix == ".pth" and network in names.TWINS:
+        package, _, _ = names.TWINS[network]
+        try:
+            net = twin(network, num_classes=found.shape[-1])
+        except Exception as error:  # compiled operators may not load beside torch's
+            by += f"; {package} cannot be imported: {error}"
+        else:
+            found, by = _run_twin(net, path, network, images), f"by {package}'s network"
+    return path, found, by
+
+
+def twin(network, **fields):
+    """The network of torchvision or timm that has the layers of ours."""
+    package, name, options = names.TWINS[network]
+    if package == "timm":
+        return importlib.import_module("timm").create_model(name, **options, **fields)
+    module = importlib.import_module("torchvision.models")
+    return getattr(module, name)(**options, **fields)
+
+
+def _run_twin(net, path, network, images):
+    import torch
+
+    try:
+        net.load_state_dict(torch.load(path, weights_only=True))
+    except RuntimeError as error:
+        path.unlink()
+        raise WeightsError(
+            f"{network} as torchvision: {' '.join(str(error).split())[:300]}"
+        ) from error
+    inputs = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+    with torch.no_grad():
+        return net.eval()(inputs).numpy()
+
+
+def _portable(logits, variables):
+    """images -> logits with the weights inside, in operations that others know."""
+
+    def program(images):
+        with convolution.portable():
+            return logits(variables, images)
+
+    return program
+
+
+def _stablehlo(logits, network, variables, images, folder):
+    path = folder / f"{network}.stablehlo"
+    (batch,) = jax.export.symbolic_shape("batch")
+    inputs = jax.ShapeDtypeStruct((batch, *images.shape[1:]), jnp.float32)
+    exported = jax.export.export(
+        jax.jit(_portable(logits, variables)),
+        platforms=("cpu", "cuda", "rocm", "tpu"),
+    )(inputs)
+    path.write_bytes(exported.serialize())
+    back = jax.export.deserialize(bytearray(path.read_bytes()))
+    return path, np.asarray(back.call(images)), "by jax.export"
+
+
+def _onnx(logits, network, variables, images, folder):
+    # They tell at length what they skip, for libraries that are not used here.
+    for name in ("jax2onnx", "onnx_ir"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    jax2onnx, onnx, onnxruntime = (
+        _import(name) for name in ("jax2onnx", "onnx", "onnxruntime")
+    )
+    path = folder / f"{network}.onnx"
+    try:
+        proto = jax2onnx.to_onnx(
+            _portable(logits, variables),
+            [("batch", *images.shape[1:])],
+            model_name=network,
+            input_names=["images"],
+            output_names=["logits"],
+        )
+        onnx.save(proto, path)
+        session = onnxruntime.InferenceSession(path)
+        (found,) = session.run(None, {"images": images})
+    except Exception as error:  # of a converter and a runtime, that have no common one
+        path.unlink(missing_ok=True)
+        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        raise WeightsError(f"{network} as onnx: {reason}") from error
+    return path, found, "by onnxruntime"
+
+
+def _import(name):
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise WeightsError(
+            f"--format=onnx needs {name} ({error}): "
+            "pip install --no-deps -r requirements-exchange.txt"
+        ) from error

@@ -1,0 +1,48 @@
+"""Files of the Hugging Face hub."""
+
+import os
+import socket
+import urllib.parse
+
+from weights.formats import WeightsError
+
+TIMEOUT = 5  # seconds to wait for the hub to answer at all
+
+
+def download(name):
+    """The path of model.safetensors of the repository `name`, "timm/resnet50.a1_in1k".
+
+    A file that was fetched before needs no network.
+
+    Raises:
+      WeightsError: no such repository or file, no network, no huggingface_hub.
+    """
+    try:
+        import huggingface_hub
+        from huggingface_hub import errors
+    except ImportError as error:
+        raise WeightsError(
+            f"hf:{name} needs the client of the hub ({error}): "
+            "pip install --no-deps -r requirements-exchange.txt"
+        ) from error
+    options = {"repo_id": name, "filename": "model.safetensors"}
+    try:
+        return huggingface_hub.hf_hub_download(**options, local_files_only=True)
+    except errors.HFValidationError as error:
+        raise WeightsError(f"hf:{name} is no OWNER/NAME: {error}") from error
+    except errors.LocalEntryNotFoundError:
+        pass
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    host = urllib.parse.urlsplit(endpoint)
+    try:
+        port = host.port or (443 if host.scheme == "https" else 80)
+        socket.create_connection((host.hostname, port), TIMEOUT).close()
+        return huggingface_hub.hf_hub_download(**options)
+    except errors.HfHubHTTPError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise WeightsError(f"hf:{name} has no model.safetensors: {reason}") from error
+    except OSError as error:
+        raise WeightsError(
+            f"hf:{name} cannot be fetched, {endpoint} does not answer ({error}); fetch "
+            "its model.safetensors where there is a network and name that file"
+        ) from error

@@ -1,0 +1,499 @@
+"""What others call the layers of our networks: one table for each family.
+
+A layer of ours is its path without collection and array, "backbone/conv2_1/conv1". A
+table is a dict from a regular expression over such paths to the layer's name there, or
+to a function of the expression's groups (numbers as int) that gives it; or a function
+that names all layers at once, where names count what comes before. Tables are read from
+ours to theirs, for import and export alike.
+"""
+
+import re
+
+RESNET = {
+    r"backbone/(conv1|bn1)": lambda layer: layer,
+    r"backbone/conv(\d)_(\d+)/(conv\d|bn\d)": lambda stage, block, layer: (
+        f"layer{stage - 1}.{block - 1}.{layer}"
+    ),
+    r"backbone/conv(\d)_(\d+)/shortcut": lambda stage, block: (
+        f"layer{stage - 1}.{block - 1}.downsample.0"
+    ),
+    r"backbone/conv(\d)_(\d+)/shortcut_bn": lambda stage, block: (
+        f"layer{stage - 1}.{block - 1}.downsample.1"
+    ),
+    r"head/fc": "fc",
+}
+
+SENET = RESNET | {
+    r"backbone/(conv1|bn1)": lambda layer: f"layer0.{layer}",
+    r"backbone/(conv|bn)1_(\d)": lambda kind, i: f"layer0.{kind}{i}",
+    r"backbone/conv(\d)_(\d+)/se/(fc\d)": lambda stage, block, layer: (
+        f"layer{stage - 1}.{block - 1}.se_module.{layer}"
+    ),
+    r"head/fc": "last_linear",
+}
+
+PREACT_RESNET = {
+    r"backbone/conv1": "stem.conv",
+    r"backbone/bn1": "stages.0.blocks.0.norm1",
+    r"backbone/bn_last": "norm",
+    r"backbone/conv(\d)_(\d+)/conv(\d)": lambda stage, block, i: (
+        f"stages.{stage - 2}.blocks.{block - 1}.conv{i}"
+    ),
+    r"backbone/conv(\d)_(\d+)/bn(\d)": lambda stage, block, i: (
+        f"stages.{stage - 2}.blocks.{block - 1}.norm{i}"
+    ),
+    r"backbone/conv(\d)_(\d+)/shortcut": lambda stage, block: (
+        f"stages.{stage - 2}.blocks.{block - 1}.downsample.conv"
+    ),
+    r"head/fc": "head.fc",
+}
+
+ALEXNET = {
+    r"backbone/conv1": "features.0",
+    r"backbone/conv2": "features.3",
+    r"backbone/conv3": "features.6",
+    r"backbone/conv4": "features.8",
+    r"backbone/conv5": "features.10",
+    r"head/fc6": "classifier.1",
+    r"head/fc7": "classifier.4",
+    r"head/fc8": "classifier.6",
+}
+
+
+def vgg(layers):
+    """Places in torchvision's Sequential, which counts ReLUs and pools too."""
+    names = {"head/fc6": "classifier.0", "head/fc7": "classifier.3"}
+    names |= {"head/fc8": "classifier.6", "head/fc": "classifier"}
+    place, stage = 0, "1"
+    for layer in sorted(layers):
+        if found := re.fullmatch(r"backbone/conv((\d)_\d)", layer):
+            place += found[2] != stage  # the pool that ends a stage
+            stage = found[2]
+            names[layer] = f"features.{place}"
+            norm = f"backbone/bn{found[1]}"
+            names[norm] = f"features.{place + 1}"
+            place += 3 if norm in layers else 2
+    return names
+
+
+_GOOGLENET = {
+    "1x1": "branch1",
+    "3x3_reduce": "branch2.0",
+    "3x3": "branch2.1",
+    "5x5_reduce": "branch3.0",
+    "5x5": "branch3.1",
+    "pool_proj": "branch4.1",
+}
+GOOGLENET = {
+    r"backbone/(conv1|conv2_reduce|conv2)(_bn)?": lambda layer, bn: (
+        {"conv1": "conv1", "conv2_reduce": "conv2", "conv2": "conv3"}[layer]
+        + (".bn" if bn else ".conv")
+    ),
+    r"backbone/inception_(\d\w)/(.+?)(_bn)?": lambda cell, branch, bn: (
+        f"inception{cell}.{_GOOGLENET[branch]}" + (".bn" if bn else ".conv")
+    ),
+    r"side_heads_(aux\d)/conv(_bn)?": lambda head, bn: (
+        f"{head}.conv" + (".bn" if bn else ".conv")
+    ),
+    r"side_heads_(aux\d)/(fc\d)": lambda head, layer: f"{head}.{layer}",
+    r"head/fc": "fc",
+}
+
+INCEPTION_V3 = {
+    r"backbone/(Conv2d_\w+)/(conv|bn)": lambda layer, kind: f"{layer}.{kind}",
+    r"backbone/(Mixed_(?:5|6[b-e]|7[bc]))(\w?)/branch0_0/(conv|bn)": (
+        lambda block, letter, kind: f"{block}{letter}.branch1x1.{kind}"
+    ),
+    r"backbone/(Mixed_\w+)/branch3_1/(conv|bn)": lambda block, kind: (
+        f"{block}.branch_pool.{kind}"
+    ),
+    r"backbone/(Mixed_5\w)/branch1_(\d)/(conv|bn)": lambda block, i, kind: (
+        f"{block}.branch5x5_{i + 1}.{kind}"
+    ),
+    r"backbone/(Mixed_5\w)/branch2_(\d)/(conv|bn)": lambda block, i, kind: (
+        f"{block}.branch3x3dbl_{i + 1}.{kind}"
+    ),
+    r"backbone/Mixed_6a/branch0_0/(conv|bn)": lambda kind: f"Mixed_6a.branch3x3.{kind}",
+    r"backbone/Mixed_6a/branch1_(\d)/(conv|bn)": lambda i, kind: (
+        f"Mixed_6a.branch3x3dbl_{i + 1}.{kind}"
+    ),
+    r"backbone/(Mixed_6[b-e])/branch1_(\d)/(conv|bn)": lambda block, i, kind: (
+        f"{block}.branch7x7_{i + 1}.{kind}"
+    ),
+    r"backbone/(Mixed_6[b-e])/branch2_(\d)/(conv|bn)": lambda block, i, kind: (
+        f"{block}.branch7x7dbl_{i + 1}.{kind}"
+    ),
+    r"backbone/Mixed_7a/branch0_(\d)/(conv|bn)": lambda i, kind: (
+        f"Mixed_7a.branch3x3_{i + 1}.{kind}"
+    ),
+    r"backbone/Mixed_7a/branch1_(\d)/(conv|bn)": lambda i, kind: (
+        f"Mixed_7a.branch7x7x3_{i + 1}.{kind}"
+    ),
+    r"backbone/(Mixed_7[bc])/branch1_0/(conv|bn)": lambda block, kind: (
+        f"{block}.branch3x3_1.{kind}"
+    ),
+    r"backbone/(Mixed_7[bc])/branch1_1/branch(\d)_0/(conv|bn)": (
+        lambda block, half, kind: f"{block}.branch3x3_2{'ab'[half]}.{kind}"
+    ),
+    r"backbone/(Mixed_7[bc])/branch2_(\d)/(conv|bn)": lambda block, i, kind: (
+        f"{block}.branch3x3dbl_{i + 1}.{kind}"
+    ),
+    r"backbone/(Mixed_7[bc])/branch2_2/branch(\d)_0/(conv|bn)": (
+        lambda block, half, kind: f"{block}.branch3x3dbl_3{'ab'[half]}.{kind}"
+    ),
+    r"auxiliary_head/conv(\d)/(conv|bn)": lambda i, kind: (
+        f"AuxLogits.conv{i - 1}.{kind}"
+    ),
+    r"auxiliary_head/fc": "AuxLogits.fc",
+    r"head/fc": "fc",
+}
+
+# timm's Sequential counts stem and blocks.
+_INCEPTION_V4 = (
+    "Conv2d_1a_3x3 Conv2d_2a_3x3 Conv2d_2b_3x3 Mixed_3a Mixed_4a Mixed_5a "
+    "Mixed_5b Mixed_5c Mixed_5d Mixed_5e "
+    "Mixed_6a Mixed_6b Mixed_6c Mixed_6d Mixed_6e Mixed_6f Mixed_6g Mixed_6h "
+    "Mixed_7a Mixed_7b Mixed_7c Mixed_7d"
+).split()
+INCEPTION_V4 = {
+    r"backbone/(Conv2d_\w+)/(conv|bn)": lambda layer, kind: (
+        f"features.{_INCEPTION_V4.index(layer)}.{kind}"
+    ),
+    r"backbone/(Mixed_[35]a)/branch\d_0/(conv|bn)": lambda block, kind: (
+        f"features.{_INCEPTION_V4.index(block)}.conv.{kind}"
+    ),
+    r"backbone/(Mixed_(?:5[b-e]|6[a-h]|7[b-d]))/branch0_0/(conv|bn)": (
+        lambda block, kind: f"features.{_INCEPTION_V4.index(block)}.branch0.{kind}"
+    ),
+    r"backbone/(Mixed_(?:4a|7a))/branch0_(\d)/(conv|bn)": lambda block, i, kind: (
+        f"features.{_INCEPTION_V4.index(block)}.branch0.{i}.{kind}"
+    ),
+    r"backbone/(Mixed_(?:4a|5[b-e]|6[a-h]|7a))/branch([12])_(\d)/(conv|bn)": (
+        lambda block, branch, i, kind: (
+            f"features.{_INCEPTION_V4.index(block)}.branch{branch}.{i}.{kind}"
+        )
+    ),
+    r"backbone/(Mixed_7[b-d])/branch([12])_(\d)/(conv|bn)": (
+        lambda block, branch, i, kind: (
+            f"features.{_INCEPTION_V4.index(block)}.branch{branch}_{i}.{kind}"
+        )
+    ),
+    r"backbone/(Mixed_7[b-d])/branch([12])_(\d)/branch(\d)_0/(conv|bn)": (
+        lambda block, branch, i, half, kind: (
+            f"features.{_INCEPTION_V4.index(block)}.branch{branch}_{i}{'ab'[half]}.{kind}"
+        )
+    ),
+    r"backbone/(Mixed_\w+)/branch3_1/(conv|bn)": lambda block, kind: (
+        f"features.{_INCEPTION_V4.index(block)}.branch3.1.{kind}"
+    ),
+    r"head/fc": "last_linear",
+}
+
+
+def _inception_resnet_block(size, number):
+    """timm's last block has a name of its own, because it has no ReLU."""
+    if (size, number) == (8, 10):
+        return "block8"
+    return f"{ {35: 'repeat', 17: 'repeat_1', 8: 'repeat_2'}[size] }.{number - 1}"
+
+
+INCEPTION_RESNET_V2 = {
+    r"backbone/Conv2d_(\d\w)_\dx\d/(conv|bn)": lambda layer, kind: (
+        f"conv2d_{layer}.{kind}"
+    ),
+    r"backbone/Mixed_(5b|6a)/branch0_0/(conv|bn)": lambda block, kind: (
+        f"mixed_{block}.branch0.{kind}"
+    ),
+    r"backbone/Mixed_7a/branch0_(\d)/(conv|bn)": lambda i, kind: (
+        f"mixed_7a.branch0.{i}.{kind}"
+    ),
+    r"backbone/Mixed_(\d\w)/branch([1-3])_(\d)/(conv|bn)": (
+        lambda block, branch, i, kind: f"mixed_{block}.branch{branch}.{i}.{kind}"
+    ),
+    r"backbone/Block(\d+)_(\d+)/linear": lambda size, number: (
+        _inception_resnet_block(size, number) + ".conv2d"
+    ),
+    r"backbone/Block(\d+)_(\d+)/module/branch0_0/(conv|bn)": (
+        lambda size, number, kind: (
+            _inception_resnet_block(size, number) + f".branch0.{kind}"
+        )
+    ),
+    r"backbone/Block(\d+)_(\d+)/module/branch([12])_(\d)/(conv|bn)": (
+        lambda size, number, branch, i, kind: (
+            _inception_resnet_block(size, number) + f".branch{branch}.{i}.{kind}"
+        )
+    ),
+    r"head/fc": "classif",
+}
+
+_DENSE_LAYER = {"bottleneck_bn": "norm1", "bottleneck": "conv1"}
+_DENSE_LAYER |= {"bn": "norm2", "conv": "conv2"}
+DENSENET = {
+    r"backbone/conv1": "features.conv0",
+    r"backbone/bn1": "features.norm0",
+    r"backbone/block(\d)_(\d+)/(\w+)": lambda block, layer, kind: (
+        f"features.denseblock{block}.denselayer{layer}.{_DENSE_LAYER[kind]}"
+    ),
+    r"backbone/transition(\d)/bn": lambda i: f"features.transition{i}.norm",
+    r"backbone/transition(\d)/conv": lambda i: f"features.transition{i}.conv",
+    r"backbone/bn": "features.norm5",
+    r"head/fc": "classifier",
+}
+
+DPN = {
+    r"backbone/(conv|bn)1": lambda kind: f"features.conv1_1.{kind}",
+    r"backbone/(conv\d_\d+)/(c1x1_a|c3x3_b|c1x1_c)/(conv|bn)": (
+        lambda block, layer, kind: f"features.{block}.{layer}.{kind}"
+    ),
+    r"backbone/conv(\d)_1/c1x1_w/(conv|bn)": lambda stage, kind: (
+        f"features.conv{stage}_1.c1x1_w_s{1 if stage == 2 else 2}.{kind}"
+    ),
+    r"backbone/bn5": "features.conv5_bn_ac.bn",
+    r"head/fc": "classifier",
+}
+
+KERAS_VGG = {
+    r"backbone/conv(\d)_(\d)": lambda block, layer: f"block{block}_conv{layer}",
+    r"head/fc6": "fc1",
+    r"head/fc7": "fc2",
+    r"head/fc8": "predictions",
+}
+
+KERAS_RESNET = {
+    r"backbone/(conv|bn)1": lambda kind: f"conv1_{kind}",
+    r"backbone/conv(\d)_(\d+)/(conv|bn)(\d)": lambda stage, block, kind, i: (
+        f"conv{stage}_block{block}_{i}_{kind}"
+    ),
+    r"backbone/conv(\d)_(\d+)/shortcut": lambda stage, block: (
+        f"conv{stage}_block{block}_0_conv"
+    ),
+    r"backbone/conv(\d)_(\d+)/shortcut_bn": lambda stage, block: (
+        f"conv{stage}_block{block}_0_bn"
+    ),
+    r"head/fc": "predictions",
+}
+
+_KERAS_DENSE_LAYER = {"bottleneck_bn": "0_bn", "bottleneck": "1_conv"}
+_KERAS_DENSE_LAYER |= {"bn": "1_bn", "conv": "2_conv"}
+KERAS_DENSENET = {
+    r"backbone/(conv|bn)1": lambda kind: f"conv1_{kind}",
+    r"backbone/block(\d)_(\d+)/(\w+)": lambda block, layer, kind: (
+        f"conv{block + 1}_block{layer}_{_KERAS_DENSE_LAYER[kind]}"
+    ),
+    r"backbone/transition(\d)/(conv|bn)": lambda i, kind: f"pool{i + 1}_{kind}",
+    r"backbone/bn": "bn",
+    r"head/fc": "predictions",
+}
+
+_INCEPTION_RESNET_ORDER = (
+    "Conv2d_[1-4] Mixed_5b Block35 Mixed_6a Block17 Mixed_7a Block8"
+).split()
+
+
+def keras_inception(layers):
+    """Keras names most of their layers by number alone, from the first of the session.
+
+    The numbers given here start at 0; `canonical` brings a file's to that.
+    """
+    names = {"head/fc": "predictions"}
+    names["backbone/Conv2d_7b_1x1/conv"] = "conv_7b"
+    names["backbone/Conv2d_7b_1x1/bn"] = "conv_7b_bn"
+
+    def place(layer):
+        block = next(
+            (i for i, s in enumerate(_INCEPTION_RESNET_ORDER) if re.search(s, layer)),
+            -1,
+        )
+        digits = re.split(r"(\d+)", layer)
+        return block, [int(part) if part.isdigit() else part for part in digits]
+
+    resnet = any("/Block" in layer for layer in layers)
+    ordered = sorted(layers, key=place if resnet else lambda layer: place(layer)[1])
+    counts = {"conv": 0, "bn": 0}
+    for layer in ordered:
+        kind = layer.rsplit("/", 1)[1]
+        if found := re.fullmatch(r"backbone/Block(\d+_\d+)/linear", layer):
+            names[layer] = f"block{found[1]}_conv"
+        elif layer.startswith("backbone/") and layer not in names:
+            name = {"conv": "conv2d", "bn": "batch_normalization"}[kind]
+            names[layer] = f"{name}_{counts[kind]}"
+            counts[kind] += 1
+    return names
+
+
+# By a regular expression over names of networks: the table, and which layers there are
+# convolutions of 1x1 where ours are fully connected.
+TORCH = {
+    r"alexnet_one_tower": (ALEXNET, ""),
+    r"vgg.*": (vgg, ""),
+    r"googlenet_bn": (GOOGLENET, ""),
+    r"inception_v3": (INCEPTION_V3, ""),
+    r"inception_v4": (INCEPTION_V4, ""),
+    r"inception_resnet_v2": (INCEPTION_RESNET_V2, ""),
+    r"resnet.*|plain.*|resnext.*|wrn_(50|101)_2|wrn_(18|34)_.*": (RESNET, ""),
+    r"preact_resnet.*": (PREACT_RESNET, r"head\.fc"),
+    r"densenet.*": (DENSENET, ""),
+    r"dpn.*": (DPN, "classifier"),
+    r"se_.*|senet154": (SENET, r".*\.se_module\.fc\d"),
+}
+# The networks there that have the very layers of ours: package, name, arguments.
+_WITH_SIDE_HEADS = {"aux_logits": True, "transform_input": False, "init_weights": False}
+TWINS = {
+    "alexnet_one_tower": ("torchvision", "alexnet", {}),
+    "googlenet_bn": ("torchvision", "googlenet", _WITH_SIDE_HEADS),
+    "inception_v3": ("torchvision", "inception_v3", _WITH_SIDE_HEADS),
+    "preact_resnet200": ("timm", "resnetv2_50", {"layers": (3, 24, 36, 3)}),
+    "wrn_50_2": ("torchvision", "wide_resnet50_2", {}),
+    "wrn_101_2": ("torchvision", "wide_resnet101_2", {}),
+    "resnext101_32x4d": ("timm", "resnext101_32x4d", {}),
+    "senet154": ("timm", "legacy_senet154", {}),
+}
+for _name in (
+    "vgg11 vgg13 vgg16 vgg19 vgg11_bn vgg13_bn vgg16_bn vgg19_bn resnet18 resnet34 "
+    "resnet50 resnet101 resnet152 resnext50_32x4d resnext101_64x4d resnext101_32x8d "
+    "densenet121 densenet161 densenet169 densenet201"
+).split():
+    TWINS[_name] = ("torchvision", _name, {})
+for _name in "inception_v4 inception_resnet_v2 dpn68 dpn92 dpn98 dpn131 dpn107".split():
+    TWINS[_name] = ("timm", _name, {})
+for _name in (
+    "se_resnet50 se_resnet101 se_resnet152 se_resnext50_32x4d se_resnext101_32x4d"
+).split():
+    TWINS[_name] = ("timm", "legacy_" + _name.replace("se_", "se"), {})
+
+KERAS = {
+    r"vgg1[69]": (KERAS_VGG, ""),
+    r"inception_v3|inception_resnet_v2": (keras_inception, ""),
+    r"resnet(50|101|152)": (KERAS_RESNET, ""),
+    r"densenet(121|169|201)": (KERAS_DENSENET, ""),
+}
+TABLES = {"torch": TORCH, "keras": KERAS}
+
+# What a file's weights need beside their names, by networks.
+_IMAGENET = (
+    "their images had dataset.mean=(123.675,116.28,103.53), std=(58.395,57.12,57.375)"
+)
+_HALVES = "their images had dataset.mean=(127.5,), std=(127.5,)"
+_CAFFE = "their images were BGR less (103.939,116.779,123.68), not divided by anything"
+NOTES = {
+    "torch": {
+        r"resnet(50|101|152)": "their strides are on the 3x3 convolutions: "
+        'model.fields.stride_on="3x3"',
+        r"inception_v3": "their average pools count padding: "
+        "model.fields.count_include_pad=True",
+        r"preact_resnet.*": "timm's first pool comes ahead of its batch normalisation, "
+        "which is the same where bn1/scale is not negative",
+        r"googlenet_bn|inception.*": _HALVES,
+        r"dpn.*": "their images had dataset.mean=(124,117,104), std=(59.88,)",
+        r"(?!googlenet|inception|dpn).*": _IMAGENET,
+    },
+    "keras": {
+        r"vgg.*|resnet.*": _CAFFE,
+        r"inception.*": _HALVES,
+        r"densenet.*": _IMAGENET,
+    },
+}
+
+ARRAYS = {
+    "torch": {
+        "kernel": "weight",
+        "scale": "weight",
+        "mean": "running_mean",
+        "var": "running_var",
+    },
+    "keras": {"scale": "gamma", "mean": "moving_mean", "var": "moving_variance"},
+}
+
+# The layers that give class scores, side heads' too.
+CLASSIFIERS = re.compile(
+    r"head/(fc|fc8|fc9|cccp6|cccp8)|output|auxiliary_head/fc|side_heads_aux\d/fc2"
+)
+
+
+def notes(kind, network):
+    """What a file of `network` needs beside its names, a sentence each."""
+    found = NOTES[kind].items()
+    return [note for pattern, note in found if re.fullmatch(pattern, network)]
+
+
+def table(kind, network):
+    """(layers' table, regular expression of 1x1 convolutions) of a network, or None.
+
+    Args:
+      kind: "torch" for torchvision and timm, "keras".
+      network: a name of models.MODELS.
+    """
+    for pattern, found in TABLES[kind].items():
+        if re.fullmatch(pattern, network):
+            return found
+    return None
+
+
+def foreign(kind, network, arrays):
+    """Their names of our arrays: {"params/head/fc/kernel": "fc.weight", ...}.
+
+    Args:
+      arrays: our names; one for which there is no name is left out of the result.
+    """
+    rules, _ = table(kind, network)
+    layers = {name.split("/", 1)[1].rsplit("/", 1)[0] for name in arrays}
+    known = rules(layers) if callable(rules) else _by_rules(rules, layers)
+    result = {}
+    for name in arrays:
+        collection, path = name.split("/", 1)
+        layer, array = path.rsplit("/", 1)
+        if layer not in known:
+            continue
+        theirs = ARRAYS[kind].get(array, array)
+        if kind == "keras" and array == "bias" and f"params/{layer}/scale" in arrays:
+            theirs = "beta"
+        result[name] = f"{known[layer]}{'.' if kind == 'torch' else '/'}{theirs}"
+    return result
+
+
+def _by_rules(rules, layers):
+    """{layer: their name} of the layers that some rule fits."""
+    names = {}
+    for layer in layers:
+        for pattern, name in rules.items():
+            if found := re.fullmatch(pattern, layer):
+                if callable(name):
+                    groups = found.groups()
+                    name = name(*(int(g) if g and g.isdigit() else g for g in groups))
+                names[layer] = name
+                break
+    return names
+
+
+def canonical(kind, network, arrays):
+    """A file's names with the spelling of the tables, for spellings that vary.
+
+    torchvision's older files of DenseNet have norm.1 for norm1. keras numbers layers
+    through a session, so that a network may begin at conv2d_94; older versions write
+    conv1/conv for conv1_conv. Wrappers for several devices put "module." in front.
+    """
+    result = {}
+    if kind == "torch":
+        for name, value in arrays.items():
+            name = name.removeprefix("module.")
+            name = re.sub(r"(denselayer\d+\.)(norm|conv)\.(\d)", r"\1\2\3", name)
+            result[name] = value
+        return result
+    numbered = re.compile(r"(conv2d|batch_normalization)(?:_(\d+))?/")
+    numbers = {"conv2d": set(), "batch_normalization": set()}
+    for name in arrays:
+        if found := numbered.match(name):
+            numbers[found[1]].add(int(found[2] or 0))
+    ranks = {
+        kind: {number: i for i, number in enumerate(sorted(found))}
+        for kind, found in numbers.items()
+    }
+    for name, value in arrays.items():
+        if found := numbered.match(name):
+            rank = ranks[found[1]][int(found[2] or 0)]
+            name = f"{found[1]}_{rank}/{name.rsplit('/', 1)[1]}"
+        else:
+            layer, array = name.rsplit("/", 1)
+            name = layer.replace("/", "_") + "/" + array
+        result[name] = value
+    return result
