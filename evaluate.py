@@ -36,8 +36,9 @@ import models
 import optimizers
 import protocols
 import scoring
+import train_step
 import workdir
-from images import augment, policies
+from images import augment, cache, policies
 from models import onednn
 
 STATISTICS = "statistics.npz"
@@ -51,13 +52,23 @@ class Interrupted(Exception):
 
 
 def open_split(dataset, split):
-    """A split of the data set that `config.dataset` names."""
-    return data_source.open_split(
+    """A split of the data set that `config.dataset` names, in its cache if it has one."""
+    opened = data_source.open_split(
         dataset.name,
         split,
         data_dir=dataset.data_dir or None,
         download=dataset.download,
         holdout=dataset.holdout,
+    )
+    if not dataset.cache:
+        return opened
+    return cache.open_cached(
+        opened,
+        dataset.cache,
+        dataset.cache_dir,
+        dataset.cache_side,
+        interpolation=dataset.interpolation,
+        num_threads=dataset.num_threads or None,
     )
 
 
@@ -461,7 +472,8 @@ def make_steps(config, model, variables, protocol, preprocessing, image_shape):
                 f"config.eval.protocol = {protocol.name!r}: {config.model.name} "
                 f"cannot take images of {shape}: {e}"
             ) from e
-        steps[kind] = jax.jit(step)
+        options = train_step.compiler_options(jax.default_backend())
+        steps[kind] = jax.jit(step, compiler_options=options)
     return steps
 
 

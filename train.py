@@ -375,6 +375,7 @@ class Trainer:
         self.eval_step = jax.jit(
             evaluate.make_eval_step(self.model, self.eval_preprocessing, self.loss),
             out_shardings=one,
+            compiler_options=train_step.compiler_options(jax.default_backend()),
         )
         self.all_finite = jax.jit(
             lambda tree: jnp.array(

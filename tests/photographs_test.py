@@ -212,3 +212,25 @@ def test_statistics_of_the_training_images_are_kept_with_the_run(
     (tmp_path / "run" / "statistics.npz").write_bytes(b"cut")
     with pytest.raises(runs.workdir.WorkdirError, match="npz is damaged"):
         evaluate.evaluate_run(run, run.config())
+
+
+@pytest.mark.parametrize("kind", ["pixels", "resized"])
+def test_training_from_a_cache(tmp_path, split, kind):
+    changes = CHANGES | {
+        "dataset.data_dir": str(tmp_path),
+        "dataset.cache": kind,
+        "dataset.cache_dir": str(tmp_path / "cache"),
+        "dataset.cache_side": 32,
+        "num_epochs": 1.0,
+    }
+    line = runs.train_small(tmp_path / "run", **changes)
+    assert "20/20 images counted" in line
+    assert (tmp_path / "cache" / f"tiny-train-{kind}-32" / "examples").exists()
+    if kind == "pixels":  # the test view is that of the originals, to the bit
+        run = runs.workdir.Workdir(tmp_path / "run")
+        config = run.config()
+        with config.unlocked():
+            config.dataset.cache = ""
+        assert line.split(" after")[0].removeprefix("done: ") in evaluate.evaluate_run(
+            run, config
+        )
