@@ -52,7 +52,7 @@ class Interrupted(Exception):
 
 
 def open_split(dataset, split):
-    """A split of the data set that `config.dataset` names, in its cache if it has one."""
+    """A split of the data set that `config.dataset` names, from its cache if any."""
     opened = data_source.open_split(
         dataset.name,
         split,

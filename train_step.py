@@ -50,7 +50,9 @@ def compiler_options(platform):
     options = {"xla_disable_hlo_passes": "cse_barrier_expander"}
     if onednn.AVAILABLE:  # The version of XLA that was measured.
         options |= {
-            "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT",
+            "xla_cpu_experimental_ynn_fusion_type": (
+                "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
+            ),
             "xla_cpu_prefer_vector_width": 512,
         }
     return options
