@@ -82,7 +82,7 @@ OPEN = ("model.fields.", "optimizer.kwargs.")
 FREE_ON_RESUME = (
     "dataset.data_dir dataset.download dataset.num_threads dataset.prefetch "
     "dataset.cache_dir eval.batch_size eval.protocol eval.scales eval.average "
-    "eval.image_size eval.short_side eval.damaged checkpoint log num_devices "
+    "eval.damaged checkpoint log num_devices "
     "steps_per_dispatch model.remat"
 ).split()
 

@@ -141,7 +141,7 @@ def train_batches(
     `num_threads` read ahead up to `prefetch` batches from the moment of the call; 0
     reads when asked. The iterator's close() stops them early, as its deletion does.
 
-    `view` is a function (example, image, rng, step) -> uint8 [H, W, C] of one size in a
+    `view` is a function (image, rng, step) -> uint8 [H, W, C] of one size in a
     step; without it all images of the split must have one size. `rng` is a function of
     (seed, epoch, index). An image that cannot be read raises DataError, or with
     `damaged` "replace" is logged, and the next readable one of the split takes its
@@ -151,16 +151,14 @@ def train_batches(
 
     def load(step):
         index, epoch = (a[0, rows] for a in plan.indices(step, step + 1))
-        mask = np.ones(len(index), np.float32)
-        if view is None:
-            return _load(split, index, epoch, mask)
 
         def show(at, image):
             # Not the stream of `_permutation`: of the same numbers but 0 and 0.
             seed = (plan.seed, int(epoch[at]), int(index[at]), 1)
             return view(image, np.random.default_rng(seed), step)
 
-        return _view(split, index, epoch, mask, show, damaged)
+        read = _read_views(split, index, show, damaged) if view else split.read(index)
+        return _batch(read, np.ones(len(index), np.float32), index, epoch)
 
     return _stream(load, start, stop, num_threads, prefetch)
 
@@ -174,55 +172,51 @@ def eval_batches(
     num_threads=4,
     prefetch=4,
     view=None,
+    damaged="fail",
 ):
     """Iterates over this process' part of batches that hold every example once.
 
     The last batch is filled up with mask 0. A batch size that does not divide evenly
     among the processes is rounded up, so that each has equally many, equal batches.
-    `view` is a function image -> uint8 [H, W, C] of one size.
+    `view` is a function image -> uint8 [H, W, C] of one size; `damaged` is as for
+    `train_batches`.
     """
     batch_size += -batch_size % process_count
     rows = process_slice(batch_size, process_index, process_count)
     indices, masks = eval_indices(len(split), batch_size)
 
-    def show(at, image):
-        del at
-        return view(image[:, :])
-
     def load(step):
-        index, mask = indices[step, rows], masks[step, rows]
-        if view is None:
-            return _load(split, index, np.zeros_like(index), mask)
-        return _view(split, index, np.zeros_like(index), mask, show)
+        index = indices[step, rows]
+        read = read_examples(split, index, view, damaged)
+        return _batch(read, masks[step, rows], index, np.zeros_like(index))
 
     return _stream(load, 0, len(indices), num_threads, prefetch)
 
 
-def read_examples(split, indices, view=None):
+def read_examples(split, index, view=None, damaged="fail"):
     """Images uint8 [n, H, W, C] in their test `view`, and labels int32 [n].
 
-    `view` is Preprocessing.view of the split's images.
+    `view` is Preprocessing.view of the split's images, `damaged` as for
+    `train_batches`.
     """
-    indices = np.asarray(indices)
     if view is None:
-        return split.read(indices)
-    batch = _view(split, indices, None, None, lambda at, image: view(image[:, :]))
-    return batch["image"], batch["label"]
+        return split.read(index)
+    return _read_views(split, index, lambda at, image: view(image[:, :]), damaged)
 
 
-def _load(split, index, epoch, mask):
-    images, labels = split.read(index)
+def _batch(read, mask, index, epoch):
+    image, label = read
     return {
-        "image": images,
-        "label": labels,
+        "image": image,
+        "label": label,
         "mask": mask,
         "index": index,
         "epoch": epoch,
     }
 
 
-def _view(split, index, epoch, mask, show, damaged="fail"):
-    """A batch of what `show(at, image)` makes of the image of the example index[at].
+def _read_views(split, index, show, damaged):
+    """What `show(at, image)` makes of the images of the examples index[at]; labels.
 
     Raises:
       DataError: an image cannot be read and `damaged` is "fail", or a hundred in a row
@@ -234,13 +228,7 @@ def _view(split, index, epoch, mask, show, damaged="fail"):
         if images is None:
             images = np.empty((len(index), *image.shape), np.uint8)
         images[at] = image
-    return {
-        "image": images,
-        "label": labels,
-        "mask": mask,
-        "index": index,
-        "epoch": epoch,
-    }
+    return images, labels
 
 
 def _readable(split, index, damaged, at, show):
@@ -300,7 +288,7 @@ def example_keys(seed, epoch, index):
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """The options of `preprocess`; a run keeps them beside its parameters (asdict)."""
+    """The options of `preprocess`; a run keeps them beside its parameters."""
 
     image_size: int
     fit: str = "pad"
@@ -387,7 +375,6 @@ def network_input(batch, preprocessing, augmentation=None, *, seed=0, dtype=None
     """What the network sees of a batch, [B, image_size, image_size, C] in dtype."""
     image = batch["image"]
     if augmentation is not None:
-        keys = example_keys(seed, batch["epoch"], batch["index"])
         if preprocessing.whiten in ("gcn", "gcn_zca"):
             # Maxout and NIN crop from whitened images.
             image = fit_size(image, preprocessing)
@@ -418,13 +405,13 @@ def fit_size(image, preprocessing):
     return jnp.pad(image, [(0, 0), *pads, (0, 0)])
 
 
-def fit_statistics(split, preprocessing):
+def fit_statistics(split, preprocessing, damaged="fail"):
     """images.whitening.fit of a split's images, each once, in their test view."""
     view = preprocessing.view(split.image_shape)
     sized = jax.jit(functools.partial(fit_size, preprocessing=preprocessing))
 
     def images():
-        for batch in eval_batches(split, 256, view=view):
+        for batch in eval_batches(split, 256, view=view, damaged=damaged):
             yield np.asarray(sized(batch["image"]))[batch["mask"] > 0]
 
     return whitening.fit(preprocessing.whiten, images())
@@ -440,7 +427,7 @@ def preprocess(image, preprocessing, dtype=None):
     Computed in float32, returned in dtype (float32).
 
     Raises:
-      ValueError: an image too large to pad, or too small to crop.
+      ValueError: an image too large to pad, or a wrong number of means or stds.
     """
     mean, std, channels = preprocessing.mean, preprocessing.std, image.shape[-1]
     for name, value in (("mean", mean), ("std", std)):

@@ -279,7 +279,9 @@ class Trainer:
         if path.exists():
             statistics = self.workdir.read_arrays(path.name)
         else:
-            statistics = input_pipeline.fit_statistics(self.train_split, tested)
+            statistics = input_pipeline.fit_statistics(
+                self.train_split, tested, self.config.dataset.damaged
+            )
             if self.first:
                 self.workdir.write_arrays(path.name, statistics)
         add = functools.partial(dataclasses.replace, statistics=statistics)
@@ -327,7 +329,7 @@ class Trainer:
             self.workdir,
             split,
             self.eval_preprocessing,
-            shape,
+            evaluate.input_shape(self.eval_preprocessing, split.image_shape),
             self.state.params,
             self.mesh.devices.flat,
         )

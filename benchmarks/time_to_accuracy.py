@@ -24,7 +24,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 # Target error in per cent, and the flags of main.py.
 ROWS = {
     "mnist": (1.0, ["--config=configs/lenet5.py:modern", "--config.num_epochs=4"]),
-    "fashion_mnist": (8.0, ["--config=configs/resnet_fashion.py"]),
+    "fashion_mnist": (8.0, ["--config=configs/fashion_mnist.py"]),
 }
 RESULT = re.compile(r"error \S+ % \((\d+) errors, (\d+)/\2 images counted\)")
 

@@ -148,8 +148,7 @@ def get_config():
 
     config.eval = ConfigDict()
     config.eval.batch_size = 1000  # images; changes nothing in the result
-    # Of --mode=evaluate; a training looks at one view, "single", of each image, with
-    # dataset.image_size and short_side.
+    # Of --mode=evaluate; a training looks at one view, "single", of each image.
     # "single"; "ten_crop" (AlexNet); "crops_144" (GoogLeNet); "dense", "multi_crop",
     # "dense_multi_crop" (VGG); "scales" (ResNet); "offsets" (OverFeat): protocols.py.
     config.eval.protocol = "single"

@@ -44,7 +44,7 @@ MILESTONES = {
     "resnet50": {0.0: 0.1, 119.0: 0.1},
     "resnet_cifar": CIFAR_RESNET,
     "resnet_cifar:resnet110": WARMED_UP,
-    "resnet_fashion": {0.0: 0.0, 0.5: 0.1, 5.0: 0.0},
+    "fashion_mnist": {0.0: 0.0, 0.5: 0.1, 5.0: 0.0},
     "preact_resnet": WARMED_UP,
     "preact_resnet:preact_resnet200": THIRTY,
     "wide_resnet": {59.9: 0.1, 60.0: 0.02, 120.0: 0.004, 160.0: 0.0008},
@@ -72,7 +72,7 @@ MILESTONES = {
 # One of each kind where only numbers differ; of the deepest, a trace takes long.
 RECIPES = sorted(
     MILESTONES.keys()
-    - {"lenet5:paper", "vgg_cifar", "resnet_fashion", "densenet121:densenet161"}
+    - {"lenet5:paper", "vgg_cifar", "fashion_mnist", "densenet121:densenet161"}
     - {f"resnet50:{name}" for name in ("a2", "a3", "flax", "torchvision_v1")}
     - {f"resnet50:{name}" for name in ("ffcv_88", "mlperf_32768")}
 )
@@ -143,7 +143,7 @@ def test_images_are_large_enough_for_their_crops(recipe):
 
 def test_paper_is_the_first_network_of_every_file():
     for file in {recipe.partition(":")[0] for recipe in MILESTONES} - {
-        *("lenet5", "vgg_cifar", "resnet_fashion")
+        *("lenet5", "vgg_cifar", "fashion_mnist")
     }:
         module = importlib.import_module(f"configs.{file}")
         assert module.get_config("paper").to_dict() == module.get_config().to_dict()
