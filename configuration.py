@@ -175,6 +175,11 @@ def check(config):
         raise ConfigError(
             f"config.init_layers = {layers!r} is no tuple of regular expressions"
         )
+    if config.model.frozen_statistics and not config.init_from:
+        raise ConfigError(
+            "config.model.frozen_statistics keeps the statistics of another training: "
+            "name it in config.init_from"
+        )
     if config.batch_size % config.optimizer.accumulate:
         raise ConfigError(
             f"config.batch_size = {config.batch_size} is not divisible by "
@@ -291,7 +296,7 @@ def _check_optimizer(optimizer):
                 f"config.optimizer.kwargs.{name}: {optimizer.name} takes "
                 f"{', '.join(sorted(accepted))}{nearest(name, accepted)}"
             )
-    for name in ("rate_factors", "filter_rms"):
+    for name in ("rate_factors", "unfreeze", "filter_rms"):
         for rule in optimizer[name]:
             if not _is_rule(rule) or (name == "filter_rms" and rule[1] == 0):
                 raise ConfigError(
@@ -318,6 +323,7 @@ def check_parameters(config, params):
     expressions = {
         "init_layers": config.init_layers,
         "optimizer.rate_factors": [e for e, _ in config.optimizer.rate_factors],
+        "optimizer.unfreeze": [e for e, _ in config.optimizer.unfreeze],
         "optimizer.filter_rms": [e for e, _ in config.optimizer.filter_rms],
     }
     names = optimizers.paths(params)

@@ -77,13 +77,14 @@ def make_optimizer(
     clip_norm=0.0,
     plateau=False,
     rate_factors=(),
+    unfreeze=(),
     filter_rms=(),
 ):
     """The transformation called `name` (of OWN or optax) with its learning rate.
 
     In this order: the gradient is clipped, L2 decay is added to it unless the optimizer
     decays by itself, the optimizer, the plateau's factor, the parameters' own factors,
-    the limit of the filters.
+    what is frozen yet, the limit of the filters.
     """
     make = constructor(name)
     accepted = inspect.signature(make).parameters
@@ -103,6 +104,8 @@ def make_optimizer(
         parts.append(scale_by_plateau())
     if rate_factors:
         parts.append(scale_by_path(rate_factors))
+    if unfreeze:
+        parts.append(unfreeze_at(unfreeze))
     if filter_rms:
         parts.append(limit_filters(filter_rms))
     return optax.chain(*parts)
@@ -188,6 +191,33 @@ def scale_by_path(factors):
 
     return optax.stateless(
         lambda updates, params: jax.tree_util.tree_map_with_path(scale, updates)
+    )
+
+
+def unfreeze_at(releases):
+    """Zero updates until step n for the first of (expression, n) that fits their path.
+
+    What the optimizer averages, moments and momentum, it averages from the first step.
+    """
+
+    def label(keys, param):
+        release = _first(releases, keys)
+        return "free" if release is None else str(release)
+
+    def released(step):
+        # Not a product: a frozen parameter stays as it is whatever its gradient.
+        def update(updates, count):
+            return jax.tree.map(lambda u: jnp.where(count < step, 0, u), updates)
+
+        return optax.GradientTransformation(
+            lambda params: jnp.zeros((), jnp.int32),
+            lambda updates, count, params=None: (update(updates, count), count + 1),
+        )
+
+    parts = {str(step): released(step) for _, step in releases}
+    parts["free"] = optax.identity()
+    return optax.multi_transform(
+        parts, lambda params: jax.tree_util.tree_map_with_path(label, params)
     )
 
 

@@ -60,6 +60,10 @@ def make_optimizer(config, epoch_steps, total_steps):
         clip_norm=optimizer.clip_norm,
         plateau=config.schedule.name == "plateau",
         rate_factors=optimizer.rate_factors,
+        unfreeze=[
+            (expression, optimizers.in_steps(epoch, epoch_steps))
+            for expression, epoch in optimizer.unfreeze
+        ],
         filter_rms=optimizer.filter_rms,
     )
     return schedule, tx
@@ -98,6 +102,7 @@ def make_step(config, model, tx, preprocessing):
         ema_every=config.optimizer.ema_every,
         auxiliary_weight=config.loss.auxiliary_weight,
         mix=mix,
+        frozen_statistics=config.model.frozen_statistics,
     )
 
 

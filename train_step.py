@@ -13,7 +13,7 @@ import optax
 
 import input_pipeline
 import sdlm
-from models import onednn
+from models import layers, onednn
 
 DROPOUT, MIX = 2**31 - 1, 2**31 - 2  # beside the streams of initialisation, examples
 
@@ -98,6 +98,7 @@ def make_train_step(
     ema_every=1,
     auxiliary_weight=0.0,
     mix=None,
+    frozen_statistics=False,
 ):
     """(state, batch, seed) -> (state, sums over the batch).
 
@@ -106,7 +107,8 @@ def make_train_step(
     mixes the images of a batch (images.augment.mix); errors are counted against the
     label that comes first. Dropout and mixing draw from the seed and the step. The loss
     of each auxiliary head of the network is added `auxiliary_weight` times. The average
-    of the parameters takes in every `ema_every`-th step. The seed is an argument so
+    of the parameters takes in every `ema_every`-th step. With `frozen_statistics` batch
+    normalisation takes those of the state, and leaves them. The seed is an argument so
     that all seeds share one compiled program.
     """
 
@@ -122,13 +124,14 @@ def make_train_step(
             return weight * losses + (1 - weight) * loss(logits, other)
 
         def mean_loss(params):
-            logits, updated = model.apply(
-                {"params": params, "batch_stats": batch_stats},
-                images,
-                train=True,
-                mutable=["batch_stats", "auxiliary"],
-                rngs={"dropout": key},
-            )
+            with layers.frozen_statistics(frozen_statistics):
+                logits, updated = model.apply(
+                    {"params": params, "batch_stats": batch_stats},
+                    images,
+                    train=True,
+                    mutable=["batch_stats", "auxiliary"],
+                    rngs={"dropout": key},
+                )
             losses = batch_loss(logits)
             for head in jax.tree.leaves(updated.get("auxiliary", {})):
                 losses += auxiliary_weight * batch_loss(head)

@@ -100,6 +100,8 @@ def get_config():
     # Stages to compute again for their gradient instead of keeping their activations:
     # "conv2,conv3", or "all"; models/remat.py.
     config.model.remat = ""
+    # Batch normalisation uses in training, and keeps, the statistics of init_from.
+    config.model.frozen_statistics = False
 
     config.loss = ConfigDict()
     # Or "binary_cross_entropy", by sigmoids; LeNet-5's "map", "ml".
@@ -122,6 +124,9 @@ def get_config():
     # Factors of the learning rate: (expression, factor), of which a parameter has the
     # first that is found in its path, "head/fc8/bias", or 1; 0 keeps it as it is.
     config.optimizer.rate_factors = ()
+    # Gradual unfreezing: (expression, epoch), of which the first that is found in its
+    # path keeps a parameter as it is until that epoch.
+    config.optimizer.unfreeze = ()
     # After a step, filters are scaled back to a root mean square: (expression, limit).
     config.optimizer.filter_rms = ()
     config.optimizer.clip_norm = 0.0  # global norm of the gradient; 0: no clipping

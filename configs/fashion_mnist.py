@@ -16,9 +16,9 @@ from configs import default
 # Network: epochs, optimizer, learning rate, weight decay, pixels.
 ROWS = {
     "resnet20": (5.0, "sgd", 0.1, 5e-4, 28),
-    "nin": (8.0, "adamw", 1e-3, 1e-2, 28),
-    "vgg11_cifar": (8.0, "sgd", 0.05, 5e-4, 32),
-    "wrn_16_4": (4.0, "sgd", 0.1, 5e-4, 28),
+    "nin": (6.0, "adamw", 1e-3, 1e-2, 28),
+    "vgg11_cifar": (5.0, "sgd", 0.05, 5e-4, 32),
+    "wrn_16_4": (3.0, "sgd", 0.1, 5e-4, 28),
     "lenet5_modern": (12.0, "adamw", 2e-3, 1e-2, 32),
 }
 

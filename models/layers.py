@@ -4,6 +4,9 @@ A size, stride or padding is one number for both axes or a (height, width) pair;
 may also be ((top, bottom), (left, right)). Nothing pads by itself: none is 0.
 """
 
+import contextlib
+import contextvars
+
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
@@ -35,6 +38,19 @@ class Conv(nn.Conv):
         super().__post_init__()
 
 
+_frozen_statistics = contextvars.ContextVar("frozen_statistics", default=False)
+
+
+@contextlib.contextmanager
+def frozen_statistics(frozen=True):
+    """In training too, `BatchNorm` uses, and keeps, its averages while this holds."""
+    token = _frozen_statistics.set(frozen)
+    try:
+        yield
+    finally:
+        _frozen_statistics.reset(token)
+
+
 class BatchNorm(nn.BatchNorm):
     """`nn.BatchNorm` over the last axis, applied as x * a + b with a and b per channel.
 
@@ -50,7 +66,7 @@ class BatchNorm(nn.BatchNorm):
         zeros, ones = nn.initializers.zeros, nn.initializers.ones
         mean = self.variable("batch_stats", "mean", zeros, None, shape, jnp.float32)
         var = self.variable("batch_stats", "var", ones, None, shape, jnp.float32)
-        if self.use_running_average:
+        if self.use_running_average or _frozen_statistics.get():
             mu, sigma2 = mean.value, var.value
         else:
             axes = tuple(range(x.ndim - 1))

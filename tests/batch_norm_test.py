@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import runs
 
@@ -39,7 +40,7 @@ class TinyBackbone(nn.Module):
     @nn.compact
     def __call__(self, x, *, train):
         x = layers.Conv(8, 5, 4, padding=1, name="conv1")(x)
-        norm = nn.BatchNorm(use_running_average=not train, momentum=0.9, name="bn1")
+        norm = layers.BatchNorm(use_running_average=not train, momentum=0.9, name="bn1")
         return {"conv1": nn.relu(norm(x))}
 
 
@@ -106,11 +107,37 @@ def test_moving_averages_move_and_resume(tiny_network, tmp_path):
     assert state["batch_stats"]["backbone"]["bn1"]["mean"].any()
 
 
+def test_frozen_statistics_are_used_and_kept(tiny_network, tmp_path):
+    """A step is then a step of the network as it is evaluated."""
+    model = Tiny(num_classes=3)
+    images = jax.random.normal(jax.random.key(1), (4, 9, 9, 1))
+    batch = {"image": images, "label": jnp.array([0, 1, 2, 0])}
+    loss = optax.softmax_cross_entropy_with_integer_labels
+    tx = optax.sgd(1.0)
+    state = train_step.make_init(model, tx, (9, 9, 1), ema=0.0)(0)
+    shifted = jax.tree.map(lambda x: x + 0.5, state.batch_stats)
+    state = state.replace(batch_stats=shifted)
+    step = train_step.make_train_step(
+        model, tx, loss, lambda b, seed: b["image"], frozen_statistics=True
+    )
+    after, sums = step(state, batch, 0)
+    variables = {"params": state.params, "batch_stats": shifted}
+    tested = loss(model.apply(variables, images, train=False), batch["label"])
+    np.testing.assert_allclose(sums["loss"], tested.sum(), rtol=1e-6)
+    jax.tree.map(np.testing.assert_array_equal, after.batch_stats, shifted)
+
+    small(tmp_path / "source")
+    changes = {"init_from": str(tmp_path / "source"), "model__frozen_statistics": True}
+    small(tmp_path / "run", optimizer__unfreeze=(("backbone", 0.5),), **changes)
+    saved, tuned = (runs.final_state(tmp_path / name)[0] for name in ("source", "run"))
+    runs.assert_same_bits(saved["batch_stats"], tuned["batch_stats"])
+    with pytest.raises(configuration.ConfigError, match="init_from"):
+        small(tmp_path / "none", model__frozen_statistics=True)
+
+
 @pytest.mark.parametrize("weight", [0.0, 0.5])
 def test_the_auxiliary_head_has_its_weight_in_the_loss(weight):
     """Its loss at the start is that of the head alone, and its gradient scales."""
-    import optax
-
     model = Tiny(num_classes=3)
     images = jax.random.normal(jax.random.key(1), (4, 9, 9, 1))
     batch = {"image": images, "label": jnp.array([0, 1, 2, 0])}

@@ -230,5 +230,5 @@ def test_what_evaluates_can_be_changed():
 def test_what_evaluates_may_change_when_a_run_is_resumed():
     stored, given = lenet5.get_config("modern"), lenet5.get_config("modern")
     given.eval.protocol, given.eval.scales = "dense", (36,)
-    given.eval.damaged, given.eval.short_side = "wrong", 36
+    given.eval.damaged, given.eval.batch_size = "wrong", 36
     configuration.check_resumable(stored, given, "run")

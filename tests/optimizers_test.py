@@ -111,6 +111,22 @@ def test_a_factor_of_zero_keeps_a_parameter_whatever_its_gradient_and_decay():
     assert not updates["head"]["fc8"]["kernel"].any()
 
 
+def test_gradual_unfreezing():
+    """Each parameter is free from its step on, with the momentum it gathered."""
+    releases = (("fc8", 0), ("conv1/bias", 3), ("conv", 2))
+    late = make(kwargs={"momentum": 0.9}, unfreeze=releases)
+    plain = make(kwargs={"momentum": 0.9})
+    late_state, plain_state = late.init(PARAMS), plain.init(PARAMS)
+    for step in range(5):
+        updates, late_state = late.update(gradients(step), late_state, PARAMS)
+        expected, plain_state = plain.update(gradients(step), plain_state, PARAMS)
+        free = {"kernel": step >= 2, "bias": step >= 3}
+        for name, is_free in free.items():
+            if not is_free:
+                expected["conv1"][name] = jnp.zeros_like(expected["conv1"][name])
+        jax.tree.map(np.testing.assert_array_equal, updates, expected)
+
+
 def test_filters_are_scaled_back_to_their_limit():
     """Only those of the named layers, and of these only what is above it."""
     params = jax.tree.map(jnp.asarray, PARAMS)
