@@ -1,10 +1,9 @@
 """Decode, Inception crop of 224 pixels, flip: python -m benchmarks.input_pipeline
 
-Photographs of several hundred files (--images=400) are made from the samples that
-scikit-learn and scikit-image bring along: parts of them in random scale, mirrored, with
-noise. Each pipeline reads files that are in memory and gives batches of 64 as uint8:
+The photographs, --images=400 of a size, are those of benchmarks/photographs.py. Each
+pipeline reads files that are in memory and gives batches of 64 as uint8:
 
-    ours      what main.py uses: images/ on Grain's threads; antialiased
+    ours      what main.py uses; antialiased
     tf.data   decode_and_crop_jpeg, which decodes only the crop; not antialiased
     tf.data antialiased
               the same but for the resize
@@ -24,7 +23,6 @@ import contextlib
 import dataclasses
 import datetime
 import functools
-import importlib.util
 import itertools
 import json
 import os
@@ -39,58 +37,14 @@ import time
 import numpy as np
 from PIL import Image
 
+from benchmarks.photographs import make_photographs, sample_photographs
+
 ROOT = pathlib.Path(__file__).parent.parent
 SIZE, BATCH, PREFETCH = 224, 64, 4
 WARM_UP = 2 * PREFETCH  # batches: more than any pipeline keeps ready
-SAMPLES = {
-    "sklearn": ("datasets/images/china.jpg", "datasets/images/flower.jpg"),
-    "skimage": (
-        "data/astronaut.png",
-        "data/chelsea.png",
-        "data/coffee.png",
-        "data/motorcycle_left.png",
-        "data/rocket.jpg",
-    ),
-}
 PHOTOS = {"JPEG 500x375": (375, 500), "JPEG 512x512": (512, 512)}
 # Of JPEG 500x375, with a short side of 256 pixels.
 CACHES = {"resized cache": "resized", "pixel cache": "pixels"}
-
-
-# The photographs.
-
-
-def sample_photographs():
-    """PIL images in RGB.
-
-    Raises:
-      ImportError: scikit-learn or scikit-image is not installed.
-    """
-    found = []
-    for package, names in SAMPLES.items():
-        spec = importlib.util.find_spec(package)  # neither needs to be imported
-        if spec is None:
-            raise ImportError(f"{package} is missing: see requirements-parity.txt")
-        folder = pathlib.Path(spec.submodule_search_locations[0])
-        found += [Image.open(folder / name).convert("RGB") for name in names]
-    return found
-
-
-def make_photographs(directory, height, width, count):
-    """Writes `count` JPEGs of quality 95 that look like a camera's."""
-    rng, samples = np.random.default_rng(0), sample_photographs()
-    directory.mkdir(parents=True)
-    for i in range(count):
-        sample = samples[i % len(samples)]
-        scale = min(sample.width / width, sample.height / height)
-        columns, rows = np.array([width, height]) * scale * rng.uniform(0.5, 1)
-        left = rng.uniform(0, sample.width - columns)
-        top = rng.uniform(0, sample.height - rows)
-        box = (left, top, left + columns, top + rows)
-        image = np.asarray(sample.resize((width, height), Image.BICUBIC, box), float)
-        image = image[:, :: rng.choice([-1, 1])] + rng.normal(0, 4, image.shape)
-        image = Image.fromarray(image.clip(0, 255).astype(np.uint8))
-        image.save(directory / f"{i:05}.jpg", quality=95)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,52 +85,55 @@ def open_photographs(directory, name):
 # iterator of uint8 [BATCH, SIZE, SIZE, 3].
 
 
-def on_grain(split, threads, view):
-    """`view` gives the crop of an example as a numpy array, or as a PIL image."""
+def ours(split, threads):
+    import jax
+
     import input_pipeline
+    from images import augment, policies
 
     plan = input_pipeline.TrainPlan(len(split), BATCH, seed=0)
+    crops = policies.HostAugmentation(view="inception_crop")
 
-    def load(step):
-        images = np.empty((BATCH, SIZE, SIZE, 3), np.uint8)
-        index, epoch = plan.indices(step, step + 1)
-        for i, example in enumerate(split.examples(index[0])):
-            key = [int(epoch[0, i]), int(index[0, i])]
-            rng = np.random.Generator(np.random.Philox(key=key))
-            image = np.asarray(view(example.image, rng))
-            if rng.random() < 0.5:
-                for c in range(3):  # a third of the time of images[i] = image[:, ::-1]
-                    images[i, :, :, c] = image[:, ::-1, c]
-            else:
-                images[i] = image
-        return images
+    @jax.jit
+    def flip(batch):
+        keys = input_pipeline.example_keys(0, batch["epoch"], batch["index"])
+        options = augment.Augmentation(flip=True)
+        return augment.augment(batch["image"], keys, options)
 
-    # Two for a core: one decodes while another waits for Python's lock.
-    return input_pipeline._stream(load, 0, 10**9, 2 * threads, PREFETCH)
-
-
-def ours(split, threads):
-    from images import views
-    from images.decode import decode_lazily
-
-    def view(data, rng):
-        return views.inception_crop(decode_lazily(data, 3), rng, SIZE)
-
-    return on_grain(split, threads, view)
+    batches = input_pipeline.train_batches(
+        split,
+        plan,
+        0,
+        10**9,
+        num_threads=threads,
+        prefetch=PREFETCH,
+        view=input_pipeline.TrainView(crops, ((0, SIZE),)),
+    )
+    return (np.asarray(flip(batch)) for batch in batches)
 
 
 def grain_pil(split, threads):
     import io
 
+    import grain
+
     from images import views
 
-    def view(data, rng):
-        image = Image.open(io.BytesIO(data)).convert("RGB")
+    def load(index, rng):
+        (example,) = split.examples([index])
+        image = Image.open(io.BytesIO(example.image)).convert("RGB")
         top, left, rows, columns = views.inception_box(*image.size[::-1], rng)
-        part = image.crop((left, top, left + columns, top + rows))
-        return part.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+        image = image.crop((left, top, left + columns, top + rows))
+        image = image.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+        if rng.random() < 0.5:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return np.asarray(image)
 
-    return on_grain(split, threads, view)
+    data = grain.MapDataset.range(len(split)).seed(0).shuffle().repeat()
+    data = data.random_map(load).batch(BATCH)
+    # Two threads for a core: one decodes while another waits for Python's lock.
+    options = grain.ReadOptions(num_threads=2 * threads, prefetch_buffer_size=PREFETCH)
+    return iter(data.to_iter_dataset(options))
 
 
 def tf_data(split, threads, antialias):
@@ -367,7 +324,9 @@ def main(argv=None):
         directory = pathlib.Path(directory)
         print(f"{datetime.date.today()}, {machine()}, {cores} cores")
         for name, shape in PHOTOS.items():
-            make_photographs(directory / name, *shape, args.images)
+            make_photographs(
+                directory / name, *shape, args.images, sample_photographs()
+            )
             sizes = [f.stat().st_size for f in (directory / name).iterdir()]
             print(f"{name}: {len(sizes)} files of {np.mean(sizes) / 1e3:.0f} kB")
         names = [*PHOTOS, *CACHES]
