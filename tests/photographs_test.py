@@ -1,6 +1,9 @@
 """Training and testing on photographs: encoded, of different sizes, some damaged."""
 
 import io
+import re
+import signal
+import subprocess
 
 import numpy as np
 import pytest
@@ -183,6 +186,41 @@ def test_training_goes_on_in_the_middle_of_an_epoch_with_the_same_bits(tmp_path,
     runs.train_small(tmp_path / "run", dataset__num_threads=2, **changes)
     whole, found = (runs.final_state(tmp_path / name) for name in ("whole", "run"))
     assert whole[1] == found[1] == 13
+    runs.assert_same_bits(whole[0], found[0])
+
+
+def test_killed_in_the_middle_of_an_epoch_it_ends_in_the_same_bits(tmp_path, split):
+    changes = CHANGES | {"dataset.data_dir": str(tmp_path), "num_epochs": 30.0}
+    changes |= {"dataset.num_threads": 1, "eval.every_epochs": 0.0}
+
+    def command(name, **more):
+        flags = ("--config=configs/lenet5.py:modern", f"--workdir={tmp_path / name}")
+        return runs.command(*flags, **changes | more)
+
+    result = runs.run_main(command("whole"))
+    assert result.returncode == 0, result.stderr
+    kills, lines = [17, 48, 71], []
+    while kills:
+        threads = {"dataset.num_threads": len(kills) + 1}
+        with subprocess.Popen(
+            command("run", **threads),
+            cwd=runs.ROOT,
+            env=runs.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as child:
+            for line in child.stdout:
+                lines.append(line)
+                if re.match(f"step +{kills[0]}/100", line):
+                    child.kill()
+                    break
+        assert child.returncode == -signal.SIGKILL, "".join(lines)
+        kills.pop(0)
+    result = runs.run_main(command("run"))
+    assert result.returncode == 0 and "resuming from step" in result.stdout
+    whole, found = (runs.final_state(tmp_path / name) for name in ("whole", "run"))
+    assert whole[1] == found[1] == 100
     runs.assert_same_bits(whole[0], found[0])
 
 

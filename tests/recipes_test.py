@@ -7,14 +7,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 import configuration
+import data_source
 import evaluate
+import images
 import input_pipeline
 import optimizers
 import train
 import train_step
 from configs import resnet50
+from images import augment
 
 # Training images of each set.
 EXAMPLES = {"mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000}
@@ -210,3 +214,43 @@ def test_three_steps_at_the_true_size(recipe):
     moved = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), start.params, state.params)
     assert all(jnp.isfinite(p).all() for p in jax.tree.leaves(state.params))
     assert np.mean(jax.tree.leaves(moved)) > 0.5
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """A split of four JPEGs, as large as many of ImageNet's and smaller."""
+    rng, path = np.random.default_rng(0), tmp_path_factory.mktemp("photographs")
+    for number, (height, width) in enumerate(
+        [(375, 500), (500, 333), (128, 160), (480, 640)]
+    ):
+        coarse = Image.fromarray(rng.integers(0, 256, (9, 9, 3), np.uint8))
+        folder = path / "train" / f"class{number % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        coarse.resize((width, height)).save(folder / f"{number}.jpg", quality=95)
+    return data_source.open_split(f"folder:{path}", "train")
+
+
+@pytest.mark.parametrize(
+    "recipe", [r for r in RECIPES if load(r).dataset.name == "imagenet2012"]
+)
+def test_training_images_as_the_recipe_shows_them(recipe, photographs):
+    """Decoded, cropped and changed on the host and inside jit, in its last size."""
+    config = load(recipe)
+    preprocessing, view = evaluate.make_view(config, photographs.image_shape, 100)
+    last, size = view.sizes[-1]
+    repeats = config.augment.repeats
+    plan = input_pipeline.TrainPlan(4, 4 * repeats, config.seed, repeats=repeats)
+    (batch,) = input_pipeline.train_batches(
+        photographs, plan, last, last + 1, num_threads=0, view=view
+    )
+    assert batch["image"].shape == (4 * repeats, size, size, 3)
+    assert batch["image"].dtype == np.uint8
+    see = functools.partial(
+        input_pipeline.network_input,
+        preprocessing=preprocessing,
+        augmentation=images.select(augment.Augmentation, config.augment),
+        dtype=config.model.dtype,
+    )
+    seen = np.asarray(jax.jit(see)(batch), np.float32)
+    assert seen.shape == batch["image"].shape and np.isfinite(seen).all()
+    assert (seen.std((1, 2)) > 0.05 * 60 / np.mean(config.dataset.std)).all()
