@@ -3,6 +3,7 @@
 import os
 import socket
 import urllib.parse
+import urllib.request
 
 from weights.formats import WeightsError
 
@@ -12,7 +13,7 @@ TIMEOUT = 5  # seconds to wait for the hub to answer at all
 def download(name):
     """The path of model.safetensors of the repository `name`, "timm/resnet50.a1_in1k".
 
-    A file that was fetched before needs no network.
+    A file that was fetched before needs no network. HF_ENDPOINT names another hub.
 
     Raises:
       WeightsError: no such repository or file, no network, no huggingface_hub.
@@ -35,9 +36,10 @@ def download(name):
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
     host = urllib.parse.urlsplit(endpoint)
     try:
-        port = host.port or (443 if host.scheme == "https" else 80)
-        socket.create_connection((host.hostname, port), TIMEOUT).close()
-        return huggingface_hub.hf_hub_download(**options)
+        if host.scheme not in urllib.request.getproxies():
+            port = host.port or (443 if host.scheme == "https" else 80)
+            socket.create_connection((host.hostname, port), TIMEOUT).close()
+        return huggingface_hub.hf_hub_download(**options, endpoint=endpoint)
     except errors.HfHubHTTPError as error:
         reason = str(error).strip().splitlines()[0]
         raise WeightsError(f"hf:{name} has no model.safetensors: {reason}") from error

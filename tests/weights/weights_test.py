@@ -1,7 +1,11 @@
 """Weights of others: names, files, reports and errors. No test needs torch or Keras."""
 
+import contextlib
 import functools
+import http.server
+import pathlib
 import pickle
+import threading
 import zipfile
 
 import flax
@@ -10,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 
 import models
 import weights
@@ -281,8 +286,56 @@ def test_without_a_network_the_hub_is_a_quick_error(monkeypatch):
     def refuse(*arguments):
         raise OSError("no route to host")
 
+    for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(hub.socket, "create_connection", refuse)
     with pytest.raises(weights.WeightsError, match="does not answer .no route"):
         hub.download("timm/resnet50.a1_in1k")
     with pytest.raises(weights.WeightsError, match="is no OWNER/NAME"):
         hub.download("a/b/c")
+
+
+def test_a_file_of_the_hub_is_fetched_once(tmp_path, monkeypatch):
+    """From a server that answers as the hub does."""
+    huggingface_hub = pytest.importorskip(
+        "huggingface_hub", reason="requirements-exchange.txt"
+    )
+    content, asked = safetensors.numpy.save({"a": np.arange(6.0)}), []
+
+    class Hub(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            asked.append(f"{self.command} {self.path}")
+            found = self.path == "/timm/tiny/resolve/main/model.safetensors"
+            self.send_response(200 if found else 404)
+            if found:
+                self.send_header("ETag", '"1234"')
+                self.send_header("X-Repo-Commit", 40 * "a")
+                self.send_header("Content-Length", str(len(content)))
+            else:
+                self.send_header("X-Error-Code", "RepoNotFound")
+            self.end_headers()
+            return found
+
+        def do_GET(self):
+            if self.do_HEAD():
+                self.wfile.write(content)
+
+        def log_message(self, *arguments):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("localhost", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("HF_ENDPOINT", f"http://localhost:{server.server_port}")
+    monkeypatch.setenv("no_proxy", "localhost")
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    cache = str(tmp_path)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", cache)
+    with contextlib.closing(server.socket):
+        file = pathlib.Path(hub.download("timm/tiny"))
+        assert file.read_bytes() == content and asked
+        count = len(asked)
+        assert pathlib.Path(hub.download("timm/tiny")) == file and len(asked) == count
+        with pytest.raises(weights.WeightsError, match="hf:timm/none has no model"):
+            hub.download("timm/none")
+        server.shutdown()
