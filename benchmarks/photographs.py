@@ -44,10 +44,10 @@ SPLITS = {"train": 40, "validation": 8}  # files of each class
 ADAM = ("optimizer.name=adam", "optimizer.kwargs={}", "optimizer.learning_rate=1e-4")
 # The config, epochs, and changes besides.
 ROWS = (
-    ("alexnet", 10, ADAM),
-    ("vgg16", 3, ADAM),
-    ("googlenet", 8, ADAM),
-    ("resnet50", 6, ("optimizer.learning_rate=0.01",)),
+    ("alexnet", 8, ADAM),
+    ("vgg16", 2, ADAM),
+    ("googlenet", 6, ADAM),
+    ("resnet50", 4, ("optimizer.learning_rate=0.01",)),
 )
 
 

@@ -3,8 +3,8 @@
     python main.py --config=configs/fashion_mnist.py:resnet20 --workdir=runs/fashion
 
 The argument is the network: resnet20 (if none is given), nin, vgg11_cifar, wrn_16_4 or
-lenet5_modern. The recipes are ours, a few epochs each: the learning rate rises for a
-tenth of the training and falls in a line to zero, which takes a short training further
+lenet5_modern. The recipes are ours, a few epochs each: the learning rate rises for
+half an epoch and falls in a line to zero, which takes a short training further
 than the papers' steps; flips are the only augmentation. NIN learns with AdamW; with
 the SGD of the others it stays at chance for epochs. The networks are those of their
 papers; VGG and LeNet-5 see an image in a frame of zeros. Mean and deviation are the
