@@ -35,7 +35,7 @@ NOT_NEGATIVE = (
     "loss.label_smoothing loss.auxiliary_weight optimizer.per_examples "
     "optimizer.weight_decay "
     "optimizer.clip_norm optimizer.ema_decay schedule.warmup_epochs "
-    "schedule.warmup_factor schedule.end_factor eval.every_epochs "
+    "schedule.warmup_factor schedule.end_factor schedule.min_factor eval.every_epochs "
     "checkpoint.every_epochs checkpoint.every_steps checkpoint.keep_best"
 ).split()
 BELOW_ONE = ("dataset.holdout", "loss.label_smoothing", "optimizer.ema_decay")
@@ -57,7 +57,7 @@ CHOICES = {
     "augment.view": policies.VIEWS,
     "augment.interpolation": (*views.INTERPOLATIONS, "random"),
     "augment.policy": tuple(policies.POLICIES),
-    "augment.crop_mode": ("zeros", "reflect"),
+    "augment.crop_mode": ("zeros", "reflect", "mean"),
     "model.dtype": ("float32", "bfloat16"),
     "eval.protocol": ("single", *protocols.PROTOCOLS),
     "eval.average": ("softmax", "logits"),
@@ -222,6 +222,21 @@ def _check_images(config):
         raise ConfigError(
             f"config.dataset.cache = {dataset.cache!r} needs config.dataset.cache_dir"
         )
+    sides = [config.eval.short_side, *config.eval.scales]
+    sides += [dataset.short_side] if dataset.fit == "crop" else []
+    sides += augment.short_side if augment.view == "rescale_crop" else ()
+    if dataset.cache and max(sides) > dataset.cache_side:
+        raise ConfigError(
+            f"config.dataset.cache_side = {dataset.cache_side} keeps less than the "
+            f"{max(sides)} pixels of the short side that this config asks for: raise "
+            'it, or config.dataset.cache = ""'
+        )
+    sizes = [dataset.image_size, *(pixels for _, pixels in augment.image_sizes)]
+    if augment.view == "rescale_crop" and max(sizes) > augment.short_side[0]:
+        raise ConfigError(
+            f"config.augment.short_side = {augment.short_side} is less than "
+            f"{max(sizes)}, the pixels of a crop"
+        )
     if (augment.view or dataset.fit == "crop") and not dataset.image_size:
         field = "augment.view" if augment.view else "dataset.fit"
         raise ConfigError(f"config.{field} needs config.dataset.image_size")
@@ -256,6 +271,12 @@ def _check_augment(config):
         raise ConfigError(
             f"config.augment.policy_magnitude = {augment.policy_magnitude} is greater "
             f"than {scale}, the end of the scale of {augment.policy}"
+        )
+    levels = ("brightness", "contrast", "saturation", "hue", "pca", "erasing")
+    if augment.crop_mode == "mean" and (used := [n for n in levels if augment[n]]):
+        raise ConfigError(
+            "config.augment.crop_mode = 'mean' crops from normalised images, which "
+            f"config.augment.{used[0]} does not know"
         )
     if config.batch_size % augment.repeats:
         raise ConfigError(

@@ -39,6 +39,14 @@ class DataError(Exception):
     """The data set is missing, incomplete, damaged or not an image/label set."""
 
 
+class UnreadableFile(DataError):
+    """A file of a known example, which `example` is but for the image."""
+
+    def __init__(self, message, example):
+        super().__init__(message)
+        self.example = example
+
+
 @dataclasses.dataclass(frozen=True)
 class Split:
     """One split of a data set; `split` may be a slice such as "train[:50000]".

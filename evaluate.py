@@ -13,6 +13,7 @@ import functools
 import io
 import math
 import os
+import re
 import sys
 import time
 
@@ -70,6 +71,15 @@ def open_split(dataset, split):
         interpolation=dataset.interpolation,
         num_threads=dataset.num_threads or None,
     )
+
+
+def reading(dataset):
+    """num_threads and prefetch of input_pipeline's batches."""
+    cores = len(os.sched_getaffinity(0))
+    return {
+        "num_threads": dataset.num_threads or cores,
+        "prefetch": dataset.prefetch,
+    }
 
 
 def make_mesh(num_devices=0):
@@ -159,6 +169,24 @@ def input_shape(preprocessing, image_shape):
     return jax.eval_shape(network_input, images).shape[1:]
 
 
+def check_sizes(model, variables, shapes):
+    """Raises ConfigError for images [H, W, C] that the network's variables cannot take.
+
+    Those that it is initialised for are not asked about.
+    """
+    for shape in shapes:
+        images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+        try:
+            jax.eval_shape(
+                functools.partial(model.apply, train=False), variables, images
+            )
+        except (ValueError, TypeError) as e:
+            raise configuration.ConfigError(
+                "config.augment.image_sizes and config.eval.image_size must be sizes "
+                f"that the network can take beside its own: {e}"
+            ) from e
+
+
 def abstract_variables(model, shape):
     """The network's variables as shapes; a clear error if it cannot take the images."""
     init = functools.partial(model.init, train=False)
@@ -228,25 +256,37 @@ def make_eval_step(model, preprocessing, loss):
         logits = model.apply(variables, images, train=False)
         labels, mask = batch["label"], batch["mask"]
         real = mask > 0
+        readable = labels != input_pipeline.UNREADABLE
+        labels = jnp.maximum(labels, 0)
         # The rank of the true class: how many classes score higher. Of equal scores the
         # class of lower number counts as higher, as argmax has it.
         score = jnp.take_along_axis(logits, labels[:, None], axis=1)
         classes = jnp.arange(logits.shape[1])[None]
         ahead = (logits > score) | ((logits == score) & (classes < labels[:, None]))
         # Not-a-number compares false to everything and would look like a hit.
-        rank = jnp.where(jnp.isnan(logits).any(axis=1), np.inf, ahead.sum(1))
+        lost = jnp.isnan(logits).any(axis=1) | ~readable
+        rank = jnp.where(lost, np.inf, ahead.sum(1))
         return {
             "count": jnp.sum(real, dtype=jnp.int32),
+            "read": jnp.sum(real & readable, dtype=jnp.int32),
             "errors": jnp.sum(real & (rank >= 1), dtype=jnp.int32),
             "top5_errors": jnp.sum(real & (rank >= 5), dtype=jnp.int32),
-            "loss": jnp.sum(jnp.where(real, loss(logits, labels), 0.0)),
+            "loss": jnp.sum(jnp.where(real & readable, loss(logits, labels), 0.0)),
         }
 
     return eval_step
 
 
 def evaluate(
-    eval_step, variables, split, batch_size, mesh, *, view=None, stop=lambda: False
+    eval_step,
+    variables,
+    split,
+    batch_size,
+    mesh,
+    *,
+    view=None,
+    stop=lambda: False,
+    **reading,
 ):
     """Runs the jitted `eval_step` over all of `split`.
 
@@ -254,9 +294,11 @@ def evaluate(
       view: what the host makes of an image: Preprocessing.view.
       batch_size: images per step over all hosts; rounded up to the devices' multiple.
       stop: asked between batches; true ends the evaluation by raising Interrupted.
+      reading: num_threads, prefetch and damaged of input_pipeline.eval_batches.
 
     Returns:
-      A dict: error and top5_error in per cent, loss per image, errors, count.
+      A dict: error and top5_error in per cent, loss per image that could be read,
+      errors, count.
     """
     devices = mesh.devices.size
     batch_size = math.ceil(min(batch_size, len(split)) / devices) * devices
@@ -268,6 +310,7 @@ def evaluate(
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         view=view,
+        **reading,
     ):
         if stop():
             raise Interrupted
@@ -290,7 +333,7 @@ def evaluate(
     return {
         "error": 100 * int(total["errors"]) / count,
         "top5_error": 100 * int(total["top5_errors"]) / count,
-        "loss": float(total["loss"]) / count,
+        "loss": float(total["loss"]) / max(int(total["read"]), 1),
         "errors": int(total["errors"]),
         "count": count,
     }
@@ -378,6 +421,7 @@ def _population_variables(config, model, preprocessing, variables, mesh):
         process_count=jax.process_count(),
         view=view,
         damaged=config.dataset.damaged,
+        **reading(config.dataset),
     )
     names = ("image", "index", "epoch")
     statistics = population_statistics(
@@ -499,9 +543,8 @@ def predict_split(config, split, steps, variables, protocol):
         protocol,
         mesh,
         batch_size=config.eval.batch_size,
-        num_threads=config.dataset.num_threads or os.cpu_count(),
-        prefetch=config.dataset.prefetch,
         damaged=config.eval.damaged,
+        **reading(config.dataset),
         report=_reporter(len(indices)),
     )
     counted, names, labels, logits, damaged = (
@@ -578,8 +621,8 @@ def evaluate_run(run, config, which="latest", batch_stats="moving"):
 
     Returns:
       The result as text, its first line the error. It is also written to
-      <run>/evaluation-<step>.json, with tables beside it (`write_results`); under
-      another protocol than "single" the names end with it.
+      <run>/evaluation-<step>.json, with tables beside it (`write_results`); the names
+      end with the protocol, if it is not "single", and what else is not the run's own.
     """
     return _evaluate_run(run, config, which, batch_stats)[0]
 
@@ -616,7 +659,12 @@ def evaluate_ensemble(runs, configs, which="latest", batch_stats="moving"):
 def _evaluate_run(run, config, which, batch_stats):
     """(text, predictions) of one run."""
     configuration.check_devices(config, jax.device_count(), jax.process_count())
-    split = open_split(config.dataset, config.dataset.eval_split)
+    dataset = config.dataset
+    if config.eval.protocol != "single" and dataset.cache:
+        # Whose images may be smaller than a protocol asks for.
+        dataset = dataset.copy_and_resolve_references()
+        dataset.cache = ""
+    split = open_split(dataset, dataset.eval_split)
     preprocessing = make_preprocessing(config, split.image_shape)
     preprocessing = with_statistics(preprocessing, run)
     protocol = make_protocol(config, preprocessing, split.image_shape)
@@ -648,13 +696,27 @@ def _evaluate_run(run, config, which, batch_stats):
         *_worst(predictions),
     ]
     if jax.process_index() == 0:
-        suffix = "" if protocol.name == "single" else f"-{protocol.name}"
+        suffix = _suffix(config, run.config(), batch_stats)
         try:
             files = write_results(run, f"{step}{suffix}", record, predictions)
             text.append(f"written: {', '.join(files)}")
         except workdir.WorkdirError as e:
             logging.warning("%s", e)  # a run that can only be read is fine
     return "\n".join(text), predictions
+
+
+def _suffix(config, own, batch_stats):
+    """What tells the files of an evaluation from those of the run's `own` config."""
+    parts = [] if config.eval.protocol == "single" else [config.eval.protocol]
+    parts += ["population"] if batch_stats == "population" else []
+    fields = "eval_split", "scales", "average", "image_size", "short_side"
+    for name in fields:
+        section = "dataset" if name == "eval_split" else "eval"
+        if (value := config[section][name]) != own[section][name]:
+            parts.append(
+                f"{name}_{re.sub('[^A-Za-z0-9]+', '_', str(value)).strip('_')}"
+            )
+    return "".join(f"-{part}" for part in parts)
 
 
 def _worst(predictions):

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_source import DataError, Example, Split
+from data_source import DataError, Example, Split, UnreadableFile
 
 SPLITS = {"train": "train", "validation": "validation", "val": "validation"}
 SPLITS |= {"test": "test"}
@@ -145,7 +145,7 @@ class FileSource:
         """The examples as a list of `Example`, named by their paths.
 
         Raises:
-          DataError: a file cannot be read.
+          UnreadableFile: a file cannot be read.
         """
         return [self._example(range(len(self))[int(i)]) for i in indices]
 
@@ -156,7 +156,10 @@ class FileSource:
             with open(path, "rb", buffering=0) as file:
                 image = file.read()
         except OSError as error:
-            raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+            raise UnreadableFile(
+                f"{path} cannot be read: {error.strerror}.",
+                Example(b"", self._files.labels[index], name),
+            ) from error
         return Example(image, self._files.labels[index], name)
 
 

@@ -122,6 +122,8 @@ def process_slice(batch_size, process_index, process_count):
 
 # Host batches.
 
+UNREADABLE = -1  # the label of an image that counts as an error
+
 
 def train_batches(
     split,
@@ -138,8 +140,9 @@ def train_batches(
 ):
     """Iterates over this process' part of the batches of steps [start, stop).
 
-    `num_threads` read ahead up to `prefetch` batches from the moment of the call; 0
-    reads when asked. The iterator's close() stops them early, as its deletion does.
+    `num_threads` read ahead up to `prefetch` batches, or one each if these are more,
+    from the moment of the call; 0 reads when asked. The iterator's close() stops them
+    early, as its deletion does.
 
     `view` is a function (image, rng, step) -> uint8 [H, W, C] of one size in a
     step; without it all images of the split must have one size. `rng` is a function of
@@ -178,8 +181,9 @@ def eval_batches(
 
     The last batch is filled up with mask 0. A batch size that does not divide evenly
     among the processes is rounded up, so that each has equally many, equal batches.
-    `view` is a function image -> uint8 [H, W, C] of one size; `damaged` is as for
-    `train_batches`.
+    `view` is a function image -> uint8 [H, W, C] of one size. With `damaged` "wrong" an
+    image that cannot be read is black and its label UNREADABLE; `num_threads`,
+    `prefetch` and else `damaged` are as for `train_batches`.
     """
     batch_size += -batch_size % process_count
     rows = process_slice(batch_size, process_index, process_count)
@@ -196,11 +200,15 @@ def eval_batches(
 def read_examples(split, index, view=None, damaged="fail"):
     """Images uint8 [n, H, W, C] in their test `view`, and labels int32 [n].
 
-    `view` is Preprocessing.view of the split's images, `damaged` as for
-    `train_batches`.
+    `view` is Preprocessing.view of the split's images, `damaged` as for `eval_batches`.
     """
     if view is None:
-        return split.read(index)
+        try:
+            return split.read(index)
+        except data_source.DataError:
+            if damaged == "fail":
+                raise
+        view = np.asarray  # one by one
     return _read_views(split, index, lambda at, image: view(image[:, :]), damaged)
 
 
@@ -219,8 +227,8 @@ def _read_views(split, index, show, damaged):
     """What `show(at, image)` makes of the images of the examples index[at]; labels.
 
     Raises:
-      DataError: an image cannot be read and `damaged` is "fail", or a hundred in a row
-        cannot.
+      DataError: an image cannot be read and `damaged` is "fail", or with "replace" a
+        hundred in a row cannot.
     """
     images, labels = None, np.empty(len(index), np.int32)
     for at in range(len(index)):
@@ -232,7 +240,7 @@ def _read_views(split, index, show, damaged):
 
 
 def _readable(split, index, damaged, at, show):
-    """(what is shown of example `index`, label), or of the next that can be read."""
+    """(what is shown of example `index`, label), or of what stands for it."""
     error = None
     for number in range(min(100, len(split))):
         try:
@@ -245,6 +253,10 @@ def _readable(split, index, damaged, at, show):
             error = e
         if damaged == "fail":
             raise error
+        if damaged == "wrong":
+            logging.warning("%s; it counts as an error", error)
+            black = [64 if size is None else size for size in split.image_shape]
+            return show(at, np.zeros(black, np.uint8)), UNREADABLE
         logging.warning("%s; the next image stands for it", error)
     raise data_source.DataError(f"{error}; nor can the images after it be read")
 
@@ -252,9 +264,10 @@ def _readable(split, index, damaged, at, show):
 def _stream(load, start, stop, num_threads, prefetch):
     import grain
 
+    # A thread makes a whole batch; more of them than the buffer holds would be idle.
     options = grain.ReadOptions(
         num_threads=num_threads if prefetch else 0,
-        prefetch_buffer_size=prefetch if num_threads else 0,
+        prefetch_buffer_size=max(prefetch, num_threads) if num_threads else 0,
     )
     # Not range(start, stop): Grain's range of length 0 is an error of its own.
     steps = grain.MapDataset.source(range(start, stop)).map(load)
@@ -374,16 +387,13 @@ class TrainView:
 def network_input(batch, preprocessing, augmentation=None, *, seed=0, dtype=None):
     """What the network sees of a batch, [B, image_size, image_size, C] in dtype."""
     image = batch["image"]
-    if augmentation is not None:
-        if preprocessing.whiten in ("gcn", "gcn_zca"):
-            # Maxout and NIN crop from whitened images.
-            image = fit_size(image, preprocessing)
-            image = whitening.apply(
-                preprocessing.whiten, preprocessing.statistics, image
-            )
-            preprocessing = dataclasses.replace(preprocessing, fit="crop", whiten="")
-        keys = example_keys(seed, batch["epoch"], batch["index"])
-        image = augment.augment(image, keys, augmentation)
+    if augmentation is None:
+        return preprocess(image, preprocessing, dtype=dtype)
+    keys = example_keys(seed, batch["epoch"], batch["index"])
+    if augmentation.crop_mode == "mean":
+        image = preprocess(image, preprocessing)
+        return augment.augment(image, keys, augmentation).astype(dtype or jnp.float32)
+    image = augment.augment(image, keys, augmentation)
     return preprocess(image, preprocessing, dtype=dtype)
 
 
@@ -405,13 +415,16 @@ def fit_size(image, preprocessing):
     return jnp.pad(image, [(0, 0), *pads, (0, 0)])
 
 
-def fit_statistics(split, preprocessing, damaged="fail"):
-    """images.whitening.fit of a split's images, each once, in their test view."""
+def fit_statistics(split, preprocessing, **reading):
+    """images.whitening.fit of a split's images, each once, in their test view.
+
+    `reading` are num_threads, prefetch and damaged of `eval_batches`.
+    """
     view = preprocessing.view(split.image_shape)
     sized = jax.jit(functools.partial(fit_size, preprocessing=preprocessing))
 
     def images():
-        for batch in eval_batches(split, 256, view=view, damaged=damaged):
+        for batch in eval_batches(split, 256, view=view, **reading):
             yield np.asarray(sized(batch["image"]))[batch["mask"] > 0]
 
     return whitening.fit(preprocessing.whiten, images())

@@ -38,13 +38,14 @@ def make_schedule(
     decay_epochs,
     staircase,
     patience,
+    min_factor,
 ):
     """step -> learning rate, for the fields of `config.schedule`.
 
     `rate` is the learning rate that factors refer to, `epoch_steps` the steps per epoch
     as a Fraction.
     """
-    del patience  # of the plateau, whose factor is kept in the optimizer's state
+    del patience, min_factor  # of the plateau, which the optimizer's state keeps
     warmup = in_steps(warmup_epochs, epoch_steps)
     after = max(total_steps - warmup, 1)
     if name == "step":
@@ -268,13 +269,15 @@ def scale_by_plateau():
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def observe_plateau(opt_state, value, *, factor, patience):
+def observe_plateau(opt_state, value, *, factor, patience, min_factor=0.0):
     """`opt_state` after an evaluation gave `value` (lower is better).
 
     After `patience` evaluations without improvement the scale is multiplied by
-    `factor`.
+    `factor`, and never falls below `min_factor`.
     """
-    rule = optax.contrib.reduce_on_plateau(factor=factor, patience=patience)
+    rule = optax.contrib.reduce_on_plateau(
+        factor=factor, patience=patience, min_scale=min_factor
+    )
     _, plateau = rule.update({}, plateau_of(opt_state), value=value)
     return optax.tree_utils.tree_set(opt_state, plateau=plateau)
 

@@ -233,8 +233,8 @@ def average_scores(
       mesh: devices of this process, which evaluates its examples alone.
       batch_size: most views in a program that have protocol.image_size^2 pixels; of
         larger ones correspondingly fewer (but one for each device).
-      damaged: what becomes of an image that cannot be decoded: "fail", or "wrong":
-        its scores are not-a-number.
+      damaged: what becomes of a file that cannot be read or an image that cannot be
+        decoded: "fail", or "wrong": its scores are not-a-number.
       report: called with the number of images read so far.
 
     Returns:
@@ -242,7 +242,7 @@ def average_scores(
       damaged, bool [n]. With average="softmax" the scores are log probabilities.
 
     Raises:
-      DataError: an image is damaged.
+      DataError: an image is damaged; a record of which not even the label is known.
     """
     softmax = protocol.average == "softmax"
     number = len(indices)
@@ -260,9 +260,7 @@ def average_scores(
             if isinstance(shown, decode.DamagedImage):
                 if damaged == "fail":
                     raise data_source.DataError(
-                        f"{example.name} cannot be decoded ({shown}); an evaluation "
-                        "leaves nothing out: replace the image, or count it as an "
-                        "error with config.eval.damaged = 'wrong'"
+                        f"{example.name} cannot be decoded ({shown}); {ADVICE}"
                     ) from shown
                 unreadable[row], totals[row], weights[row] = True, np.nan, 1.0
                 continue
@@ -296,13 +294,25 @@ def average_scores(
     return names, labels, totals, unreadable
 
 
+ADVICE = (
+    "an evaluation leaves nothing out: replace the image, or count it as an error with "
+    "config.eval.damaged = 'wrong'"
+)
+
+
 def _load(split, indices, protocol, num_threads, prefetch):
     """Yields (Example, its views or a DamagedImage) in order; threads work ahead."""
     channels = split.image_shape[-1]
 
     def load(indices):
+        try:
+            examples = split.examples(indices)
+        except data_source.UnreadableFile as error:
+            if len(indices) > 1:
+                return [x for index in indices for x in load([index])]
+            return [(error.example, decode.DamagedImage(str(error)))]
         found = []
-        for example in split.examples(indices):
+        for example in examples:
             image = example.image
             try:
                 if not isinstance(image, np.ndarray):

@@ -3,8 +3,10 @@
 Scores files again, several of them as an ensemble:
 
     python scoring.py runs/a/predictions-500.npz runs/b/predictions-500.npz
+        [--average=logits]
 """
 
+import argparse
 import csv
 import dataclasses
 import io
@@ -198,15 +200,22 @@ def describe(result):
     )
 
 
-def main(paths):
-    if not paths:
-        sys.exit(__doc__)
+def main(argv):
+    parser = argparse.ArgumentParser(
+        prog="python scoring.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("files", nargs="+", help="predictions-*.npz")
+    parser.add_argument("--average", choices=("softmax", "logits"), default="softmax")
+    arguments = parser.parse_args(argv)
+    paths = arguments.files
     try:
         members = [read(path) for path in paths]
         for path, member in zip(paths, members, strict=True):
             print(f"{path}: {describe(score(member))}")
         if len(members) > 1:
-            print(f"ensemble: {describe(score(ensemble(members)))}")
+            print(f"ensemble: {describe(score(ensemble(members, arguments.average)))}")
     except PredictionsError as error:
         sys.exit(f"error: {error}")
 

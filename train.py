@@ -18,6 +18,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import checkpoints
 import configuration
+import data_source
 import evaluate
 import feeds
 import images
@@ -234,18 +235,28 @@ class Trainer:
         shape = evaluate.input_shape(preprocessing, self.train_split.image_shape)
         self.model = evaluate.make_model(config, self.train_split.num_classes)
         variables = evaluate.abstract_variables(self.model, shape)
+        self.eval_preprocessing = evaluate.make_preprocessing(
+            config, self.eval_split.image_shape
+        )
+        tested = evaluate.input_shape(
+            self.eval_preprocessing, self.eval_split.image_shape
+        )
+        sizes = {
+            (pixels, pixels, shape[-1]) for _, pixels in config.augment.image_sizes
+        }
+        evaluate.check_sizes(self.model, variables, {tested, *sizes} - {shape})
         configuration.check_parameters(config, variables["params"])
         self.trained_model = rematerialised(config.model.remat, self.model, shape)
         loss = evaluate.make_loss(config.loss)
         self.schedule, self.tx = make_optimizer(config, self.epoch_steps, self.total)
         self.loss, self.preprocessing = loss, preprocessing
-        self.eval_preprocessing = evaluate.make_preprocessing(
-            config, self.eval_split.image_shape
-        )
 
         init = train_step.make_init(
             self.model, self.tx, shape, config.optimizer.ema_decay
         )
+        self.start = None
+        if config.init_from and not run.checkpoints.exists():  # or it names no weights
+            self.start = self._load_start(variables)
         if self.first:
             run.create(config)
         self._find_statistics()
@@ -285,7 +296,10 @@ class Trainer:
             statistics = self.workdir.read_arrays(path.name)
         else:
             statistics = input_pipeline.fit_statistics(
-                self.train_split, tested, self.config.dataset.damaged
+                self.train_split,
+                tested,
+                damaged=self.config.dataset.damaged,
+                **evaluate.reading(self.config.dataset),
             )
             if self.first:
                 self.workdir.write_arrays(path.name, statistics)
@@ -315,16 +329,29 @@ class Trainer:
 
     def _started_from(self, state):
         """`state` at step 0 with the parameters that config.init_from has."""
-        variables, report = weights.load(
+        own = {"params": state.params, "batch_stats": state.batch_stats}
+        start = self._load_start(own) if self.start is None else self.start
+        variables = jax.tree.map(
+            lambda loaded, x: x if isinstance(loaded, jax.ShapeDtypeStruct) else loaded,
+            start,
+            {name: own[name] for name in start},
+        )
+        self.start = None
+        start = functools.partial(train_step.start_from, tx=self.tx)
+        return jax.jit(start, out_shardings=self.replicated)(state, variables)
+
+    def _load_start(self, variables):
+        """What config.init_from has of `variables`, elsewhere what they are."""
+        names = ("params", "batch_stats")
+        found, report = weights.load(
             self.config.init_from,
             self.config.model.name,
-            {"params": state.params, "batch_stats": state.batch_stats},
+            {name: variables[name] for name in names if variables.get(name)},
             self.config.init_layers,
         )
         if self.first:
             print(report, flush=True)
-        start = functools.partial(train_step.start_from, tx=self.tx)
-        return jax.jit(start, out_shardings=self.replicated)(state, variables)
+        return found
 
     def _describe(self, shape):
         from clu import parameter_overview
@@ -363,10 +390,9 @@ class Trainer:
             self.mesh,
             self.step,
             self.total,
-            num_threads=dataset.num_threads or os.cpu_count(),
-            prefetch=dataset.prefetch,
             view=self.view,
             damaged=dataset.damaged,
+            **evaluate.reading(dataset),
         )
 
     def _make_programs(self):
@@ -403,6 +429,7 @@ class Trainer:
                 error,
                 factor=schedule.decay_rate,
                 patience=schedule.patience,
+                min_factor=schedule.min_factor,
             )
             return state.replace(opt_state=opt_state)
 
@@ -438,7 +465,13 @@ class Trainer:
             if due(self.step, log_every) or self.step == self.total:
                 self._log()
             if due(self.step, eval_every) or self.step == self.total:
-                self._evaluate()
+                try:
+                    self._evaluate()
+                except (data_source.DataError, memory.OutOfMemory):
+                    if jax.process_count() == 1:  # the others may not have met it
+                        self._save()  # or these steps would be done, and end so, anew
+                        self.saved.wait()
+                    raise
             if (
                 due(self.step, save_every)
                 or due(self.step, config.checkpoint.every_steps)
@@ -569,6 +602,8 @@ class Trainer:
                 self.mesh,
                 view=self.eval_preprocessing.view(self.eval_split.image_shape),
                 stop=self._stopped_alone,
+                damaged=self.config.eval.damaged,
+                **evaluate.reading(self.config.dataset),
             )
         except evaluate.Interrupted:
             return self._stop_if_asked()

@@ -6,13 +6,14 @@
 The files are parts, in random scale, mirrored, with noise, of seven photographs that
 scikit-learn and scikit-image bring along; each is a class with 40 files to train on and
 8 to validate. These show the same scenes, so that a low error is no merit: what is
-shown is that a recipe runs as it stands, with its paper's augmentation, initialisation
-and test protocol, and learns. Of Fashion-MNIST the first 280 and 56 images are taken.
+shown is that its paper's augmentation, initialisation and test protocol run, and that
+it learns. Of Fashion-MNIST the first 280 and 56 images are taken.
 
 Each row is `main.py --config=configs/<network>.py` with the data set, the batch, the
 epochs and, in three of them, Adam (ROWS), and `main.py --mode=evaluate`, which takes
 the paper's protocol. Batches are of 16: with a rate for 128 or more, and thousands of
-steps to come, the papers' SGD does not get off the ground in a hundred.
+steps to come, the papers' SGD does not get off the ground in a hundred. GoogLeNet's
+average of the parameters, which takes 10,000 steps, is off.
 """
 
 import argparse
@@ -46,7 +47,7 @@ ADAM = ("optimizer.name=adam", "optimizer.kwargs={}", "optimizer.learning_rate=1
 ROWS = (
     ("alexnet", 8, ADAM),
     ("vgg16", 2, ADAM),
-    ("googlenet", 6, ADAM),
+    ("googlenet", 6, (*ADAM, "optimizer.ema_decay=0")),
     ("resnet50", 4, ("optimizer.learning_rate=0.01",)),
 )
 

@@ -18,7 +18,12 @@ def imagenet(config, image_size=224, short_side=256):
 
 
 def fb_resnet(config):
-    """The augmentation of https://github.com/facebookarchive/fb.resnet.torch."""
+    """The augmentation of https://github.com/facebookarchive/fb.resnet.torch.
+
+    There the aspect ratio is uniform and of a crop's sides up to 16/9; here its
+    logarithm is, up to 4/3.
+    """
+    config.dataset.interpolation = "bicubic"
     config.augment.view = "inception_crop"
     config.augment.interpolation = "bicubic"
     config.augment.brightness = 0.4
@@ -46,14 +51,16 @@ def googlenet(config, strength=0.5):
 def inception(config):
     """What the authors of Inception-v3 released (TensorFlow's models, slim).
 
-    Inception crops of 299x299 and colours: brightness by 32 of 255 levels, contrast and
-    saturation by half, hue by a fifth of a turn. Tests see 87.5 % of the short side;
-    the authors take 87.5 % of each side and squeeze that to a square.
+    Inception crops of 299x299, of 5 to 100 % of the area, and colours: brightness by an
+    eighth, contrast and saturation by half, hue by a fifth of a turn. The authors shift
+    brightness by 32 of 255 levels; here it is a factor. Tests see 87.5 % of the short
+    side; the authors take 87.5 % of each side and squeeze that to a square.
     """
     imagenet(config, image_size=299, short_side=342)
     config.dataset.mean = (127.5,)
     config.dataset.std = (127.5,)
     config.augment.view = "inception_crop"
+    config.augment.area = (0.05, 1.0)
     config.augment.interpolation = "random"
     config.augment.brightness = 0.125
     config.augment.contrast = 0.5
@@ -64,14 +71,16 @@ def inception(config):
 def cifar10(config):
     """CIFAR-10: 50,000 training and 10,000 test images of 32x32, ten classes.
 
-    Translation by up to 4 pixels and flips: what the papers mark with a +. Means and
-    deviations of the training set (fb.resnet.torch), on a scale of 0 to 255.
+    Translation by up to 4 pixels and flips: what the papers mark with a +. Zeros move
+    in after the mean is subtracted, as in fb.resnet.torch, whose means and deviations
+    of the training set these are, on a scale of 0 to 255.
     """
     config.dataset.name = "cifar10"
     config.dataset.image_size = 32
     config.dataset.mean = (125.3, 123.0, 113.9)
     config.dataset.std = (63.0, 62.1, 66.7)
     config.augment.crop = 4
+    config.augment.crop_mode = "mean"
     config.augment.flip = True
     config.log.every_steps = 100
 

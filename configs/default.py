@@ -82,7 +82,9 @@ def get_config():
     config.augment.shear = 0.0  # horizontal pixels per row, uniform in +-
     config.augment.flip = False  # left to right, with probability 1/2
     config.augment.crop = 0  # pixels added around, then a random crop
-    config.augment.crop_mode = "zeros"  # what is added; or "reflect"
+    # What is added: "zeros" (black), "reflect", or the "mean": zeros to the image as
+    # the network sees it, whitened too.
+    config.augment.crop_mode = "zeros"
     config.augment.brightness = 0.0  # factor uniform in 1 +- this; in random order ...
     config.augment.contrast = 0.0  # ... with this
     config.augment.saturation = 0.0  # ... and this
@@ -150,6 +152,7 @@ def get_config():
     config.schedule.decay_epochs = 1.0  # "exponential": ... over so many epochs
     config.schedule.staircase = False  # "exponential": in jumps
     config.schedule.patience = 5  # "plateau": evaluations without improvement
+    config.schedule.min_factor = 0.0  # "plateau": the least multiple
 
     config.eval = ConfigDict()
     config.eval.batch_size = 1000  # images; changes nothing in the result
@@ -161,7 +164,9 @@ def get_config():
     config.eval.average = "softmax"  # what is averaged over views; or "logits"
     config.eval.image_size = 0  # pixels; 0: as dataset.image_size
     config.eval.short_side = 0  # pixels; 0: as dataset.short_side
-    config.eval.damaged = "fail"  # "wrong": an unreadable image counts as an error
+    # "wrong": an image that cannot be read counts as an error; a damaged record, whose
+    # class is not known, still ends --mode=evaluate.
+    config.eval.damaged = "fail"
     config.eval.every_epochs = 1.0  # 0: only at the end
 
     config.checkpoint = ConfigDict()

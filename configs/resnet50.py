@@ -27,10 +27,11 @@ Another network takes them by --config.model.name.
 
 None of this has been run here. Differs from the sources: convolutions start from
 N(0, 2 / inputs); torch's and flax's other choices are not copied. torchvision_v2: the
-average is of parameters alone, not of batch statistics. a1, a2, a3: targets of mixed
-images are not rounded to 0 and 1. ffcv: strided convolutions have no blur ahead of them
-and tests do not add the mirrored image. mlperf: batch normalisation is over the batch,
-where the reference has 64 to 204 images. Learning rates change with every step.
+average is of parameters alone, not of batch statistics; erased rectangles are noise,
+not the mean, their aspect ratio is uniform, not its logarithm. a1, a2, a3: targets of
+mixed images are not rounded to 0 and 1. ffcv: strided convolutions have no blur ahead
+of them and tests do not add the mirrored image. mlperf: batch normalisation is over the
+batch, where the reference has 64 to 204 images. Learning rates change with every step.
 """
 
 from configs import datasets, default

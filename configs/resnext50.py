@@ -15,9 +15,9 @@ The paper reports, in per cent of top-1 error with one crop (Tables 3 and 4):
 
 Not yet run here.
 
-Differs from the paper: nothing known. The augmentation is fb.resnet.torch's; the drops
-are at the epochs of the authors' code, and training ends as long after the last of
-them.
+Differs from the paper: aspect ratios of crops (configs/datasets.py). The augmentation
+is fb.resnet.torch's; the drops are at the epochs of the authors' code, and training
+ends as long after the last of them.
 """
 
 from configs import datasets, default

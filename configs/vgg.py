@@ -9,7 +9,8 @@ start from what was trained before them, at a tenth of the learning rate:
     python main.py --config=configs/vgg.py:vgg16 --workdir=runs/vgg16_384 \
       --config.init_from=runs/vgg16 --config.init_layers="()" \
       --config.optimizer.learning_rate=0.001 \
-      --config.augment.short_side="(384, 384)" --config.eval.scales="(384,)"
+      --config.augment.short_side="(384, 384)" --config.dataset.short_side=384 \
+      --config.eval.scales="(384,)"
 
 The weights start as in Glorot and Bengio, 2010, which the paper found to need no help
 from a smaller network; with the variance of 0.01 that it prints, which is
@@ -54,6 +55,7 @@ def get_config(network="paper"):
     config.schedule.name = "plateau"  # "decreased 3 times", when accuracy stopped
     config.schedule.decay_rate = 0.1
     config.schedule.patience = 5
+    config.schedule.min_factor = 1e-3
     config.eval.protocol = "dense"
     config.eval.scales = (256,)
     return config

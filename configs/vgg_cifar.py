@@ -14,6 +14,7 @@ from configs import datasets, default
 def get_config(network="vgg16_cifar"):
     config = default.get_config()
     datasets.cifar10(config)
+    config.augment.crop_mode = "zeros"
     config.batch_size = 128
     config.num_epochs = 200.0
     config.model.name = network

@@ -12,8 +12,8 @@ top-1 and top-5 error with one crop (Tables 7 and 8):
 
 wrn_101_2 is not in the paper. Not yet run here.
 
-Differs from the paper: nothing known. The recipe is fb.resnet.torch's, augmentation
-included.
+Differs from the paper: aspect ratios of crops (configs/datasets.py). The recipe is
+fb.resnet.torch's, augmentation included.
 """
 
 from configs import datasets, default

@@ -32,5 +32,6 @@ def get_config(network="paper"):
     config.schedule.name = "plateau"
     config.schedule.decay_rate = 0.1
     config.schedule.patience = 5
+    config.schedule.min_factor = 1e-3
     config.eval.protocol = "ten_crop"
     return config

@@ -84,13 +84,14 @@ def augment(images, keys, options):
 def pad_and_crop(image, key, pixels, mode="zeros"):
     """Shifts [H, W, C] by up to `pixels` either way on each axis.
 
-    What moves in is 0, or with mode="reflect" the mirrored image, its edge not repeated
-    (Wide ResNet, 2016, Section 3).
+    What moves in is 0, which is the "mean" where that was subtracted before, or with
+    mode="reflect" the mirrored image, its edge not repeated (Wide ResNet, 2016,
+    Section 3).
     """
     padded = jnp.pad(
         image,
         ((pixels, pixels), (pixels, pixels), (0, 0)),
-        mode={"zeros": "constant", "reflect": "reflect"}[mode],
+        mode="reflect" if mode == "reflect" else "constant",
     )
     row, column = jax.random.randint(key, (2,), 0, 2 * pixels + 1)
     return jax.lax.dynamic_slice(padded, (row, column, 0), image.shape)

@@ -265,8 +265,9 @@ def _build(split, place, made_from, encode, sample, num_threads, report):
 
     began = reported = time.monotonic()
     first = done
+    num_threads = num_threads or len(os.sched_getaffinity(0))
     with (
-        concurrent.futures.ThreadPoolExecutor(num_threads or os.cpu_count()) as pool,
+        concurrent.futures.ThreadPoolExecutor(num_threads) as pool,
         open(place / "examples", "ab") as data,
         open(place / "index", "ab") as index,
     ):

@@ -90,7 +90,9 @@ def test_a_run_is_evaluated_with_population_statistics(tiny_network, tmp_path):
     assert "203/203 images counted" in population
     # Ten steps of momentum 0.9 are still a third of the initial values.
     assert moving != population
-    record = json.loads((tmp_path / "run" / "evaluation-10.json").read_text())
+    record = json.loads(
+        (tmp_path / "run" / "evaluation-10-population.json").read_text()
+    )
     assert record["batch_stats"] == "population"
 
 

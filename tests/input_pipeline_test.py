@@ -235,6 +235,33 @@ ALL = Augmentation(
 LENET = input_pipeline.Preprocessing(image_size=32, mean=20.0, std=200.0)
 
 
+@pytest.mark.parametrize("whiten", ["", "mean_image"])
+def test_zeros_move_in_where_the_mean_is_subtracted(whiten):
+    image = np.random.default_rng(0).integers(1, 255, (64, 8, 8, 3), np.uint8)
+    batch = {"image": image, "index": np.arange(64), "epoch": np.zeros(64, int)}
+    seen = Preprocessing(
+        8,
+        mean=(9.0, 99.0, 199.0),
+        whiten=whiten,
+        statistics={"mean": image.mean(0).astype("f4")},
+    )
+    crop = Augmentation(crop=2, crop_mode="mean")
+    found = np.asarray(input_pipeline.network_input(batch, seen, crop, seed=1))
+    whole = np.asarray(input_pipeline.network_input(batch, seen))
+    padded = np.pad(whole, [(0, 0), (2, 2), (2, 2), (0, 0)])
+    moves = set()
+    for out, inside in zip(found, padded, strict=True):
+        places = [(i, j) for i in range(5) for j in range(5)]
+        at = [
+            (i, j)
+            for i, j in places
+            if np.array_equal(inside[i : i + 8, j : j + 8], out)
+        ]
+        moves.update(at)
+        assert len(at) == 1
+    assert len(moves) > 15
+
+
 def test_host_batches_equal_device_batches_bit_for_bit():
     split = open_split("mnist", "test[:1000]")
     plan = TrainPlan(1000, 96, seed=5)

@@ -11,6 +11,7 @@ import runs
 import tiny_datasets
 from PIL import Image
 
+import configuration
 import data_source
 import evaluate
 import input_pipeline
@@ -116,6 +117,52 @@ def test_evaluation_fails_at_a_damaged_image(tmp_path, photographs):
     view = input_pipeline.Preprocessing(24, "crop", short_side=32).view((None, None, 3))
     with pytest.raises(data_source.DataError, match="record 10 is damaged"):
         list(input_pipeline.eval_batches(split, 4, view=view))
+
+
+def test_a_damaged_test_image_costs_no_steps_of_a_training(tmp_path, photographs):
+    photographs[7] = b"no image"
+    open_photographs(tmp_path, photographs)
+    changes = CHANGES | {"dataset.data_dir": str(tmp_path), "num_epochs": 1.0}
+    with pytest.raises(data_source.DataError, match="record 7 is damaged"):
+        runs.train_small(tmp_path / "run", **changes)
+    _, step = runs.final_state(tmp_path / "run")
+    assert step == 3
+    line = runs.train_small(tmp_path / "run", **changes | {"eval.damaged": "wrong"})
+    assert "20/20 images counted" in line
+    run = runs.workdir.Workdir(tmp_path / "run")
+    config = run.config()
+    with config.unlocked():
+        config.eval.damaged = "wrong"
+    text = evaluate.evaluate_run(run, config)
+    assert line.split(" after")[0].removeprefix("done: ") in text
+
+
+def test_images_in_memory_that_cannot_be_read_count_as_errors(tmp_path):
+    images = np.zeros((6, 8, 8, 1), np.uint8)
+    encoded = [tiny_datasets.png(image) for image in images]
+    encoded[2] = b"no image"
+    tiny_datasets.prepare(tmp_path, encoded, np.arange(6) % 3, shape=(8, 8, 1))
+    split = data_source.open_split("tiny", "train", data_dir=tmp_path)
+    with pytest.raises(data_source.DataError, match="2"):
+        list(input_pipeline.eval_batches(split, 4))
+    found = list(input_pipeline.eval_batches(split, 4, damaged="wrong"))
+    labels = np.concatenate([batch["label"] for batch in found])
+    assert labels.tolist()[:6] == [0, 1, input_pipeline.UNREADABLE, 0, 1, 2]
+
+
+def test_sizes_that_the_network_cannot_take_are_refused_ahead(tmp_path, split):
+    changes = CHANGES | {
+        "dataset.data_dir": str(tmp_path),
+        "dataset.short_side": 48,
+        "augment.short_side": (48, 48),
+    }
+    for change in (
+        {"augment.image_sizes": ((0, 28), (2, 48))},
+        {"eval.image_size": 48},
+    ):
+        with pytest.raises(configuration.ConfigError, match="beside its own"):
+            runs.train_small(tmp_path / "run", **changes | change)
+        assert not (tmp_path / "run").exists()
 
 
 def test_the_test_view_is_the_same_for_any_batch_size(split):
@@ -259,6 +306,7 @@ def test_training_from_a_cache(tmp_path, split, kind):
         "dataset.cache": kind,
         "dataset.cache_dir": str(tmp_path / "cache"),
         "dataset.cache_side": 32,
+        "augment.short_side": (32, 32),
         "num_epochs": 1.0,
     }
     line = runs.train_small(tmp_path / "run", **changes)

@@ -412,6 +412,22 @@ def test_crops_larger_than_the_image_are_refused():
     protocols.Protocol("dense", SIZE, (12,))
 
 
+def test_a_file_that_is_gone_fails_by_name_or_is_counted_as_wrong(tmp_path):
+    for number, image in enumerate(photographs(3)):
+        folder = tmp_path / "train" / CLASSES[number % len(CLASSES)]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number}.png").write_bytes(tiny_datasets.png(image))
+    split = data_source.open_split(f"folder:{tmp_path}", "train")
+    (gone,) = split.examples([2])
+    (tmp_path / gone.name).unlink()
+    protocol = protocols.Protocol("ten_crop", SIZE, (16,))
+    with pytest.raises(data_source.DataError, match="cannot be read: No such file"):
+        averaged(protocol, split, 3)
+    _, labels, scores, damaged = averaged(protocol, split, 3, damaged="wrong")
+    assert damaged.tolist() == [i == 2 for i in range(7)]
+    assert labels[2] == gone.label and np.isnan(scores[2]).all()
+
+
 def test_a_damaged_image_fails_by_name_or_is_counted_as_wrong():
     images = photographs(3)
     split = split_of(images, 3)
@@ -488,10 +504,12 @@ def test_a_run_is_evaluated_by_each_protocol(photograph_run, tmp_path):
         text = evaluate.evaluate_run(run, config)
         assert "train error" in text.splitlines()[0]
         assert "7/7 images counted" in text.splitlines()[0]
-        record = json.loads((run.path / f"evaluation-5-{name}.json").read_text())
+        (file,) = run.path.glob(f"evaluation-5-{name}-scales_*.json")
+        record = json.loads(file.read_text())
         assert record["protocol"] == name
         assert record["scales"] == list(scales)
-        again = scoring.read(run.path / f"predictions-5-{name}.npz")
+        (file,) = run.path.glob(f"predictions-5-{name}-scales_*.npz")
+        again = scoring.read(file)
         result = scoring.score(again)
         assert result == {key: record[key] for key in result}
         assert again.average == record["average"] == "softmax"
@@ -539,7 +557,8 @@ def test_a_larger_test_image_than_in_training(photograph_run):
     run, _ = photograph_run
     changes = ["eval.image_size=20", "eval.short_side=24"]
     evaluate.evaluate_run(run, configuration.change(run.config(), changes))
-    record = json.loads((run.path / "evaluation-5.json").read_text())
+    name = "evaluation-5-image_size_20-short_side_24.json"
+    record = json.loads((run.path / name).read_text())
     assert (record["image_size"], record["short_side"]) == (20, 24)
 
 
@@ -668,7 +687,7 @@ def test_main_takes_changes_and_several_runs(lenet_run):
     (line,) = (line for line in lines if line.startswith("ensemble of 2 runs"))
     # An average of equals is each of them.
     assert single[0].split(" (")[0].removeprefix("test[:203] ") in line
-    assert (lenet_run.path / "predictions-5-ten_crop.npz").exists()
+    assert (lenet_run.path / "predictions-5-ten_crop-short_side_36.npz").exists()
 
     for arguments, message in (
         (["--mode=evaluate", both, "--config=configs/lenet5.py"], "of an ensemble"),
@@ -694,8 +713,9 @@ def test_two_processes_evaluate_half_of_the_images_each(lenet_run):
     command += [*TEN, "--change=num_devices=0", "--change=dataset.eval_split=test[:21]"]
     one = runs.run_main(command, devices=1)
     assert "21/21 images counted" in one.stdout, one.stderr
-    expected = scoring.read(lenet_run.path / "predictions-5-ten_crop.npz")
-    (lenet_run.path / "predictions-5-ten_crop.npz").unlink()
+    name = "predictions-5-ten_crop-eval_split_test_21-short_side_36.npz"
+    expected = scoring.read(lenet_run.path / name)
+    (lenet_run.path / name).unlink()
 
     with socket.socket() as s:
         s.bind(("localhost", 0))
@@ -715,7 +735,7 @@ def test_two_processes_evaluate_half_of_the_images_each(lenet_run):
     outputs = [child.communicate(timeout=200)[0] for child in children]
     assert [c.returncode for c in children] == [0, 0], "\n".join(outputs)
     assert sum("21/21 images counted" in output for output in outputs) == 1
-    found = scoring.read(lenet_run.path / "predictions-5-ten_crop.npz")
+    found = scoring.read(lenet_run.path / name)
     np.testing.assert_array_equal(found.id, expected.id)
     np.testing.assert_array_equal(found.label, expected.label)
     # Float32 sums in another order.

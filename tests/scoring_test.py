@@ -130,6 +130,9 @@ def test_the_command_scores_files_again(tmp_path):
     expected = [*members, scoring.ensemble(members)]
     for line, member in zip(lines, expected, strict=True):
         assert line.endswith(scoring.describe(scoring.score(member)))
+    logits = command("--average=logits", *paths).stdout.splitlines()[-1]
+    together = scoring.ensemble(members, "logits")
+    assert logits == f"ensemble: {scoring.describe(scoring.score(together))}"
     other = tmp_path / "other.npz"
     other.write_bytes(b"no file of numpy")
     failed = command(str(other))

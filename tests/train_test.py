@@ -315,6 +315,11 @@ def test_plateau_divides_when_the_error_stops_improving():
         updates, _ = tx.update({"w": jnp.ones(3)}, state)
         scales.append(round(float(updates["w"][0]), 5))
     assert scales == [1, 1, 1, 0.1, 0.1, 0.1, 0.01]
+    for _ in range(9):
+        state = optimizers.observe_plateau(
+            state, 3.9, factor=0.1, patience=2, min_factor=1e-3
+        )
+    assert float(state.plateau.scale) == pytest.approx(1e-3)
 
 
 def test_plateau_survives_a_resume(tmp_path):

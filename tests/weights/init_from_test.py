@@ -89,6 +89,12 @@ def test_of_a_source_with_a_polyak_average_that_is_taken(tmp_path):
     runs.assert_same_bits(following["params"], first["ema"])
 
 
+def test_a_source_that_is_none_leaves_no_run_behind(source, tmp_path):
+    with pytest.raises((weights.WeightsError, runs.workdir.WorkdirError)):
+        runs.train_small(tmp_path / "run", init_from=str(tmp_path / "typo"))
+    runs.train_small(tmp_path / "run", init_from=str(source), **FROZEN)
+
+
 def test_a_resumed_run_does_not_start_again(source, tmp_path):
     changes = {"init_from": str(source), "schedule__name": "constant"}
     runs.train_small(tmp_path / "whole", num_epochs=2.0, **changes)
@@ -102,6 +108,7 @@ def test_an_expression_without_a_parameter_is_refused(tmp_path):
     for field, value in (
         ("init_layers", ("C9",)),
         ("optimizer__rate_factors", (("C9", 1.0),)),
+        ("optimizer__unfreeze", (("C9", 1.0),)),
         ("optimizer__filter_rms", (("C9", 1.0),)),
     ):
         name = field.replace("__", ".")
