@@ -129,6 +129,7 @@ def main(argv):
         )
     if _CHANGE.value and mode != "evaluate":
         _fail(USAGE, f"--change is for --mode=evaluate, not --mode={mode}")
+    images = [os.path.expanduser(path) for path in _IMAGES.value]
     if not _WORKDIR.value and _CONFIG.value is None:
         _fail(USAGE, f"--mode={mode} needs --config or --workdir")
 
@@ -144,7 +145,7 @@ def main(argv):
         if mode == "plot":
             import plot
 
-            print(plot.plot_runs(_WORKDIR.value.split(","), _OUTPUT.value))
+            print(plot.plot_runs(_runs(_WORKDIR.value), _OUTPUT.value))
             return
         if _WORKDIR.value:
             run = workdir.Workdir(workdirs[0])
@@ -179,7 +180,7 @@ def main(argv):
             try:
                 print(
                     inspection.inspect_run(
-                        run, _CHECKPOINT.value, _IMAGES.value, _DATABASE.value
+                        run, _CHECKPOINT.value, images, _DATABASE.value
                     )
                 )
             except inspection.InspectionError as error:
@@ -197,7 +198,7 @@ def main(argv):
         else:
             import predict
 
-            print(predict.predict_run(run, _CHECKPOINT.value, _IMAGES.value))
+            print(predict.predict_run(run, _CHECKPOINT.value, images))
     except configuration.ConfigError as error:
         _fail(USAGE, error)
     except (

@@ -2,7 +2,9 @@
 that neither has. tests/parity checks that each gives the logits of ours.
 """
 
+import contextlib
 import functools
+import sys
 
 import torch
 from torch import nn
@@ -36,8 +38,14 @@ def create(name):
 def torchvision_models():
     """torchvision.models, whose compiled operators may not load beside torch's.
 
-    Their names are registered so that the import finds them; no network calls one.
+    Their names are then registered so that the import finds them; no network calls one.
     """
+    with contextlib.suppress(RuntimeError):
+        import torchvision
+
+        return torchvision.models
+    for name in [m for m in sys.modules if m.partition(".")[0] == "torchvision"]:
+        del sys.modules[name]
     library = torch.library.Library("torchvision", "FRAGMENT")
     for name in (
         "nms qnms roi_align roi_pool ps_roi_align ps_roi_pool deform_conv2d "

@@ -61,7 +61,8 @@ def _from(run, inputs, values):
 def occluded(inputs, centres, size, fill):
     """One image [H, W, C] with a square of `size` pixels at each of centres [P, 2].
 
-    What of a square is outside the image is cut off. fill [C] is its colour.
+    What of a square is outside the image is cut off. fill, [C] or [H, W, C], is its
+    colour.
     """
     first = centres - size // 2
 
@@ -71,7 +72,7 @@ def occluded(inputs, centres, size, fill):
 
     rows = covers(inputs.shape[0], first[:, 0])[:, :, None, None]
     columns = covers(inputs.shape[1], first[:, 1])[:, None, :, None]
-    return jnp.where(rows & columns, fill.reshape(1, 1, 1, -1), inputs[None])
+    return jnp.where(rows & columns, fill, inputs[None])
 
 
 def occlusion(probabilities, inputs, *, size, stride, fill, batch_size=64):
@@ -84,7 +85,7 @@ def occlusion(probabilities, inputs, *, size, stride, fill, batch_size=64):
       inputs: one normalised image [H, W, C].
       size, stride: of the square and its steps, pixels; its centre goes from edge to
         edge.
-      fill: the square's colour [C], normalised as the image is.
+      fill: the square's colour [C] or [H, W, C], normalised as the image is.
 
     Returns:
       float32 [rows, columns, K].

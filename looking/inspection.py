@@ -204,7 +204,9 @@ class Network:
 
     def test_images(self):
         split = evaluate.open_split(self.config.dataset, self.config.dataset.eval_split)
-        indices = np.arange(min(TESTED, len(split)))
+        # All over the split: files are in the order of their classes.
+        count = min(TESTED, len(split))
+        indices = np.linspace(0, len(split) - 1, count).astype(int)
         images, labels = self.read(split, indices)
         _, probabilities, features = self.run_over(split, indices)
         titles = [self.names[k] for k in labels]
@@ -295,9 +297,8 @@ def occlusion(path, network, panel):
     inputs = network.inputs(panel.images)
     side = min(inputs.shape[1:3])
     stride = max(side // STEPS, 1)
-    plain = dataclasses.replace(network.preprocessing, image_size=1, fit="resize")
-    grey = np.full((1, 1, 1, inputs.shape[-1]), GREY, np.float32)
-    fill = input_pipeline.network_input({"image": grey}, plain)[0, 0, 0]
+    grey = np.full(panel.images[:1].shape, GREY, np.float32)
+    fill = network.inputs(grey)[0]
 
     @jax.jit
     def probabilities(variables, inputs):

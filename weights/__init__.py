@@ -40,7 +40,7 @@ class Report:
         ]
         for title, found in (
             ("not in the file, left as initialised", self.missing),
-            ("of other classes, left as initialised", self.reinitialized),
+            ("of another number of classes, left as initialised", self.reinitialized),
             ("in the file and not used", self.left_over),
         ):
             if found:
@@ -70,26 +70,10 @@ def load(source, network, variables, layers=()):
         for the number of classes; the message names both sides.
     """
     kind, arrays = _read(source)
-    if not layers:
-        return fit(source, kind, arrays, network, variables)
-    flat = flax.traverse_util.flatten_dict(variables, sep="/")
-    chosen = {
-        name: value
-        for name, value in flat.items()
-        if any(re.search(layer, name.split("/", 1)[1]) for layer in layers)
-    }
-    chosen = flax.traverse_util.unflatten_dict(chosen, sep="/")
-    loaded, report = fit(source, kind, arrays, network, chosen)
-    if report.missing:
-        raise WeightsError(
-            f"{source} lacks {', '.join(report.missing)}, which config.init_layers "
-            "chooses"
-        )
-    flat |= flax.traverse_util.flatten_dict(loaded, sep="/")
-    return flax.traverse_util.unflatten_dict(flat, sep="/"), report
+    return fit(source, kind, arrays, network, variables, layers)
 
 
-def fit(source, kind, arrays, network, variables):
+def fit(source, kind, arrays, network, variables, layers=()):
     """What `load` does with {name: array} of a `kind` that formats.read gives."""
     flat = flax.traverse_util.flatten_dict(variables, sep="/")
     report = Report(str(source), network)
@@ -106,15 +90,17 @@ def fit(source, kind, arrays, network, variables):
         arrays = names.canonical(kind, network, arrays)
         arrays, report.notes = _adapt(kind, network, arrays)
         theirs = names.foreign(kind, network, flat)
-    found = sum(theirs.get(name) in arrays for name in flat)
-    if 2 * found < len(flat):
+    chosen = [name for name in flat if not layers or _is_chosen(name, layers)]
+    found = sum(theirs.get(name) in arrays for name in chosen)
+    if 2 * found < len(chosen):
         raise WeightsError(
-            f"{source} is of another network: of {network}'s {len(flat)} arrays it has "
-            f"{found}; its names are such as {', '.join(list(arrays)[:3])}, those "
+            f"{source} is of another network: of {len(chosen)} arrays of {network} it "
+            f"has {found}; its names are such as {', '.join(list(arrays)[:3])}, those "
             f"looked for such as {', '.join(list(theirs.values())[:3])}"
         )
     result = dict(flat)
-    for name, like in flat.items():
+    for name in chosen:
+        like = flat[name]
         if theirs.get(name) not in arrays:
             report.missing.append(name)
             continue
@@ -131,8 +117,41 @@ def fit(source, kind, arrays, network, variables):
             f"{source}: {theirs[name]} is {_shape(given)}, which does not fit {name} "
             f"of {network}, {_shape(like)}"
         )
-    report.left_over = [n for n in arrays if not n.endswith("num_batches_tracked")]
+    if layers:
+        if report.missing:
+            raise WeightsError(
+                f"{source} lacks {', '.join(report.missing)}, which config.init_layers "
+                "chooses"
+            )
+    else:
+        report.left_over = [n for n in arrays if not n.endswith("num_batches_tracked")]
+        _check_depth(report, theirs)
     return flax.traverse_util.unflatten_dict(result, sep="/"), report
+
+
+def _is_chosen(name, layers):
+    return any(re.search(layer, name.split("/", 1)[1]) for layer in layers)
+
+
+def _check_depth(report, theirs):
+    """Raises WeightsError if the file is of a deeper or a shallower network.
+
+    What was not loaded then has the name of something that was, but for a number.
+    """
+
+    def pattern(name):
+        return re.sub(r"\d+", "0", name)
+
+    known = {pattern(theirs[name]) for name in report.loaded}
+    missing = [n for n in report.missing if pattern(theirs.get(n, "")) in known]
+    more = [n for n in report.left_over if pattern(n) in known]
+    for names_, what in ((missing, "lacks"), (more, "also has")):
+        if names_:
+            raise WeightsError(
+                f"{report.source} is of another network than {report.network}: it "
+                f"{what} {', '.join(names_[:3])}{', ...' if names_[3:] else ''}; "
+                "config.init_layers takes parts of it"
+            )
 
 
 def to_foreign(network, variables):

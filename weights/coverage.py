@@ -18,7 +18,7 @@ import numpy as np
 
 import models
 from models import published
-from weights import export, names
+from weights import export, formats, names
 
 SIZES = (32, 64, 75, 107)  # pixels, tried before the network's own
 # With which a network is its twin's.
@@ -44,7 +44,10 @@ def main():
 
 
 def _try(row, form):
-    """ "yes" if the network went out and came back with its logits, else why not."""
+    """ "yes" if the network went out and came back with its logits, else why not.
+
+    "names": in torchvision's manner of naming, which has no such network.
+    """
     if form == "torchvision" and names.table("torch", row.name) is None:
         return "-"
     # torchvision's networks take the size that they were made for.
@@ -53,8 +56,8 @@ def _try(row, form):
         with tempfile.TemporaryDirectory() as folder:
             export.export(model, row.name, variables, images, form, folder)
     except Exception as error:  # any failure of a converter is an answer
-        return f"no ({type(error).__name__}: {str(error).strip().splitlines()[0]})"
-    return "yes"
+        return f"no ({formats.first_line(error)})"
+    return "names" if form == "torchvision" and row.name not in names.TWINS else "yes"
 
 
 @functools.lru_cache(maxsize=1)

@@ -56,7 +56,7 @@ def export_run(run, which, form, output=None):
     shape = tuple(dataset["input_shape"])
     variables, step = evaluate.load_variables(run, model, shape, which)
     images = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)
-    folder = pathlib.Path(output) if output else run.path / "export"
+    folder = pathlib.Path(output).expanduser() if output else run.path / "export"
     path, line = export(model, config.model.name, variables, images, form, folder)
     labels = "".join(f"{name}\n" for name in dataset["label_names"])
     (folder / "labels.txt").write_text(labels)
@@ -114,41 +114,62 @@ def _safetensors(logits, network, variables, images, folder):
     path = folder / f"{network}.safetensors"
     flat = flax.traverse_util.flatten_dict(variables, sep="/")
     formats.write_safetensors(path, flat, {"format": formats.OURS, "network": network})
-    back, _ = weights.load(path, network, variables)
+    back = _read_back(path, network, variables)
     return path, np.asarray(jax.jit(logits)(back, images)), "read by weights.load"
 
 
+def _read_back(path, network, variables):
+    """What `path` has of all the variables.
+
+    Raises:
+      WeightsError: not all are there.
+    """
+    nothing = jax.tree.map(np.zeros_like, variables)
+    back, report = weights.load(path, network, nothing)
+    if lost := report.missing + report.reinitialized:
+        path.unlink()
+        raise WeightsError(
+            f"{network}: {', '.join(lost)} did not come back from {path}"
+        )
+    return back
+
+
 def _torchvision(logits, network, variables, images, folder):
-    """By torch as .pth where it is installed, else as .safetensors with its names."""
+    """By torch as .pth for the twin's network; without a twin as .safetensors."""
     arrays = weights.to_foreign(network, variables)
-    try:
-        import torch
-    except ImportError:
+    if network not in names.TWINS:
         path = folder / f"{network}.torchvision.safetensors"
         formats.write_safetensors(path, arrays, {"format": "pt"})
-    else:
-        path = folder / f"{network}.pth"
-        torch.save({n: torch.from_numpy(np.array(v)) for n, v in arrays.items()}, path)
-    back, _ = weights.load(path, network, variables)
-    found = np.asarray(jax.jit(logits)(back, images))
-    by = "read by weights.load"
-    if path.suffix == ".pth" and network in names.TWINS:
-        package, _, _ = names.TWINS[network]
-        try:
-            net = twin(network, num_classes=found.shape[-1])
-        except Exception as error:  # compiled operators may not load beside torch's
-            by += f"; {package} cannot be imported: {error}"
-        else:
-            found, by = _run_twin(net, path, network, images), f"by {package}'s network"
-    return path, found, by
+        back = _read_back(path, network, variables)
+        found = np.asarray(jax.jit(logits)(back, images))
+        return path, found, "no twin, names only; read by weights.load"
+    package, _, _ = names.TWINS[network]
+    try:
+        import torch
+
+        net = twin(
+            network, num_classes=jax.eval_shape(logits, variables, images).shape[-1]
+        )
+    except (ImportError, OSError) as error:
+        raise WeightsError(
+            f"{network} as torchvision is compared with the network of {package} "
+            f"({error}): pip install torch==2.13.0, then pip install --no-deps -r "
+            "requirements-parity.txt"
+        ) from error
+    path = folder / f"{network}.pth"
+    torch.save({n: torch.from_numpy(np.array(v)) for n, v in arrays.items()}, path)
+    found = _run_twin(net, path, network, images)
+    return path, found, f"by {package}'s network"
 
 
 def twin(network, **fields):
     """The network of torchvision or timm that has the layers of ours."""
+    from benchmarks import torch_networks  # which knows how to import torchvision
+
     package, name, options = names.TWINS[network]
+    module = torch_networks.torchvision_models()
     if package == "timm":
         return importlib.import_module("timm").create_model(name, **options, **fields)
-    module = importlib.import_module("torchvision.models")
     return getattr(module, name)(**options, **fields)
 
 
@@ -211,8 +232,7 @@ def _onnx(logits, network, variables, images, folder):
         (found,) = session.run(None, {"images": images})
     except Exception as error:  # of a converter and a runtime, that have no common one
         path.unlink(missing_ok=True)
-        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
-        raise WeightsError(f"{network} as onnx: {reason}") from error
+        raise WeightsError(f"{network} as onnx: {formats.first_line(error)}") from error
     return path, found, "by onnxruntime"
 
 

@@ -22,6 +22,12 @@ class WeightsError(Exception):
     """Weights that cannot be read, fitted or written; says which and what to do."""
 
 
+def first_line(error):
+    """An exception in a line: its type, and the first of its message if it has one."""
+    lines = str(error).strip().splitlines()
+    return ": ".join([type(error).__name__, *lines[:1]])
+
+
 def read(path):
     """The arrays of a file: (kind, {name: array}).
 
@@ -35,17 +41,18 @@ def read(path):
         ".safetensors": _read_safetensors,
         ".pth": _read_torch,
         ".pt": _read_torch,
+        ".tar": _read_torch,
         ".bin": _read_torch,
         ".h5": _read_h5,
         ".keras": _read_keras,
     }
+    if not path.exists():
+        raise WeightsError(f"there is no file or run directory {path}")
     if path.suffix not in readers:
         known = ", ".join(readers)
         raise WeightsError(f"{path}: unknown type of file; known are {known}")
     try:
         kind, arrays = readers[path.suffix](path)
-    except FileNotFoundError as error:
-        raise WeightsError(f"there is no file {path}") from error
     except safetensors.SafetensorError as error:
         raise WeightsError(
             f"{path} is damaged or no safetensors file: {error}"
@@ -108,6 +115,16 @@ class _Tensor:
         ).copy()
 
 
+class _Ignored:
+    """Stands for an object that is no weights; what it holds is dropped."""
+
+    def __new__(cls, *arguments):
+        return super().__new__(cls)
+
+    def __setstate__(self, state):
+        pass
+
+
 class _Unpickler(pickle.Unpickler):
     """Knows the globals of a state dict, and nothing that could be called to harm."""
 
@@ -128,6 +145,8 @@ class _Unpickler(pickle.Unpickler):
         try:
             return self.KNOWN[module, name]
         except KeyError:
+            if (module, name) == ("argparse", "Namespace"):
+                return _Ignored  # a training's options beside its weights
             raise pickle.UnpicklingError(
                 f"it needs {module}.{name}, which is no part of a state dict"
             ) from None
@@ -214,18 +233,34 @@ def _read_keras(path):
     try:
         with zipfile.ZipFile(path) as archive, archive.open("model.weights.h5") as file:
             return _read_h5(file)
-    except (zipfile.BadZipFile, KeyError) as error:
+    except WeightsError:
+        raise WeightsError(f"{path} is damaged or no .keras file") from None
+    except OSError:
+        raise
+    except Exception as error:  # of zlib, zipfile
         raise WeightsError(f"{path} is damaged or no .keras file: {error}") from error
 
 
 def _read_h5(path):
     """{"conv1_conv/kernel": array, ...}, layers by the names they have in Keras."""
+    try:
+        return "keras", _h5_arrays(path)
+    except OSError:
+        raise
+    # Damaged files make h5py raise nearly anything.
+    except Exception as error:
+        raise WeightsError(
+            f"{path} is damaged or no file of Keras: {first_line(error)}"
+        ) from error
+
+
+def _h5_arrays(path):
     import h5py  # here, because most starts read no such file
 
     with h5py.File(path) as file:
         old = file.get("model_weights", file)
         if "layer_names" in old.attrs:
-            return "keras", dict(_old_layers(old))
+            return dict(_old_layers(old))
         arrays = {}
 
         def visit(name, group):
@@ -235,7 +270,7 @@ def _read_h5(path):
                     arrays[f"{group.attrs['name']}/{array}"] = group[str(i)][()]
 
         file.visititems(visit)
-    return "keras", arrays
+    return arrays
 
 
 def _old_layers(group):

@@ -5,6 +5,7 @@ import socket
 import urllib.parse
 import urllib.request
 
+from weights import formats
 from weights.formats import WeightsError
 
 TIMEOUT = 5  # seconds to wait for the hub to answer at all
@@ -40,11 +41,22 @@ def download(name):
             port = host.port or (443 if host.scheme == "https" else 80)
             socket.create_connection((host.hostname, port), TIMEOUT).close()
         return huggingface_hub.hf_hub_download(**options, endpoint=endpoint)
+    except errors.GatedRepoError as error:
+        raise WeightsError(
+            f"hf:{name} asks for a login ({formats.first_line(error)}): fetch its "
+            "model.safetensors yourself and name that file"
+        ) from error
     except errors.HfHubHTTPError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise WeightsError(f"hf:{name} has no model.safetensors: {reason}") from error
+        raise WeightsError(
+            f"hf:{name} has no model.safetensors to give: {formats.first_line(error)}"
+        ) from error
     except OSError as error:
         raise WeightsError(
             f"hf:{name} cannot be fetched, {endpoint} does not answer ({error}); fetch "
             "its model.safetensors where there is a network and name that file"
+        ) from error
+    except Exception as error:  # of the client's own HTTP library
+        raise WeightsError(
+            f"hf:{name} was not fetched whole: {formats.first_line(error)}; the same "
+            "command tries again"
         ) from error

@@ -378,14 +378,16 @@ _CAFFE = "their images were BGR less (103.939,116.779,123.68), not divided by an
 NOTES = {
     "torch": {
         r"resnet(50|101|152)": "their strides are on the 3x3 convolutions: "
-        'model.fields.stride_on="3x3"',
+        "--config.model.fields=\"{'stride_on': '3x3'}\"",
         r"inception_v3": "their average pools count padding: "
-        "model.fields.count_include_pad=True",
+        "--config.model.fields=\"{'count_include_pad': True}\"",
         r"preact_resnet.*": "timm's first pool comes ahead of its batch normalisation, "
         "which is the same where bn1/scale is not negative",
         r"googlenet_bn|inception.*": _HALVES,
         r"dpn.*": "their images had dataset.mean=(124,117,104), std=(59.88,)",
-        r"(?!googlenet|inception|dpn).*": _IMAGENET,
+        "|".join(n for n in TWINS if not re.match("googlenet|inception|dpn|pre", n)): (
+            _IMAGENET
+        ),
     },
     "keras": {
         r"vgg.*|resnet.*": _CAFFE,
@@ -465,10 +467,30 @@ def _by_rules(rules, layers):
     return names
 
 
+_TIMM = {
+    "vgg": {
+        r"^pre_logits\.fc1\.": "classifier.0.",
+        r"^pre_logits\.fc2\.": "classifier.3.",
+        r"^head\.fc\.": "classifier.6.",
+    },
+    "se": {
+        r"\.se\.(fc\d)\.": r".se_module.\1.",
+        r"^(conv1|bn1)\.": r"layer0.\1.",
+        r"^fc\.": "last_linear.",
+    },
+}
+
+
+def _family(network):
+    found = re.match("vgg|se", network)
+    return found and found[0]
+
+
 def canonical(kind, network, arrays):
     """A file's names with the spelling of the tables, for spellings that vary.
 
-    torchvision's older files of DenseNet have norm.1 for norm1. keras numbers layers
+    torchvision's older files of DenseNet have norm.1 for norm1. timm has another head
+    in VGG, and its newer SENets other names than the authors'. keras numbers layers
     through a session, so that a network may begin at conv2d_94; older versions write
     conv1/conv for conv1_conv. Wrappers for several devices put "module." in front.
     """
@@ -477,6 +499,8 @@ def canonical(kind, network, arrays):
         for name, value in arrays.items():
             name = name.removeprefix("module.")
             name = re.sub(r"(denselayer\d+\.)(norm|conv)\.(\d)", r"\1\2\3", name)
+            for pattern, spelling in _TIMM.get(_family(network), {}).items():
+                name = re.sub(pattern, spelling, name)
             result[name] = value
         return result
     numbered = re.compile(r"(conv2d|batch_normalization)(?:_(\d+))?/")

@@ -98,7 +98,9 @@ def test_another_number_of_classes_leaves_the_head_alone(tmp_path):
     head = ["params/head/fc/bias", "params/head/fc/kernel"]
     assert report.reinitialized == head
     assert len(report.loaded) == len(flat(mine)) - 2
-    assert "of other classes, left as initialised: " + ", ".join(head) in str(report)
+    assert "of another number of classes, left as initialised: " + ", ".join(
+        head
+    ) in str(report)
     for name, array in flat(mine).items():
         assert (np.array_equal(flat(ours)[name], array)) == (name in head)
 
@@ -112,6 +114,58 @@ def test_what_is_missing_and_what_is_left_over_is_reported(tmp_path):
     assert report.missing == ["batch_stats/backbone/bn1/mean"]
     assert report.left_over == ["ema.decay"]
     assert "in the file and not used: ema.decay" in str(report)
+
+
+@pytest.mark.parametrize(
+    ("file", "network"),
+    [("resnet56", "resnet20"), ("resnet32", "resnet44"), ("vgg16", "vgg13")],
+)
+def test_a_deeper_or_shallower_network_is_an_error(tmp_path, file, network):
+    save(tmp_path / "x.safetensors", weights.to_foreign(file, random(shapes(file))))
+    # VGG's names count, so that another network's fall on other shapes.
+    message = "does not fit" if "vgg" in file else f"another network than {network}"
+    with pytest.raises(weights.WeightsError, match=message):
+        weights.load(tmp_path / "x.safetensors", network, shapes(network))
+
+
+def test_layers_are_chosen_of_networks_whose_names_count(tmp_path):
+    variables = random(shapes("vgg16_cifar"))
+    save(tmp_path / "x.safetensors", weights.to_foreign("vgg16_cifar", variables))
+    found, report = weights.load(
+        tmp_path / "x.safetensors", "vgg16_cifar", shapes("vgg16_cifar"), ("conv3",)
+    )
+    assert len(report.loaded) == 6 and not report.left_over
+    assert "6 of 6 arrays" in str(report)
+    ours, theirs = (x["params"]["backbone"]["conv3_2"] for x in (found, variables))
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("network", "renamed"),
+    [
+        (
+            "vgg11",
+            {
+                "classifier.0": "pre_logits.fc1",
+                "classifier.3": "pre_logits.fc2",
+                "classifier.6": "head.fc",
+            },
+        ),
+        (
+            "se_resnet50",
+            {"se_module": "se", "layer0.": "", "last_linear": "fc"},
+        ),
+    ],
+)
+def test_timms_newer_names(tmp_path, network, renamed):
+    theirs = {}
+    for name, array in weights.to_foreign(network, random(shapes(network))).items():
+        for old, new in renamed.items():
+            name = name.replace(old, new)
+        theirs[name] = array
+    save(tmp_path / "x.safetensors", theirs)
+    _, report = weights.load(tmp_path / "x.safetensors", network, shapes(network))
+    assert not report.missing and not report.left_over
 
 
 def test_another_shape_is_an_error_that_names_both_sides(tmp_path):
@@ -129,7 +183,9 @@ def test_another_shape_is_an_error_that_names_both_sides(tmp_path):
 def test_another_network_is_one_error(tmp_path):
     theirs = weights.to_foreign("vgg16_cifar", random(shapes("vgg16_cifar")))
     save(tmp_path / "x.safetensors", theirs)
-    with pytest.raises(weights.WeightsError, match="is of another network: of resnet"):
+    with pytest.raises(
+        weights.WeightsError, match="is of another network: of 97 arrays of resnet"
+    ):
         weights.load(tmp_path / "x.safetensors", "resnet20", shapes("resnet20"))
     with pytest.raises(weights.WeightsError, match="no network is nin; there are"):
         weights.load(tmp_path / "x.safetensors", "nin", shapes("nin"))
@@ -297,9 +353,9 @@ def test_without_a_network_the_hub_is_a_quick_error(monkeypatch):
 
 def test_a_file_of_the_hub_is_fetched_once(tmp_path, monkeypatch):
     """From a server that answers as the hub does."""
-    huggingface_hub = pytest.importorskip(
-        "huggingface_hub", reason="requirements-exchange.txt"
-    )
+    pytest.importorskip("huggingface_hub", reason="requirements-exchange.txt")
+    from huggingface_hub import constants
+
     content, asked = safetensors.numpy.save({"a": np.arange(6.0)}), []
 
     class Hub(http.server.BaseHTTPRequestHandler):
@@ -330,7 +386,7 @@ def test_a_file_of_the_hub_is_fetched_once(tmp_path, monkeypatch):
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     cache = str(tmp_path)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", cache)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", cache)
     with contextlib.closing(server.socket):
         file = pathlib.Path(hub.download("timm/tiny"))
         assert file.read_bytes() == content and asked
