@@ -260,7 +260,9 @@ def average_scores(
             if isinstance(shown, decode.DamagedImage):
                 if damaged == "fail":
                     raise data_source.DataError(
-                        f"{example.name} cannot be decoded ({shown}); {ADVICE}"
+                        f"{example.name} cannot be decoded ({shown}); an evaluation "
+                        "leaves nothing out: replace the image, or count it as an "
+                        "error with config.eval.damaged = 'wrong'"
                     ) from shown
                 unreadable[row], totals[row], weights[row] = True, np.nan, 1.0
                 continue
@@ -292,12 +294,6 @@ def average_scores(
     if softmax:  # OverFeat's maxima are no probabilities yet
         totals = scoring.log_normalized(totals)
     return names, labels, totals, unreadable
-
-
-ADVICE = (
-    "an evaluation leaves nothing out: replace the image, or count it as an error with "
-    "config.eval.damaged = 'wrong'"
-)
 
 
 def _load(split, indices, protocol, num_threads, prefetch):

@@ -64,6 +64,17 @@ def small(path, **changes):
     )
 
 
+LOSS, SGD = optax.softmax_cross_entropy_with_integer_labels, optax.sgd(1.0)
+
+
+def tiny_start():
+    """A network, its state ahead of the first step, and a batch."""
+    model = Tiny(num_classes=3)
+    images = jax.random.normal(jax.random.key(1), (4, 9, 9, 1))
+    state = train_step.make_init(model, SGD, (9, 9, 1), ema=0.0)(0)
+    return model, state, {"image": images, "label": jnp.array([0, 1, 2, 0])}
+
+
 class Norm(nn.Module):
     @nn.compact
     def __call__(self, x, *, train):
@@ -111,20 +122,15 @@ def test_moving_averages_move_and_resume(tiny_network, tmp_path):
 
 def test_frozen_statistics_are_used_and_kept(tiny_network, tmp_path):
     """A step is then a step of the network as it is evaluated."""
-    model = Tiny(num_classes=3)
-    images = jax.random.normal(jax.random.key(1), (4, 9, 9, 1))
-    batch = {"image": images, "label": jnp.array([0, 1, 2, 0])}
-    loss = optax.softmax_cross_entropy_with_integer_labels
-    tx = optax.sgd(1.0)
-    state = train_step.make_init(model, tx, (9, 9, 1), ema=0.0)(0)
+    model, state, batch = tiny_start()
     shifted = jax.tree.map(lambda x: x + 0.5, state.batch_stats)
     state = state.replace(batch_stats=shifted)
     step = train_step.make_train_step(
-        model, tx, loss, lambda b, seed: b["image"], frozen_statistics=True
+        model, SGD, LOSS, lambda b, seed: b["image"], frozen_statistics=True
     )
     after, sums = step(state, batch, 0)
     variables = {"params": state.params, "batch_stats": shifted}
-    tested = loss(model.apply(variables, images, train=False), batch["label"])
+    tested = LOSS(model.apply(variables, batch["image"], train=False), batch["label"])
     np.testing.assert_allclose(sums["loss"], tested.sum(), rtol=1e-6)
     jax.tree.map(np.testing.assert_array_equal, after.batch_stats, shifted)
 
@@ -140,24 +146,19 @@ def test_frozen_statistics_are_used_and_kept(tiny_network, tmp_path):
 @pytest.mark.parametrize("weight", [0.0, 0.5])
 def test_the_auxiliary_head_has_its_weight_in_the_loss(weight):
     """Its loss at the start is that of the head alone, and its gradient scales."""
-    model = Tiny(num_classes=3)
-    images = jax.random.normal(jax.random.key(1), (4, 9, 9, 1))
-    batch = {"image": images, "label": jnp.array([0, 1, 2, 0])}
-    loss = optax.softmax_cross_entropy_with_integer_labels
-    tx = optax.sgd(1.0)
-    state = train_step.make_init(model, tx, (9, 9, 1), ema=0.0)(0)
+    model, state, batch = tiny_start()
     step = train_step.make_train_step(
-        model, tx, loss, lambda b, seed: b["image"], auxiliary_weight=weight
+        model, SGD, LOSS, lambda b, seed: b["image"], auxiliary_weight=weight
     )
     after, sums = step(state, batch, 0)
     logits, sown = model.apply(
         {"params": state.params, "batch_stats": state.batch_stats},
-        images,
+        batch["image"],
         train=True,
         mutable=["batch_stats", "auxiliary"],
     )
     (head,) = sown["auxiliary"]["logits"]
-    expected = loss(logits, batch["label"]) + weight * loss(head, batch["label"])
+    expected = LOSS(logits, batch["label"]) + weight * LOSS(head, batch["label"])
     np.testing.assert_allclose(sums["loss"], expected.sum(), rtol=1e-6)
     moved = jnp.abs(
         after.params["aux"]["fc"]["bias"] - state.params["aux"]["fc"]["bias"]

@@ -145,11 +145,11 @@ def _check_depth(report, theirs):
     known = {pattern(theirs[name]) for name in report.loaded}
     missing = [n for n in report.missing if pattern(theirs.get(n, "")) in known]
     more = [n for n in report.left_over if pattern(n) in known]
-    for names_, what in ((missing, "lacks"), (more, "also has")):
-        if names_:
+    for found, what in ((missing, "lacks"), (more, "also has")):
+        if found:
             raise WeightsError(
                 f"{report.source} is of another network than {report.network}: it "
-                f"{what} {', '.join(names_[:3])}{', ...' if names_[3:] else ''}; "
+                f"{what} {', '.join(found[:3])}{', ...' if found[3:] else ''}; "
                 "config.init_layers takes parts of it"
             )
 

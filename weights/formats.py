@@ -232,9 +232,7 @@ def _state_dict(value):
 def _read_keras(path):
     try:
         with zipfile.ZipFile(path) as archive, archive.open("model.weights.h5") as file:
-            return _read_h5(file)
-    except WeightsError:
-        raise WeightsError(f"{path} is damaged or no .keras file") from None
+            return "keras", _h5_arrays(file)
     except OSError:
         raise
     except Exception as error:  # of zlib, zipfile
