@@ -19,7 +19,7 @@ from configs import default
 from images import cache, policies, views, whitening
 
 POSITIVE = (
-    "batch_size num_epochs num_steps steps_per_dispatch dataset.short_side "
+    "batch_size num_steps steps_per_dispatch dataset.short_side "
     "dataset.cache_side dataset.prefetch augment.policy_ops augment.repeats "
     "loss.rubbish optimizer.learning_rate optimizer.accumulate optimizer.ema_every "
     "optimizer.curvature_examples schedule.decay_rate schedule.decay_epochs "
@@ -27,8 +27,8 @@ POSITIVE = (
     "log.every_steps log.profile_steps"
 ).split()
 NOT_NEGATIVE = (
-    "seed num_devices dataset.image_size dataset.num_threads dataset.holdout "
-    "eval.image_size eval.short_side augment.crop augment.translate "
+    "seed num_devices num_epochs dataset.image_size dataset.num_threads "
+    "dataset.holdout eval.image_size eval.short_side augment.crop augment.translate "
     "augment.rotate augment.scale augment.squeeze augment.shear augment.brightness "
     "augment.contrast augment.saturation augment.hue augment.pca augment.erasing "
     "augment.mixup augment.cutmix augment.policy_magnitude augment.policy_std "

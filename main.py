@@ -127,6 +127,10 @@ def main(argv):
             "the runs of an ensemble have their own configs: --change instead of "
             "--config",
         )
+    if _CONFIG.value is not None and mode in ("predict", "inspect", "plot", "export"):
+        _fail(USAGE, f"--mode={mode} takes the run's own config, not --config")
+    if mode == "export" and os.path.splitext(_OUTPUT.value or "")[1]:
+        _fail(USAGE, f"--output={_OUTPUT.value}: export writes into a directory")
     if _CHANGE.value and mode != "evaluate":
         _fail(USAGE, f"--change is for --mode=evaluate, not --mode={mode}")
     images = [os.path.expanduser(path) for path in _IMAGES.value]

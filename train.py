@@ -134,10 +134,11 @@ def durations(config, num_examples):
     epoch_steps = fractions.Fraction(num_examples, config.batch_size)
     eval_every = optimizers.exact_steps(config.eval.every_epochs, epoch_steps)
     total = config.num_steps or optimizers.in_steps(config.num_epochs, epoch_steps)
-    if total < 1:
+    if total < 1 and not (config.init_from and config.num_epochs == 0):
         raise configuration.ConfigError(
             f"config.num_epochs = {config.num_epochs} is less than one step of "
-            f"config.batch_size = {config.batch_size} images"
+            f"config.batch_size = {config.batch_size} images; 0 is for the weights of "
+            "config.init_from as they are"
         )
     return epoch_steps, eval_every, total
 
@@ -447,7 +448,9 @@ class Trainer:
 
         last = self.step == self.total
         if self.evaluated < self.step and (due(self.step, eval_every) or last):
-            self._evaluate()  # a stop cut it short
+            self._evaluate()  # a stop cut it short, or nothing is to be trained
+            if self.total == 0:
+                self._save()
         while self.step < self.total:
             self._stop_if_asked()
             self._profile(profile_start, profile_end)

@@ -168,9 +168,9 @@ def torch_loader(split, threads):
     import torch
     import torch.utils.data
 
-    from benchmarks import torch_networks
+    from weights import twins
 
-    torch_networks.torchvision_models()
+    twins.torchvision_models()
     from torchvision import transforms
 
     paths = split.source.paths

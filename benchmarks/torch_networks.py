@@ -2,13 +2,13 @@
 that neither has. tests/parity checks that each gives the logits of ours.
 """
 
-import contextlib
 import functools
-import sys
 
 import torch
 from torch import nn
 from torch.nn import functional
+
+from weights.twins import torchvision_models
 
 
 def create(name):
@@ -32,31 +32,6 @@ def create(name):
 
         return timm.create_model(TIMM[name])
     return getattr(torchvision, name)()
-
-
-@functools.cache
-def torchvision_models():
-    """torchvision.models, whose compiled operators may not load beside torch's.
-
-    Their names are then registered so that the import finds them; no network calls one.
-    """
-    with contextlib.suppress(RuntimeError):
-        import torchvision
-
-        return torchvision.models
-    for name in [m for m in sys.modules if m.partition(".")[0] == "torchvision"]:
-        del sys.modules[name]
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for name in (
-        "nms qnms roi_align roi_pool ps_roi_align ps_roi_pool deform_conv2d "
-        "_roi_align_backward _roi_pool_backward _ps_roi_align_backward "
-        "_ps_roi_pool_backward _deform_conv2d_backward"
-    ).split():
-        library.define(f"{name}() -> ()")
-    import torchvision
-
-    torchvision._keep = library
-    return torchvision.models
 
 
 def lenet5():

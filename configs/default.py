@@ -19,10 +19,12 @@ def get_config():
     config.seed = 0  # of initialisation, order of the data, augmentation and dropout
     config.num_devices = 0  # devices to use, in jax.devices() order; 0: all of them
     config.batch_size = 128  # images per step, over all devices and hosts
-    config.num_epochs = 10.0  # length of the training
+    config.num_epochs = 10.0  # length of the training; 0: init_from as it is
     config.num_steps = placeholder(int)  # if given: its length in steps instead
     config.steps_per_dispatch = 1  # steps in one call of the compiled program
-    config.init_from = ""  # run directory whose parameters are those of the start
+    # Whose parameters are those of the start: a run directory, a file of torchvision,
+    # timm or Keras, our safetensors, or "hf:OWNER/NAME".
+    config.init_from = ""
     # Which of them: regular expressions, searched in paths such as
     # "backbone/conv1_1/kernel"; (): all.
     config.init_layers = ()

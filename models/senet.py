@@ -5,7 +5,8 @@ SE-ResNeXt (Table 1) and SENet-154 (appendix).
 
 Differs from the paper: nothing known. As in the authors' Caffe networks
 (https://github.com/hujie-frank/SENet), the pool of the stem is in ceil mode without
-padding, and the strides of an SE-ResNet are on a bottleneck's first 1x1.
+padding, and the strides of an SE-ResNet are on a bottleneck's first 1x1; timm's newer
+networks have `stride_on="3x3"` and `padded_pool=True`.
 """
 
 import functools
@@ -62,9 +63,13 @@ class SENet154Block(nn.Module):
 
 
 class SEResNetBackbone(resnet.ResNetBackbone):
-    """ResNet's with the authors' pool."""
+    """ResNet's with the authors' pool, or its own, padded by 1."""
+
+    padded_pool: bool = False
 
     def pool(self, x):
+        if self.padded_pool:
+            return super().pool(x)
         return MaxPool(3, 2, 0, ceil=True, name="pool1")(x)
 
 
@@ -92,6 +97,7 @@ class SEResNet(Classifier):
     cardinality: int = 1
     bottleneck_width: int = 64
     stride_on: str = "1x1"
+    padded_pool: bool = False
     reduction: int = 16
     zero_init: bool = False
     dtype: jnp.dtype = jnp.float32
@@ -111,7 +117,9 @@ class SEResNet(Classifier):
             reduction=self.reduction,
         )
         sizes = resnet.STAGE_SIZES[self.depth]
-        self.backbone = SEResNetBackbone(block, sizes, self.dtype)
+        self.backbone = SEResNetBackbone(
+            block, sizes, self.dtype, padded_pool=self.padded_pool
+        )
         self.head = PooledLinear(self.num_classes, self.dtype)
 
 

@@ -123,6 +123,8 @@ def test_wrong_flags(tmp_path):
     fails([CONFIG, run, "--confg=3"], 2, "confg")
     fails([CONFIG, run, "--mode=test"], 2, "mode")
     fails([CONFIG], 2, "--workdir")
+    fails(["--mode=export", CONFIG, run], 2, "run's own config")
+    fails(["--mode=export", run, "--output=net.onnx"], 2, "into a directory")
     fails(["--mode=sweep", CONFIG, run], 2, "--vary")
     fails(["--mode=sweep", CONFIG, run, "--vary=batch_size=1,2"], 2, "batch_size")
     fails([CONFIG, run, "--config.num_devices=2"], 2, "config.num_devices")

@@ -69,8 +69,11 @@ def load(source, network, variables, layers=()):
       WeightsError: nothing to read, another network, or an array of another shape but
         for the number of classes; the message names both sides.
     """
-    kind, arrays = _read(source)
-    return fit(source, kind, arrays, network, variables, layers)
+    kind, arrays, origin = _read(source)
+    variables, report = fit(source, kind, arrays, network, variables, layers)
+    if origin not in (None, network):
+        report.notes.append(f"they are the weights of {origin}")
+    return variables, report
 
 
 def fit(source, kind, arrays, network, variables, layers=()):
@@ -87,8 +90,10 @@ def fit(source, kind, arrays, network, variables, layers=()):
                 f"{source} has the names of {origin}, in which no network is "
                 f"{network}; there are tables for {', '.join(names.TABLES[kind])}"
             )
+        report.notes = names.notes(kind, network, arrays)
         arrays = names.canonical(kind, network, arrays)
-        arrays, report.notes = _adapt(kind, network, arrays)
+        arrays, adapted = _adapt(kind, network, arrays)
+        report.notes += adapted
         theirs = names.foreign(kind, network, flat)
     chosen = [name for name in flat if not layers or _is_chosen(name, layers)]
     found = sum(theirs.get(name) in arrays for name in chosen)
@@ -189,20 +194,27 @@ def to_foreign(network, variables):
 
 
 def _read(source):
-    """(kind, arrays) of whatever `source` is."""
+    """(kind, arrays, network or None where that is not recorded) of any `source`."""
     source = str(source)
     if source.startswith("hf:"):
-        return formats.read(hub.download(source.removeprefix("hf:")))
+        source = hub.download(source.removeprefix("hf:"))
     path = pathlib.Path(source).expanduser()
     if path.is_dir():
-        return "ours", _read_run(path)
-    return formats.read(path)
+        return "ours", *_read_run(path)
+    return *formats.read(path), formats.recorded_network(path)
 
 
 def _read_run(path):
-    """The latest checkpoint's arrays, the Polyak average where the run kept one."""
+    """The latest checkpoint's arrays, the Polyak average where the run kept one.
+
+    And its network, with the fields that the config sets.
+    """
     run = workdir.Workdir(path)
-    run.config()  # An error of its own if this is no run directory.
+    if not (path / "config.json").exists():
+        raise WeightsError(f"{path} is no run directory: it has no config.json")
+    model = run.config().model
+    fields = model.fields.to_dict()
+    origin = f"{model.name} with model.fields={fields}" if fields else model.name
     saved = checkpoints.Checkpoints(run.checkpoints)
     restored = saved.restore()
     saved.close()
@@ -212,7 +224,7 @@ def _read_run(path):
     variables = {"params": state["ema"] or state["params"]}
     variables |= {"batch_stats": state["batch_stats"] or {}}
     flat = flax.traverse_util.flatten_dict(variables, sep="/")
-    return {name: np.asarray(array) for name, array in flat.items()}
+    return {name: np.asarray(array) for name, array in flat.items()}, origin
 
 
 def _to_ours(kind, array, shape):
@@ -252,7 +264,11 @@ def _shape(array):
 
 def _adapt(kind, network, arrays):
     """(arrays, notes): what a table of names cannot say of the difference to ours."""
-    notes = names.notes(kind, network)
+    notes = []
+    if kind == "keras" and re.match("vgg|resnet", network):
+        for name in ("block1_conv1/kernel", "conv1_conv/kernel"):
+            if name in arrays and arrays[name].ndim == 4:
+                arrays[name] = arrays[name][:, :, ::-1]
     if kind == "keras" and re.match("resnet|densenet", network):
         arrays, folded = _fold_keras(arrays)
         if folded:

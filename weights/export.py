@@ -25,7 +25,7 @@ import numpy as np
 import evaluate
 import weights
 from models import convolution
-from weights import formats, names
+from weights import formats, names, twins
 from weights.formats import WeightsError
 
 FORMATS = ("safetensors", "torchvision", "stablehlo", "onnx")
@@ -147,9 +147,8 @@ def _torchvision(logits, network, variables, images, folder):
     try:
         import torch
 
-        net = twin(
-            network, num_classes=jax.eval_shape(logits, variables, images).shape[-1]
-        )
+        classes = jax.eval_shape(logits, variables, images).shape[-1]
+        net = twins.create(network, num_classes=classes)
     except (ImportError, OSError) as error:
         raise WeightsError(
             f"{network} as torchvision is compared with the network of {package} "
@@ -160,17 +159,6 @@ def _torchvision(logits, network, variables, images, folder):
     torch.save({n: torch.from_numpy(np.array(v)) for n, v in arrays.items()}, path)
     found = _run_twin(net, path, network, images)
     return path, found, f"by {package}'s network"
-
-
-def twin(network, **fields):
-    """The network of torchvision or timm that has the layers of ours."""
-    from benchmarks import torch_networks  # which knows how to import torchvision
-
-    package, name, options = names.TWINS[network]
-    module = torch_networks.torchvision_models()
-    if package == "timm":
-        return importlib.import_module("timm").create_model(name, **options, **fields)
-    return getattr(module, name)(**options, **fields)
 
 
 def _run_twin(net, path, network, images):

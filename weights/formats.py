@@ -64,6 +64,15 @@ def read(path):
     return kind, arrays
 
 
+def recorded_network(path):
+    """The network that a safetensors file of ours says it is of, else None."""
+    if pathlib.Path(path).suffix != ".safetensors":
+        return None
+    with safetensors.safe_open(path, "numpy") as file:
+        metadata = file.metadata() or {}
+    return metadata.get("network") if metadata.get("format") == OURS else None
+
+
 def write_safetensors(path, arrays, metadata):
     """Writes {name: array} and the strings of `metadata`."""
     contiguous = {n: np.ascontiguousarray(v) for n, v in arrays.items()}

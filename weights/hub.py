@@ -46,6 +46,9 @@ def download(name):
             f"hf:{name} asks for a login ({formats.first_line(error)}): fetch its "
             "model.safetensors yourself and name that file"
         ) from error
+    except errors.LocalEntryNotFoundError as error:  # any other answer of the server
+        answer = formats.first_line(error.__cause__ or error)
+        raise WeightsError(f"hf:{name} was refused by {endpoint}: {answer}") from error
     except errors.HfHubHTTPError as error:
         raise WeightsError(
             f"hf:{name} has no model.safetensors to give: {formats.first_line(error)}"

@@ -374,7 +374,14 @@ _IMAGENET = (
     "their images had dataset.mean=(123.675,116.28,103.53), std=(58.395,57.12,57.375)"
 )
 _HALVES = "their images had dataset.mean=(127.5,), std=(127.5,)"
-_CAFFE = "their images were BGR less (103.939,116.779,123.68), not divided by anything"
+_CAFFE = (
+    "their images were BGR, for which the first kernels are turned to RGB, and had "
+    "dataset.mean=(123.68,116.779,103.939), std=(1,)"
+)
+_NEWER_SENET = (
+    "of timm's newer networks strides are on the 3x3 and the first pool is padded: "
+    "--config.model.fields=\"{'stride_on': '3x3', 'padded_pool': True}\""
+)
 NOTES = {
     "torch": {
         r"resnet(50|101|152)": "their strides are on the 3x3 convolutions: "
@@ -412,10 +419,17 @@ CLASSIFIERS = re.compile(
 )
 
 
-def notes(kind, network):
-    """What a file of `network` needs beside its names, a sentence each."""
+def notes(kind, network, arrays=()):
+    """What a file of `network` needs beside its names, a sentence each.
+
+    Args:
+      arrays: the file's own names, of which some tell the version.
+    """
     found = NOTES[kind].items()
-    return [note for pattern, note in found if re.fullmatch(pattern, network)]
+    found = [note for pattern, note in found if re.fullmatch(pattern, network)]
+    if any(re.search(r"\.se\.fc\d\.", name) for name in arrays):
+        found.append(_NEWER_SENET)
+    return found
 
 
 def table(kind, network):

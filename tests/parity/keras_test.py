@@ -56,7 +56,10 @@ def randomize(layer, rng):
     ],
 )
 def test_a_file_of_keras(keras, tmp_path, name, network, size, suffix):
-    """ResNet's convolutions have biases there, and 1.001e-5 is added to variances."""
+    """ResNet's convolutions have biases there, and 1.001e-5 is added to variances.
+
+    VGG and ResNet take BGR.
+    """
     images = ours.random_images(size)
     images[1] *= 4
     net = getattr(keras.applications, network)(
@@ -71,6 +74,7 @@ def test_a_file_of_keras(keras, tmp_path, name, network, size, suffix):
         net.save_weights(path) if suffix == ".weights.h5" else net.save(path)
     model = models.create(name, num_classes=1000)
     variables = ours.by_name("keras", name, model, images, formats.read(path)[1])
-    expected = np.asarray(net(images.astype(np.float64), training=False))
+    theirs = images[..., ::-1] if name in ("vgg16", "resnet50") else images
+    expected = np.asarray(net(theirs.astype(np.float64), training=False))
     assert expected.dtype == np.float64
     ours.check_logits(model, variables, images, lambda _: expected)

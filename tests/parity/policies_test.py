@@ -5,9 +5,9 @@ import pytest
 from PIL import Image
 
 from images import policies
+from weights import twins
 
 pytest.importorskip("torch", reason="make parity installs the references")
-from benchmarks import torch_networks  # noqa: E402
 
 SIZE = 61, 47  # width and height
 METHODS = ("nearest", "bilinear")
@@ -30,7 +30,7 @@ def ours(name, value, image, fill, method):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("policy", ["randaugment", "trivialaugment"])
 def test_every_operation_is_torchvision_s(policy, method, mode):
-    torch_networks.torchvision_models()
+    twins.torchvision_models()
     from torchvision.transforms import InterpolationMode, autoaugment
 
     theirs = {

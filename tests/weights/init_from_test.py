@@ -68,7 +68,7 @@ def test_a_head_of_other_classes_is_initialised(source):
 
 
 def test_a_directory_without_a_run_is_refused(tmp_path):
-    with pytest.raises(runs.workdir.WorkdirError, match="holds no run"):
+    with pytest.raises(weights.WeightsError, match="is no run directory"):
         weights.load(tmp_path, "lenet5_modern", fresh())
 
 
@@ -82,6 +82,20 @@ def test_a_run_starts_from_all_of_another_its_average_too(source, tmp_path):
     runs.assert_same_bits(state["ema"], expected["params"])
 
 
+def test_without_a_step_the_weights_are_tested_and_saved_as_they_are(source, tmp_path):
+    fields = {"init_from": str(source), "schedule__name": "constant"}
+    path = tmp_path / "run"
+    line = runs.train_small(path, num_epochs=0.0, **fields)
+    assert "images counted) after step 0" in line
+    state, step = runs.final_state(path)
+    assert step == 0
+    runs.assert_same_bits(state["params"], runs.final_state(source)[0]["params"])
+    assert runs.train_small(path, num_epochs=0.0, **fields) == line
+    assert "after step 10" in runs.train_small(path, num_epochs=1.0, **fields)
+    with pytest.raises(configuration.ConfigError, match="0 is for the weights of"):
+        runs.train_small(tmp_path / "none", num_epochs=0.0)
+
+
 def test_of_a_source_with_a_polyak_average_that_is_taken(tmp_path):
     runs.train_small(tmp_path / "first", optimizer__ema_decay=0.9, num_epochs=1.0)
     runs.train_small(tmp_path / "next", init_from=str(tmp_path / "first"), **FROZEN)
@@ -90,7 +104,7 @@ def test_of_a_source_with_a_polyak_average_that_is_taken(tmp_path):
 
 
 def test_a_source_that_is_none_leaves_no_run_behind(source, tmp_path):
-    with pytest.raises((weights.WeightsError, runs.workdir.WorkdirError)):
+    with pytest.raises(weights.WeightsError):
         runs.train_small(tmp_path / "run", init_from=str(tmp_path / "typo"))
     runs.train_small(tmp_path / "run", init_from=str(source), **FROZEN)
 

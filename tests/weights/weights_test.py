@@ -166,6 +166,27 @@ def test_timms_newer_names(tmp_path, network, renamed):
     save(tmp_path / "x.safetensors", theirs)
     _, report = weights.load(tmp_path / "x.safetensors", network, shapes(network))
     assert not report.missing and not report.left_over
+    assert ("'padded_pool': True" in str(report)) == (network == "se_resnet50")
+
+
+def test_the_first_kernel_of_keras_is_turned_from_bgr():
+    like = shapes("resnet50", size=64)
+    named = names.foreign("keras", "resnet50", flat(like))
+    arrays = {named[n]: np.ones(x.shape) for n, x in flat(like).items()}
+    arrays["conv1_conv/kernel"] *= np.arange(3)[:, None]
+    found, report = weights.fit("x.h5", "keras", arrays, "resnet50", like)
+    kernel = found["params"]["backbone"]["conv1"]["kernel"]
+    np.testing.assert_array_equal(kernel[0, 0, :, 0], [2, 1, 0])
+    assert "turned to RGB" in str(report)
+
+
+def test_the_network_that_a_file_says_it_is_of(tmp_path):
+    like = shapes("resnet20")
+    for network in ("resnet20", "plain20"):
+        metadata = {"format": formats.OURS, "network": network}
+        save(tmp_path / "x.safetensors", flat(random(like)), **metadata)
+        _, report = weights.load(tmp_path / "x.safetensors", "resnet20", like)
+        assert ("the weights of plain20" in str(report)) == (network == "plain20")
 
 
 def test_another_shape_is_an_error_that_names_both_sides(tmp_path):
@@ -362,12 +383,12 @@ def test_a_file_of_the_hub_is_fetched_once(tmp_path, monkeypatch):
         def do_HEAD(self):
             asked.append(f"{self.command} {self.path}")
             found = self.path == "/timm/tiny/resolve/main/model.safetensors"
-            self.send_response(200 if found else 404)
+            self.send_response(200 if found else 403 if "mine" in self.path else 404)
             if found:
                 self.send_header("ETag", '"1234"')
                 self.send_header("X-Repo-Commit", 40 * "a")
                 self.send_header("Content-Length", str(len(content)))
-            else:
+            elif "mine" not in self.path:
                 self.send_header("X-Error-Code", "RepoNotFound")
             self.end_headers()
             return found
@@ -394,4 +415,6 @@ def test_a_file_of_the_hub_is_fetched_once(tmp_path, monkeypatch):
         assert pathlib.Path(hub.download("timm/tiny")) == file and len(asked) == count
         with pytest.raises(weights.WeightsError, match="hf:timm/none has no model"):
             hub.download("timm/none")
+        with pytest.raises(weights.WeightsError, match="mine was refused.* 403"):
+            hub.download("timm/mine")
         server.shutdown()
