@@ -30,6 +30,13 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_programs_of_other_files():
+    """They would hold gigabytes by the end of the slow tests."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def some():
     """Images uint8 [20, 8, 8, 1] and labels."""
