@@ -32,9 +32,16 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 @pytest.fixture(scope="module", autouse=True)
 def no_programs_of_other_files():
-    """They would hold gigabytes by the end of the slow tests."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(autouse=True)
+def no_programs_of_large_networks(request):
+    """With their constants they would hold gigabytes by the end of `make parity`."""
+    yield
+    if {"slow", "parity"} & {mark.name for mark in request.node.iter_markers()}:
+        jax.clear_caches()
 
 
 @pytest.fixture

@@ -378,10 +378,12 @@ _CAFFE = (
     "their images were BGR, for which the first kernels are turned to RGB, and had "
     "dataset.mean=(123.68,116.779,103.939), std=(1,)"
 )
-_NEWER_SENET = (
-    "of timm's newer networks strides are on the 3x3 and the first pool is padded: "
-    "--config.model.fields=\"{'stride_on': '3x3', 'padded_pool': True}\""
-)
+_NEWER_SENET = {
+    r"se_resnet.*": "of timm's newer networks strides are on the 3x3 and the first "
+    "pool is padded: --config.model.fields=\"{'stride_on': '3x3', 'padded_pool': True}\"",
+    r"se_resnext.*": "of timm's newer networks the first pool is padded: "
+    "--config.model.fields=\"{'padded_pool': True}\"",
+}
 NOTES = {
     "torch": {
         r"resnet(50|101|152)": "their strides are on the 3x3 convolutions: "
@@ -425,11 +427,10 @@ def notes(kind, network, arrays=()):
     Args:
       arrays: the file's own names, of which some tell the version.
     """
-    found = NOTES[kind].items()
-    found = [note for pattern, note in found if re.fullmatch(pattern, network)]
+    listed = NOTES[kind]
     if any(re.search(r"\.se\.fc\d\.", name) for name in arrays):
-        found.append(_NEWER_SENET)
-    return found
+        listed = listed | _NEWER_SENET
+    return [note for pattern, note in listed.items() if re.fullmatch(pattern, network)]
 
 
 def table(kind, network):

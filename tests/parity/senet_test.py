@@ -26,11 +26,14 @@ def test_senet_is_timms(name, theirs):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "theirs"),
-    [("se_resnet50", "seresnet50"), ("se_resnext50_32x4d", "seresnext50_32x4d")],
+    ("name", "theirs", "fields"),
+    [
+        ("se_resnet50", "seresnet50", {"stride_on": "3x3"}),
+        ("se_resnext50_32x4d", "seresnext50_32x4d", {}),
+    ],
 )
-def test_with_the_fields_of_the_note_it_is_timms_newer_network(name, theirs):
-    model = models.create(name, num_classes=1000, stride_on="3x3", padded_pool=True)
+def test_with_the_fields_of_the_note_it_is_timms_newer_network(name, theirs, fields):
+    model = models.create(name, num_classes=1000, padded_pool=True, **fields)
     net = port.timm().create_model(theirs)
     images = ours.random_images((96, 64))
     # Out it goes under the names of the older one.
