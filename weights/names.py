@@ -379,8 +379,9 @@ _CAFFE = (
     "dataset.mean=(123.68,116.779,103.939), std=(1,)"
 )
 _NEWER_SENET = {
-    r"se_resnet.*": "of timm's newer networks strides are on the 3x3 and the first pool "
-    "is padded: --config.model.fields=\"{'stride_on': '3x3', 'padded_pool': True}\"",
+    r"se_resnet.*": "of timm's newer networks strides are on the 3x3 and the first "
+    "pool is padded: "
+    "--config.model.fields=\"{'stride_on': '3x3', 'padded_pool': True}\"",
     r"se_resnext.*": "of timm's newer networks the first pool is padded: "
     "--config.model.fields=\"{'padded_pool': True}\"",
 }
