@@ -209,13 +209,16 @@ def test_comparison_of_two_searches():
 PICTURES = "filters activations predictions grad_cam occlusion neighbours codes".split()
 
 
-def make_run(path, name, size, channels, **fields):
-    """A run directory with random weights; its data are in <path>/data."""
+def make_run(path, name, size, channels, dataset=(), statistics=(), **fields):
+    """A run directory with random weights; its data are in <path>/data.
+
+    dataset are changes of config.dataset, statistics the arrays they ask for.
+    """
     images = RNG.integers(0, 256, (20, size, size, channels), np.uint8)
     tiny_datasets.prepare(path / "data", images, RNG.integers(0, 3, 20))
     config = default.get_config()
     config.dataset.update(name="tiny", data_dir=str(path / "data"), eval_split="train")
-    config.dataset.update(mean=(100.0,), std=(50.0,))
+    config.dataset.update({"mean": (100.0,), "std": (50.0,)} | dict(dataset))
     config.model.name = name
     config.model.fields.update(fields)
     config.eval.batch_size = 7
@@ -229,8 +232,11 @@ def make_run(path, name, size, channels, **fields):
             "label_names": tiny_datasets.NAMES,
         },
     )
+    if statistics:
+        run.write_arrays(evaluate.STATISTICS, statistics)
     (run.path / "metrics.jsonl").write_text('{"step": 1}\n')
     model = models.create(name, num_classes=3, **fields)
+    size = config.dataset.image_size or size
     variables = variables_of(model, (size, size, channels))
     saved = checkpoints.Checkpoints(run.checkpoints)
     saved.save(4, {"ema": None, "batch_stats": {}} | variables)
@@ -267,6 +273,58 @@ def test_every_picture_of_a_run(tmp_path, name, size, channels):
     for picture in PICTURES:
         assert f"inspect/{picture}".encode() in events.read_bytes()
     assert (run.path / "metrics.jsonl").read_text() == '{"step": 1}\n'
+
+
+def test_occlusion_covers_the_image_before_it_is_whitened(tmp_path, monkeypatch):
+    """Grey of 0..255 in the size of the network; what follows is written out here."""
+    mean = RNG.normal(size=784).astype(np.float32)
+    whiten = RNG.normal(0, 784**-0.5, (784, 784)).astype(np.float32)
+    dataset = {"whiten": "gcn_zca", "fit": "resize", "image_size": 28}
+    dataset |= {"mean": (0.0,), "std": (3.0,)}
+    statistics = {"mean": mean, "whiten": whiten}
+    run = make_run(tmp_path, "lenet5_modern", 14, 1, dataset, statistics)
+    network = inspection.Network(run, "latest")
+    panel = network.test_images().rows([0])
+    drawn = []
+    monkeypatch.setattr(
+        inspection.pictures, "draw_occlusion", lambda *drawing: drawn.extend(drawing)
+    )
+    inspection.occlusion(tmp_path / "occlusion.png", network, panel)
+    found = drawn[2][0]
+    assert found.shape == (28, 28, 3)
+
+    image = panel.images.astype(np.float32)
+    image = np.array(jax.image.resize(image, (1, 28, 28, 1), "bilinear"))
+    centres = [(0, 0), (5, 9), (14, 14), (27, 3)]
+    covered = np.repeat(image, len(centres), 0)
+    for one, (y, x) in zip(covered, centres, strict=True):
+        one[max(y - 3, 0) : y + 4, max(x - 3, 0) : x + 4] = 127.5
+    flat = covered.reshape(len(centres), -1)
+    flat = flat - flat.mean(1, keepdims=True)
+    flat = 55 * flat / np.linalg.norm(flat, axis=1, keepdims=True)
+    inputs = ((flat - mean[None]) @ whiten / 3).reshape(covered.shape)
+    logits = network.model.apply(network.variables, inputs, train=False)
+    at = [found[centre] for centre in centres]
+    # float32: a product of 784 terms and five layers.
+    np.testing.assert_allclose(at, jax.nn.softmax(logits), rtol=1e-3)
+    assert np.ptp(found, (0, 1)).max() > 0.01
+
+
+def test_an_unforeseen_error_costs_one_picture(tmp_path, monkeypatch, capsys):
+    def fail(*args, **kwargs):
+        raise ValueError("no such shape")
+
+    run = make_run(tmp_path, "lenet5_modern", 28, 1)
+    monkeypatch.setattr(attribution, "grad_cam", fail)
+    monkeypatch.setattr(retrieval, "train_codes", fail)
+    monkeypatch.setattr(inspection, "_to_tensorboard", fail)
+    with pytest.raises(inspection.InspectionError) as error:
+        inspection.inspect_run(run, "latest")
+    for name in ("grad_cam", "codes", "retrieval.json", "pictures for TensorBoard"):
+        assert f"no {name}: ValueError('no such shape')" in str(error.value)
+    drawn = {p.stem for p in run.path.glob("inspect/*.png")}
+    assert drawn == set(PICTURES) - {"grad_cam", "codes"}
+    assert "neighbours.png" in capsys.readouterr().out
 
 
 def test_without_data_the_rest_is_drawn(tmp_path, no_other_data, capsys):
