@@ -254,12 +254,12 @@ def activations(path, network, panel):
 
     maps = jax.jit(stages)(network.variables, panel.images[:1])
     maps = [np.asarray(x[0], np.float32) for x in maps]
+    title = pictures.short(panel.titles[0], 40, 0 if panel.labels is not None else 9)
     pictures.draw_activations(
         path,
         network.seen(panel.images[:1])[0],
         dict(zip(network.layout.stages, maps, strict=True)),
-        f"{pictures.short(panel.titles[0], 40)}; in each map bright is its highest "
-        "value, dark its lowest",
+        f"{title}; in each map bright is its highest value, dark its lowest",
     )
 
 

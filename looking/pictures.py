@@ -37,7 +37,8 @@ def save(drawing, path):
     from matplotlib import pyplot
 
     path.parent.mkdir(exist_ok=True)
-    drawing.savefig(path, dpi=DPI)
+    # "tight", because the layout does not foresee titles above images of fixed aspect.
+    drawing.savefig(path, dpi=DPI, bbox_inches="tight", pad_inches=0.05)
     pyplot.close(drawing)
 
 
@@ -48,7 +49,7 @@ def show(axis, image, title="", **options):
 
 
 def short(name, length=18, tail=0):
-    """A name cut to what fits; its last `tail` letters stay."""
+    """A name cut to what fits; its last `tail` letters stay, which tell files apart."""
     if len(name) <= length:
         return name
     return name[: length - 1 - tail] + "…" + name[len(name) - tail :]
@@ -71,7 +72,6 @@ def draw_panel(path, images, titles, names, scores, best, labels=None):
     for number, (image, title) in enumerate(zip(images, titles, strict=True)):
         row, column = divmod(number, columns)
         picture, bars = axes[row, 2 * column], axes[row, 2 * column + 1]
-        # Files often differ in their last letters.
         show(picture, image, short(title, 16, 0 if labels is not None else 9))
         order = best[number][::-1]
         true = order == (-1 if labels is None else labels[number])
@@ -116,7 +116,7 @@ def draw_filters(path, kernel, title):
         top, left = (i // columns) * (height + 1), (i % columns) * (width + 1)
         sheet[top : top + height, left : left + width] = scaled[..., i]
     inches = 0.45
-    drawing, axes = figure(1, 1, max(inches * columns, 4.5), inches * rows + 0.35)
+    drawing, axes = figure(1, 1, max(inches * columns, 5.6), inches * rows + 0.35)
     sheet = np.round(255 * sheet).astype(np.uint8)
     show(axes[0, 0], sheet, wrapped(title, drawing), interpolation="nearest")
     save(drawing, path)

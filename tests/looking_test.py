@@ -17,7 +17,7 @@ import evaluate
 import models
 import workdir
 from configs import default
-from looking import attribution, inspection, layers, retrieval
+from looking import attribution, inspection, layers, pictures, retrieval
 from models.layers import max_pool
 
 RNG = np.random.default_rng(0)
@@ -203,6 +203,64 @@ def test_comparison_of_two_searches():
     assert result["overlap"] == 0.75
 
 
+PANEL = RNG.integers(0, 256, (8, 16, 16, 3), np.uint8)
+NAMES = [f"tench, Tinca tinca, or another fish {n}" for n in range(8)]
+FILES = [f"photographs_of_last_year_{n}.jpeg" for n in range(8)]
+SCORES, BEST = np.full((8, 8), 1 / 8), np.tile(np.arange(5), (8, 1))
+NEAR = [[(PANEL[1], NAMES[1])] * 6] * 2
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: pictures.draw_panel(
+            None, PANEL, NAMES, NAMES, SCORES, BEST, np.arange(8)
+        ),
+        lambda: pictures.draw_panel(None, PANEL, FILES, NAMES, SCORES, BEST),
+        lambda: pictures.draw_grad_cam(
+            None, PANEL, np.zeros((8, 2, 2)), NAMES, NAMES[::-1], "caption"
+        ),
+        lambda: pictures.draw_neighbours(None, [(PANEL[0], NAMES[0])] * 2, NEAR, ""),
+    ],
+)
+def test_long_names_do_not_overlap(monkeypatch, draw):
+    from matplotlib import pyplot
+
+    drawn = []
+    monkeypatch.setattr(pictures, "save", lambda drawing, path: drawn.append(drawing))
+    draw()
+    drawn[0].canvas.draw()
+    texts = [
+        text
+        for axis in drawn[0].axes
+        for text in (axis.title, *(axis.get_yticklabels() if axis.axison else ()))
+        if text.get_text()
+    ]
+    boxes = [text.get_window_extent() for text in texts]
+    assert len(boxes) > 10
+    for i, box in enumerate(boxes):
+        assert not box.count_overlaps(boxes[:i]), texts[i]
+    pyplot.close(drawn[0])
+
+
+def test_an_answer_that_is_wrong_is_said_above_its_map(monkeypatch):
+    from matplotlib import pyplot
+
+    drawn = []
+    monkeypatch.setattr(pictures, "save", lambda drawing, path: drawn.append(drawing))
+    maps = np.ones((2, 2, 2))
+    pictures.draw_grad_cam(None, PANEL[:2], maps, ["ant", "bee"], ["ant", "cat"], "")
+    titles = [axis.get_title() for axis in drawn[0].axes]
+    assert titles == ["ant", "", "bee", "answer: cat"]
+    pyplot.close(drawn[0])
+
+
+def test_names_that_are_too_long_are_cut():
+    assert pictures.short("a cat", 5) == "a cat"
+    assert pictures.short("tabby cat", 5) == "tabb…"
+    assert pictures.short("image_001.png", 10, 7) == "im…001.png"
+
+
 # A run, not trained, on twenty images.
 
 
@@ -287,7 +345,7 @@ def test_occlusion_covers_the_image_before_it_is_whitened(tmp_path, monkeypatch)
     panel = network.test_images().rows([0])
     drawn = []
     monkeypatch.setattr(
-        inspection.pictures, "draw_occlusion", lambda *drawing: drawn.extend(drawing)
+        pictures, "draw_occlusion", lambda *drawing: drawn.extend(drawing)
     )
     inspection.occlusion(tmp_path / "occlusion.png", network, panel)
     found = drawn[2][0]
