@@ -1,14 +1,18 @@
 """Training curves of runs: loss and error by epoch, from their metrics.jsonl."""
 
 import json
+import math
+import os
 import pathlib
 
 import workdir
+from looking import pictures
 
 # Okabe and Ito's colours, told apart by the colour-blind, without their yellow, which
 # is too pale for lines; beyond seven runs the markers differ.
 COLOURS = "#0072b2 #d55e00 #009e73 #cc79a7 #56b4e9 #e69f00 #000000".split()
 MARKERS = "osD^vP*X"
+LONGEST = 40  # letters of a run's name, unless more are needed to tell two apart
 PANELS = {"loss": "loss", "error": "error, per cent"}
 
 
@@ -88,9 +92,25 @@ def _parse(line):
 
 
 def _names(paths):
-    """The directories' names, or whole paths where two have the same name."""
-    names = [pathlib.Path(path).expanduser().absolute().name for path in paths]
-    return names if len(set(names)) == len(names) else list(paths)
+    """The directories' names; of equal ones the shortest tails of their paths that
+    differ. Long ones are cut in the middle, or where else they differ."""
+    runs = [
+        pathlib.Path(os.path.abspath(pathlib.Path(path).expanduser())).parts
+        for path in paths
+    ]
+    names = []
+    for run in runs:
+        for number in range(1, len(run) + 1):
+            tail = run[-number:]
+            if sum(other[-number:] == tail for other in set(runs)) == 1:
+                break
+        names.append(str(pathlib.Path(*tail)))
+    for length in range(LONGEST, max(map(len, names))):
+        for tail in sorted(range(length), key=lambda tail: abs(tail - length // 2)):
+            short = [pictures.short(name, length, tail) for name in names]
+            if len(set(short)) == len(set(names)):
+                return short
+    return names
 
 
 def draw(curves, files):
@@ -98,11 +118,23 @@ def draw(curves, files):
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import lines, pyplot, ticker
+    from matplotlib import lines, pyplot, textpath, ticker
 
     # Without random names in the SVG, the same curves give the same file.
-    with matplotlib.rc_context({"svg.hashsalt": "convnets"}):
-        figure, axes = pyplot.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
+    settings = {"svg.hashsalt": "convnets", "text.parse_math": False}
+    with matplotlib.rc_context(settings):
+        width = 10
+        labels = [*curves, "training", "evaluation"]
+        # In inches; half of one for the line beside it and the space between.
+        longest = max(
+            textpath.TextPath((0, 0), label, size=9).get_extents().width / 72
+            for label in labels
+        )
+        columns = max(int(width / (longest + 0.5)), 1)
+        rows = math.ceil(len(labels) / columns)
+        figure, axes = pyplot.subplots(
+            1, 2, figsize=(width, 4 + 0.2 * rows), layout="constrained"
+        )
         for axis, (panel, label) in zip(axes, PANELS.items(), strict=True):
             values = []
             for number, curve in enumerate(curves.values()):
@@ -145,7 +177,11 @@ def draw(curves, files):
             ),
         ]
         figure.legend(
-            handles=handles, loc="outside right upper", frameon=False, fontsize=9
+            handles=handles,
+            loc="outside lower center",
+            ncols=columns,
+            frameon=False,
+            fontsize=9,
         )
         for file in files:
             figure.savefig(

@@ -58,11 +58,11 @@ def _from(run, inputs, values):
 
 
 @functools.partial(jax.jit, static_argnames="size")
-def occluded(inputs, centres, size, fill):
+def occluded(image, centres, size, fill):
     """One image [H, W, C] with a square of `size` pixels at each of centres [P, 2].
 
-    What of a square is outside the image is cut off. fill, [C] or [H, W, C], is its
-    colour.
+    What of a square is outside the image is cut off. fill is its colour, of all
+    channels or [C].
     """
     first = centres - size // 2
 
@@ -70,33 +70,34 @@ def occluded(inputs, centres, size, fill):
         places = jnp.arange(length)[None, :]
         return (places >= start[:, None]) & (places < start[:, None] + size)
 
-    rows = covers(inputs.shape[0], first[:, 0])[:, :, None, None]
-    columns = covers(inputs.shape[1], first[:, 1])[:, None, :, None]
-    return jnp.where(rows & columns, fill, inputs[None])
+    rows = covers(image.shape[0], first[:, 0])[:, :, None, None]
+    columns = covers(image.shape[1], first[:, 1])[:, None, :, None]
+    return jnp.where(rows & columns, fill, image[None])
 
 
-def occlusion(probabilities, inputs, *, size, stride, fill, batch_size=64):
+def occlusion(probabilities, image, *, size, stride, fill, batch_size=64):
     """Probabilities of the classes while a square is slid over an image.
 
     Zeiler and Fergus, 2013, Section 4.2 and Figure 7.
 
     Args:
-      probabilities: normalised images [B, H, W, C] to [B, K].
-      inputs: one normalised image [H, W, C].
+      probabilities: images [B, H, W, C] to [B, K]; what normalises them is a part of
+        it, and so sees the square.
+      image: one such image [H, W, C].
       size, stride: of the square and its steps, pixels; its centre goes from edge to
         edge.
-      fill: the square's colour [C] or [H, W, C], normalised as the image is.
+      fill: the square's colour, of all channels or [C].
 
     Returns:
       float32 [rows, columns, K].
     """
-    axes = [np.arange(stride // 2, n, stride) for n in inputs.shape[:2]]
+    axes = [np.arange(stride // 2, n, stride) for n in image.shape[:2]]
     grid = np.stack(np.meshgrid(*axes, indexing="ij"), -1)
     centres = grid.reshape(-1, 2)
     # All batches of one size: one program.
     padded = np.pad(centres, [(0, -len(centres) % batch_size), (0, 0)])
     found = [
-        np.asarray(probabilities(occluded(inputs, part, size, fill)))
+        np.asarray(probabilities(occluded(image, part, size, fill)))
         for part in padded.reshape(-1, batch_size, 2)
     ]
     found = np.concatenate(found)[: len(centres)]

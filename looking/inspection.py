@@ -19,7 +19,7 @@ import predict
 import reporting
 from looking import attribution, layers, pictures, retrieval
 
-TESTED = 1000  # images, the first of the evaluation split, to choose and measure with
+TESTED = 1000  # images, all over the evaluation split, to choose and measure with
 SHOWN = 8  # images in a panel, as in AlexNet's Figure 4 ...
 OCCLUDED = 4  # ... and of these with an occlusion map
 STEPS = 16  # of the occluding square along a side; its own side is a quarter of it
@@ -35,6 +35,10 @@ class InspectionError(Exception):
 
 class NotShown(Exception):
     """The network or its images do not have what a picture shows."""
+
+
+# Those whose message is written for whoever runs this.
+EXPECTED = (configuration.ConfigError, data_source.DataError, NotShown, OSError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,8 +76,8 @@ def inspect_run(run, which, paths=(), database=10_000):
     Args:
       run: a workdir.Workdir.
       which: the checkpoint: "latest", "best" or a step.
-      paths: image files to look at; without any, test images: the first four and, of
-        the first 1,000, the four of whose class the network is least sure.
+      paths: image files to look at; without any, test images: four spread over the
+        split and, of 1,000, the four of whose class the network is least sure.
       database: how many training images to search, spread evenly over the split.
 
     Returns:
@@ -92,13 +96,9 @@ def inspect_run(run, which, paths=(), database=10_000):
     def attempt(name):
         try:
             yield
-        except (
-            configuration.ConfigError,
-            data_source.DataError,
-            NotShown,
-            OSError,
-        ) as error:
-            failed.append(f"no {name}: {error}")
+        except Exception as error:
+            known = isinstance(error, EXPECTED)
+            failed.append(f"no {name}: {error if known else repr(error)}")
 
     def draw(function, *arguments):
         path = directory / f"{function.__name__}.png"
@@ -118,8 +118,10 @@ def inspect_run(run, which, paths=(), database=10_000):
             search = Search(network, database)
             draw(neighbours, search, panel)
             draw(codes, search, panel)
-            said.append(search.measure(tested, directory))
-    _to_tensorboard(directory, network.step, drawn)
+            with attempt("retrieval.json"):
+                said.append(search.measure(tested, directory))
+    with attempt("pictures for TensorBoard"):
+        _to_tensorboard(directory, network.step, drawn)
     said.append(f"after step {network.step} of {run}:")
     said += [f"  {path}" for path in drawn]
     if failed:
@@ -140,9 +142,9 @@ def _to_tensorboard(directory, step, paths):
 
 
 def telling(tested):
-    """Indices of the first half of a panel, and of the images that are hardest."""
+    """Indices of half a panel, from all over, and of the images that are hardest."""
     number = len(tested.images)
-    first = list(range(min(SHOWN // 2, number)))
+    first = np.linspace(0, number - 1, min(SHOWN // 2, number)).astype(int).tolist()
     sure = tested.probabilities[np.arange(number), tested.labels]
     hardest = [i for i in np.argsort(sure, kind="stable") if i not in first]
     return first + hardest[: SHOWN - len(first)]
@@ -169,12 +171,16 @@ class Network:
         """Stored images as the network gets them."""
         return input_pipeline.network_input({"image": images}, self.preprocessing)
 
+    def sized(self, images):
+        """Stored images in the size that the network gets, float32 of 0..255.
+
+        `inputs` takes them for stored ones: they have their size already.
+        """
+        return input_pipeline.fit_size(images, self.preprocessing)
+
     def seen(self, images):
-        """Stored images in the size that the network gets, uint8 [B, H, W, C]."""
-        plain = dataclasses.replace(
-            self.preprocessing, mean=(0.0,), std=(1.0,), whiten=""
-        )
-        pixels = input_pipeline.network_input({"image": images}, plain)
+        """The same, to look at: uint8 [B, H, W, C]."""
+        pixels = np.asarray(self.sized(images))
         return np.clip(np.round(pixels), 0, 255).astype(np.uint8)
 
     @functools.cached_property
@@ -248,11 +254,12 @@ def activations(path, network, panel):
 
     maps = jax.jit(stages)(network.variables, panel.images[:1])
     maps = [np.asarray(x[0], np.float32) for x in maps]
+    title = pictures.short(panel.titles[0], 40, 0 if panel.labels is not None else 9)
     pictures.draw_activations(
         path,
         network.seen(panel.images[:1])[0],
         dict(zip(network.layout.stages, maps, strict=True)),
-        f"{panel.titles[0]}; in each map bright is its highest value, dark its lowest",
+        f"{title}; in each map bright is its highest value, dark its lowest",
     )
 
 
@@ -278,13 +285,18 @@ def grad_cam(path, network, panel):
     maps = jax.jit(explain)(
         network.variables, network.inputs(panel.images), jnp.asarray(panel.classes)
     )
+    if panel.labels is None:
+        explained = "the answer above"
+    else:
+        explained = "the true class above; red: the answer where it is another"
     pictures.draw_grad_cam(
         path,
         network.seen(panel.images),
         np.asarray(maps),
         [network.names[k] for k in panel.classes],
+        [network.names[k] for k in panel.probabilities.argmax(1)],
         f"Grad-CAM on {network.layout.last}: the brighter, the more a place speaks for "
-        f"the {'answer' if panel.labels is None else 'true class'} above",
+        f"{explained}",
     )
 
 
@@ -294,25 +306,17 @@ def occlusion(path, network, panel):
     number = len(panel.images)
     rows = [i for i in range(number) if i < half or i >= number - half]
     panel = panel.rows(rows)
-    inputs = network.inputs(panel.images)
-    side = min(inputs.shape[1:3])
-    stride = max(side // STEPS, 1)
-    grey = np.full(panel.images[:1].shape, GREY, np.float32)
-    fill = network.inputs(grey)[0]
-
-    @jax.jit
-    def probabilities(variables, inputs):
-        return jax.nn.softmax(network.model.apply(variables, inputs, train=False))
-
+    images = network.sized(panel.images)
+    side = min(images.shape[1:3])
     maps = [
         attribution.occlusion(
-            functools.partial(probabilities, network.variables),
+            lambda covered: network.outputs(covered)[0],
             image,
             size=side // 4,
-            stride=stride,
-            fill=fill,
+            stride=max(side // STEPS, 1),
+            fill=GREY,
         )
-        for image in inputs
+        for image in images
     ]
     pictures.draw_occlusion(
         path,
@@ -333,14 +337,21 @@ class Search:
         number = min(number, len(self.split))
         self.indices = np.linspace(0, len(self.split) - 1, number).astype(int)
         self.labels, _, self.features = network.run_over(self.split, self.indices)
-        self.encode, self.missed = retrieval.train_codes(self.features, bits=BITS)
-        self.codes = self.encode(self.features)
+
+    @functools.cached_property
+    def coder(self):
+        """From features to codes, and what these miss of the features' variance."""
+        return retrieval.train_codes(self.features, bits=BITS)
+
+    @functools.cached_property
+    def codes(self):
+        return self.coder[0](self.features)
 
     def by_features(self, features, k):
         return retrieval.nearest(self.features, features, min(k, len(self.labels)))
 
     def by_codes(self, features, k):
-        queries = self.encode(features)
+        queries = self.coder[0](features)
         return retrieval.nearest_codes(self.codes, queries, min(k, len(self.labels)))
 
     def draw(self, path, network, panel, found, how):
@@ -362,17 +373,18 @@ class Search:
     def measure(self, tested, directory):
         """Both searches for all of `tested`: a line, and retrieval.json."""
         k = min(MEASURED, len(self.labels))
-        queries = self.encode(tested.features)
+        encode, missed = self.coder
+        codes, queries = self.codes, encode(tested.features)
         result = retrieval.compare(
             lambda: retrieval.nearest(self.features, tested.features, k),
-            lambda: retrieval.nearest_codes(self.codes, queries, k),
+            lambda: retrieval.nearest_codes(codes, queries, k),
             self.labels,
             tested.labels,
             k,
         )
         number, size = self.features.shape
         result |= {"k": k, "database": number, "queries": len(tested.labels)}
-        result |= {"features": size, "bits": BITS, "variance_missed": self.missed}
+        result |= {"features": size, "bits": BITS, "variance_missed": missed}
         (directory / "retrieval.json").write_text(json.dumps(result, indent=2) + "\n")
         precision, seconds = result["precision"], result["seconds"]
         return (
@@ -383,7 +395,7 @@ class Search:
             f"  by codes of {BITS} bits: {100 * precision[1]:.1f} %, "
             f"{1e6 * seconds[1]:,.0f} us, {result['speedup']:.1f} times as fast; "
             f"{100 * result['overlap']:.1f} % are the same images\n"
-            f"  the codes miss {100 * self.missed:.1f} % of the features' variance"
+            f"  the codes miss {100 * missed:.1f} % of the features' variance"
         )
 
 

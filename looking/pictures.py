@@ -4,6 +4,7 @@ Images are uint8 [H, W, C], C 1 (grey) or 3 (RGB).
 """
 
 import math
+import textwrap
 
 import numpy as np
 
@@ -16,6 +17,7 @@ def figure(rows, columns, width, height, **grid):
     import matplotlib
 
     matplotlib.use("Agg")
+    matplotlib.rcParams["text.parse_math"] = False  # names may have dollars
     from matplotlib import pyplot
 
     drawing, axes = pyplot.subplots(
@@ -35,7 +37,8 @@ def save(drawing, path):
     from matplotlib import pyplot
 
     path.parent.mkdir(exist_ok=True)
-    drawing.savefig(path, dpi=DPI)
+    # "tight", because the layout does not foresee titles above images of fixed aspect.
+    drawing.savefig(path, dpi=DPI, bbox_inches="tight", pad_inches=0.05)
     pyplot.close(drawing)
 
 
@@ -45,16 +48,23 @@ def show(axis, image, title="", **options):
     axis.set_title(title, fontsize=9)
 
 
-def short(name, length=18):
-    """A class's name, cut to what fits."""
-    return name if len(name) <= length else name[: length - 1] + "…"
+def short(name, length=18, tail=0):
+    """A name cut to what fits; its last `tail` letters stay, which tell files apart."""
+    if len(name) <= length:
+        return name
+    return name[: length - 1 - tail] + "…" + name[len(name) - tail :]
+
+
+def wrapped(text, drawing):
+    """A title or caption in lines as wide as the figure, at a font size of 9."""
+    return textwrap.fill(text, int(drawing.get_figwidth() / 0.075))
 
 
 def draw_panel(path, images, titles, names, scores, best, labels=None):
     """Every image with bars for its five best classes (AlexNet, Figure 4, left).
 
     scores [N, K] are probabilities, best [N, 5] classes; with `labels` [N], the bar of
-    the true class is marked.
+    the true class is marked. Titles are classes, or without labels files.
     """
     columns = min(len(images), 4)
     rows = math.ceil(len(images) / columns)
@@ -62,7 +72,7 @@ def draw_panel(path, images, titles, names, scores, best, labels=None):
     for number, (image, title) in enumerate(zip(images, titles, strict=True)):
         row, column = divmod(number, columns)
         picture, bars = axes[row, 2 * column], axes[row, 2 * column + 1]
-        show(picture, image, title)
+        show(picture, image, short(title, 16, 0 if labels is not None else 9))
         order = best[number][::-1]
         true = order == (-1 if labels is None else labels[number])
         bars.axis("on")
@@ -71,7 +81,7 @@ def draw_panel(path, images, titles, names, scores, best, labels=None):
             100 * scores[number][order],
             color=np.where(true, RED, BLUE),
         )
-        bars.set_yticks(range(len(order)), [short(names[k]) for k in order], fontsize=9)
+        bars.set_yticks(range(len(order)), [short(names[k]) for k in order], fontsize=8)
         for label, marked in zip(bars.get_yticklabels(), true, strict=True):
             label.set_color(RED if marked else "black")
         bars.set_xlim(0, 100)
@@ -79,8 +89,11 @@ def draw_panel(path, images, titles, names, scores, best, labels=None):
         bars.spines[["top", "right"]].set_visible(False)
     if labels is not None:
         drawing.supxlabel(
-            "above each image its class, beside it the five best answers; "
-            "red: the true class",
+            wrapped(
+                "above each image its class, beside it the five best answers; "
+                "red: the true class",
+                drawing,
+            ),
             fontsize=9,
         )
     save(drawing, path)
@@ -103,9 +116,9 @@ def draw_filters(path, kernel, title):
         top, left = (i // columns) * (height + 1), (i % columns) * (width + 1)
         sheet[top : top + height, left : left + width] = scaled[..., i]
     inches = 0.45
-    drawing, axes = figure(1, 1, max(inches * columns, 4.5), inches * rows + 0.35)
+    drawing, axes = figure(1, 1, max(inches * columns, 5.6), inches * rows + 0.35)
     sheet = np.round(255 * sheet).astype(np.uint8)
-    show(axes[0, 0], sheet, title, interpolation="nearest")
+    show(axes[0, 0], sheet, wrapped(title, drawing), interpolation="nearest")
     save(drawing, path)
 
 
@@ -120,6 +133,8 @@ def draw_activations(path, image, stages, title, number=12):
     axes[0, 0].imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255, extent=_cell(0))
     for axis, (name, maps) in zip(axes[1:, 0], stages.items(), strict=True):
         shape = "x".join(map(str, maps.shape))
+        if maps.shape[:2] != (1, 1) and maps.shape[2] > number:
+            shape += f", the {number} of {maps.shape[2]} maps that vary most"
         axis.set_title(f"{name}  {shape}", fontsize=8, loc="left")
         if maps.shape[:2] == (1, 1):
             axis.imshow(maps.reshape(1, -1), extent=_cell(0, number))
@@ -129,7 +144,7 @@ def draw_activations(path, image, stages, title, number=12):
             axis.imshow(maps[..., k], extent=_cell(place), interpolation="nearest")
     for axis in axes[:, 0]:
         axis.set(xlim=(0, number), ylim=(0, 1), aspect="equal")
-    drawing.suptitle(title, fontsize=9)
+    drawing.suptitle(wrapped(title, drawing), fontsize=9)
     save(drawing, path)
 
 
@@ -149,24 +164,27 @@ def draw_neighbours(path, queries, found, title):
         len(queries), number + 2, 1.0, 1.15, width_ratios=[1, 0.15] + [1] * number
     )
     for row, (query, others) in enumerate(zip(queries, found, strict=True)):
-        show(axes[row, 0], query[0], short(query[1]))
+        show(axes[row, 0], query[0], short(query[1], 12))
         for axis, (image, name) in zip(axes[row, 2:], others, strict=True):
-            show(axis, image, short(name))
+            show(axis, image, short(name, 12))
             if query[1] and name != query[1]:
                 axis.title.set_color(RED)
-    drawing.suptitle(title, fontsize=9)
+    drawing.suptitle(wrapped(title, drawing), fontsize=9)
     save(drawing, path)
 
 
-def draw_grad_cam(path, images, maps, titles, caption):
-    """Each image, and beside it the map [h, w] laid over it, scaled to its maximum."""
+def draw_grad_cam(path, images, maps, titles, answers, caption):
+    """Each image, and beside it the map [h, w] laid over it, scaled to its maximum.
+
+    titles are the classes explained; an answer [N] that is another is said, in red.
+    """
     columns = min(len(images), 4)
     rows = math.ceil(len(images) / columns)
-    drawing, axes = figure(rows, 2 * columns, 1.5, 1.75)
+    drawing, axes = figure(rows, 2 * columns, 1.5, 1.85)
     for number, (image, heat) in enumerate(zip(images, maps, strict=True)):
         row, column = divmod(number, columns)
         picture, overlay = axes[row, 2 * column], axes[row, 2 * column + 1]
-        show(picture, image, titles[number])
+        show(picture, image, short(titles[number]))
         show(overlay, image)
         overlay.imshow(
             heat,
@@ -177,9 +195,19 @@ def draw_grad_cam(path, images, maps, titles, caption):
             extent=_extent(image),
             interpolation="bilinear",
         )
+        if (answer := answers[number]) != titles[number]:
+            overlay.set_title(f"answer: {short(answer, 12)}", fontsize=9, color=RED)
         if heat.max() == 0:
-            overlay.set_title("nothing speaks for it", fontsize=8)
-    drawing.supxlabel(caption, fontsize=9)
+            overlay.text(
+                0.5,
+                0.5,
+                "nothing speaks for it",
+                color="white",
+                fontsize=8,
+                horizontalalignment="center",
+                transform=overlay.transAxes,
+            )
+    drawing.supxlabel(wrapped(caption, drawing), fontsize=9)
     save(drawing, path)
 
 

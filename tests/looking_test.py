@@ -17,7 +17,7 @@ import evaluate
 import models
 import workdir
 from configs import default
-from looking import attribution, inspection, layers, retrieval
+from looking import attribution, inspection, layers, pictures, retrieval
 from models.layers import max_pool
 
 RNG = np.random.default_rng(0)
@@ -203,19 +203,80 @@ def test_comparison_of_two_searches():
     assert result["overlap"] == 0.75
 
 
+PANEL = RNG.integers(0, 256, (8, 16, 16, 3), np.uint8)
+NAMES = [f"tench, Tinca tinca, or another fish {n}" for n in range(8)]
+FILES = [f"photographs_of_last_year_{n}.jpeg" for n in range(8)]
+SCORES, BEST = np.full((8, 8), 1 / 8), np.tile(np.arange(5), (8, 1))
+NEAR = [[(PANEL[1], NAMES[1])] * 6] * 2
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: pictures.draw_panel(
+            None, PANEL, NAMES, NAMES, SCORES, BEST, np.arange(8)
+        ),
+        lambda: pictures.draw_panel(None, PANEL, FILES, NAMES, SCORES, BEST),
+        lambda: pictures.draw_grad_cam(
+            None, PANEL, np.zeros((8, 2, 2)), NAMES, NAMES[::-1], "caption"
+        ),
+        lambda: pictures.draw_neighbours(None, [(PANEL[0], NAMES[0])] * 2, NEAR, ""),
+    ],
+)
+def test_long_names_do_not_overlap(monkeypatch, draw):
+    from matplotlib import pyplot
+
+    drawn = []
+    monkeypatch.setattr(pictures, "save", lambda drawing, path: drawn.append(drawing))
+    draw()
+    drawn[0].canvas.draw()
+    texts = [
+        text
+        for axis in drawn[0].axes
+        for text in (axis.title, *(axis.get_yticklabels() if axis.axison else ()))
+        if text.get_text()
+    ]
+    boxes = [text.get_window_extent() for text in texts]
+    assert len(boxes) > 10
+    for i, box in enumerate(boxes):
+        assert not box.count_overlaps(boxes[:i]), texts[i]
+    pyplot.close(drawn[0])
+
+
+def test_an_answer_that_is_wrong_is_said_above_its_map(monkeypatch):
+    from matplotlib import pyplot
+
+    drawn = []
+    monkeypatch.setattr(pictures, "save", lambda drawing, path: drawn.append(drawing))
+    maps = np.ones((2, 2, 2))
+    pictures.draw_grad_cam(None, PANEL[:2], maps, ["ant", "bee"], ["ant", "cat"], "")
+    titles = [axis.get_title() for axis in drawn[0].axes]
+    assert titles == ["ant", "", "bee", "answer: cat"]
+    pyplot.close(drawn[0])
+
+
+def test_names_that_are_too_long_are_cut():
+    assert pictures.short("a cat", 5) == "a cat"
+    assert pictures.short("tabby cat", 5) == "tabb…"
+    assert pictures.short("image_001.png", 10, 7) == "im…001.png"
+
+
 # A run, not trained, on twenty images.
 
 
 PICTURES = "filters activations predictions grad_cam occlusion neighbours codes".split()
 
 
-def make_run(path, name, size, channels, **fields):
-    """A run directory with random weights; its data are in <path>/data."""
+def make_run(path, name, size, channels, dataset=(), statistics=(), **fields):
+    """A run directory with random weights; its data are in <path>/data.
+
+    dataset are changes of config.dataset, statistics the arrays they ask for.
+    """
     images = RNG.integers(0, 256, (20, size, size, channels), np.uint8)
     tiny_datasets.prepare(path / "data", images, RNG.integers(0, 3, 20))
     config = default.get_config()
     config.dataset.update(name="tiny", data_dir=str(path / "data"), eval_split="train")
-    config.dataset.update(mean=(100.0,), std=(50.0,))
+    config.dataset.update({"mean": (100.0,), "std": (50.0,)} | dict(dataset))
     config.model.name = name
     config.model.fields.update(fields)
     config.eval.batch_size = 7
@@ -229,8 +290,11 @@ def make_run(path, name, size, channels, **fields):
             "label_names": tiny_datasets.NAMES,
         },
     )
+    if statistics:
+        run.write_arrays(evaluate.STATISTICS, statistics)
     (run.path / "metrics.jsonl").write_text('{"step": 1}\n')
     model = models.create(name, num_classes=3, **fields)
+    size = config.dataset.image_size or size
     variables = variables_of(model, (size, size, channels))
     saved = checkpoints.Checkpoints(run.checkpoints)
     saved.save(4, {"ema": None, "batch_stats": {}} | variables)
@@ -267,6 +331,58 @@ def test_every_picture_of_a_run(tmp_path, name, size, channels):
     for picture in PICTURES:
         assert f"inspect/{picture}".encode() in events.read_bytes()
     assert (run.path / "metrics.jsonl").read_text() == '{"step": 1}\n'
+
+
+def test_occlusion_covers_the_image_before_it_is_whitened(tmp_path, monkeypatch):
+    """Grey of 0..255 in the size of the network; what follows is written out here."""
+    mean = RNG.normal(size=784).astype(np.float32)
+    whiten = RNG.normal(0, 784**-0.5, (784, 784)).astype(np.float32)
+    dataset = {"whiten": "gcn_zca", "fit": "resize", "image_size": 28}
+    dataset |= {"mean": (0.0,), "std": (3.0,)}
+    statistics = {"mean": mean, "whiten": whiten}
+    run = make_run(tmp_path, "lenet5_modern", 14, 1, dataset, statistics)
+    network = inspection.Network(run, "latest")
+    panel = network.test_images().rows([0])
+    drawn = []
+    monkeypatch.setattr(
+        pictures, "draw_occlusion", lambda *drawing: drawn.extend(drawing)
+    )
+    inspection.occlusion(tmp_path / "occlusion.png", network, panel)
+    found = drawn[2][0]
+    assert found.shape == (28, 28, 3)
+
+    image = panel.images.astype(np.float32)
+    image = np.array(jax.image.resize(image, (1, 28, 28, 1), "bilinear"))
+    centres = [(0, 0), (5, 9), (14, 14), (27, 3)]
+    covered = np.repeat(image, len(centres), 0)
+    for one, (y, x) in zip(covered, centres, strict=True):
+        one[max(y - 3, 0) : y + 4, max(x - 3, 0) : x + 4] = 127.5
+    flat = covered.reshape(len(centres), -1)
+    flat = flat - flat.mean(1, keepdims=True)
+    flat = 55 * flat / np.linalg.norm(flat, axis=1, keepdims=True)
+    inputs = ((flat - mean[None]) @ whiten / 3).reshape(covered.shape)
+    logits = network.model.apply(network.variables, inputs, train=False)
+    at = [found[centre] for centre in centres]
+    # float32: a product of 784 terms and five layers.
+    np.testing.assert_allclose(at, jax.nn.softmax(logits), rtol=1e-3)
+    assert np.ptp(found, (0, 1)).max() > 0.01
+
+
+def test_an_unforeseen_error_costs_one_picture(tmp_path, monkeypatch, capsys):
+    def fail(*args, **kwargs):
+        raise ValueError("no such shape")
+
+    run = make_run(tmp_path, "lenet5_modern", 28, 1)
+    monkeypatch.setattr(attribution, "grad_cam", fail)
+    monkeypatch.setattr(retrieval, "train_codes", fail)
+    monkeypatch.setattr(inspection, "_to_tensorboard", fail)
+    with pytest.raises(inspection.InspectionError) as error:
+        inspection.inspect_run(run, "latest")
+    for name in ("grad_cam", "codes", "retrieval.json", "pictures for TensorBoard"):
+        assert f"no {name}: ValueError('no such shape')" in str(error.value)
+    drawn = {p.stem for p in run.path.glob("inspect/*.png")}
+    assert drawn == set(PICTURES) - {"grad_cam", "codes"}
+    assert "neighbours.png" in capsys.readouterr().out
 
 
 def test_without_data_the_rest_is_drawn(tmp_path, no_other_data, capsys):

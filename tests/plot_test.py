@@ -56,9 +56,51 @@ def test_an_error_of_zero_and_an_infinite_loss_can_be_drawn(tmp_path):
     plot.plot_runs([make_run(tmp_path / "a", lines)])
 
 
-def test_runs_of_one_name_are_told_apart_by_their_paths():
-    assert plot._names(["x/a", "y/b"]) == ["a", "b"]
-    assert plot._names(["x/a", "y/a"]) == ["x/a", "y/a"]
+def test_runs_of_one_name_are_told_apart_by_the_tails_of_their_paths():
+    assert plot._names(["x/a", "y/b/"]) == ["a", "b"]
+    assert plot._names(["/r/x/a", "/r/y/a", "/r/b"]) == ["x/a", "y/a", "b"]
+    assert plot._names(["/r/x/z/a", "/s/x/z/a"]) == ["r/x/z/a", "s/x/z/a"]
+    assert plot._names(["/r/a", "/r/b/../a"]) == ["a", "a"]  # one run
+    assert plot._names(["/a", "/a/a"]) == ["/a", "a/a"]
+
+
+def test_long_names_are_cut_where_they_do_not_differ():
+    (name,) = plot._names(["x" * 30 + "y" * 30])
+    assert name == "x" * 19 + "…" + "y" * 20
+    for names in (
+        [30 * "x" + "1" + 30 * "y", 30 * "x" + "2" + 30 * "y"],
+        ["x" + "1" + 60 * "y", "x" + "2" + 60 * "y", "short"],
+        [60 * "x" + "1" + "y", 60 * "x" + "2" + "y"],
+    ):
+        found = plot._names(names)
+        assert len(set(found)) == len(names)
+        assert all(len(name) <= 40 for name in found)
+    # Neither the first 40 letters nor the last tell these apart.
+    names = [60 * "x" + digit + 60 * "y" for digit in "12"]
+    assert len(set(plot._names(names))) == 2
+
+
+def test_the_legend_is_below_the_panels_which_keep_their_width(tmp_path, monkeypatch):
+    from matplotlib import pyplot
+
+    monkeypatch.setattr(pyplot, "close", lambda figure: None)  # kept to be measured
+    paths = [make_run(tmp_path / f"{n}-{'W' * 80}", LINES) for n in range(9)]
+    paths.append(make_run(tmp_path / "_$x_$", LINES))
+    plot.plot_runs(paths)
+    figure = pyplot.gcf()
+    monkeypatch.undo()
+    figure.canvas.draw()
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    texts = [text.get_text() for text in legend.get_texts()]
+    assert len(texts) == 12 and "_$x_$" in texts
+    assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1
+    assert figure.bbox.y0 <= box.y0
+    panels = [axis.get_tightbbox() for axis in figure.axes]
+    assert all(box.y1 <= panel.y0 for panel in panels)
+    assert sum(panel.width for panel in panels) > 0.9 * figure.bbox.width
+    assert all(axis.bbox.height > 0.5 * axis.bbox.width for axis in figure.axes)
+    pyplot.close(figure)
 
 
 def test_errors_name_the_directory(tmp_path):
