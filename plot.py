@@ -92,8 +92,10 @@ def _parse(line):
 
 
 def _names(paths):
-    """The directories' names; of equal ones the shortest tails of their paths that
-    differ. Long ones are cut in the middle, or where else they differ."""
+    """The directories' names; of equal ones the shortest tails of paths that differ.
+
+    Long ones are cut in the middle, or elsewhere if they differ there.
+    """
     runs = [
         pathlib.Path(os.path.abspath(pathlib.Path(path).expanduser())).parts
         for path in paths
