@@ -2,6 +2,7 @@
 
 import atexit
 import os
+import pathlib
 import shutil
 import socket
 import tempfile
@@ -30,17 +31,12 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def no_programs_of_other_files():
-    yield
-    jax.clear_caches()
-
-
 @pytest.fixture(autouse=True)
-def no_programs_of_large_networks(request):
-    """With their constants they would hold gigabytes by the end of `make parity`."""
+def bounded_memory():
+    """A worker keeps the compiled programs, and their constants, of all its tests."""
     yield
-    if {"slow", "parity"} & {mark.name for mark in request.node.iter_markers()}:
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+    if pages * os.sysconf("SC_PAGE_SIZE") > 3 * 2**30:
         jax.clear_caches()
 
 
