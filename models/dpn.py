@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from models import resnet
-from models.layers import Classifier, MaxPool
+from models.layers import Classifier, MaxPool, computed_once
 
 # Table 1, by depth: the kernel and the maps of conv1; the maps in conv2, doubled with
 # every stage after it, of the residual path and of a block's 3x3 convolution; groups of
@@ -87,10 +87,11 @@ class DualPathBlock(nn.Module):
         )
         x = conv(self.residual + self.increment, 1, name="c1x1_c")(x, train=train)
         added, appended = self.split(x)
-        return residual + added, jnp.concatenate([dense, appended], axis=-1)
+        dense = jnp.concatenate([dense, appended], axis=-1)
+        return computed_once(residual + added), dense
 
     def split(self, x):
-        return x[..., : self.residual], x[..., self.residual :]
+        return tuple(jnp.split(x, [self.residual], axis=-1))
 
 
 class DPNBackbone(nn.Module):

@@ -28,7 +28,7 @@ from models.inception_v3 import (
     same,
     valid,
 )
-from models.layers import Classifier, Conv
+from models.layers import Classifier, Conv, computed_once
 
 # Figure 4. The notation is that of models/inception_v3.py.
 INCEPTION_A = (
@@ -159,7 +159,7 @@ class ResidualBlock(nn.Module):
             name="linear",
         )(y)
         x = x + scale * y
-        return nn.relu(x) if relu else x
+        return computed_once(nn.relu(x) if relu else x)
 
 
 class InceptionV4Backbone(nn.Module):

@@ -6,12 +6,14 @@ may also be ((top, bottom), (left, right)). Nothing pads by itself: none is 0.
 
 import contextlib
 import contextvars
+import math
 
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from models import pixel_sums
 from models.convolution import conv_general_dilated, is_portable
 
 
@@ -36,6 +38,29 @@ class Conv(nn.Conv):
         if isinstance(self.kernel_size, int):
             self.kernel_size = _pair(self.kernel_size)
         super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x):
+        """[B, H, W, C] to [B, h, w, features]."""
+        groups = self.feature_group_count
+        shape = (*self.kernel_size, x.shape[-1] // groups, self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+        bias = None
+        if self.use_bias:
+            shape = (self.features,)
+            bias = self.param("bias", self.bias_init, shape, self.param_dtype)
+        x, kernel, bias = self.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        y = self.conv_general_dilated(
+            x,
+            kernel,
+            _pair(self.strides),
+            _pads(self.padding),
+            rhs_dilation=_pair(self.kernel_dilation),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=groups,
+            precision=self.precision,
+        )
+        return y if bias is None else y + pixel_sums.spread(bias, y.shape)
 
 
 _frozen_statistics = contextvars.ContextVar("frozen_statistics", default=False)
@@ -69,9 +94,9 @@ class BatchNorm(nn.BatchNorm):
         if self.use_running_average or _frozen_statistics.get():
             mu, sigma2 = mean.value, var.value
         else:
-            axes = tuple(range(x.ndim - 1))
             y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-            mu, square = y.mean(axes), jnp.square(y).mean(axes)
+            pixels = math.prod(x.shape[:-1])
+            mu, square = (pixel_sums.total(z) / pixels for z in (y, jnp.square(y)))
             sigma2 = jnp.maximum(square - jnp.square(mu), 0)  # below by rounding only
             if not self.is_initializing():
                 for old, new in ((mean, mu), (var, sigma2)):
@@ -82,7 +107,7 @@ class BatchNorm(nn.BatchNorm):
         b = -mu * a
         if self.use_bias:
             b += self.param("bias", self.bias_init, shape, self.param_dtype)
-        a, b = (z.reshape((1,) * (x.ndim - 1) + shape) for z in (a, b))
+        a, b = (pixel_sums.spread(z, x.shape) for z in (a, b))
         return (x * a + b).astype(self.dtype or x.dtype)
 
 
@@ -200,12 +225,18 @@ def max_pool(x, window, strides, padding=0, ceil=False):
     if is_portable():
         return nn.max_pool(x, window_shape=window, strides=strides)
     # Along the rows, then across them: a tie is won by the first row's first.
-    x = _computed_once(_first_maximum(_taps(x, x.ndim - 2, window[1], strides[1])))
-    return _computed_once(_first_maximum(_taps(x, x.ndim - 3, window[0], strides[0])))
+    x = computed_once(_first_maximum(_taps(x, x.ndim - 2, window[1], strides[1])))
+    return computed_once(_first_maximum(_taps(x, x.ndim - 3, window[0], strides[0])))
 
 
-def _computed_once(x):
-    """x, which XLA's CPU backend, and its gradient, must not compute anew per use."""
+def computed_once(x):
+    """x, which XLA's CPU backend, and its gradient, must not compute anew per use.
+
+    It joins cheap operations to each of their users, without an end: the sum at the end
+    of a residual block becomes that of all blocks before.
+    """
+    if is_portable():
+        return x
     return lax.platform_dependent(x, cpu=lax.optimization_barrier, default=lambda x: x)
 
 
@@ -239,8 +270,7 @@ def avg_pool(x, window, strides, padding=0, ceil=False, count_include_pad=True):
     window, strides, given = _pair(window), _pair(strides), _pads(padding)
     pads = _ceil_pads(x, window, strides, given) if ceil else given
     if not is_portable() and _disjoint(x, window, strides, pads):
-        views = _views(x, window)
-        return sum(views[1:], views[0]) / len(views)
+        return _windows(x, window).mean((-4, -2))
     if pads == given and (count_include_pad or not any(map(any, given))):
         return _average(x, window, strides, given)
     counts = []
@@ -274,7 +304,9 @@ def global_avg_pool(x, window=None):
     With the (height, width) of a `window`, over every such part of a larger map.
     """
     if window is None or tuple(window) == x.shape[1:3]:
-        return x.mean((1, 2), keepdims=True)
+        y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        y = pixel_sums.total(y, per_image=True) / (x.shape[1] * x.shape[2])
+        return y.astype(x.dtype)[:, None, None]
     return avg_pool(x, window, 1)
 
 
@@ -322,7 +354,7 @@ class SqueezeExcite(nn.Module):
             scale
         )
         scale = nn.Dense(channels, dtype=self.dtype, name="fc2")(nn.relu(scale))
-        return x * nn.sigmoid(scale)
+        return x * pixel_sums.spread(nn.sigmoid(scale)[:, 0, 0], x.shape)
 
 
 def _ceil_pads(x, window, strides, pads):
@@ -347,10 +379,15 @@ def _disjoint(x, window, strides, padding):
     )
 
 
+def _windows(x, window):
+    """[..., H, W, C] to [..., h, window, w, window, C]."""
+    *batch, h, w, c = x.shape
+    return x.reshape(*batch, h // window[0], window[0], w // window[1], window[1], c)
+
+
 def _views(x, window):
     """The windows' first pixels, their second pixels, ..., each [..., h, w, C]."""
-    *batch, h, w, c = x.shape
-    x = x.reshape(*batch, h // window[0], window[0], w // window[1], window[1], c)
+    x = _windows(x, window)
     return [
         lax.index_in_dim(lax.index_in_dim(x, i, -4, False), j, -2, False)
         for i in range(window[0])

@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 import jaxlib
 from jax import lax
+from jax.experimental.layout import Layout, with_layout_constraint
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
@@ -166,54 +167,60 @@ def _turned(kernel, groups, layout):
 
 
 def _kernel_gradient(dy, images, kernel, **options):
-    """The transpose in the kernel: XLA's, but of a 1x1 layer a product of matrices."""
-    shape, layout = kernel.aval.shape, options["layout"]
-    if layout == "HWIO" and options["groups"] == 1 and _pointwise(shape, options):
+    """The transpose in the kernel: of a 1x1 layer a product of matrices, else XLA's.
+
+    XLA's is a convolution of images [Cin, H, W, N] with dy [Ho, Wo, N, Cout]. In groups
+    it is up to a thousand times slower than without, and without it is slow for a few
+    channels. So groups are put side by side until they have `_MERGED_CHANNELS`, and of
+    what each of these dense convolutions gives the groups' own part is kept.
+    """
+    shape, layout, groups = kernel.aval.shape, options["layout"], options["groups"]
+    if layout == "HWIO" and groups == 1 and _pointwise(shape, options):
         cin, cout = shape[2:]
         dw = _gram_p.bind(images.reshape(-1, cin), dy.reshape(-1, cout))
         return dw.reshape(shape)
 
-    # XLA transposes the images for it, and would compute them anew in the order of the
-    # transposed array: two thirds of a step of ResNet-20.
-    images = lax.optimization_barrier(images)
+    # Without the barrier XLA computes images and dy anew in the order of the transposed
+    # arrays: two thirds of a step of ResNet-20.
+    images, dy = lax.optimization_barrier((images, dy))
+    dy = dy.transpose(1, 2, 0, 3)
+    if groups == 1:
+        dw = _correlation(_transposed(images), dy, shape, options)
+        return dw if layout == "HWIO" else dw.swapaxes(2, 3)
+    images, dy = lax.optimization_barrier((_transposed_p.bind(images), dy))
+    cin = shape[2]
+    merged = math.gcd(groups, max(1, _MERGED_CHANNELS // cin))
+    parts = groups // merged
+    dw = []
+    for pair in zip(jnp.split(images, parts), jnp.split(dy, parts, 3), strict=True):
+        part = _correlation(*pair, shape, options)
+        part = part.reshape(*shape[:2], merged, cin, merged, -1)
+        dw.append(jnp.einsum("hwmcmo->hwcmo", part).reshape(*shape[:3], -1))
+    return jnp.concatenate(dw, 3)
 
-    def forward(kernel):
-        conv = functools.partial(_lax_conv, **options | {"groups": 1})
-        return _merged_groups(conv, images, kernel, options["groups"])
 
-    (dw,) = jax.linear_transpose(forward, kernel.aval)(dy)
-    return dw
+def _transposed(images):
+    """[N, H, W, C] to [C, H, W, N]."""
+    return images.transpose(3, 1, 2, 0)
+
+
+def _correlation(images, dy, shape, options):
+    """Kernel gradient [Kh, Kw, Cin, Cout] of [Cin, H, W, N] and [Ho, Wo, N, Cout]."""
+    pads = []
+    for axis, (low, _) in enumerate(options["padding"]):
+        seen = (shape[axis] - 1) * options["dilation"][axis] + 1
+        seen += (dy.shape[axis] - 1) * options["strides"][axis]
+        pads.append((low, seen - images.shape[1 + axis] - low))
+    numbers = ("NHWC", "HWIO", "NHWC")
+    dw = lax.conv_general_dilated(
+        images, dy, options["dilation"], pads, None, options["strides"], numbers
+    )
+    return dw.transpose(1, 2, 0, 3)
 
 
 def _pointwise(shape, options):
     return shape[:2] == (1, 1) == options["strides"] and not any(
         map(any, options["padding"])
-    )
-
-
-def _merged_groups(conv, images, kernel, groups):
-    """A convolution in groups as some dense ones, each of a few groups.
-
-    XLA's gradient of a kernel in groups is up to a thousand times slower than that of a
-    dense one; dense ones of a few channels are slow as well. So groups are put side by
-    side, with zeros between them, until they have `_MERGED_CHANNELS`.
-    """
-    if groups == 1:
-        return conv(images, kernel)
-    cin, cout = kernel.shape[2:]
-    merged = math.gcd(groups, max(1, _MERGED_CHANNELS // cin))
-    parts = groups // merged
-    kernel = kernel.reshape(*kernel.shape[:3], parts, merged, cout // groups)
-    if merged > 1:
-        eye = jnp.eye(merged, dtype=kernel.dtype)
-        kernel = jnp.einsum("hwcpmo,mn->hwncpmo", kernel, eye)
-    kernel = kernel.reshape(*kernel.shape[:2], merged * cin, parts, -1)
-    return jnp.concatenate(
-        [
-            conv(part, kernel[:, :, :, i])
-            for i, part in enumerate(jnp.split(images, parts, 3))
-        ],
-        3,
     )
 
 
@@ -265,6 +272,11 @@ def _conv_call(context, images, kernel, **options):
     }
     config = {"onednn_conv_config": config}
     return _call(context, "__onednn$convolution", (images, kernel), config)
+
+
+def _transposed_in_memory(images):
+    """`_transposed` at once, where XLA would leave it to each of the parts."""
+    return with_layout_constraint(_transposed(images), Layout((0, 1, 2, 3)))
 
 
 def _gram(a, b):
@@ -330,3 +342,18 @@ ad.defbilinear(
 )
 batching.primitive_batchers[_gram_p] = _batched_gram
 _register(_gram_p, _gram, _gram_call)
+
+_transposed_p = Primitive("onednn_transposed")
+_transposed_p.def_abstract_eval(
+    lambda x: jax.core.ShapedArray(x.shape[3:] + x.shape[1:3] + x.shape[:1], x.dtype)
+)
+ad.deflinear2(_transposed_p, lambda dy, x: [_transposed(dy)])
+batching.primitive_batchers[_transposed_p] = lambda operands, axes: (
+    jax.vmap(_transposed, axes)(*operands),
+    0,
+)
+_register(
+    _transposed_p,
+    _transposed,
+    mlir.lower_fun(_transposed_in_memory, multiple_results=False),
+)

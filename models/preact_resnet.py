@@ -18,7 +18,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from models import resnet
-from models.layers import Classifier, MaxPool
+from models.layers import Classifier, MaxPool, computed_once
 from models.resnet import PooledLinear, conv_and_norm
 
 # Section 5: ResNet-152 with 16 more units in conv3_x.
@@ -40,9 +40,9 @@ class BasicUnit(nn.Module):
         z = conv(self.features, 3, self.strides, padding=1, name="conv1")(y)
         z = nn.relu(norm(name="bn2")(z))
         z = conv(self.features, 3, padding=1, name="conv2")(z)
-        if x.shape == z.shape:
-            return x + z
-        return resnet.pad_channels(y, z.shape, self.strides) + z
+        if x.shape != z.shape:
+            x = resnet.pad_channels(y, z.shape, self.strides)
+        return computed_once(x + z)
 
 
 class BottleneckUnit(nn.Module):
@@ -66,9 +66,9 @@ class BottleneckUnit(nn.Module):
         z = conv(self.features, 3, second, padding=1, name="conv2")(z)
         z = nn.relu(norm(name="bn3")(z))
         z = conv(4 * self.features, 1, name="conv3")(z)
-        if x.shape == z.shape:
-            return x + z
-        return conv(4 * self.features, 1, self.strides, name="shortcut")(y) + z
+        if x.shape != z.shape:
+            x = conv(4 * self.features, 1, self.strides, name="shortcut")(y)
+        return computed_once(x + z)
 
 
 class PreactBackbone(nn.Module):

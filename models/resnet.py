@@ -19,7 +19,14 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from models.layers import BatchNorm, Classifier, Conv, MaxPool, global_avg_pool
+from models.layers import (
+    BatchNorm,
+    Classifier,
+    Conv,
+    MaxPool,
+    computed_once,
+    global_avg_pool,
+)
 
 # Table 1: blocks in conv2_x, conv3_x, conv4_x and conv5_x.
 STAGE_SIZES = {
@@ -56,7 +63,7 @@ class BasicBlock(nn.Module):
         y = drop_path(y, self.drop_path, train)
         if self.shortcut != "none":
             y += shortcut(self.shortcut, x, y.shape, self.strides, conv, norm)
-        return nn.relu(y)
+        return computed_once(nn.relu(y))
 
 
 class Bottleneck(nn.Module):
@@ -93,7 +100,7 @@ class Bottleneck(nn.Module):
         y = drop_path(self.recalibrate(y), self.drop_path, train)
         if self.shortcut != "none":
             y += shortcut(self.shortcut, x, y.shape, self.strides, conv, norm)
-        return nn.relu(y)
+        return computed_once(nn.relu(y))
 
     def recalibrate(self, y):
         return y

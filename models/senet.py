@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from models import resnet, resnext
-from models.layers import Classifier, MaxPool, SqueezeExcite
+from models.layers import Classifier, MaxPool, SqueezeExcite, computed_once
 from models.resnet import PooledLinear, conv_and_norm
 
 # Appendix: the blocks of ResNet-152.
@@ -59,7 +59,7 @@ class SENet154Block(nn.Module):
             projection = functools.partial(conv, padding=kernel // 2, name="shortcut")
             x = projection(features, kernel, self.strides)(x)
             x = norm(name="shortcut_bn")(x)
-        return nn.relu(x + y)
+        return computed_once(nn.relu(x + y))
 
 
 class SEResNetBackbone(resnet.ResNetBackbone):

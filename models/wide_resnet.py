@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from models import resnet
-from models.layers import Classifier
+from models.layers import Classifier, computed_once
 from models.preact_resnet import PreactBackbone
 from models.resnet import PooledLinear, conv_and_norm
 
@@ -48,9 +48,9 @@ class WideUnit(nn.Module):
         z = nn.relu(norm(name="bn2")(z))
         z = nn.Dropout(self.dropout, deterministic=not train)(z)
         z = conv(self.features, 3, padding=1, name="conv2")(z)
-        if x.shape == z.shape:
-            return x + z
-        return conv(self.features, 1, self.strides, name="shortcut")(y) + z
+        if x.shape != z.shape:
+            x = conv(self.features, 1, self.strides, name="shortcut")(y)
+        return computed_once(x + z)
 
 
 class CifarWideResNet(Classifier):
