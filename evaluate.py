@@ -40,7 +40,7 @@ import scoring
 import train_step
 import workdir
 from images import augment, cache, policies
-from models import onednn
+from models import convolution
 
 STATISTICS = "statistics.npz"
 
@@ -318,7 +318,7 @@ def evaluate(
             name: feeds.put(batch[name], sharding)
             for name in ("image", "label", "mask")
         }
-        with onednn.permitted():
+        with convolution.programs_for(mesh):
             pending.append(eval_step(variables, batch))
     sums = [jax.device_get(p) for p in pending]
     total = {

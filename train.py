@@ -29,7 +29,7 @@ import reporting
 import train_step
 import weights
 from images import augment
-from models import onednn, remat
+from models import convolution, remat
 
 # Larger training splits stay on the host unless the config says otherwise.
 ON_DEVICE_BYTES = 2**30
@@ -492,7 +492,7 @@ class Trainer:
         if self.step_shapes is None or pixels != self.pixels:
             self.pixels = pixels
             self._plan_memory(data, count)
-        with onednn.permitted():
+        with convolution.programs_for(self.mesh):
             self.state, self.sums = self.run_steps(
                 self.state, self.sums, data, count, self.seed
             )
@@ -514,7 +514,7 @@ class Trainer:
         """The memory.Plan of `run_steps` for batches of another size."""
         state, sums, data, count, seed = self.step_shapes
         data = memory.with_batch(data, batch_size)
-        with onednn.permitted():
+        with convolution.programs_for(self.mesh):
             compiled = self.run_steps.lower(state, sums, data, count, seed).compile()
         return memory.plan(compiled, state, data)
 

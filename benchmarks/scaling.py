@@ -22,7 +22,12 @@ import time
 
 DEVICES = (1, 2, 4, 8)
 # Image size and batch of "volume", at the papers' sizes: nothing is run.
-VOLUME = {"lenet5_modern": (28, 1, 64), "resnet50": (224, 3, 8), "vgg16": (224, 3, 8)}
+VOLUME = {
+    "lenet5_modern": (28, 1, 64),
+    "resnet50": (224, 3, 8),
+    "vgg16": (224, 3, 8),
+    "resnext50_32x4d": (224, 3, 8),
+}
 # Of "virtual": small images; the batch is the whole one ("strong"), and that of each
 # device is an eighth of it ("weak").
 VIRTUAL = {"lenet5_modern": (28, 1, 512), "resnet50": (64, 3, 16), "vgg16": (32, 3, 16)}
@@ -119,6 +124,7 @@ class Step:
         import evaluate
         import models
         import train_step
+        from models import convolution
 
         shape, classes = (size, size, channels), 10 if size == 28 else 1000
         model = models.create(network, num_classes=classes)
@@ -143,7 +149,8 @@ class Step:
         label = jax.ShapeDtypeStruct((batch,), jnp.int32, sharding=split)
         self.data = {"image": image, "label": label}
         jitted = jax.jit(step, donate_argnums=0, out_shardings=(one, one))
-        self.program = jitted.lower(state, self.data, 0).compile()
+        with convolution.programs_for(mesh):
+            self.program = jitted.lower(state, self.data, 0).compile()
 
     def start(self):
         """Makes the state and a batch, and takes the first step."""
@@ -170,7 +177,7 @@ class Step:
 
         start = time.perf_counter()
         for _ in range(steps):
-            self.state, sums = self.program(self.state, self.batch)
+            self.state, sums = self.program(self.state, self.batch, 0)
         jax.block_until_ready((self.state, sums))
         return (time.perf_counter() - start) / steps
 

@@ -24,11 +24,14 @@ Measured by benchmarks/lenet_pass.py.
 """
 
 import contextlib
+import functools
 import itertools
 import math
 
+import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import PartitionSpec
 
 from models import onednn
 
@@ -58,6 +61,18 @@ def portable():
         yield
     finally:
         _portable = before
+
+
+@contextlib.contextmanager
+def programs_for(mesh):
+    """For programs over a mesh, whose images are split over all of its devices.
+
+    XLA does not split a convolution in groups: it gathers the batch on every device and
+    computes all of it there (https://github.com/openxla/xla/issues/47945). In programs
+    that are traced inside, each device has its own images.
+    """
+    with jax.set_mesh(mesh), onednn.permitted():
+        yield
 
 
 def is_portable():
@@ -104,6 +119,27 @@ def conv_general_dilated(
             preferred_element_type,
         )
 
+    if feature_group_count > 1 and (mesh := _mesh_that_splits(lhs)):
+        shared = PartitionSpec(*mesh.axis_names)
+        # In the body the mesh's axes are manual: it does not come here again.
+        return jax.shard_map(
+            functools.partial(
+                conv_general_dilated,
+                window_strides=window_strides,
+                padding=padding,
+                lhs_dilation=lhs_dilation,
+                rhs_dilation=rhs_dilation,
+                dimension_numbers=dimension_numbers,
+                feature_group_count=feature_group_count,
+                batch_group_count=batch_group_count,
+                precision=precision,
+                preferred_element_type=preferred_element_type,
+            ),
+            in_specs=(shared, PartitionSpec()),
+            out_specs=shared,
+            check_vma=False,
+        )(lhs, rhs)
+
     ordinary = (
         numbers == _NHWC and set(lhs_dilation or (1,)) == {1} and batch_group_count == 1
     )
@@ -137,6 +173,13 @@ def conv_general_dilated(
     else:
         return by_lax(lhs, rhs)
     return lax.platform_dependent(lhs, rhs, cpu=on_cpu, default=by_lax)
+
+
+def _mesh_that_splits(images):
+    """The mesh of `jax.set_mesh`, if the images can be shared out over it."""
+    mesh = jax.sharding.get_abstract_mesh()
+    able = mesh.size > 1 and not mesh.manual_axes and images.shape[0] % mesh.size == 0
+    return mesh if able else None
 
 
 def blocked_conv(

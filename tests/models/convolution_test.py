@@ -213,3 +213,36 @@ def test_a_split_batch_is_not_gathered():
         # The sum over the batch is in another order: float32 rounding of its terms.
         scale = float(jnp.abs(b).max())
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize("batch", [16, 4])
+def test_groups_of_a_split_batch_are_not_gathered(float64, batch):
+    """XLA gathers them; a batch of fewer images than devices stays XLA's."""
+    mesh = Mesh(np.array(jax.devices()), ("data",))
+    split = NamedSharding(mesh, PartitionSpec("data" if batch >= 8 else None))
+    whole = NamedSharding(mesh, PartitionSpec())
+    images, kernel = draw(batch, 9, 11, 8), draw(3, 3, 2, 12)
+
+    def convolve(images, kernel):
+        return convolution.conv_general_dilated(
+            images,
+            kernel,
+            (2, 1),
+            ((1, 1), (0, 2)),
+            dimension_numbers=NHWC,
+            feature_group_count=4,
+        )
+
+    def gradients(images, kernel):
+        return value_and_gradients(convolve, images, kernel)
+
+    program = jax.jit(
+        gradients, in_shardings=(split, whole), out_shardings=(split, split, whole)
+    )
+    with convolution.programs_for(mesh):
+        compiled = program.lower(images, kernel).compile()
+    if batch >= 8:
+        assert "all-reduce" in compiled.as_text()
+        assert "all-gather" not in compiled.as_text()
+    for a, b in zip(compiled(images, kernel), gradients(images, kernel), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-11)
