@@ -7,6 +7,7 @@ import subprocess
 import sys
 import types
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import runs
 from jax import lax
 
 import data_source
-from benchmarks import lenet_pass, start_up, train_step
+from benchmarks import lenet_pass, profile_step, start_up, train_step
 from models import layers
 
 TASK = train_step.Task("lenet5_modern", 4, (28, 28, 1), {}, "cpu", "float32")
@@ -143,3 +144,21 @@ def test_the_phases_of_start_up_are_all_of_it(tmp_path):
     assert sum(seconds.values()) == pytest.approx(total)
     assert 0 < compiled < total
     assert list(tmp_path.iterdir())  # compiled programs
+
+
+def test_a_profile_has_the_operations_of_the_program(tmp_path):
+    x = jnp.ones((512, 512))
+    program = jax.jit(lambda x: jnp.tanh(x @ x).T.copy()).lower(x).compile()
+    with jax.profiler.trace(tmp_path):
+        for _ in range(profile_step.STEPS):
+            jax.block_until_ready(program(x))
+    spent = profile_step.milliseconds(tmp_path)
+    known = profile_step.shapes(program.as_text())
+    assert any("f32[512,512]" in known.get(name, "") for name in spent)
+    assert all(time > 0 for time in spent.values())
+
+
+def test_kinds_of_operations():
+    names = "add_fusion.12", "onednn_conv.3__onednn$convolution", "dot"
+    kinds = [profile_step.kind(name) for name in names]
+    assert kinds == ["add_fusion", "onednn_conv__onednn$convolution", "dot"]

@@ -1,0 +1,91 @@
+"""Where the time of a training step goes, by XLA's operations: on a CPU.
+
+    python -m benchmarks.profile_step --network=resnet50 [--top=30]
+
+Runs the step of benchmarks/train_step.py under `jax.profiler` and prints milliseconds a
+step, of each kind of operation and of the longest ones. A kind is an operation's name
+without its number; a fusion is named after what it fuses. Times are those of the thread
+that started an operation, without Eigen's convolutions, which run on other threads:
+what the kinds leave of the step. Tracing costs time itself.
+"""
+
+import argparse
+import collections
+import pathlib
+import re
+import tempfile
+import time
+
+import jax
+
+from benchmarks import train_step
+
+STEPS = 2
+
+
+def milliseconds(folder):
+    """{operation: milliseconds a step} of the trace in a folder."""
+    found = collections.Counter()
+    for path in pathlib.Path(folder).rglob("*.xplane.pb"):
+        for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
+            for line in plane.lines:
+                for event in line.events:
+                    name = dict(event.stats).get("hlo_op")
+                    if name:
+                        found[name] += event.duration_ns / 1e6 / STEPS
+    return found
+
+
+def kind(operation):
+    """Its name without numbers: add_fusion.12 is an add_fusion."""
+    return re.sub(r"\.\d+(?=$|__)|\.clone", "", operation)
+
+
+def shapes(program):
+    """{operation: "shape name in the network"} of a compiled program's text."""
+    found = {}
+    for line in program.splitlines():
+        match = re.match(r"\s*(?:ROOT )?%(\S+) = (\S+?)(?:\{\S*)? ", line)
+        if match:
+            name = re.search(r'op_name="([^"]*)"', line)
+            found[match[1]] = f"{match[2]} {name[1][-80:] if name else ''}"
+    return found
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--network", choices=train_step.NETWORKS, required=True)
+    parser.add_argument("--batch", type=int, help="default: 16, of small images 128")
+    parser.add_argument("--top", type=int, default=20, help="longest operations")
+    args = parser.parse_args()
+    jax.config.update("jax_platforms", "cpu")
+    shape, fields = train_step.NETWORKS[args.network]
+    batch = args.batch or (128 if shape[0] <= 32 else 16)
+    task = train_step.Task(args.network, batch, shape, fields, "cpu", "float32")
+    ours = train_step.Ours(task)
+    ours.run(2)
+    start = time.perf_counter()
+    ours.run(STEPS)
+    step = (time.perf_counter() - start) / STEPS * 1e3
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            ours.run(STEPS)
+        operations = milliseconds(folder)
+
+    print(f"{train_step.environment('cpu', ())}; {args.network}, batch {batch}")
+    print(f"a step: {step:.1f} ms; the operations of a traced one:")
+    kinds = collections.Counter()
+    for name, spent in operations.items():
+        kinds[kind(name)] += spent
+    for name, spent in kinds.most_common(args.top):
+        print(f"{spent:9.1f}  {name}")
+    print("the longest:")
+    known = shapes(ours.program.as_text())
+    for name, spent in operations.most_common(args.top):
+        print(f"{spent:9.1f}  {name} {known.get(name, '')}")
+
+
+if __name__ == "__main__":
+    main()
