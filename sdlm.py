@@ -21,9 +21,9 @@ ELEMENTWISE = set(
 BILINEAR = {"conv_general_dilated", "dot_general"}
 # An output element is an element of an operand, or a sum of several.
 ROUTING = set(
-    "broadcast_in_dim concatenate dynamic_slice expand_dims gather pad reduce_max "
-    "reduce_sum reduce_window_max reduce_window_sum reshape rev select_n slice split "
-    "squeeze transpose".split()
+    "broadcast_in_dim concatenate dynamic_slice expand_dims gather pad pixel_spread "
+    "pixel_total reduce_max reduce_sum reduce_window_max reduce_window_sum reshape rev "
+    "select_n slice split squeeze transpose".split()
 )
 # The parameters by which a primitive holds a program of its own.
 PROGRAMS = ("jaxpr", "call_jaxpr", "fun_jaxpr")
