@@ -29,8 +29,8 @@ _LAST = 32  # rows that are left to XLA's own sum
 
 def total(x, per_image=False):
     """The sum over all pixels: [B, ..., C] to [C], or `per_image` to [B, C]."""
-    images = x.shape[0] if per_image else 1
-    x = x.reshape(images, math.prod(x.shape[:-1]) // max(images, 1), x.shape[-1])
+    x = x if per_image else x[None]
+    x = x.reshape(x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1])
     y = _plain_total(x) if is_portable() else _total_p.bind(x)
     return y if per_image else y[0]
 
@@ -40,8 +40,8 @@ def spread(x, shape):
     if is_portable():
         ones = (1,) * (len(shape) - 2)
         return jnp.broadcast_to(x.reshape(-1, *ones, shape[-1]), shape)
+    pixels = math.prod(shape[x.ndim - 1 : -1])
     x = x if x.ndim == 2 else x[None]
-    pixels = math.prod(shape[:-1]) // max(len(x), 1)
     return _spread_p.bind(x, pixels=pixels).reshape(shape)
 
 
