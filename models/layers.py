@@ -6,9 +6,12 @@ may also be ((top, bottom), (left, right)). Nothing pads by itself: none is 0.
 
 import contextlib
 import contextvars
+import functools
+import itertools
 import math
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -219,14 +222,29 @@ def max_pool(x, window, strides, padding=0, ceil=False):
     """
     window, strides, pads = _pair(window), _pair(strides), _pads(padding)
     pads = _ceil_pads(x, window, strides, pads) if ceil else pads
-    if not is_portable() and _disjoint(x, window, strides, pads):
-        return _first_maximum(_views(x, window))
-    x = jnp.pad(x, _pad_width(x, pads), constant_values=-jnp.inf)
     if is_portable():
+        x = jnp.pad(x, _pad_width(x, pads), constant_values=-jnp.inf)
         return nn.max_pool(x, window_shape=window, strides=strides)
+    (top, below), (left, right) = (
+        _whole_tiles(*sizes)
+        for sizes in zip(x.shape[-3:-1], window, strides, pads, strict=True)
+    )
+    # Negative: what no window sees is cut off.
+    config = [(0, 0, 0)] * x.ndim
+    config[-3:-1] = (top, below, 0), (left, right, 0)
+    x = lax.pad(computed_once(x), jnp.array(-jnp.inf, x.dtype), config)
+    if window == strides:
+        return _maximum(x, window, strides)
     # Along the rows, then across them: a tie is won by the first row's first.
-    x = computed_once(_first_maximum(_taps(x, x.ndim - 2, window[1], strides[1])))
-    return computed_once(_first_maximum(_taps(x, x.ndim - 3, window[0], strides[0])))
+    x = computed_once(_maximum(x, (1, window[1]), (1, strides[1])))
+    return computed_once(_maximum(x, (window[0], 1), (strides[0], 1)))
+
+
+def _whole_tiles(size, window, stride, pads):
+    """`pads` of an axis with which windows end where a tile of `stride` pixels ends."""
+    count = max(0, (size + sum(pads) - window) // stride + 1)
+    tiles = count + -(-window // stride) - 1 if count else 0
+    return pads[0], tiles * stride - size - pads[0]
 
 
 def computed_once(x):
@@ -240,17 +258,48 @@ def computed_once(x):
     return lax.platform_dependent(x, cpu=lax.optimization_barrier, default=lambda x: x)
 
 
-def _first_maximum(views):
-    """The maximum of arrays; the first that has it has the gradient.
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def _maximum(x, window, strides):
+    """Maximum over the windows of an [..., H, W, C] of whole tiles (`_whole_tiles`).
 
-    A chain of selections, because XLA's gradient of a pooling (select and scatter)
-    takes five times as long on a CPU, and on a GPU adds in no fixed order.
+    The gradient goes by the number of the pixel that each window chose. XLA's (select
+    and scatter) takes five times as long on a CPU, and on a GPU adds in no fixed order;
+    that of a chain of selections is a sum of as many arrays as a window has pixels.
     """
-    best = views[0]
-    for view in views[1:]:
-        better = (view > best) | (view != view)  # A NaN stays, as in lax.max.
-        best = jnp.where(better, view, best)
-    return best
+    return _first_maximum(x, window, strides)[0]
+
+
+@_maximum.defjvp
+def _maximum_jvp(window, strides, primals, tangents):
+    y, chosen = _first_maximum(*primals, window, strides)
+    *_, h, w, _ = y.shape
+    chosen = jnp.expand_dims(chosen, (-4, -2))
+    tiles = _windows(*tangents, strides)
+    t = jnp.zeros_like(y)
+    starts = itertools.product(*map(range, (0, 0), window, strides)) if y.size else ()
+    for i, j in starts:
+        row, column = i + np.arange(strides[0])[:, None], j + np.arange(strides[1])
+        number = np.where(column < window[1], row * window[1] + column, -1)
+        number = np.expand_dims(number[:, None, :, None], tuple(range(tiles.ndim - 4)))
+        seen = lax.slice_in_dim(tiles, i // strides[0], i // strides[0] + h, axis=-5)
+        seen = lax.slice_in_dim(seen, j // strides[1], j // strides[1] + w, axis=-3)
+        t += jnp.where(chosen == number, seen, 0).sum((-4, -2))
+    return y, t
+
+
+def _first_maximum(x, window, strides):
+    """(maximum over the windows, the number of the first of its pixels that has it)."""
+    pixels = [
+        column
+        for row in _taps(x, x.ndim - 3, window[0], strides[0])
+        for column in _taps(row, x.ndim - 2, window[1], strides[1])
+    ]
+    best, chosen = pixels[0], jnp.zeros(pixels[0].shape, jnp.int32)
+    for number, pixel in enumerate(pixels[1:], 1):
+        better = (pixel > best) | (pixel != pixel)  # A NaN stays, as in lax.max.
+        best = jnp.where(better, pixel, best)
+        chosen = jnp.where(better, number, chosen)
+    return best, chosen
 
 
 def _taps(x, axis, window, stride):
@@ -383,13 +432,3 @@ def _windows(x, window):
     """[..., H, W, C] to [..., h, window, w, window, C]."""
     *batch, h, w, c = x.shape
     return x.reshape(*batch, h // window[0], window[0], w // window[1], window[1], c)
-
-
-def _views(x, window):
-    """The windows' first pixels, their second pixels, ..., each [..., h, w, C]."""
-    x = _windows(x, window)
-    return [
-        lax.index_in_dim(lax.index_in_dim(x, i, -4, False), j, -2, False)
-        for i in range(window[0])
-        for j in range(window[1])
-    ]
