@@ -232,9 +232,9 @@ def max_pool(x, window, strides, padding=0, ceil=False):
     # Negative: what no window sees is cut off.
     config = [(0, 0, 0)] * x.ndim
     config[-3:-1] = (top, below, 0), (left, right, 0)
-    x = lax.pad(computed_once(x), jnp.array(-jnp.inf, x.dtype), config)
+    x = lax.pad(x, jnp.array(-jnp.inf, x.dtype), config)
     if window == strides:
-        return _maximum(x, window, strides)
+        return _maximum(computed_once(x), window, strides)
     # Along the rows, then across them: a tie is won by the first row's first.
     x = computed_once(_maximum(x, (1, window[1]), (1, strides[1])))
     return computed_once(_maximum(x, (window[0], 1), (strides[0], 1)))
@@ -274,7 +274,7 @@ def _maximum_jvp(window, strides, primals, tangents):
     y, chosen = _first_maximum(*primals, window, strides)
     *_, h, w, _ = y.shape
     chosen = jnp.expand_dims(chosen, (-4, -2))
-    tiles = _windows(*tangents, strides)
+    tiles = _windows(computed_once(*tangents), strides)
     t = jnp.zeros_like(y)
     starts = itertools.product(*map(range, (0, 0), window, strides)) if y.size else ()
     for i, j in starts:
