@@ -274,11 +274,13 @@ def _maximum_jvp(window, strides, primals, tangents):
     y, chosen = _first_maximum(*primals, window, strides)
     *_, h, w, _ = y.shape
     chosen = jnp.expand_dims(chosen, (-4, -2))
+    # Without the barrier XLA computes the gradient anew in each of its users.
     tiles = _windows(computed_once(*tangents), strides)
     t = jnp.zeros_like(y)
     starts = itertools.product(*map(range, (0, 0), window, strides)) if y.size else ()
     for i, j in starts:
         row, column = i + np.arange(strides[0])[:, None], j + np.arange(strides[1])
+        # Pixels right of the window would have numbers of its next row.
         number = np.where(column < window[1], row * window[1] + column, -1)
         number = np.expand_dims(number[:, None, :, None], tuple(range(tiles.ndim - 4)))
         seen = lax.slice_in_dim(tiles, i // strides[0], i // strides[0] + h, axis=-5)

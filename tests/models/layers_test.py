@@ -22,6 +22,9 @@ CASES = [
     (9, 7, (3, 3), (2, 2), ((1, 1), (0, 1))),
     (8, 8, (2, 2), (2, 2), ((1, 1), (1, 1))),
     (2, 5, (3, 3), (2, 2), NONE),
+    (2, 5, (5, 5), (2, 2), ((1, 0), (1, 1))),
+    (9, 8, (1, 2), (2, 3), NONE),
+    (9, 8, (3, 2), (1, 3), ((1, 1), (1, 0))),
 ]
 
 
@@ -42,6 +45,28 @@ def test_max_pool_gives_a_tie_to_the_first():
     x = jnp.asarray([[1.0, 3.0], [3.0, 3.0]]).reshape(1, 2, 2, 1)
     gradient = jax.grad(lambda x: layers.max_pool(x, (2, 2), (2, 2), NONE).sum())(x)
     np.testing.assert_array_equal(gradient.reshape(2, 2), [[0, 1], [0, 0]])
+
+
+def test_max_pool_forward_mode_batched_and_differentiated_twice():
+    x, t = (
+        jnp.asarray(np.random.default_rng(i).normal(size=(2, 7, 7, 3)), jnp.float32)
+        for i in range(2)
+    )
+    pool = functools.partial(layers.max_pool, window=3, strides=2, padding=1)
+    _, tangent = jax.jvp(pool, (x,), (t,))
+    gradient = jax.grad(lambda x: pool(x).sum())
+    _, theirs = jax.jvp(
+        lambda x: nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1))), (x,), (t,)
+    )
+    np.testing.assert_array_equal(tangent, theirs)
+    each = jax.vmap(gradient)(x[:, None])
+    np.testing.assert_array_equal(each[:, 0], gradient(x))
+    # With J the derivative, which is constant near x, the square's Hessian is 2 J'J.
+    square = jax.grad(lambda x: jnp.square(pool(x)).sum())
+    _, second = jax.jvp(square, (x,), (t,))
+    np.testing.assert_allclose(
+        second, jax.vjp(pool, x)[1](2 * tangent)[0], rtol=0, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("position", range(4))
