@@ -3,9 +3,9 @@
 jaxlib's builds for x86-64 carry oneDNN, the library under PyTorch's CPU convolutions.
 XLA has custom calls for it, on its own threads, but makes use of them for nothing by
 default and has none for gradients. Here the forward convolution serves as its own
-gradient in the image, a matrix product as the kernel's gradient of a 1x1 layer, and
-XLA's own convolution as the kernel's gradient of the others. Nothing is compiled and
-nothing more is installed.
+gradient in the image, and a matrix product as the kernel's gradient of a 1x1 layer. The
+kernel's gradient of the others is models/native.py's where that was built, else XLA's
+own convolution.
 
 The calls are no public interface: their configuration has changed between versions of
 XLA, and a wrong one ends the process. So they are made with the one version of jaxlib
@@ -29,6 +29,8 @@ from jax import lax
 from jax.experimental.layout import Layout, with_layout_constraint
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+
+from models import native
 
 AVAILABLE = (
     jaxlib.__version__ == "0.10.2"
@@ -167,35 +169,39 @@ def _turned(kernel, groups, layout):
 
 
 def _kernel_gradient(dy, images, kernel, **options):
-    """The transpose in the kernel: of a 1x1 layer a product of matrices, else XLA's.
-
-    XLA's is a convolution of images [Cin, H, W, N] with dy [Ho, Wo, N, Cout]. In groups
-    it is up to a thousand times slower than without, and without it is slow for a few
-    channels. So groups are put side by side until they have `_MERGED_CHANNELS`, and of
-    what each of these dense convolutions gives the groups' own part is kept.
-    """
-    shape, layout, groups = kernel.aval.shape, options["layout"], options["groups"]
-    if layout == "HWIO" and groups == 1 and _pointwise(shape, options):
+    """The transpose in the kernel: of a 1x1 layer a product of matrices."""
+    shape, layout = kernel.aval.shape, options.pop("layout")
+    if layout == "HWIO" and options["groups"] == 1 and _pointwise(shape, options):
         cin, cout = shape[2:]
         dw = _gram_p.bind(images.reshape(-1, cin), dy.reshape(-1, cout))
         return dw.reshape(shape)
+    dw = _kernel_gradient_p.bind(images, dy, window=shape[:2], **options)
+    return dw if layout == "HWIO" else dw.swapaxes(2, 3)
 
+
+def _lax_kernel_gradient(images, dy, *, window, groups, **options):
+    """The kernel's gradient by XLA: images [Cin, H, W, N] convolved with dy.
+
+    In groups that is up to a thousand times slower than without, and without it is
+    slow for a few channels. So groups are put side by side until they have
+    `_MERGED_CHANNELS`, and of what each of these dense convolutions gives the groups'
+    own part is kept.
+    """
     # Without the barrier XLA computes images and dy anew in the order of the transposed
     # arrays: two thirds of a step of ResNet-20.
     images, dy = lax.optimization_barrier((images, dy))
     dy = dy.transpose(1, 2, 0, 3)
     if groups == 1:
-        dw = _correlation(_transposed(images), dy, shape, options)
-        return dw if layout == "HWIO" else dw.swapaxes(2, 3)
+        return _correlation(_transposed(images), dy, window, **options)
     images, dy = lax.optimization_barrier((_transposed_p.bind(images), dy))
-    cin = shape[2]
+    cin = len(images) // groups
     merged = math.gcd(groups, max(1, _MERGED_CHANNELS // cin))
     parts = groups // merged
     dw = []
     for pair in zip(jnp.split(images, parts), jnp.split(dy, parts, 3), strict=True):
-        part = _correlation(*pair, shape, options)
-        part = part.reshape(*shape[:2], merged, cin, merged, -1)
-        dw.append(jnp.einsum("hwmcmo->hwcmo", part).reshape(*shape[:3], -1))
+        part = _correlation(*pair, window, **options)
+        part = part.reshape(*window, merged, cin, merged, -1)
+        dw.append(jnp.einsum("hwmcmo->hwcmo", part).reshape(*window, cin, -1))
     return jnp.concatenate(dw, 3)
 
 
@@ -204,17 +210,15 @@ def _transposed(images):
     return images.transpose(3, 1, 2, 0)
 
 
-def _correlation(images, dy, shape, options):
+def _correlation(images, dy, window, *, strides, padding, dilation):
     """Kernel gradient [Kh, Kw, Cin, Cout] of [Cin, H, W, N] and [Ho, Wo, N, Cout]."""
     pads = []
-    for axis, (low, _) in enumerate(options["padding"]):
-        seen = (shape[axis] - 1) * options["dilation"][axis] + 1
-        seen += (dy.shape[axis] - 1) * options["strides"][axis]
+    for axis, (low, _) in enumerate(padding):
+        seen = (window[axis] - 1) * dilation[axis] + 1
+        seen += (dy.shape[axis] - 1) * strides[axis]
         pads.append((low, seen - images.shape[1 + axis] - low))
     numbers = ("NHWC", "HWIO", "NHWC")
-    dw = lax.conv_general_dilated(
-        images, dy, options["dilation"], pads, None, options["strides"], numbers
-    )
+    dw = lax.conv_general_dilated(images, dy, dilation, pads, None, strides, numbers)
     return dw.transpose(1, 2, 0, 3)
 
 
@@ -274,6 +278,30 @@ def _conv_call(context, images, kernel, **options):
     return _call(context, "__onednn$convolution", (images, kernel), config)
 
 
+def _kernel_gradient_shape(images, dy, *, window, groups, **options):
+    shape = (*window, images.shape[3] // groups, dy.shape[3])
+    return jax.core.ShapedArray(shape, images.dtype)
+
+
+def _image_of_kernel_gradient(dw, images, dy, *, window, **options):
+    kernel, options = dw, options | {"layout": "HWIO"}
+    return _image_gradient(dy, images, kernel, **options)
+
+
+def _dy_of_kernel_gradient(dw, images, dy, *, window, **options):
+    return _conv_p.bind(images, dw, layout="HWIO", **options)
+
+
+def _batched_kernel_gradient(operands, axes, **options):
+    count = next(x.shape[axis] for x, axis in zip(operands, axes) if axis is not None)
+    many = [
+        [x] * count if axis is None else jnp.moveaxis(x, axis, 0)
+        for x, axis in zip(operands, axes, strict=True)
+    ]
+    each = [_kernel_gradient_p.bind(*xy, **options) for xy in zip(*many, strict=True)]
+    return jnp.stack(each), 0
+
+
 def _transposed_in_memory(images):
     """`_transposed` at once, where XLA would leave it to each of the parts."""
     return with_layout_constraint(_transposed(images), Layout((0, 1, 2, 3)))
@@ -303,19 +331,18 @@ def _call(context, target, operands, config):
     return lower(context, *operands)
 
 
-def _register(primitive, plain, call):
+def _callable():
+    return AVAILABLE and (_permitted or not _cached())
+
+
+def _register(primitive, plain, call, able=_callable):
     plain_lowering = mlir.lower_fun(plain, multiple_results=False)
 
     def on_cpu(context, *operands, **options):
         avals = (*context.avals_in, *context.avals_out)
         devices = getattr(context.module_context.axis_context, "num_devices", None)
-        able = (
-            AVAILABLE
-            and devices == 1
-            and (_permitted or not _cached())
-            and all(x.dtype == jnp.float32 and x.size for x in avals)
-        )
-        lower = call if able else plain_lowering
+        fit = all(x.dtype == jnp.float32 and x.size for x in avals)
+        lower = call if devices == 1 and fit and able() else plain_lowering
         return lower(context, *operands, **options)
 
     primitive.def_impl(jax.jit(primitive.bind, static_argnames=_STATIC))
@@ -323,13 +350,24 @@ def _register(primitive, plain, call):
     mlir.register_lowering(primitive, on_cpu, platform="cpu")
 
 
-_STATIC = ("strides", "padding", "dilation", "groups", "layout")
+_STATIC = ("strides", "padding", "dilation", "groups", "layout", "window")
 
 _conv_p = Primitive("onednn_conv")
 _conv_p.def_abstract_eval(_conv_shape)
 ad.defbilinear(_conv_p, _image_gradient, _kernel_gradient)
 batching.primitive_batchers[_conv_p] = _batched_conv
 _register(_conv_p, _lax_conv, _conv_call)
+
+_kernel_gradient_p = Primitive("kernel_gradient")
+_kernel_gradient_p.def_abstract_eval(_kernel_gradient_shape)
+ad.defbilinear(_kernel_gradient_p, _image_of_kernel_gradient, _dy_of_kernel_gradient)
+batching.primitive_batchers[_kernel_gradient_p] = _batched_kernel_gradient
+_register(
+    _kernel_gradient_p,
+    _lax_kernel_gradient,
+    mlir.lower_fun(native.kernel_gradient, multiple_results=False),
+    native.available,
+)
 
 _gram_p = Primitive("onednn_gram")
 _gram_p.def_abstract_eval(

@@ -1,0 +1,367 @@
+// The gradient of a convolution in its kernel, on the CPU that compiles this file.
+//
+//   dw[kh, kw, i, o] = sum over n, h, w of
+//       images[n, h * stride + kh * dilation - pad, ..., i] * dy[n, h, w, o]
+//
+// For each pixel that is the outer product of two short vectors, which NHWC has
+// contiguous: a block of dw stays in registers while the pixels go by, an element of
+// the image is broadcast, dy is read in whole vectors. No array is transposed.
+//
+// images and dy are copied, some pixels at a time, into panels of few channels that fit
+// the second-level cache, images with their padding. Within a row of the kernel the taps
+// lie side by side in such a panel: tap kw of channel c is element kw * channels + c.
+//
+// Small groups are merged until they fill a vector, and of what these dense layers give
+// the groups' own part is kept.
+//
+// The sum's order is a function of the shapes alone, not of the number of threads.
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <numeric>
+#include <utility>
+#include <vector>
+
+#include "xla/ffi/api/ffi.h"
+
+namespace {
+
+namespace ffi = xla::ffi;
+
+// Of a processor's 32 registers of kLanes floats 24 hold sums, of 16 twelve.
+#if defined(__AVX512F__)
+constexpr int kLanes = 16, kSums = 24;
+#elif defined(__AVX__)
+constexpr int kLanes = 8, kSums = 12;
+#elif defined(__aarch64__)
+constexpr int kLanes = 4, kSums = 24;
+#else
+constexpr int kLanes = 4, kSums = 12;
+#endif
+typedef float Vector __attribute__((vector_size(4 * kLanes), aligned(4)));
+
+constexpr int64_t kOutputs = 2 * kLanes;     // channels of dy in a panel, at most
+constexpr int64_t kInputs = 64;              // and of the images
+constexpr int64_t kCache = 512 << 10;        // bytes of one panel of each
+constexpr int64_t kTasks = 16;               // at least, where there is as much work
+constexpr int64_t kPartialBytes = 16 << 20;  // of sums that are added in the end
+
+int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+struct Layer {
+  int64_t n, h, w, cin;    // images
+  int64_t ho, wo, cout;    // dy
+  int64_t kh, kw;          // kernel
+  int64_t stride[2], low[2], dilation[2];
+  int64_t groups, merged;  // merged groups make one dense layer
+
+  int64_t inputs() const { return cin / groups * merged; }  // of a dense layer
+  int64_t outputs() const { return cout / groups * merged; }
+};
+
+// Pixels of dy that lie in a panel together: some rows of one image, or whole images.
+struct Chunk {
+  int64_t image, images, row, rows;
+};
+
+// Where a panel's pixels are: floats from one image, row and pixel to the next.
+struct Walk {
+  int64_t images, rows, columns;
+  int64_t x_image, x_row, x_column;
+  int64_t dy_image, dy_row;
+};
+
+// sums [block, vectors * kLanes] = sum over pixels of the outer product of as many
+// elements of x and of dy.
+template <int block, int vectors>
+void Outer(const float* x, const float* dy, const Walk& walk, float* sums) {
+  Vector sum[block][vectors] = {};
+  for (int64_t n = 0; n < walk.images; ++n) {
+    for (int64_t h = 0; h < walk.rows; ++h) {
+      const float* px = x + n * walk.x_image + h * walk.x_row;
+      const float* pdy = dy + n * walk.dy_image + h * walk.dy_row;
+      for (int64_t w = 0; w < walk.columns; ++w) {
+        Vector y[vectors];
+        for (int v = 0; v < vectors; ++v) {
+          y[v] = *reinterpret_cast<const Vector*>(pdy + v * kLanes);
+        }
+#pragma GCC unroll 32
+        for (int i = 0; i < block; ++i) {
+          for (int v = 0; v < vectors; ++v) sum[i][v] += px[i] * y[v];
+        }
+        px += walk.x_column;
+        pdy += vectors * kLanes;
+      }
+    }
+  }
+#pragma GCC unroll 32
+  for (int i = 0; i < block; ++i) {
+    for (int v = 0; v < vectors; ++v, sums += kLanes) {
+      *reinterpret_cast<Vector*>(sums) = sum[i][v];
+    }
+  }
+}
+
+using OuterFunction = void (*)(const float*, const float*, const Walk&, float*);
+
+// Outer of one element, of two, ..., of as many as there are registers for.
+template <int vectors, int... blocks>
+constexpr auto Outers(std::integer_sequence<int, blocks...>) {
+  return std::array<OuterFunction, sizeof...(blocks)>{Outer<blocks + 1, vectors>...};
+}
+
+constexpr auto kOuter1 = Outers<1>(std::make_integer_sequence<int, kSums>());
+constexpr auto kOuter2 = Outers<2>(std::make_integer_sequence<int, kSums / 2>());
+
+// All pixels of dy, in `at_least` chunks if there are as many rows.
+std::vector<Chunk> Chunks(const Layer& layer, int64_t at_least) {
+  const int64_t pixels =
+      std::clamp<int64_t>(layer.n * layer.ho * layer.wo / at_least, 1,
+                          kCache / (4 * (kInputs + kOutputs)));
+  const int64_t rows = std::clamp<int64_t>(pixels / layer.wo, 1, layer.ho);
+  std::vector<Chunk> chunks;
+  if (rows < layer.ho) {
+    const int64_t parts = CeilDiv(layer.ho, rows);
+    for (int64_t n = 0; n < layer.n; ++n) {
+      for (int64_t i = 0; i < parts; ++i) {
+        const int64_t row = layer.ho * i / parts;
+        chunks.push_back({n, 1, row, layer.ho * (i + 1) / parts - row});
+      }
+    }
+    return chunks;
+  }
+  const int64_t images = std::max<int64_t>(1, pixels / (layer.ho * layer.wo));
+  const int64_t parts = CeilDiv(layer.n, images);
+  for (int64_t i = 0; i < parts; ++i) {
+    const int64_t image = layer.n * i / parts;
+    chunks.push_back({image, layer.n * (i + 1) / parts - image, 0, layer.ho});
+  }
+  return chunks;
+}
+
+// The channels that panel `p` has of a dense layer's outputs, and what it is wide.
+int64_t Channels(const Layer& layer, int64_t p) {
+  return std::min(kOutputs, layer.outputs() - p * kOutputs);
+}
+
+int64_t Width(int64_t channels) { return channels > kLanes ? 2 * kLanes : kLanes; }
+
+// A panel of dy: [pixels, width], zeros behind the last channel.
+void PackOutputs(const Layer& layer, const float* dy, const Chunk& chunk,
+                 int64_t channel, int64_t channels, float* panel) {
+  const int64_t width = Width(channels);
+  for (int64_t n = 0; n < chunk.images; ++n) {
+    const int64_t pixel = ((chunk.image + n) * layer.ho + chunk.row) * layer.wo;
+    const float* from = dy + pixel * layer.cout + channel;
+    for (int64_t i = 0; i < chunk.rows * layer.wo; ++i) {
+      std::memcpy(panel, from, channels * sizeof(float));
+      std::fill(panel + channels, panel + width, 0.f);
+      panel += width;
+      from += layer.cout;
+    }
+  }
+}
+
+// A panel of the images: [images, rows, columns, channels] with the padding.
+void PackInputs(const Layer& layer, const float* images, const Chunk& chunk,
+                int64_t rows, int64_t columns, int64_t channel, int64_t channels,
+                float* panel) {
+  const int64_t top = chunk.row * layer.stride[0] - layer.low[0];
+  const int64_t left = std::min(layer.low[1], columns);
+  const int64_t inside = std::clamp<int64_t>(layer.w, 0, columns - left);
+  for (int64_t n = 0; n < chunk.images; ++n) {
+    for (int64_t r = 0; r < rows; ++r, panel += columns * channels) {
+      const int64_t h = top + r;
+      if (h < 0 || h >= layer.h) {
+        std::fill(panel, panel + columns * channels, 0.f);
+        continue;
+      }
+      float* to = std::fill_n(panel, left * channels, 0.f);
+      const float* from =
+          images + (((chunk.image + n) * layer.h + h) * layer.w) * layer.cin + channel;
+      if (channels == layer.cin) {
+        to = std::copy_n(from, inside * channels, to);
+      } else {
+        for (int64_t i = 0; i < inside; ++i, from += layer.cin) {
+          to = std::copy_n(from, channels, to);
+        }
+      }
+      std::fill(to, panel + columns * channels, 0.f);
+    }
+  }
+}
+
+// Adds a block's sums to dw; of merged groups the part where input and output are of one
+// group. `tap` is the first tap of the kernel's row, `element` the first of the segment.
+void Add(const Layer& layer, int64_t tap, int64_t element, int64_t block,
+         int64_t input, int64_t inputs, int64_t dense, int64_t output,
+         int64_t outputs, const float* sums, float* dw) {
+  const int64_t cin = layer.cin / layer.groups, cout = layer.cout / layer.groups;
+  for (int64_t i = 0; i < block; ++i, sums += Width(outputs)) {
+    const int64_t kw = (element + i) / inputs, c = input + (element + i) % inputs;
+    int64_t first = 0, last = outputs;
+    if (layer.merged > 1) {
+      const int64_t group = c / cin;
+      first = std::clamp<int64_t>(group * cout - output, 0, outputs);
+      last = std::clamp<int64_t>((group + 1) * cout - output, 0, outputs);
+    }
+    float* to = dw + ((tap + kw) * cin + c % cin) * layer.cout + dense * layer.outputs() +
+                output;
+    for (int64_t o = first; o < last; ++o) to[o] += sums[o];
+  }
+}
+
+// The chunks of one task, for some panels of the outputs of one dense layer.
+void Work(const Layer& layer, const float* images, const float* dy, const Chunk* chunk,
+          const Chunk* end, int64_t dense, int64_t panel, int64_t last_panel, float* dw) {
+  static thread_local std::vector<float> x_panels, dy_panels;
+  const int64_t inputs = layer.inputs(), outputs = layer.outputs();
+  const int64_t parts = CeilDiv(inputs, kInputs);
+  const int64_t columns = (layer.wo - 1) * layer.stride[1] +
+                          (layer.kw - 1) * layer.dilation[1] + 1;
+  float sums[kSums * kLanes];
+  for (; chunk != end; ++chunk) {
+    const int64_t rows = (chunk->rows - 1) * layer.stride[0] +
+                         (layer.kh - 1) * layer.dilation[0] + 1;
+    const int64_t x_pixels = chunk->images * rows * columns;
+    const int64_t dy_pixels = chunk->images * chunk->rows * layer.wo;
+    dy_panels.resize(std::max<size_t>(
+        dy_panels.size(), (last_panel - panel) * dy_pixels * kOutputs));
+    x_panels.resize(
+        std::max<size_t>(x_panels.size(), x_pixels * CeilDiv(inputs, parts)));
+    for (int64_t p = panel; p < last_panel; ++p) {
+      PackOutputs(layer, dy, *chunk, dense * outputs + p * kOutputs, Channels(layer, p),
+                  dy_panels.data() + (p - panel) * dy_pixels * kOutputs);
+    }
+    for (int64_t part = 0; part < parts; ++part) {
+      const int64_t input = inputs * part / parts;
+      const int64_t channels = inputs * (part + 1) / parts - input;
+      PackInputs(layer, images, *chunk, rows, columns, dense * inputs + input, channels,
+                 x_panels.data());
+      // Without dilation the taps of a row lie side by side.
+      const int64_t segments = layer.dilation[1] == 1 ? 1 : layer.kw;
+      const int64_t elements = channels * (layer.kw / segments);
+      for (int64_t p = panel; p < last_panel; ++p) {
+        const float* dy_panel = dy_panels.data() + (p - panel) * dy_pixels * kOutputs;
+        const int64_t width = Width(Channels(layer, p));
+        const Walk walk = {chunk->images,
+                           chunk->rows,
+                           layer.wo,
+                           rows * columns * channels,
+                           layer.stride[0] * columns * channels,
+                           layer.stride[1] * channels,
+                           chunk->rows * layer.wo * width,
+                           layer.wo * width};
+        const int64_t blocks = CeilDiv(elements, kSums / (width / kLanes));
+        for (int64_t kh = 0; kh < layer.kh; ++kh) {
+          for (int64_t s = 0; s < segments; ++s) {
+            const int64_t pixel =
+                kh * layer.dilation[0] * columns + s * layer.dilation[1];
+            for (int64_t b = 0; b < blocks; ++b) {
+              const int64_t element = elements * b / blocks;
+              const int64_t block = elements * (b + 1) / blocks - element;
+              const auto outer = width > kLanes ? kOuter2[block - 1] : kOuter1[block - 1];
+              outer(x_panels.data() + pixel * channels + element, dy_panel, walk, sums);
+              Add(layer, kh * layer.kw + s, element, block, input, channels, dense,
+                  p * kOutputs, Channels(layer, p), sums, dw);
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+// Runs task(0), ..., task(count - 1) on the pool's threads and this one. This thread
+// waits for none that has not begun: the pool may be busy with threads like it.
+template <typename Task>
+void InParallel(ffi::ThreadPool& pool, int64_t count, const Task& task) {
+  struct Shared {
+    std::atomic<int64_t> next{0};
+    std::mutex mutex;
+    std::condition_variable done;
+    int64_t finished = 0;
+  };
+  auto shared = std::make_shared<Shared>();
+  auto run = [shared, count, &task] {
+    int64_t mine = 0;
+    for (int64_t i; (i = shared->next.fetch_add(1)) < count; ++mine) task(i);
+    if (mine == 0) return;
+    std::lock_guard<std::mutex> lock(shared->mutex);
+    shared->finished += mine;
+    if (shared->finished == count) shared->done.notify_all();
+  };
+  const int64_t helpers = std::min<int64_t>(pool.num_threads(), count) - 1;
+  for (int64_t i = 0; i < helpers; ++i) pool.Schedule(std::function<void()>(run));
+  run();
+  std::unique_lock<std::mutex> lock(shared->mutex);
+  shared->done.wait(lock, [&] { return shared->finished == count; });
+}
+
+ffi::Error KernelGradient(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> images,
+                          ffi::Buffer<ffi::F32> dy, ffi::Span<const int64_t> strides,
+                          ffi::Span<const int64_t> low,
+                          ffi::Span<const int64_t> dilation, int64_t groups,
+                          ffi::ResultBuffer<ffi::F32> dw) {
+  const auto x_dims = images.dimensions(), y_dims = dy.dimensions(),
+             w_dims = dw->dimensions();
+  Layer layer = {x_dims[0], x_dims[1], x_dims[2], x_dims[3],
+                 y_dims[1], y_dims[2], y_dims[3], w_dims[0], w_dims[1],
+                 {strides[0], strides[1]}, {low[0], low[1]},
+                 {dilation[0], dilation[1]}, groups, 1};
+  layer.merged =
+      std::gcd(groups, std::max<int64_t>(1, kLanes / (layer.cout / groups)));
+  // A task is one dense layer, some of its panels of dy, some of the chunks of pixels.
+  // Tasks of other chunks have their own sums.
+  const int64_t layers = groups / layer.merged;
+  const int64_t panels = CeilDiv(layer.outputs(), kOutputs);
+  const int64_t size = dw->element_count();
+  const int64_t parts = std::clamp<int64_t>(kTasks / layers, 1, panels);
+  const int64_t wanted = std::clamp<int64_t>(CeilDiv(kTasks, layers * parts), 1,
+                                             1 + kPartialBytes / (4 * size));
+  const std::vector<Chunk> chunks = Chunks(layer, wanted);
+  const int64_t copies = std::min<int64_t>(wanted, chunks.size());
+  std::vector<float> partial((copies - 1) * size);
+  InParallel(pool, layers * parts * copies, [&](int64_t task) {
+    const int64_t copy = task % copies, part = task / copies % parts;
+    float* sums = copy ? partial.data() + (copy - 1) * size : dw->typed_data();
+    const int64_t dense = task / (copies * parts);
+    const int64_t panel = panels * part / parts, last = panels * (part + 1) / parts;
+    const int64_t channel = dense * layer.outputs() + panel * kOutputs;
+    const int64_t channels =
+        std::min(last * kOutputs, layer.outputs()) - panel * kOutputs;
+    for (int64_t row = 0; row < size / layer.cout; ++row) {
+      std::fill_n(sums + row * layer.cout + channel, channels, 0.f);
+    }
+    const int64_t count = chunks.size();
+    Work(layer, images.typed_data(), dy.typed_data(),
+         chunks.data() + count * copy / copies,
+         chunks.data() + count * (copy + 1) / copies, dense, panel, last, sums);
+  });
+  for (int64_t copy = 1; copy < copies; ++copy) {
+    const float* sums = partial.data() + (copy - 1) * size;
+    for (int64_t i = 0; i < size; ++i) dw->typed_data()[i] += sums[i];
+  }
+  return ffi::Error::Success();
+}
+
+}  // namespace
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    convnets_kernel_gradient, KernelGradient,
+    ffi::Ffi::Bind()
+        .Ctx<ffi::ThreadPool>()
+        .Arg<ffi::Buffer<ffi::F32>>()
+        .Arg<ffi::Buffer<ffi::F32>>()
+        .Attr<ffi::Span<const int64_t>>("strides")
+        .Attr<ffi::Span<const int64_t>>("low")
+        .Attr<ffi::Span<const int64_t>>("dilation")
+        .Attr<int64_t>("groups")
+        .Ret<ffi::Buffer<ffi::F32>>());
