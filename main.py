@@ -19,8 +19,13 @@ command goes on.
 import os
 import sys
 
-from absl import app, flags, logging
-from ml_collections import config_flags
+import huge_pages
+
+if __name__ == "__main__":
+    huge_pages.start_anew()  # ahead of the imports, which it would pay for twice
+
+from absl import app, flags, logging  # noqa: E402
+from ml_collections import config_flags  # noqa: E402
 
 FAILED, USAGE, NOT_FINITE, PREEMPTED = 1, 2, 3, 75
 

@@ -31,6 +31,7 @@ import optax
 import data_source
 import evaluate
 import feeds
+import huge_pages
 import input_pipeline
 import models
 import train_step
@@ -214,4 +215,5 @@ def main():
 
 
 if __name__ == "__main__":
+    huge_pages.start_anew()  # as main.py does
     main()

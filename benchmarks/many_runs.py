@@ -27,6 +27,7 @@ import time
 
 import jax
 
+import huge_pages
 import sweep
 import train
 import workdir
@@ -144,4 +145,5 @@ def main():
 
 
 if __name__ == "__main__":
+    huge_pages.start_anew()  # as main.py does
     main()

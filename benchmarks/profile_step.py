@@ -18,6 +18,7 @@ import time
 
 import jax
 
+import huge_pages
 from benchmarks import train_step
 
 STEPS = 2
@@ -88,4 +89,5 @@ def main():
 
 
 if __name__ == "__main__":
+    huge_pages.start_anew()  # as main.py does
     main()

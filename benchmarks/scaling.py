@@ -20,6 +20,8 @@ import re
 import statistics
 import time
 
+import huge_pages
+
 DEVICES = (1, 2, 4, 8)
 # Image size and batch of "volume", at the papers' sizes: nothing is run.
 VOLUME = {
@@ -323,4 +325,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
+    huge_pages.start_anew()  # as main.py does
     main()

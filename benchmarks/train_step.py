@@ -48,6 +48,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+import huge_pages
 import models
 import optimizers
 import train_step
@@ -544,4 +545,5 @@ def names_of(known):
 
 
 if __name__ == "__main__":
+    huge_pages.start_anew()  # as main.py does
     main()

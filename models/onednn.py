@@ -293,10 +293,10 @@ def _dy_of_kernel_gradient(dw, images, dy, *, window, **options):
 
 
 def _batched_kernel_gradient(operands, axes, **options):
-    count = next(x.shape[axis] for x, axis in zip(operands, axes) if axis is not None)
+    pairs = list(zip(operands, axes, strict=True))
+    count = next(x.shape[axis] for x, axis in pairs if axis is not None)
     many = [
-        [x] * count if axis is None else jnp.moveaxis(x, axis, 0)
-        for x, axis in zip(operands, axes, strict=True)
+        [x] * count if axis is None else jnp.moveaxis(x, axis, 0) for x, axis in pairs
     ]
     each = [_kernel_gradient_p.bind(*xy, **options) for xy in zip(*many, strict=True)]
     return jnp.stack(each), 0

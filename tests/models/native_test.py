@@ -1,0 +1,231 @@
+"""The kernel's gradient by our own program is the kernel's gradient."""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from models import native, onednn
+
+FOLDER = pathlib.Path(native.__file__).parents[1]
+COMPILER = shutil.which("c++") and sys.platform == "linux"
+built = pytest.mark.skipif(not COMPILER, reason="no C++ compiler")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def library():
+    if COMPILER:
+        native.build()
+        native.available.cache_clear()
+        assert native.available()
+
+
+def gradient(window, strides=(1, 1), padding=((0, 0),) * 2, dilation=(1, 1), groups=1):
+    """The kernel's gradient of a convolution without a product's shortcut for 1x1."""
+    options = {"strides": strides, "padding": padding, "dilation": dilation}
+    options |= {"window": window, "groups": groups}
+    return lambda x, dy: onednn._kernel_gradient_p.bind(x, dy, **options)
+
+
+def expected(x, dy, window, strides, padding, dilation, groups):
+    """`lax`'s, in float64."""
+    with jax.enable_x64(True):
+        x, dy = jnp.asarray(x, jnp.float64), jnp.asarray(dy, jnp.float64)
+        shape = (*window, x.shape[3] // groups, dy.shape[3])
+
+        def conv(w):
+            return lax.conv_general_dilated(
+                x,
+                w,
+                strides,
+                padding,
+                None,
+                dilation,
+                ("NHWC", "HWIO", "NHWC"),
+                groups,
+            )
+
+        _, pull = jax.vjp(conv, jnp.zeros(shape))
+        return np.asarray(pull(dy)[0])
+
+
+def draw(n, size, cin, cout, window, strides, padding, dilation):
+    out = [
+        (s + sum(p) - (k - 1) * d - 1) // t + 1
+        for s, p, k, d, t in zip(size, padding, window, dilation, strides, strict=True)
+    ]
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((n, *size, cin), np.float32)
+    return x, rng.standard_normal((n, *out, cout), np.float32)
+
+
+NO = ((0, 0), (0, 0))
+ONE = ((1, 1), (1, 1))
+CASES = [
+    # images, size, cin, cout, kernel, strides, padding, dilation, groups
+    (1, (1, 1), 1, 1, (1, 1), (1, 1), NO, (1, 1), 1),
+    (2, (9, 11), 3, 5, (3, 3), (1, 1), ONE, (1, 1), 1),
+    (3, (12, 7), 17, 16, (3, 2), (2, 1), ((0, 1), (2, 0)), (1, 1), 1),
+    (2, (13, 13), 3, 24, (7, 7), (2, 2), ((3, 3), (3, 3)), (1, 1), 1),
+    (2, (31, 29), 3, 48, (11, 11), (4, 4), NO, (1, 1), 1),
+    (2, (9, 9), 70, 33, (3, 3), (1, 1), ONE, (1, 1), 1),
+    (2, (7, 7), 130, 100, (3, 3), (1, 1), ONE, (1, 1), 1),
+    (2, (8, 9), 8, 12, (1, 3), (1, 1), ((0, 0), (1, 1)), (1, 1), 1),
+    (2, (9, 11), 6, 20, (3, 3), (1, 1), ((2, 2), (2, 2)), (2, 2), 1),
+    (2, (9, 11), 70, 40, (2, 3), (1, 1), ((5, 4), (4, 5)), (3, 1), 1),
+    (2, (9, 11), 70, 40, (2, 3), (1, 1), ((5, 4), (4, 5)), (1, 3), 1),
+    (2, (10, 10), 9, 9, (3, 3), (3, 3), NO, (1, 1), 1),
+    (2, (10, 10), 5, 18, (1, 1), (4, 4), NO, (1, 1), 1),
+    (2, (3, 3), 4, 4, (3, 3), (1, 1), ((9, 9), (9, 9)), (1, 1), 1),
+    # Groups: many small ones, one channel each, sizes that fill no vector, wide ones.
+    (2, (9, 8), 64, 64, (3, 3), (1, 1), ONE, (1, 1), 16),
+    (2, (9, 8), 32, 32, (3, 3), (2, 2), ONE, (1, 1), 32),
+    (2, (9, 8), 30, 42, (3, 3), (1, 1), ONE, (1, 1), 6),
+    (2, (9, 8), 12, 20, (3, 3), (1, 1), ONE, (2, 1), 4),
+    (2, (9, 8), 160, 140, (3, 3), (1, 1), ONE, (1, 1), 2),
+    # More pixels than a panel holds: rows of an image, several images, each uneven.
+    (2, (131, 67), 3, 4, (3, 3), (1, 1), ONE, (1, 1), 1),
+    (3, (90, 61), 4, 40, (5, 3), (2, 2), ((2, 2), (0, 0)), (1, 1), 1),
+    (33, (11, 13), 5, 7, (3, 3), (1, 1), ONE, (1, 1), 1),
+    (2, (5, 3000), 2, 3, (3, 3), (1, 1), ONE, (1, 1), 1),
+]
+
+
+@built
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_it_is_laxs_in_float64(case):
+    *sizes, window, strides, padding, dilation, groups = case
+    options = (window, strides, padding, dilation)
+    x, dy = draw(*sizes, *options)
+    result = jax.jit(gradient(*options, groups))(x, dy)
+    wanted = expected(x, dy, *options, groups)
+    assert result.shape == wanted.shape
+    # Partial sums of n terms of size 1 are of size sqrt(n), and so are n roundings.
+    atol = 2.0**-24 * dy[..., 0].size + 1e-6
+    np.testing.assert_allclose(result, wanted, rtol=0, atol=atol)
+
+
+@built
+def test_vmap_and_derivatives_of_it():
+    options = ((3, 3), (2, 1), ((1, 1), (0, 2)), (1, 1))
+    f = gradient(*options, 2)
+    x, dy = draw(2, (7, 9), 6, 10, *options)
+    many = np.stack([x, 2 * x]), np.stack([dy, dy - 1])
+    for axes, given in {(0, None): (many[0], dy), (0, 0): many}.items():
+        results = jax.jit(jax.vmap(f, axes))(*given)
+        for i in range(2):
+            one = jax.jit(f)(given[0][i], dy if axes[1] is None else given[1][i])
+            np.testing.assert_array_equal(results[i], one)
+    results = jax.jit(jax.vmap(f, (None, 0)))(x, many[1])
+    np.testing.assert_array_equal(results[1], jax.jit(f)(x, many[1][1]))
+
+    # It is linear in each: <f(x, dy), w> has the gradients f'(w) with <f'(w), x>.
+    w = jnp.cos(jnp.arange(3 * 3 * 3 * 10.0)).reshape(3, 3, 3, 10)
+    value, slopes = jax.jit(
+        jax.value_and_grad(lambda x, dy: jnp.sum(f(x, dy) * w), (0, 1))
+    )(x, dy)
+    for slope, given in zip(slopes, (x, dy), strict=True):
+        np.testing.assert_allclose(jnp.sum(slope * given), value, rtol=1e-4)
+    y = onednn.conv(x, w, *options[1:], 2)
+    np.testing.assert_allclose(slopes[1], y, rtol=0, atol=1e-5)
+
+
+def calls(f, *operands):
+    return jax.jit(f).lower(*operands).compile().as_text().count(native._NAME)
+
+
+@built
+def test_where_it_is_called(monkeypatch):
+    options = ((3, 3), (1, 1), ONE, (1, 1))
+    x, dy = draw(8, (6, 5), 4, 4, *options)
+    f = gradient(*options)
+    assert calls(f, x, dy) == 1
+    assert calls(f, x.astype(jnp.bfloat16), dy.astype(jnp.bfloat16)) == 0
+    assert calls(f, x[:0], dy[:0]) == 0
+    sharding = NamedSharding(Mesh(jax.devices(), ("data",)), PartitionSpec("data"))
+    assert calls(f, *jax.device_put((x, dy), sharding)) == 0
+    with_library = jax.jit(f)(x, dy)
+    monkeypatch.setattr(native, "path", lambda: FOLDER / "nothing.so")
+    native.available.cache_clear()
+    assert calls(lambda x, dy: f(x, dy), x, dy) == 0
+    by_xla = jax.jit(lambda x, dy: f(x, dy))(x, dy)
+    native.available.cache_clear()
+    np.testing.assert_allclose(with_library, by_xla, rtol=0, atol=1e-4)
+
+
+SCRIPT = """if 1:
+    import hashlib, os, sys
+    if sys.argv[2] == "1":
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    import jax, jax.numpy as jnp, numpy as np
+    jax.config.update("jax_compilation_cache_dir", sys.argv[1])
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    from models import native, onednn
+
+    def gradient(x, dy):
+        return onednn._kernel_gradient_p.bind(
+            x, dy, window=(3, 3), strides=(1, 1), padding=((1, 1), (1, 1)),
+            dilation=(1, 1), groups=1)
+
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((4, 40, 40, 24), np.float32)
+    dw = jax.jit(gradient)(x, x)
+    print(hashlib.sha256(np.asarray(dw)).hexdigest())
+"""
+
+
+@built
+def test_programs_are_cached_and_threads_change_no_bit(tmp_path):
+    environment = os.environ | {"XLA_FLAGS": ""}
+
+    def run(threads):
+        command = [sys.executable, "-c", SCRIPT, tmp_path, str(threads)]
+        done = subprocess.run(
+            command, cwd=FOLDER, env=environment, check=True, stdout=subprocess.PIPE
+        )
+        return done.stdout, {path.name for path in tmp_path.iterdir()}
+
+    first, stored = run(2)
+    assert any("gradient" in name for name in stored)
+    again, after = run(2)
+    assert again == first and after == stored
+    assert run(1)[0] == first
+
+
+def test_without_a_compiler(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    native.main()
+    assert "stay XLA's" in capsys.readouterr().out
+    assert not list(tmp_path.rglob("*.so"))
+
+
+@built
+def test_building(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    monkeypatch.setenv("CXX", "false")
+    with pytest.raises(native.BuildError, match="false -O3"):
+        native.build()
+    assert not list(tmp_path.rglob("*.so"))
+    monkeypatch.delenv("CXX")
+    path = native.build()
+    assert [path] == list(tmp_path.rglob("*.so"))
+    stamp = path.stat().st_mtime_ns
+    assert native.build() == path and path.stat().st_mtime_ns == stamp
+
+
+def test_another_source_is_another_library(monkeypatch, tmp_path):
+    before = native.path()
+    changed = tmp_path / native.SOURCE.name
+    changed.write_bytes(native.SOURCE.read_bytes() + b"\n")
+    monkeypatch.setattr(native, "SOURCE", changed)
+    assert native.path() != before
