@@ -236,7 +236,9 @@ void Work(const Layer& layer, const float* images, const float* dy, const Chunk*
         dy_panels.size(), (last_panel - panel) * dy_pixels * kOutputs));
     x_panels.resize(
         std::max<size_t>(x_panels.size(), x_pixels * CeilDiv(inputs, parts)));
-    for (int64_t p = panel; p < last_panel; ++p) {
+    // One panel of all channels is what dy is already.
+    const bool whole = layer.cout == Width(layer.cout);
+    for (int64_t p = panel; p < last_panel && !whole; ++p) {
       PackOutputs(layer, dy, *chunk, dense * outputs + p * kOutputs, Channels(layer, p),
                   dy_panels.data() + (p - panel) * dy_pixels * kOutputs);
     }
@@ -249,7 +251,9 @@ void Work(const Layer& layer, const float* images, const float* dy, const Chunk*
       const int64_t segments = layer.dilation[1] == 1 ? 1 : layer.kw;
       const int64_t elements = channels * (layer.kw / segments);
       for (int64_t p = panel; p < last_panel; ++p) {
-        const float* dy_panel = dy_panels.data() + (p - panel) * dy_pixels * kOutputs;
+        const float* dy_panel =
+            whole ? dy + (chunk->image * layer.ho + chunk->row) * layer.wo * layer.cout
+                  : dy_panels.data() + (p - panel) * dy_pixels * kOutputs;
         const int64_t width = Width(Channels(layer, p));
         const Walk walk = {chunk->images,
                            chunk->rows,
