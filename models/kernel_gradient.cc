@@ -237,7 +237,7 @@ void Work(const Layer& layer, const float* images, const float* dy, const Chunk*
     x_panels.resize(
         std::max<size_t>(x_panels.size(), x_pixels * CeilDiv(inputs, parts)));
     // One panel of all channels is what dy is already.
-    const bool whole = layer.cout == Width(layer.cout);
+    const bool whole = outputs == layer.cout && outputs == Width(outputs);
     for (int64_t p = panel; p < last_panel && !whole; ++p) {
       PackOutputs(layer, dy, *chunk, dense * outputs + p * kOutputs, Channels(layer, p),
                   dy_panels.data() + (p - panel) * dy_pixels * kOutputs);
