@@ -15,8 +15,8 @@ import runs
 from jax import lax
 
 import data_source
-from benchmarks import lenet_pass, profile_step, start_up, train_step
-from models import layers
+from benchmarks import kernel_gradient, lenet_pass, profile_step, start_up, train_step
+from models import layers, native, onednn
 
 TASK = train_step.Task("lenet5_modern", 4, (28, 28, 1), {}, "cpu", "float32")
 ROW = {
@@ -162,3 +162,16 @@ def test_kinds_of_operations():
     names = "add_fusion.12", "onednn_conv.3__onednn$convolution", "dot"
     kinds = [profile_step.kind(name) for name in names]
     assert kinds == ["add_fusion", "onednn_conv__onednn$convolution", "dot"]
+
+
+@pytest.mark.skipif(not native.available(), reason="models/native.py built nothing")
+def test_kernel_gradients_of_the_same_layer():
+    with onednn.permitted():
+        work, found = kernel_gradient.contestants(2, 7, 6, 8, 3, 2, 2)
+    assert work == 2 * 4 * 4 * 8 * 3 * 3 * 3
+    gradients = {name: run() for name, run in found.items()}
+    if "torch" in gradients:
+        gradients["torch"] = gradients["torch"][1].permute(2, 3, 1, 0).numpy()
+    for gradient in gradients.values():
+        # Sums of 32 terms of size 1.
+        np.testing.assert_allclose(gradient, gradients["XLA"], rtol=0, atol=1e-4)
