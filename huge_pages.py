@@ -2,9 +2,9 @@
 
 XLA's CPU backend takes the memory of a step's intermediate arrays from the C library
 and gives it back after the step, so every step touches gigabytes of fresh pages. With
-huge ones ResNet-20's step takes three quarters of its time, DenseNet-121's four fifths
-(benchmarks/RESULTS.md). glibc asks the kernel for them only if an environment variable
-says so when the process starts.
+huge ones ResNet-20's step takes three quarters of its time (benchmarks/RESULTS.md).
+glibc asks the kernel for them only if an environment variable says so when the process
+starts.
 """
 
 import os
