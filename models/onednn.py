@@ -366,7 +366,7 @@ _register(
     _kernel_gradient_p,
     _lax_kernel_gradient,
     mlir.lower_fun(native.kernel_gradient, multiple_results=False),
-    native.available,
+    lambda: native.available(),
 )
 
 _gram_p = Primitive("onednn_gram")
