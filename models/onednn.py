@@ -169,7 +169,7 @@ def _turned(kernel, groups, layout):
 
 
 def _kernel_gradient(dy, images, kernel, **options):
-    """The transpose in the kernel: of a 1x1 layer a product of matrices."""
+    """The transpose in the kernel, which of a 1x1 layer is a product of matrices."""
     shape, layout = kernel.aval.shape, options.pop("layout")
     if layout == "HWIO" and options["groups"] == 1 and _pointwise(shape, options):
         cin, cout = shape[2:]
@@ -366,7 +366,7 @@ _register(
     _kernel_gradient_p,
     _lax_kernel_gradient,
     mlir.lower_fun(native.kernel_gradient, multiple_results=False),
-    lambda: native.available(),
+    lambda: native.available(),  # looked up at each call, for benchmarks
 )
 
 _gram_p = Primitive("onednn_gram")
