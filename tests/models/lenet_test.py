@@ -194,21 +194,29 @@ def test_backbone_returns_its_layers():
     }
 
 
-def test_initial_weights_fill_their_range_and_biases_are_zero():
+def test_initial_weights_and_biases_fill_their_range():
     params = lenet5()[1]["params"]["backbone"]
     inputs = np.array([len(x) for x in C3_INPUTS])
-    fan_in = {"C1": 25, "S2": 4, "S4": 4, "C5": 400, "F6": 120}
-    fan_in["C3"] = 25 * np.repeat(inputs, inputs)
-    for name, layer in params.items():
-        assert (layer["bias"] == 0).all()
-        (weights,) = (leaf for key, leaf in layer.items() if key != "bias")
-        scaled = np.abs(weights) * fan_in[name] / 2.4
-        assert scaled.max() <= 1.00001
-        # Six draws or more: all of them below a third once in 700 at most.
-        assert scaled.max() > 1 / 3
-        if weights.size > 100:
-            # The mean of n uniform draws from [0, 1] is 0.5 +- 0.29 / sqrt(n).
-            assert abs(scaled.mean() - 0.5) < 4 * 0.29 / np.sqrt(weights.size)
+    fan_in = {
+        "C1": {"kernel": 25, "bias": 25},
+        "S2": {"bias": 4},
+        "C3": {"kernel": 25 * np.repeat(inputs, inputs), "bias": 25 * inputs},
+        "S4": {"bias": 4},
+        "C5": {"kernel": 400, "bias": 400},
+        "F6": {"kernel": 120, "bias": 120},
+    }
+    for name, leaves in fan_in.items():
+        layer = dict(params[name])
+        assert (layer.pop("coefficient", np.array([1 / 4])) == 1 / 4).all()
+        assert layer.keys() == leaves.keys()
+        for leaf, weights in layer.items():
+            scaled = np.abs(weights) * np.sqrt(leaves[leaf]) / 2.4
+            assert scaled.max() <= 1.00001
+            # Six draws or more: all of them below a third once in 700 at most.
+            assert scaled.max() > 1 / 3
+            if weights.size > 100:
+                # The mean of n uniform draws from [0, 1] is 0.5 +- 0.29 / sqrt(n).
+                assert abs(scaled.mean() - 0.5) < 4 * 0.29 / np.sqrt(weights.size)
 
 
 def test_map_loss_is_equation_9_and_ml_loss_equation_8():
@@ -259,12 +267,11 @@ def test_one_batch_is_learnt_by_all_parameters(name):
 
     init = jax.jit(functools.partial(model.init, train=True))
     params = init(jax.random.key(0), images)["params"]
-    params = jax.tree.map(lambda x: x * 5, params)  # Out of the flat beginning.
     first, gradient = loss_and_gradient(params)
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
         assert jnp.isfinite(leaf).all(), path
         assert jnp.abs(leaf).max() > 0, path
-    for _ in range(150):
+    for _ in range(300):
         loss, gradient = loss_and_gradient(params)
         params = jax.tree.map(lambda p, g: p - 0.002 * g, params, gradient)
     assert jnp.isfinite(loss)
