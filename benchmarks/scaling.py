@@ -319,7 +319,7 @@ def main(argv=None):
     if "volume" in chosen:
         print_volume(networks)
     if "virtual" in chosen:
-        print_virtual(networks, args.rounds)
+        print_virtual([n for n in networks if n in VIRTUAL], args.rounds)
     if "expected" in chosen:
         print_expected(rates, args.batch)
 
