@@ -25,6 +25,15 @@ def make_loss(config):
     return functools.partial(loss, label_smoothing=config.label_smoothing)
 
 
+def make_criterion(config):
+    """What "sdlm" takes second derivatives of: the loss, but for eq. 9 eq. 8.
+
+    Of eq. 8 they are the 2 of LeNet-5's appendix C. Eq. 9 has none for a pattern that
+    is learnt, and steps would grow from pass to pass.
+    """
+    return lenet.ml_loss if config.name == "map" else make_loss(config)
+
+
 def softmax_cross_entropy(logits, labels, label_smoothing=0.0):
     """Smoothed as in Inception-v3 (Szegedy et al., 2015, Section 7)."""
     targets = _targets(logits, labels, label_smoothing)

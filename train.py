@@ -23,6 +23,7 @@ import evaluate
 import feeds
 import images
 import input_pipeline
+import losses
 import memory
 import optimizers
 import reporting
@@ -418,7 +419,9 @@ class Trainer:
         )
         self.new_sums = jax.jit(train_step.zero_sums, out_shardings=one)
         self.set_curvature = jax.jit(
-            train_step.make_set_curvature(self.model, self.loss, self.preprocessing),
+            train_step.make_set_curvature(
+                self.model, losses.make_criterion(config.loss), self.preprocessing
+            ),
             donate_argnums=0,
             out_shardings=one,
         )

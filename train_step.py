@@ -13,7 +13,7 @@ import optax
 
 import input_pipeline
 import sdlm
-from models import layers, lenet, onednn
+from models import layers, onednn
 
 DROPOUT, MIX = 2**31 - 1, 2**31 - 2  # beside the streams of initialisation, examples
 
@@ -243,17 +243,15 @@ def make_run_steps(train_step, fetch):
 def make_set_curvature(model, loss, preprocessing):
     """(state, images, labels) -> state with the curvature estimated on those images.
 
-    For "sdlm". The criterion's own second derivatives are exact, and taken in the
-    logits. Where the classifier has no parameters (LeNet-5's RBF units) they are taken
-    in its inputs and are eq. 8's, the 2 of the paper's appendix C, also when the loss
-    is eq. 9: that has none for a pattern that is learnt, and steps would grow from pass
-    to pass.
+    For "sdlm". The criterion's own second derivatives are exact; where the classifier
+    has no parameters (LeNet-5's RBF units) they are taken in its inputs, else in the
+    logits.
     """
     fixed_head = hasattr(model, "classify")
 
     def criterion(outputs, labels):
         if fixed_head:
-            return lenet.ml_loss(model.apply({}, outputs, method="classify"), labels)
+            outputs = model.apply({}, outputs, method="classify")
         return loss(outputs, labels)
 
     def set_curvature(state, images, labels):

@@ -4,7 +4,7 @@
             eight of them
   virtual   steps over 1, 2, 4 and 8 virtual CPU devices, which share the cores. 1.00
             would be a partition that costs nothing; it is more where the program of
-            one device leaves cores idle
+            one device leaves cores idle. Of the networks with a small form (VIRTUAL)
   expected  efficiency on 8, 64 and 1,024 accelerators by docs/scaling.md, from the
             inputs at the top of this file; --rate=resnet50=7000 replaces one
 
