@@ -23,7 +23,7 @@ lint: .venv/installed-dev
 
 setup: .venv/installed-dev
 
-.venv/installed: requirements.txt models/native.py models/kernel_gradient.cc
+.venv/installed: requirements.txt models/native.py $(wildcard models/*.cc models/*.h)
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v < (3, 13) or \
 	  sys.exit(f"Python 3.11 or 3.12 is needed, not {v[0]}.{v[1]}: make PYTHON=...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -18,42 +18,23 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
-#include <condition_variable>
-#include <cstdint>
 #include <cstring>
-#include <functional>
-#include <memory>
-#include <mutex>
 #include <numeric>
 #include <utility>
 #include <vector>
 
-#include "xla/ffi/api/ffi.h"
+#include "native.h"
 
+namespace convnets {
 namespace {
 
 namespace ffi = xla::ffi;
-
-// Of a processor's 32 registers of kLanes floats 24 hold sums, of 16 twelve.
-#if defined(__AVX512F__)
-constexpr int kLanes = 16, kSums = 24;
-#elif defined(__AVX__)
-constexpr int kLanes = 8, kSums = 12;
-#elif defined(__aarch64__)
-constexpr int kLanes = 4, kSums = 24;
-#else
-constexpr int kLanes = 4, kSums = 12;
-#endif
-typedef float Vector __attribute__((vector_size(4 * kLanes), aligned(4)));
 
 constexpr int64_t kOutputs = 2 * kLanes;     // channels of dy in a panel, at most
 constexpr int64_t kInputs = 64;              // and of the images
 constexpr int64_t kCache = 512 << 10;        // bytes of one panel of each
 constexpr int64_t kTasks = 16;               // at least, where there is as much work
 constexpr int64_t kPartialBytes = 16 << 20;  // of sums that are added in the end
-
-int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 struct Layer {
   int64_t n, h, w, cin;    // images
@@ -90,7 +71,7 @@ void Outer(const float* x, const float* dy, const Walk& walk, float* sums) {
       for (int64_t w = 0; w < walk.columns; ++w) {
         Vector y[vectors];
         for (int v = 0; v < vectors; ++v) {
-          y[v] = *reinterpret_cast<const Vector*>(pdy + v * kLanes);
+          y[v] = Load(pdy + v * kLanes);
         }
 #pragma GCC unroll 32
         for (int i = 0; i < block; ++i) {
@@ -104,7 +85,7 @@ void Outer(const float* x, const float* dy, const Walk& walk, float* sums) {
 #pragma GCC unroll 32
   for (int i = 0; i < block; ++i) {
     for (int v = 0; v < vectors; ++v, sums += kLanes) {
-      *reinterpret_cast<Vector*>(sums) = sum[i][v];
+      Store(sums, sum[i][v]);
     }
   }
 }
@@ -283,32 +264,6 @@ void Work(const Layer& layer, const float* images, const float* dy, const Chunk*
   }
 }
 
-// Runs task(0), ..., task(count - 1) on the pool's threads and this one. This thread
-// waits for none that has not begun: the pool may be busy with threads like it.
-template <typename Task>
-void InParallel(ffi::ThreadPool& pool, int64_t count, const Task& task) {
-  struct Shared {
-    std::atomic<int64_t> next{0};
-    std::mutex mutex;
-    std::condition_variable done;
-    int64_t finished = 0;
-  };
-  auto shared = std::make_shared<Shared>();
-  auto run = [shared, count, &task] {
-    int64_t mine = 0;
-    for (int64_t i; (i = shared->next.fetch_add(1)) < count; ++mine) task(i);
-    if (mine == 0) return;
-    std::lock_guard<std::mutex> lock(shared->mutex);
-    shared->finished += mine;
-    if (shared->finished == count) shared->done.notify_all();
-  };
-  const int64_t helpers = std::min<int64_t>(pool.num_threads(), count) - 1;
-  for (int64_t i = 0; i < helpers; ++i) pool.Schedule(std::function<void()>(run));
-  run();
-  std::unique_lock<std::mutex> lock(shared->mutex);
-  shared->done.wait(lock, [&] { return shared->finished == count; });
-}
-
 ffi::Error KernelGradient(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> images,
                           ffi::Buffer<ffi::F32> dy, ffi::Span<const int64_t> strides,
                           ffi::Span<const int64_t> low,
@@ -357,9 +312,11 @@ ffi::Error KernelGradient(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> images,
 }
 
 }  // namespace
+}  // namespace convnets
 
+namespace ffi = xla::ffi;
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
-    convnets_kernel_gradient, KernelGradient,
+    convnets_kernel_gradient, convnets::KernelGradient,
     ffi::Ffi::Bind()
         .Ctx<ffi::ThreadPool>()
         .Arg<ffi::Buffer<ffi::F32>>()

@@ -1,12 +1,15 @@
-"""The kernel's gradient by a program of our own, built where there is a C++ compiler.
+"""Convolutions by programs of our own, built where there is a C++ compiler.
 
     python models/native.py
 
-builds models/kernel_gradient.cc for this processor, into the Python environment; `make`
-does so when it installs. XLA's CPU backend has no quick gradient for the kernel of a
-convolution, and jaxlib's oneDNN has none among its custom calls. Without a compiler, or
-where the environment is used on another kind of processor, the gradients are XLA's:
-slower (benchmarks/RESULTS.md), and equal up to rounding.
+builds models/winograd.cc and models/kernel_gradient.cc for this processor, into the
+Python environment; `make` does so when it installs. The first has 3x3 convolutions by
+Winograd's algorithm, which takes 16 multiplications instead of 36 and is in no library
+at hand: in jaxlib's oneDNN, as in PyTorch's, it is for other processors. The second has
+the kernel's gradient of all others, for which XLA's CPU backend has nothing quick, and
+jaxlib's oneDNN no custom call. Without a compiler, or where the environment is used on
+another kind of processor, oneDNN's and XLA's stand for them: slower
+(benchmarks/RESULTS.md), and equal up to rounding.
 
 The calls are JAX's foreign function interface, which is public and versioned: programs
 that make them can be stored in the compilation cache.
@@ -15,6 +18,7 @@ that make them can be stored in the compilation cache.
 import ctypes
 import functools
 import hashlib
+import math
 import os
 import pathlib
 import platform
@@ -27,9 +31,15 @@ import jax
 import jaxlib
 import numpy as np
 
-SOURCE = pathlib.Path(__file__).with_name("kernel_gradient.cc")
+FOLDER = pathlib.Path(__file__).parent
+SOURCES = ("kernel_gradient.cc", "winograd.cc")
+HEADER = "native.h"
 _OPTIONS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared")
-_NAME = "convnets_kernel_gradient"
+_KERNEL_GRADIENT = "convnets_kernel_gradient"
+_WINOGRAD = "convnets_winograd"
+_WINOGRAD_KERNEL_GRADIENT = "convnets_winograd_kernel_gradient"
+_CHANNELS = 16  # Winograd's are in multiples of it: the widest vectors' floats
+_TILES = 64
 
 
 class BuildError(Exception):
@@ -42,8 +52,11 @@ def path():
     lines = cpu.read_text().splitlines() if cpu.exists() else []
     features = {line for line in lines if line.startswith(("flags", "Features"))}
     parts = platform.machine(), *sorted(features), jaxlib.__version__, *_OPTIONS
-    key = hashlib.sha256(SOURCE.read_bytes() + "\n".join(parts).encode()).hexdigest()
-    return pathlib.Path(sys.prefix, "lib", "convnets", f"{SOURCE.stem}-{key[:16]}.so")
+    key = hashlib.sha256("\n".join(parts).encode())
+    for name in (*SOURCES, HEADER):
+        key.update((FOLDER / name).read_bytes())
+    name = f"native-{key.hexdigest()[:16]}.so"
+    return pathlib.Path(sys.prefix, "lib", "convnets", name)
 
 
 def build():
@@ -62,7 +75,8 @@ def build():
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
             built = pathlib.Path(folder, target.name)
             include = ("-isystem", jax.ffi.include_dir())
-            command = [compiler, *_OPTIONS, *include, str(SOURCE), "-o", str(built)]
+            sources = [str(FOLDER / name) for name in SOURCES]
+            command = [compiler, *_OPTIONS, *include, *sources, "-o", str(built)]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
                 raise BuildError(f"{' '.join(command)}\n{done.stderr.strip()}")
@@ -79,30 +93,72 @@ def available():
         library = ctypes.CDLL(path())
     except OSError:
         return False
-    function = jax.ffi.pycapsule(getattr(library, _NAME))
-    jax.ffi.register_ffi_target(_NAME, function, platform="cpu")
+    for name in (_KERNEL_GRADIENT, _WINOGRAD, _WINOGRAD_KERNEL_GRADIENT):
+        function = jax.ffi.pycapsule(getattr(library, name))
+        jax.ffi.register_ffi_target(name, function, platform="cpu")
     return True
+
+
+def winograd_applies(cin, output, window, strides, dilation, groups):
+    """Whether Winograd's algorithm is for this convolution: `output` [N, Ho, Wo, Cout].
+
+    That is, whether it can, and measured faster: tiles that are cut off, and a kernel
+    that is transformed for few tiles, take back what it saves.
+    """
+    n, h, w, cout = output
+    tiles = math.ceil(h / 2) * math.ceil(w / 2)
+    return (
+        tuple(window) == (3, 3)
+        and tuple(strides) == tuple(dilation) == (1, 1)
+        and groups == 1
+        and cin % _CHANNELS == cout % _CHANNELS == 0
+        and 9 * h * w >= 1.5 * 16 * tiles
+        and n * tiles >= _TILES
+    )
+
+
+def winograd(images, kernel, *, padding, layout):
+    """[N, H, W, Cin] and [3, 3, Cin, Cout] to [N, Ho, Wo, Cout], float32.
+
+    With `layout` "HWOI", not "HWIO", the kernel is [3, 3, Cout, Cin].
+    """
+    size = [
+        x + sum(pads) - 2 for x, pads in zip(images.shape[1:3], padding, strict=True)
+    ]
+    shape = (len(images), *size, kernel.shape[layout.index("O")])
+    call = jax.ffi.ffi_call(_WINOGRAD, jax.ShapeDtypeStruct(shape, np.float32))
+    return call(
+        images, kernel, low=_low(padding), outputs_first=np.bool_(layout == "HWOI")
+    )
 
 
 def kernel_gradient(images, dy, *, window, strides, padding, dilation, groups):
     """[N, H, W, Cin] and [N, Ho, Wo, Cout] to [Kh, Kw, Cin / groups, Cout], float32."""
     shape = (*window, images.shape[3] // groups, dy.shape[3])
-    call = jax.ffi.ffi_call(_NAME, jax.ShapeDtypeStruct(shape, np.float32))
+    result = jax.ShapeDtypeStruct(shape, np.float32)
+    if winograd_applies(images.shape[3], dy.shape, window, strides, dilation, groups):
+        call = jax.ffi.ffi_call(_WINOGRAD_KERNEL_GRADIENT, result)
+        return call(images, dy, low=_low(padding))
+    call = jax.ffi.ffi_call(_KERNEL_GRADIENT, result)
     return call(
         images,
         dy,
         strides=np.array(strides, np.int64),
-        low=np.array([low for low, _ in padding], np.int64),
+        low=_low(padding),
         dilation=np.array(dilation, np.int64),
         groups=np.int64(groups),
     )
 
 
+def _low(padding):
+    return np.array([low for low, _ in padding], np.int64)
+
+
 def main():
     try:
-        print(f"kernel gradients: {build()}")
+        print(f"convolutions: {build()}")
     except BuildError as error:
-        print(f"kernel gradients stay XLA's, which are slower: {error}")
+        print(f"convolutions stay oneDNN's and XLA's, which are slower: {error}")
 
 
 if __name__ == "__main__":

@@ -251,6 +251,18 @@ def _batched_conv(operands, axes, **options):
     return jnp.stack(each), 0
 
 
+def _winograd_applies(images, kernel, y, *, layout, padding, **options):
+    cin, window = images.shape[3], kernel.shape[:2]
+    return native.winograd_applies(cin, y.shape, window, **options) and (
+        native.available()
+    )
+
+
+def _winograd(images, kernel, *, layout, padding, **options):
+    del options  # None that Winograd's algorithm could have.
+    return native.winograd(images, kernel, padding=padding, layout=layout)
+
+
 def _conv_call(context, images, kernel, **options):
     activations = {
         "dims": 4,
@@ -331,19 +343,27 @@ def _call(context, target, operands, config):
     return lower(context, *operands)
 
 
-def _callable():
+def _callable(*avals, **options):
+    del avals, options
     return AVAILABLE and (_permitted or not _cached())
 
 
-def _register(primitive, plain, call, able=_callable):
+def _native(*avals, **options):
+    del avals, options
+    return native.available()
+
+
+def _register(primitive, plain, *calls):
+    """`calls`: pairs of a lowering and whether it is able to: f(*avals, **options)."""
     plain_lowering = mlir.lower_fun(plain, multiple_results=False)
 
     def on_cpu(context, *operands, **options):
         avals = (*context.avals_in, *context.avals_out)
         devices = getattr(context.module_context.axis_context, "num_devices", None)
         fit = all(x.dtype == jnp.float32 and x.size for x in avals)
-        lower = call if devices == 1 and fit and able() else plain_lowering
-        return lower(context, *operands, **options)
+        able = (call for call, able in calls if able(*avals, **options))
+        call = next(able, plain_lowering) if devices == 1 and fit else plain_lowering
+        return call(context, *operands, **options)
 
     primitive.def_impl(jax.jit(primitive.bind, static_argnames=_STATIC))
     mlir.register_lowering(primitive, plain_lowering)
@@ -356,7 +376,12 @@ _conv_p = Primitive("onednn_conv")
 _conv_p.def_abstract_eval(_conv_shape)
 ad.defbilinear(_conv_p, _image_gradient, _kernel_gradient)
 batching.primitive_batchers[_conv_p] = _batched_conv
-_register(_conv_p, _lax_conv, _conv_call)
+_register(
+    _conv_p,
+    _lax_conv,
+    (mlir.lower_fun(_winograd, multiple_results=False), _winograd_applies),
+    (_conv_call, _callable),
+)
 
 _kernel_gradient_p = Primitive("kernel_gradient")
 _kernel_gradient_p.def_abstract_eval(_kernel_gradient_shape)
@@ -365,8 +390,7 @@ batching.primitive_batchers[_kernel_gradient_p] = _batched_kernel_gradient
 _register(
     _kernel_gradient_p,
     _lax_kernel_gradient,
-    mlir.lower_fun(native.kernel_gradient, multiple_results=False),
-    lambda: native.available(),  # looked up at each call, for benchmarks
+    (mlir.lower_fun(native.kernel_gradient, multiple_results=False), _native),
 )
 
 _gram_p = Primitive("onednn_gram")
@@ -379,7 +403,7 @@ ad.defbilinear(
     lambda dy, a, b: lax.dot(a, dy),
 )
 batching.primitive_batchers[_gram_p] = _batched_gram
-_register(_gram_p, _gram, _gram_call)
+_register(_gram_p, _gram, (_gram_call, _callable))
 
 _transposed_p = Primitive("onednn_transposed")
 _transposed_p.def_abstract_eval(
@@ -393,5 +417,5 @@ batching.primitive_batchers[_transposed_p] = lambda operands, axes: (
 _register(
     _transposed_p,
     _transposed,
-    mlir.lower_fun(_transposed_in_memory, multiple_results=False),
+    (mlir.lower_fun(_transposed_in_memory, multiple_results=False), _callable),
 )

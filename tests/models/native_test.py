@@ -1,5 +1,6 @@
-"""The kernel's gradient by our own program is the kernel's gradient."""
+"""Our own programs' convolutions and gradients are convolutions and gradients."""
 
+import functools
 import os
 import pathlib
 import shutil
@@ -36,7 +37,7 @@ def gradient(window, strides=(1, 1), padding=((0, 0),) * 2, dilation=(1, 1), gro
 
 
 def expected(x, dy, window, strides, padding, dilation, groups):
-    """`lax`'s, in float64."""
+    """`lax`'s gradient, in float64."""
     with jax.enable_x64(True):
         x, dy = jnp.asarray(x, jnp.float64), jnp.asarray(dy, jnp.float64)
         shape = (*window, x.shape[3] // groups, dy.shape[3])
@@ -138,8 +139,85 @@ def test_vmap_and_derivatives_of_it():
     np.testing.assert_allclose(slopes[1], y, rtol=0, atol=1e-5)
 
 
-def calls(f, *operands):
-    return jax.jit(f).lower(*operands).compile().as_text().count(native._NAME)
+WINOGRAD = [
+    # images, height and width, inputs, outputs, padding
+    (1, (2, 2), 16, 16, ONE),
+    (3, (7, 9), 16, 48, ONE),
+    (2, (5, 6), 32, 16, ((0, 0), (2, 1))),
+    (2, (13, 4), 64, 32, ((0, 1), (1, 0))),
+    (4, (3, 3), 80, 144, ((4, 2), (0, 3))),
+    # More tiles than a block holds, blocks and copies that are not even.
+    (5, (35, 33), 16, 16, ONE),
+    (3, (30, 47), 144, 80, NO),
+]
+
+
+@built
+@pytest.mark.parametrize("case", WINOGRAD, ids=str)
+def test_winograd_is_lax_in_float64(case, monkeypatch):
+    n, size, cin, cout, padding = case
+    options = ((3, 3), (1, 1), padding, (1, 1))
+    x, dy = draw(n, size, cin, cout, *options)
+    kernel = np.random.default_rng(1).standard_normal((3, 3, cin, cout), np.float32)
+    with jax.enable_x64(True):
+        wanted = lax.conv_general_dilated(
+            jnp.asarray(x, jnp.float64),
+            jnp.asarray(kernel, jnp.float64),
+            (1, 1),
+            padding,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+    for layout in ("HWIO", "HWOI"):
+        given = kernel if layout == "HWIO" else kernel.swapaxes(2, 3).copy()
+        conv = functools.partial(native.winograd, padding=padding, layout=layout)
+        result = jax.jit(conv)(x, given)
+        # As above, and the transforms' own sums, of up to 16 terms.
+        atol = 2.0**-23 * 9 * cin + 1e-5
+        np.testing.assert_allclose(result, wanted, rtol=0, atol=atol)
+
+    monkeypatch.setattr(native, "winograd_applies", lambda *_: True)
+    f = gradient(*options)
+    assert calls(f, x, dy, native._WINOGRAD_KERNEL_GRADIENT) == 1
+    wanted = expected(x, dy, *options, 1)
+    # As above, but transformed elements, sums of up to 16 terms, are of size 4.
+    atol = 2.0**-22 * dy[..., 0].size + 1e-5
+    np.testing.assert_allclose(jax.jit(f)(x, dy), wanted, rtol=0, atol=atol)
+
+
+@built
+def test_where_winograd_is_called():
+    def conv(x, w):
+        return jnp.sum(jnp.sin(onednn.conv(x, w, strides, ONE, (1, 1), groups)))
+
+    def found(size, cin, cout, window=3, n=8):
+        x = jnp.ones((n, size, size, cin))
+        w = jnp.ones((window, window, cin // groups, cout))
+        step = jax.grad(conv, (0, 1))
+        names = native._WINOGRAD, native._WINOGRAD_KERNEL_GRADIENT
+        return tuple(calls(step, x, w, name) for name in names)
+
+    strides, groups = (1, 1), 1
+    # The name of the one is the beginning of the other's.
+    assert found(8, 32, 16) == (3, 1)
+    assert found(8, 32, 24) == found(8, 12, 16) == (0, 0)
+    assert found(8, 32, 16, n=3) == found(1, 32, 16, n=999) == (0, 0)
+    assert found(8, 32, 16, window=5) == (0, 0)
+    groups = 2
+    assert found(8, 32, 32) == (0, 0)
+    strides, groups = (2, 2), 1
+    assert found(16, 32, 16)[1] == 0
+
+
+@built
+def test_winograd_of_an_image_does_not_depend_on_the_others():
+    x, _ = draw(5, (9, 9), 16, 32, (3, 3), (1, 1), ONE, (1, 1))
+    kernel = np.random.default_rng(1).standard_normal((3, 3, 16, 32), np.float32)
+    conv = jax.jit(functools.partial(native.winograd, padding=ONE, layout="HWIO"))
+    np.testing.assert_array_equal(conv(x, kernel)[2:4], conv(x[2:4], kernel))
+
+
+def calls(f, x, y, name=native._KERNEL_GRADIENT):
+    return jax.jit(f).lower(x, y).compile().as_text().count(name)
 
 
 @built
@@ -178,7 +256,11 @@ SCRIPT = """if 1:
     rng = np.random.default_rng(0)
     x = rng.standard_normal((4, 40, 40, 24), np.float32)
     dw = jax.jit(gradient)(x, x)
+    x = rng.standard_normal((4, 40, 40, 32), np.float32)
+    y = jax.jit(native.winograd, static_argnames=("padding", "layout"))(
+        x, gradient(x, x), padding=((1, 1), (1, 1)), layout="HWIO")
     print(hashlib.sha256(np.asarray(dw)).hexdigest())
+    print(hashlib.sha256(np.asarray(y)).hexdigest())
 """
 
 
@@ -205,7 +287,7 @@ def test_without_a_compiler(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     native.main()
-    assert "stay XLA's" in capsys.readouterr().out
+    assert "stay oneDNN's and XLA's" in capsys.readouterr().out
     assert not list(tmp_path.rglob("*.so"))
 
 
@@ -223,9 +305,13 @@ def test_building(monkeypatch, tmp_path):
     assert native.build() == path and path.stat().st_mtime_ns == stamp
 
 
-def test_another_source_is_another_library(monkeypatch, tmp_path):
+@pytest.mark.parametrize("name", [*native.SOURCES, native.HEADER])
+def test_another_source_is_another_library(name, monkeypatch, tmp_path):
     before = native.path()
-    changed = tmp_path / native.SOURCE.name
-    changed.write_bytes(native.SOURCE.read_bytes() + b"\n")
-    monkeypatch.setattr(native, "SOURCE", changed)
+    for source in (*native.SOURCES, native.HEADER):
+        shutil.copy(native.FOLDER / source, tmp_path)
+    monkeypatch.setattr(native, "FOLDER", tmp_path)
+    assert native.path() == before
+    with (tmp_path / name).open("a") as file:
+        file.write("\n")
     assert native.path() != before
