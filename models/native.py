@@ -38,8 +38,14 @@ _OPTIONS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared")
 _KERNEL_GRADIENT = "convnets_kernel_gradient"
 _WINOGRAD = "convnets_winograd"
 _WINOGRAD_KERNEL_GRADIENT = "convnets_winograd_kernel_gradient"
-_CHANNELS = 16  # Winograd's are in multiples of it: the widest vectors' floats
-_TILES = 64
+# Of Winograd's algorithm: channels come in multiples of the widest vector's floats;
+# multiplications that it must save for each pair of channels; and of the kernel's
+# gradient, the inputs and outputs that models/winograd.cc sums up together, and into
+# how many tasks, each with its own sums, it is divided where they have as many tiles.
+_CHANNELS = 16
+_SAVED = 1800
+_PART = 64
+_TASKS, _TASK_TILES = 16, 512
 
 
 class BuildError(Exception):
@@ -102,18 +108,16 @@ def available():
 def winograd_applies(cin, output, window, strides, dilation, groups):
     """Whether Winograd's algorithm is for this convolution: `output` [N, Ho, Wo, Cout].
 
-    That is, whether it can, and measured faster: tiles that are cut off, and a kernel
-    that is transformed for few tiles, take back what it saves.
+    That is, whether it can, and measured faster: the multiplications that it saves have
+    to pay for the transform of the kernel.
     """
     n, h, w, cout = output
-    tiles = math.ceil(h / 2) * math.ceil(w / 2)
     return (
         tuple(window) == (3, 3)
         and tuple(strides) == tuple(dilation) == (1, 1)
         and groups == 1
         and cin % _CHANNELS == cout % _CHANNELS == 0
-        and 9 * h * w >= 1.5 * 16 * tiles
-        and n * tiles >= _TILES
+        and n * (9 * h * w - 16 * _tiles(h, w)) >= _SAVED
     )
 
 
@@ -125,21 +129,27 @@ def winograd(images, kernel, *, padding, layout):
     size = [
         x + sum(pads) - 2 for x, pads in zip(images.shape[1:3], padding, strict=True)
     ]
-    shape = (len(images), *size, kernel.shape[layout.index("O")])
-    call = jax.ffi.ffi_call(_WINOGRAD, jax.ShapeDtypeStruct(shape, np.float32))
-    return call(
-        images, kernel, low=_low(padding), outputs_first=np.bool_(layout == "HWOI")
-    )
+    cout = kernel.shape[layout.index("O")]
+    # XLA's memory, which is at hand, for the transformed kernel.
+    workspace = 16 * (images.shape[3] * cout + 2 * _CHANNELS)
+    results = _arrays((len(images), *size, cout), (workspace,))
+    call = jax.ffi.ffi_call(_WINOGRAD, results)
+    outputs_first = np.bool_(layout == "HWOI")
+    return call(images, kernel, low=_low(padding), outputs_first=outputs_first)[0]
 
 
 def kernel_gradient(images, dy, *, window, strides, padding, dilation, groups):
     """[N, H, W, Cin] and [N, Ho, Wo, Cout] to [Kh, Kw, Cin / groups, Cout], float32."""
-    shape = (*window, images.shape[3] // groups, dy.shape[3])
-    result = jax.ShapeDtypeStruct(shape, np.float32)
-    if winograd_applies(images.shape[3], dy.shape, window, strides, dilation, groups):
-        call = jax.ffi.ffi_call(_WINOGRAD_KERNEL_GRADIENT, result)
-        return call(images, dy, low=_low(padding))
-    call = jax.ffi.ffi_call(_KERNEL_GRADIENT, result)
+    cin, cout = images.shape[3], dy.shape[3]
+    shape = (*window, cin // groups, cout)
+    if winograd_applies(cin, dy.shape, window, strides, dilation, groups):
+        parts = math.ceil(cin / _PART) * math.ceil(cout / _PART)
+        tiles = len(dy) * _tiles(*dy.shape[1:3])
+        copies = max(1, min(_TASKS // parts, tiles // _TASK_TILES))
+        results = _arrays(shape, (copies, parts, 16, _PART, _PART))
+        call = jax.ffi.ffi_call(_WINOGRAD_KERNEL_GRADIENT, results)
+        return call(images, dy, low=_low(padding))[0]
+    call = jax.ffi.ffi_call(_KERNEL_GRADIENT, *_arrays(shape))
     return call(
         images,
         dy,
@@ -148,6 +158,15 @@ def kernel_gradient(images, dy, *, window, strides, padding, dilation, groups):
         dilation=np.array(dilation, np.int64),
         groups=np.int64(groups),
     )
+
+
+def _tiles(height, width):
+    """Tiles of 2x2 outputs in an image."""
+    return math.ceil(height / 2) * math.ceil(width / 2)
+
+
+def _arrays(*shapes):
+    return [jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes]
 
 
 def _low(padding):

@@ -26,13 +26,11 @@ namespace ffi = xla::ffi;
 constexpr int kElements = 16;            // of a transformed tile
 constexpr int kRows = kSums / 2;         // tiles that Multiply takes at once
 constexpr int64_t kPanel = 2 * kLanes;   // and output channels
-constexpr int64_t kCache = 512 << 10;    // bytes of a block, unless kTiles need more
-constexpr int64_t kTiles = 96;
+constexpr int64_t kCache = 256 << 10;   // bytes of a block, unless kTiles need more
+constexpr int64_t kTiles = 48;
 constexpr int kInputs = kLanes > 4 ? kLanes / 2 : 4;  // input channels of Correlate
 constexpr int64_t kPartChannels = 64;    // inputs and outputs of a part of a gradient
-constexpr int64_t kPartTiles = 512;      // and its tiles, at least
 constexpr int64_t kSumsSize = kElements * kPartChannels * kPartChannels;
-constexpr int64_t kTasks = 16;           // at least, where there is as much work
 
 struct Layer {
   int64_t n, h, w, cin;    // images
@@ -143,7 +141,7 @@ void TransformImages(const Layer& layer, const float* images, int64_t first,
 // G g G' of one panel of output channels into u, [cin][width] for each element.
 void TransformKernel(const Layer& layer, const float* kernel, int64_t in_step,
                      int64_t out_step, int64_t first, int64_t width, float* u) {
-  const int64_t tap = layer.cin * layer.cout, stride = Stride(layer.cin, width);
+  const int64_t tap = layer.cin * layer.cout, stride = Stride(layer.cin, layer.cout);
   for (int64_t i = 0; i < layer.cin; ++i) {
     for (int64_t o = 0; o < width; o += kLanes) {
       const float* g = kernel + i * in_step + (first + o) * out_step;
@@ -221,17 +219,22 @@ void TransformOutputs(const Layer& layer, const float* m, int64_t first, int64_t
 
 ffi::Error Convolution(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> images,
                        ffi::Buffer<ffi::F32> kernel, ffi::Span<const int64_t> low,
-                       bool outputs_first, ffi::ResultBuffer<ffi::F32> outputs) {
+                       bool outputs_first, ffi::ResultBuffer<ffi::F32> outputs,
+                       ffi::ResultBuffer<ffi::F32> workspace) {
   const auto x = images.dimensions(), y = outputs->dimensions();
   const Layer layer = {x[0], x[1], x[2], x[3], y[1], y[2], y[3], {low[0], low[1]}};
   const int64_t in_step = outputs_first ? 1 : layer.cout;
   const int64_t out_step = outputs_first ? layer.cin : 1;
   const int64_t panels = CeilDiv(layer.cout, kPanel);
-  const std::unique_ptr<float[]> u(new float[kElements * panels * Stride(layer.cin, kPanel)]);
-  const auto width = [&](int64_t p) { return std::min(kPanel, layer.cout - p * kPanel); };
+  const int64_t u_stride = Stride(layer.cin, layer.cout);
+  if (workspace->element_count() < kElements * u_stride) {
+    return ffi::Error::InvalidArgument("convnets_winograd: the workspace is too small");
+  }
+  // [kElements][panel][cin][width].
   const auto panel = [&](int64_t p) {
-    return u.get() + kElements * p * Stride(layer.cin, kPanel);
+    return workspace->typed_data() + layer.cin * p * kPanel;
   };
+  const auto width = [&](int64_t p) { return std::min(kPanel, layer.cout - p * kPanel); };
   InParallel(pool, panels, [&](int64_t p) {
     TransformKernel(layer, kernel.typed_data(), in_step, out_step, p * kPanel, width(p),
                     panel(p));
@@ -248,7 +251,7 @@ ffi::Error Convolution(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> images,
                     v.data());
     for (int e = 0; e < kElements; ++e) {
       for (int64_t p = 0; p < panels; ++p) {
-        const float* up = panel(p) + e * Stride(layer.cin, width(p));
+        const float* up = panel(p) + e * u_stride;
         for (int64_t r = 0; r < count; r += kRows) {
           (width(p) == kPanel ? Multiply<2> : Multiply<1>)(
               v.data() + e * v_stride + r * kLanes, layer.cin, block, up,
@@ -389,25 +392,29 @@ void TransformSums(const Layer& layer, const float* du, int64_t copies,
 
 ffi::Error KernelGradient(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> images,
                           ffi::Buffer<ffi::F32> dy, ffi::Span<const int64_t> low,
-                          ffi::ResultBuffer<ffi::F32> dw) {
+                          ffi::ResultBuffer<ffi::F32> dw,
+                          ffi::ResultBuffer<ffi::F32> workspace) {
   const auto x = images.dimensions(), y = dy.dimensions();
   const Layer layer = {x[0], x[1], x[2], x[3], y[1], y[2], y[3], {low[0], low[1]}};
   // A task is one part and some of the tiles; those of other tiles have their own sums.
   const int64_t tiles = layer.tiles();
   const int64_t parts =
       CeilDiv(layer.cin, kPartChannels) * CeilDiv(layer.cout, kPartChannels);
-  const int64_t copies =
-      std::clamp<int64_t>(std::min(kTasks / parts, tiles / kPartTiles), 1, kTasks);
-  const std::unique_ptr<float[]> sums(new float[parts * copies * kSumsSize]);
+  const int64_t copies = workspace->element_count() / (parts * kSumsSize);
+  if (copies == 0) {
+    return ffi::Error::InvalidArgument(
+        "convnets_winograd_kernel_gradient: the workspace is too small");
+  }
+  float* sums = workspace->typed_data();
   InParallel(pool, parts * copies, [&](int64_t task) {
     const int64_t copy = task % copies;
-    float* du = sums.get() + task * kSumsSize;
+    float* du = sums + task * kSumsSize;
     std::fill_n(du, kSumsSize, 0.f);
     Sum(layer, images.typed_data(), dy.typed_data(), PartOf(layer, task / copies),
         tiles * copy / copies, tiles * (copy + 1) / copies, du);
   });
   InParallel(pool, parts, [&](int64_t part) {
-    TransformSums(layer, sums.get() + part * copies * kSumsSize, copies,
+    TransformSums(layer, sums + part * copies * kSumsSize, copies,
                   PartOf(layer, part), dw->typed_data());
   });
   return ffi::Error::Success();
@@ -424,6 +431,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(convnets_winograd, convnets::Convolution,
                                   .Arg<ffi::Buffer<ffi::F32>>()
                                   .Attr<ffi::Span<const int64_t>>("low")
                                   .Attr<bool>("outputs_first")
+                                  .Ret<ffi::Buffer<ffi::F32>>()
                                   .Ret<ffi::Buffer<ffi::F32>>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(convnets_winograd_kernel_gradient,
                               convnets::KernelGradient,
@@ -432,4 +440,5 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(convnets_winograd_kernel_gradient,
                                   .Arg<ffi::Buffer<ffi::F32>>()
                                   .Arg<ffi::Buffer<ffi::F32>>()
                                   .Attr<ffi::Span<const int64_t>>("low")
+                                  .Ret<ffi::Buffer<ffi::F32>>()
                                   .Ret<ffi::Buffer<ffi::F32>>());
