@@ -15,7 +15,7 @@ import runs
 from jax import lax
 
 import data_source
-from benchmarks import kernel_gradient, lenet_pass, profile_step, start_up, train_step
+from benchmarks import convolutions, lenet_pass, profile_step, start_up, train_step
 from models import layers, native, onednn
 
 TASK = train_step.Task("lenet5_modern", 4, (28, 28, 1), {}, "cpu", "float32")
@@ -165,13 +165,22 @@ def test_kinds_of_operations():
 
 
 @pytest.mark.skipif(not native.available(), reason="models/native.py built nothing")
-def test_kernel_gradients_of_the_same_layer():
+@pytest.mark.parametrize("of", ["convolution", "gradient"])
+@pytest.mark.parametrize("layer", [(2, 7, 6, 8, 3, 2, 2), (16, 8, 16, 16, 3, 1, 1)])
+def test_contestants_compute_the_same(of, layer):
+    n, size, cin, cout, kernel, stride, groups = layer
     with onednn.permitted():
-        work, found = kernel_gradient.contestants(2, 7, 6, 8, 3, 2, 2)
-    assert work == 2 * 4 * 4 * 8 * 3 * 3 * 3
-    gradients = {name: run() for name, run in found.items()}
-    if "torch" in gradients:
-        gradients["torch"] = gradients["torch"][1].permute(2, 3, 1, 0).numpy()
-    for gradient in gradients.values():
-        # Sums of 32 terms of size 1.
-        np.testing.assert_allclose(gradient, gradients["XLA"], rtol=0, atol=1e-4)
+        work, found = convolutions.contestants(of, *layer)
+    out = -(-size // stride)
+    assert work == n * out**2 * cout * kernel**2 * cin // groups
+    results = {
+        name: np.asarray(run()) for name, run in found.items() if name != "torch"
+    }
+    if "torch" in found:
+        result = found["torch"]()
+        axes = (0, 2, 3, 1) if of == "convolution" else (2, 3, 1, 0)
+        result = result if of == "convolution" else result[1]
+        results["torch"] = result.permute(*axes).numpy()
+    for result in results.values():
+        # Sums of up to 1,024 terms of size 1.
+        np.testing.assert_allclose(result, results["without"], rtol=0, atol=3e-4)
