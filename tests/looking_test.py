@@ -308,7 +308,7 @@ def make_run(path, name, size, channels, dataset=(), statistics=(), **fields):
     [
         ("lenet5_modern", 28, 1),
         ("resnet20", 16, 3),
-        ("nin", 16, 3),
+        pytest.param("nin", 16, 3, marks=pytest.mark.slow),
     ],
 )
 def test_every_picture_of_a_run(tmp_path, name, size, channels):

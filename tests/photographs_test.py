@@ -236,6 +236,7 @@ def test_training_goes_on_in_the_middle_of_an_epoch_with_the_same_bits(tmp_path,
     runs.assert_same_bits(whole[0], found[0])
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_of_an_epoch_it_ends_in_the_same_bits(tmp_path, split):
     changes = CHANGES | {"dataset.data_dir": str(tmp_path), "num_epochs": 30.0}
     changes |= {"dataset.num_threads": 1, "eval.every_epochs": 0.0}
@@ -271,7 +272,9 @@ def test_killed_in_the_middle_of_an_epoch_it_ends_in_the_same_bits(tmp_path, spl
     runs.assert_same_bits(whole[0], found[0])
 
 
-@pytest.mark.parametrize("whiten", ["mean_image", "gcn_zca"])
+@pytest.mark.parametrize(
+    "whiten", ["mean_image", pytest.param("gcn_zca", marks=pytest.mark.slow)]
+)
 def test_statistics_of_the_training_images_are_kept_with_the_run(
     tmp_path, split, whiten
 ):

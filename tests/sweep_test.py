@@ -73,7 +73,7 @@ def assert_same_run(sweeps, alone):
         np.testing.assert_allclose(a[key], b[key], rtol=1e-4, err_msg=str(key))
 
 
-@pytest.mark.parametrize("together", [1, 2, 3])
+@pytest.mark.parametrize("together", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
 def test_runs_of_a_sweep_are_those_of_separate_trainings(
     tiny_network, tmp_path, together
 ):

@@ -58,12 +58,13 @@ def by_lax(strides, padding, dilation, groups):
     )
 
 
+@pytest.mark.parametrize("half", [0, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kernel, strides", sorted({case[:2] for case in CASES}))
-def test_the_rules_of_the_gradients_in_float64(float64, kernel, strides):
+def test_the_rules_of_the_gradients_in_float64(float64, kernel, strides, half):
     """float64 has lax's convolution in place of the calls, and the same rules."""
     cases = [case for case in CASES if case[:2] == (kernel, strides)]
-    for case, size in zip(cases, itertools.cycle(SIZES), strict=False):
-        x, w = draw(kernel, case[4], size, jnp.float64)
+    for i, case in list(enumerate(cases))[half::2]:
+        x, w = draw(kernel, case[4], SIZES[i // 2 % 2], jnp.float64)
         results = value_and_gradients(ours(*case[1:]), x, w)
         expected = value_and_gradients(by_lax(*case[1:]), x, w)
         for a, b in zip(results, expected, strict=True):

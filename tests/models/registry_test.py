@@ -149,7 +149,10 @@ def test_every_network_has_an_expected_count_here():
 
 
 # Half a minute of tracing in three networks.
-DEEPEST = ("resnet1202", "preact_resnet1001", "densenet_bc_250_24")
+DEEPEST = """
+    resnet1202 preact_resnet1001 densenet_100_12 densenet_100_24 densenet_bc_250_24
+    densenet_bc_190_40 densenet264
+""".split()
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,9 @@ NETWORKS = {
     "googlenet_bn": (64, {}, ("inception_4",)),
     "fractalnet_10": (32, {}, ("all",)),
 }
-SLOW = "resnext29_1x64d densenet_40_12 dpn68 vgg11_bn googlenet_bn".split()
+SLOW = """
+    resnext29_1x64d densenet_40_12 dpn68 vgg11_bn googlenet_bn fractalnet_10 wrn_16_4
+""".split()
 
 
 def random_variables(model, shape):

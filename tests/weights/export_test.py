@@ -81,6 +81,7 @@ def test_stablehlo_takes_any_batch_and_calls_nothing_of_this_process(tmp_path):
     np.testing.assert_allclose(exported.call(many), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_pools_are_the_same_in_exported_programs():
     """Every kind: ceil mode, padding that counts and that does not, disjoint ones."""
     for name, size in (("googlenet", 80), ("inception_v3", 107), ("lenet5_modern", 28)):
