@@ -124,7 +124,8 @@ def winograd_applies(cin, output, window, strides, dilation, groups):
 def winograd(images, kernel, *, padding, layout):
     """[N, H, W, Cin] and [3, 3, Cin, Cout] to [N, Ho, Wo, Cout], float32.
 
-    With `layout` "HWOI", not "HWIO", the kernel is [3, 3, Cout, Cin].
+    With `layout` "HWOI", not "HWIO", the kernel is [3, 3, Cout, Cin]. An infinity or a
+    NaN in the image spoils the whole tile of 2x2 outputs.
     """
     size = [
         x + sum(pads) - 2 for x, pads in zip(images.shape[1:3], padding, strict=True)

@@ -23,22 +23,26 @@ namespace {
 
 namespace ffi = xla::ffi;
 
-constexpr int kElements = 16;            // of a transformed tile
-constexpr int kRows = kSums / 2;         // tiles that Multiply takes at once
-constexpr int64_t kPanel = 2 * kLanes;   // and output channels
+constexpr int kElements = 16;           // of a transformed tile
+constexpr int kRows = kSums / 2;        // tiles that Multiply takes at once
+constexpr int64_t kPanel = 2 * kLanes;  // and output channels, at most
 constexpr int64_t kCache = 256 << 10;   // bytes of a block, unless kTiles need more
 constexpr int64_t kTiles = 48;
 constexpr int kInputs = kLanes > 4 ? kLanes / 2 : 4;  // input channels of Correlate
-constexpr int64_t kPartChannels = 64;    // inputs and outputs of a part of a gradient
+constexpr int64_t kPartChannels = 64;  // inputs and outputs of a part of a gradient
 constexpr int64_t kSumsSize = kElements * kPartChannels * kPartChannels;
 
+static_assert(kTiles % kRows == 0, "a block is a multiple of what Multiply takes");
+
 struct Layer {
-  int64_t n, h, w, cin;    // images
-  int64_t ho, wo, cout;    // outputs
-  int64_t low[2];          // padding
+  int64_t n, h, w, cin;  // images
+  int64_t ho, wo, cout;  // outputs
+  int64_t low[2];        // padding above and to the left
+
   int64_t rows() const { return CeilDiv(ho, 2); }  // of tiles
   int64_t columns() const { return CeilDiv(wo, 2); }
   int64_t tiles() const { return n * rows() * columns(); }
+
   // Tiles in a block, of which so many channels are transformed.
   int64_t block(int64_t channels) const {
     const int64_t fit = kCache / (4 * kElements * channels);
@@ -167,7 +171,7 @@ void TransformKernel(const Layer& layer, const float* kernel, int64_t in_step,
 }
 
 // m [tiles, outputs] = v [tiles, cin] u [cin, outputs] of one element, for kRows tiles and
-// as many outputs as `vectors` hold.
+// as many outputs as `vectors` hold. Behind the last tile it multiplies what is there.
 template <int vectors>
 void Multiply(const float* v, int64_t cin, int64_t block, const float* u, float* m) {
   Vector sum[kRows][vectors] = {};
