@@ -109,7 +109,7 @@ def test_it_is_laxs_in_float64(case):
     result = jax.jit(gradient(*options, groups))(x, dy)
     wanted = expected(x, dy, *options, groups)
     assert result.shape == wanted.shape
-    # n roundings, up or down, of partial sums that are no greater than the greatest sum.
+    # n roundings, up or down, of partial sums no greater than the greatest sum.
     atol = 2.0**-24 * np.sqrt(dy[..., 0].size) * np.abs(wanted).max() + 1e-6
     np.testing.assert_allclose(result, wanted, rtol=0, atol=atol)
 
