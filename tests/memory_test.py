@@ -39,6 +39,7 @@ def test_a_plan_has_the_parts_of_the_program(trainer):
     assert 0.5 * activations < plan.scratch < 3 * activations
 
 
+@pytest.mark.slow
 def test_the_batch_said_to_fit_fits(trainer, monkeypatch):
     monkeypatch.setattr(memory, "limit", lambda _: (30 * 2**20, "a small device"))
     text = trainer.explain_out_of_memory()
