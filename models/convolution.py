@@ -1,10 +1,11 @@
 """The convolution of all networks: `lax`'s, and on a CPU what measured faster.
 
-That is oneDNN's (models/onednn.py), and for layers as small as LeNet-5's one matrix
-product. XLA's CPU backend runs a convolution well only as the forward pass of a wide
-layer. In LeNet-5's two layers its gradients dominate the step, and inside `lax.scan`,
-`fori_loop` or `while_loop` a convolution is three to ten times slower again, because
-the kernel's gradient misses its fast path there. Matrix products have neither defect.
+That is Winograd's algorithm (models/native.py) or oneDNN's (models/onednn.py), and for
+layers as small as LeNet-5's one matrix product. XLA's CPU backend runs a convolution
+well only as the forward pass of a wide layer. In LeNet-5's two layers its gradients
+dominate the step, and inside `lax.scan`, `fori_loop` or `while_loop` a convolution is
+three to ten times slower again, because the kernel's gradient misses its fast path
+there. Matrix products have neither defect.
 
 The usual product, patches [N * Ho * Wo, Kh * Kw * Cin] times kernel, copies every pixel
 Kh * Kw times and leaves a product only Cout wide. So outputs are computed in blocks of

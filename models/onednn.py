@@ -5,14 +5,14 @@ XLA has custom calls for it, on its own threads, but makes use of them for nothi
 default and has none for gradients. Here the forward convolution serves as its own
 gradient in the image, and a matrix product as the kernel's gradient of a 1x1 layer. The
 kernel's gradient of the others is models/native.py's where that was built, else XLA's
-own convolution.
+own convolution. Where Winograd's algorithm applies, all three are models/native.py's.
 
-The calls are no public interface: their configuration has changed between versions of
-XLA, and a wrong one ends the process. So they are made with the one version of jaxlib
-they were tested with, and only in programs for one device, because XLA cannot partition
-a custom call. Nor can XLA store such a program: it crashes. With JAX's compilation
-cache in use they are made inside `permitted` alone, which keeps them out of it.
-Everywhere else the same functions are `lax`'s operations.
+oneDNN's calls are no public interface: their configuration has changed between versions
+of XLA, and a wrong one ends the process. So they are made with the one version of
+jaxlib they were tested with, and only in programs for one device, because XLA cannot
+partition a custom call. Nor can XLA store such a program: it crashes. With JAX's
+compilation cache in use they are made inside `permitted` alone, which keeps them out of
+it. Everywhere else the same functions are `lax`'s operations.
 """
 
 import contextlib
