@@ -4,10 +4,10 @@
 
 builds models/winograd.cc and models/kernel_gradient.cc for this processor, into the
 Python environment; `make` does so when it installs. The first has 3x3 convolutions by
-Winograd's algorithm, which takes 16 multiplications instead of 36 and is in no library
-at hand: in jaxlib's oneDNN, as in PyTorch's, it is for other processors. The second has
-the kernel's gradient of all others, for which XLA's CPU backend has nothing quick, and
-jaxlib's oneDNN no custom call. Without a compiler, or where the environment is used on
+Winograd's algorithm, which takes 16 multiplications instead of 36; oneDNN, jaxlib's and
+PyTorch's, took all 36 where it was measured. The second has the kernel's gradient of
+all others, for which XLA's CPU backend has nothing quick, and jaxlib's oneDNN no custom
+call. Without a compiler, or where the environment is used on
 another kind of processor, oneDNN's and XLA's stand for them: slower
 (benchmarks/RESULTS.md), and equal up to rounding.
 
