@@ -72,10 +72,12 @@ def scaled_tanh(x):
 def uniform_fan_in(fan_in):
     """Initializer: uniform within 2.4 / sqrt(fan_in) either side of 0.
 
-    Appendix A prints 2.4 / fan_in, in order that the standard deviation of the weighted
-    sums be the same in each unit; it is with the square root. Without it signals vanish
-    from layer to layer, and with them the curvature: most steps of the first pass would
-    be greater than 0.016, the greatest that section III.B reports.
+    Appendix A prints 2.4 / fan_in, for weighted sums in the same range in each unit, and
+    assumes highly correlated inputs, with which they grow like the fan-in. But if the
+    weights are independent, the deviation of sum(w x) is w's times sqrt(sum(x^2)),
+    however x is correlated, and grows like the root. As printed, signals vanish from
+    layer to layer, and with them the curvature: most steps of the first pass would be
+    greater than 0.016, the greatest that section III.B reports.
 
     `fan_in` is a number, or one number for each entry of the array's last axis.
     """

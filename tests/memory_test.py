@@ -13,13 +13,14 @@ import workdir
 DEVICE = jax.devices()[0]
 
 
-@pytest.fixture
-def trainer(tmp_path):
+@pytest.fixture(scope="module")
+def trainer(tmp_path_factory):
     """A training of ResNet-20 that has found out its memory, before its first step."""
+    path = tmp_path_factory.mktemp("trainer") / "run"
     config = runs.small_config(
         num_devices=2, model__name="resnet20", steps_per_dispatch=1
     )
-    trainer = train.Trainer(config, workdir.Workdir(tmp_path / "run"), runs.NoStop)
+    trainer = train.Trainer(config, workdir.Workdir(path), runs.NoStop)
     data, count = trainer.feed.take(0, 1)
     trainer._plan_memory(data, count)
     yield trainer

@@ -84,7 +84,7 @@ def environment(devices=1):
     """Environment of a child: a CPU of that many devices."""
     env = dict(os.environ)
     env["JAX_PLATFORMS"] = "cpu"
-    env["XLA_FLAGS"] = re.sub(r"(?<=count=)\d+", str(devices), env["XLA_FLAGS"])
+    env["XLA_FLAGS"] = re.sub(r"(?<=device_count=)\d+", str(devices), env["XLA_FLAGS"])
     env["PYTHONUNBUFFERED"] = "1"
     return env
 
