@@ -72,7 +72,7 @@ def scaled_tanh(x):
 def uniform_fan_in(fan_in):
     """Initializer: uniform within 2.4 / sqrt(fan_in) either side of 0.
 
-    Appendix A prints 2.4 / fan_in, for weighted sums in the same range in each unit, and
+    Appendix A prints 2.4 / fan_in, for weighted sums in one range in all units, and
     assumes highly correlated inputs, with which they grow like the fan-in. But if the
     weights are independent, the deviation of sum(w x) is w's times sqrt(sum(x^2)),
     however x is correlated, and grows like the root. As printed, signals vanish from
