@@ -93,9 +93,9 @@ def uniform_fan_in(fan_in):
 class SubSampling(nn.Module):
     """A map's every 2x2 inputs are summed, times one coefficient, plus one bias.
 
-    [B, 2h, 2w, C] to [B, h, w, C]. The coefficient multiplies before the sum: to the
-    paper a unit has four connections that share a weight, and `sdlm` reads the
-    connections from the program.
+    [B, 2h, 2w, C] to [B, h, w, C]. As section II.B has it the coefficient multiplies
+    the sum. So `sdlm`, which reads the connections from the program, takes it for the
+    weight of one connection, though the paper counts four.
     """
 
     KERNEL = "2x2/2/0"
@@ -105,13 +105,12 @@ class SubSampling(nn.Module):
     def __call__(self, x):
         b, h, w, c = x.shape
         coefficient = self.param("coefficient", nn.initializers.constant(1 / 4), (c,))
-        bias = self.param("bias", uniform_fan_in(4), (c,))
+        bias = self.param("bias", nn.initializers.zeros, (c,))
         x, coefficient, bias = nn.dtypes.promote_dtype(
             x, coefficient, bias, dtype=self.dtype
         )
-        x = x * coefficient.reshape(1, 1, 1, c)
         x = x.reshape(b, h // 2, 2, w // 2, 2, c).sum((2, 4))
-        return x + bias.reshape(1, 1, 1, c)
+        return x * coefficient.reshape(1, 1, 1, c) + bias.reshape(1, 1, 1, c)
 
     def connections(self, output_shape):
         """Four inputs and a bias for each unit."""

@@ -71,7 +71,7 @@ def tiny_start():
     """A network, its state ahead of the first step, and a batch."""
     model = Tiny(num_classes=3)
     images = jax.random.normal(jax.random.key(1), (4, 9, 9, 1))
-    state = train_step.make_init(model, SGD, (9, 9, 1), ema=0.0)(0)
+    state = jax.jit(train_step.make_init(model, SGD, (9, 9, 1), ema=0.0))(0)
     return model, state, {"image": images, "label": jnp.array([0, 1, 2, 0])}
 
 

@@ -243,7 +243,7 @@ def test_polyak_average_takes_in_every_nth_step():
     """Of parameters that fall by one with every step from 0: -3, then -6."""
     model = models.create("lenet5_modern", num_classes=3)
     tx = optax.stateless(lambda g, p: jax.tree.map(lambda x: -jnp.ones_like(x), g))
-    init = train_step.make_init(model, tx, (32, 32, 1), ema=0.5)
+    init = jax.jit(train_step.make_init(model, tx, (32, 32, 1), ema=0.5))
     state = jax.tree.map(jnp.zeros_like, init(0))
     step = jax.jit(
         train_step.make_train_step(
