@@ -271,7 +271,7 @@ def test_first_steps_lie_where_the_paper_has_them():
         return leaf / np.broadcast_to(scale, leaf.shape)
 
     steps = first_pass(scale=printed)
-    assert 0.82 < np.mean(steps > 0.016) < 0.84
+    assert np.mean(steps > 0.016) > 0.99
 
 
 def test_steps_of_eq_9_are_those_of_eq_8():
