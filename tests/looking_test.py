@@ -307,7 +307,7 @@ def make_run(path, name, size, channels, dataset=(), statistics=(), **fields):
     ("name", "size", "channels"),
     [
         ("lenet5_modern", 28, 1),
-        ("resnet20", 16, 3),
+        pytest.param("resnet20", 16, 3, marks=pytest.mark.slow),
         pytest.param("nin", 16, 3, marks=pytest.mark.slow),
     ],
 )

@@ -284,18 +284,19 @@ def test_criterion_curvature_is_the_hessians_diagonal():
     features[2] = lenet.prototypes()[[6, 8]].mean(0)  # one undecided between two.
     labels = np.array([0, 3, 9, 1])
     rbf = lenet.RBF()
-
-    def criterion(loss):
-        return lambda outputs, labels: loss(rbf.apply({}, outputs), labels)
-
     x = jnp.asarray(features, jnp.float32)
-    top = sdlm.criterion_curvature(criterion(lenet.ml_loss), x, labels)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def curvature(loss, x):
+        return sdlm.criterion_curvature(
+            lambda outputs, labels: loss(rbf.apply({}, outputs), labels), x, labels
+        )
+
+    top = curvature(lenet.ml_loss, x)
     np.testing.assert_array_equal(top, np.full((4, 84), 2.0))
 
     rubbish = 60.0
-    top = sdlm.criterion_curvature(
-        criterion(lambda *args: lenet.map_loss(*args, rubbish)), x, labels
-    )
+    top = curvature(functools.partial(lenet.map_loss, rubbish=rubbish), x)
     # y_i = sum (x - w_i)^2, p_i its share: 2 - 2 sum p_i + 4 var_p(x - w_i).
     difference = features[:, None] - lenet.prototypes()
     weight = np.exp(-(difference**2).sum(-1))

@@ -88,7 +88,7 @@ def test_runs_of_a_sweep_are_those_of_separate_trainings(
     vary = [f"{name}={','.join(map(str, v))}" for name, v in varied.items()]
     sweep_small(tmp_path / "sweep", *vary, together=together)
     combinations = list(itertools.product(*varied.values()))
-    for values in (combinations[0], combinations[-1], combinations[2]):
+    for values in (combinations[0], combinations[-1]):
         values = dict(zip(varied, values, strict=True))
         name = ",".join(f"{k}={v}" for k, v in values.items())
         overrides = {k.replace(".", "__"): v for k, v in values.items()}
@@ -109,26 +109,23 @@ def test_main_takes_the_directory_of_a_run(tiny_network, tmp_path):
         assert line.split(maxsplit=1)[1] in done
 
 
-def test_a_run_that_diverges_is_reported_and_harms_nobody(tiny_network, tmp_path):
+@pytest.mark.parametrize("together", [pytest.param(1, marks=pytest.mark.slow), 2])
+def test_a_run_that_diverges_is_reported_and_harms_nobody(
+    tiny_network, tmp_path, together
+):
+    path = tmp_path / "sweep"
     rates = "optimizer.learning_rate=0.01,1e30"
-    for together in (1, 2):
-        path = tmp_path / f"{together}"
-        table = sweep_small(path, rates, "seed=0,1", together=together)
-        rows = table.splitlines()
-        assert "203/203" in rows[1]
-        assert "diverged at step" in rows[3]
-        assert "2 diverged" in rows[-1]
-        assert "over 2 runs" in rows[-2]
-        bad = path / "optimizer.learning_rate=1e+30,seed=0"
-        assert not (bad / "checkpoints").exists()
+    table = sweep_small(path, rates, "seed=0,1", together=together)
+    rows = table.splitlines()
+    assert "203/203" in rows[1]
+    assert "diverged at step" in rows[3]
+    assert "2 diverged" in rows[-1]
+    assert "over 2 runs" in rows[-2]
+    bad = path / "optimizer.learning_rate=1e+30,seed=0"
+    assert not (bad / "checkpoints").exists()
     runs.train_small(tmp_path / "alone", **SMALL)
-    assert_same_run(
-        tmp_path / "2" / "optimizer.learning_rate=0.01,seed=0", tmp_path / "alone"
-    )
-    (step,) = {
-        json.loads((p / "result.json").read_text())["step"]
-        for p in tmp_path.glob("*/optimizer.learning_rate=1e+30,seed=0")
-    }
+    assert_same_run(path / "optimizer.learning_rate=0.01,seed=0", tmp_path / "alone")
+    step = json.loads((bad / "result.json").read_text())["step"]
     with pytest.raises(train.NonFiniteLoss, match=f"step {step} is not finite"):
         changes = {"optimizer__learning_rate": 1e30}
         runs.train_small(tmp_path / "bad", **(SMALL | changes))

@@ -141,9 +141,8 @@ def test_forward_equals_loops_over_units_and_connections():
         windows = x[::2, ::2] + x[1::2, ::2] + x[::2, 1::2] + x[1::2, 1::2]
         return squash(layer["coefficient"] * windows + layer["bias"])
 
-    for image, logits in zip(
-        images, model.apply(variables, images, train=False), strict=True
-    ):
+    evaluate = jax.jit(functools.partial(model.apply, train=False))
+    for image, logits in zip(images, evaluate(variables, images), strict=True):
         image = np.asarray(image, np.float64)[..., 0]
         c1 = np.zeros((28, 28, 6))
         for i, j in np.ndindex(28, 28):
@@ -326,13 +325,13 @@ def test_modern_takes_any_channels_and_classes():
 def test_modern_pads_28_to_32():
     model = models.create("lenet5_modern", num_classes=10)
     image = jax.random.normal(jax.random.key(0), (2, 28, 28, 1))
-    variables = model.init(jax.random.key(1), image, train=False)
+    init = functools.partial(model.init, train=False)
+    variables = jax.jit(init)(jax.random.key(1), image)
     padded = jnp.pad(image, ((0, 0), (2, 2), (2, 2), (0, 0)))
+    evaluate = jax.jit(functools.partial(model.apply, train=False))
     # 1e-5: the same sums in another order.
     np.testing.assert_allclose(
-        model.apply(variables, image, train=False),
-        model.apply(variables, padded, train=False),
-        atol=1e-5,
+        evaluate(variables, image), evaluate(variables, padded), atol=1e-5
     )
 
 

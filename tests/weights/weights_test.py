@@ -118,7 +118,11 @@ def test_what_is_missing_and_what_is_left_over_is_reported(tmp_path):
 
 @pytest.mark.parametrize(
     ("file", "network"),
-    [("resnet56", "resnet20"), ("resnet32", "resnet44"), ("vgg16", "vgg13")],
+    [
+        ("resnet56", "resnet20"),
+        ("resnet32", "resnet44"),
+        ("vgg16_cifar", "vgg13_cifar"),
+    ],
 )
 def test_a_deeper_or_shallower_network_is_an_error(tmp_path, file, network):
     save(tmp_path / "x.safetensors", weights.to_foreign(file, random(shapes(file))))
