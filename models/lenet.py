@@ -3,12 +3,12 @@
 LeCun, Bottou, Bengio, Haffner, 1998, http://yann.lecun.com/exdb/publis/pdf/lecun-98.pdf.
 
 `LeNet5` is the paper's network, 60,000 trainable parameters. What the paper leaves open
-and what is chosen here: a sub-sampling unit sums its inputs (section II.B), and its
-coefficient starts at 1/4, with which it averages them (section II.A); a bias starts
-like the unit's weights and does not count in the fan-in. They start within
-2.4 / sqrt(fan-in), where the paper prints 2.4 / fan-in (`uniform_fan_in`). Its logits
-are minus the penalties of the paper's radial basis functions, so that the paper's
-argmin is an argmax here.
+and what is chosen here: a sub-sampling unit sums its inputs (section II.B), and starts
+with a coefficient of 1/4 and a bias of 0, with which it averages them (section II.A);
+other biases start like the unit's weights and do not count in the fan-in. Weights start
+within 2.4 / sqrt(fan-in), where the paper prints 2.4 / fan-in (`uniform_fan_in`). The
+logits are minus the penalties of the paper's radial basis functions, so that the
+paper's argmin is an argmax here.
 
 `LeNet5Modern` is what libraries call LeNet-5, not the paper: pooling without
 parameters, a C3 that sees all maps, and a linear output for softmax cross-entropy;
