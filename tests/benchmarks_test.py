@@ -135,6 +135,7 @@ def test_a_pass_is_the_same_in_one_call_and_in_several():
     np.testing.assert_allclose(*losses, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_phases_of_start_up_are_all_of_it(tmp_path):
     one_device = (*start_up.RUNS["lenet5"], "--config.num_devices=1")
     seconds = start_up.measure(one_device, tmp_path)

@@ -123,7 +123,8 @@ def test_grad_cam_of_a_stage_that_no_module_returns():
             x = x if layer is params["output"] else nn.relu(x)
         return x[0, 1] + x[1, 4]
 
-    maps = layers.forward(model, variables, inputs).stages[2]
+    forward = jax.jit(functools.partial(layers.forward, model))
+    maps = forward(variables, inputs).stages[2]
     weights = jax.grad(score)(maps).mean((1, 2), keepdims=True)
     expected = nn.relu((weights * maps).sum(-1))
     assert expected.max() > 0

@@ -54,6 +54,7 @@ def test_the_batch_said_to_fit_fits(trainer, monkeypatch):
     assert trainer._plan_of(batch + 8).total > 30 * 2**20
 
 
+@pytest.mark.slow
 def test_no_batch_is_said_to_fit_that_did_not(trainer, monkeypatch):
     for bytes_limit, words in ((2**33, "could not be had"), (1, "no images would fit")):
         monkeypatch.setattr(memory, "limit", lambda _, n=bytes_limit: (n, "a device"))

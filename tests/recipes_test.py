@@ -79,7 +79,7 @@ RECIPES = sorted(MILESTONES.keys() - {"lenet5:paper"})
 # Only with -m slow: of the deepest a trace takes long, in others only numbers differ;
 # NIN's whitening is by the eigenvectors of 3,072 numbers.
 DEEP = ("preact_resnet", "preact_resnet:preact_resnet200", "resnet_cifar:resnet110")
-DEEP += ("inception_v4", "densenet121", "densenet", "dpn", "resnext50", "nin")
+DEEP += ("inception_v4", "densenet121", "densenet", "dpn", "resnext50", "nin", "senet")
 DEEP += ("densenet121:densenet161", "resnet50:a2", "resnet50:a3", "resnet50:flax")
 DEEP += ("resnet50:torchvision_v1", "resnet50:ffcv_88", "resnet50:mlperf_32768")
 

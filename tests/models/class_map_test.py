@@ -102,7 +102,7 @@ def small_network(name):
     [
         ("vgg", 24),
         pytest.param("resnet18", 96, marks=pytest.mark.slow),
-        ("resnet20", 48),
+        pytest.param("resnet20", 48, marks=pytest.mark.slow),
     ],
 )
 def test_with_padding_a_position_sees_its_part_of_the_last_map(name, larger):
