@@ -9,7 +9,8 @@ import socket
 import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-# What runs for a moment is compiled for a moment: all takes half of the time.
+# What runs for a moment is compiled for a moment. Level 1: two thirds of the time of
+# all tests; the two after it: a fifth less of families, lenet and onednn_test.
 os.environ["XLA_FLAGS"] = " ".join(
     [
         "--xla_force_host_platform_device_count=8",

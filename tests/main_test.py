@@ -144,9 +144,10 @@ def test_data_directory_without_the_set(tmp_path):
 
 
 def test_directories_that_hold_no_run(tmp_path):
-    for mode, path in (("evaluate", tmp_path), ("predict", tmp_path / "none")):
-        arguments = [f"--mode={mode}", f"--workdir={path}", "--images=a.png"]
-        fails(arguments, 1, "holds no run", str(path))
+    for mode in ("evaluate", "predict"):
+        for path in (tmp_path, tmp_path / "none"):
+            arguments = [f"--mode={mode}", f"--workdir={path}", "--images=a.png"]
+            fails(arguments, 1, "holds no run", str(path))
     stranger = tmp_path / "thesis.tex"
     stranger.write_text("years of work")
     fails([CONFIG, f"--workdir={tmp_path}"], 1, "thesis.tex")

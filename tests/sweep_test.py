@@ -88,7 +88,7 @@ def test_runs_of_a_sweep_are_those_of_separate_trainings(
     vary = [f"{name}={','.join(map(str, v))}" for name, v in varied.items()]
     sweep_small(tmp_path / "sweep", *vary, together=together)
     combinations = list(itertools.product(*varied.values()))
-    for values in (combinations[0], combinations[-1]):
+    for values in (combinations[0], combinations[-1], combinations[2]):
         values = dict(zip(varied, values, strict=True))
         name = ",".join(f"{k}={v}" for k, v in values.items())
         overrides = {k.replace(".", "__"): v for k, v in values.items()}

@@ -122,6 +122,7 @@ def test_what_is_missing_and_what_is_left_over_is_reported(tmp_path):
         ("resnet56", "resnet20"),
         ("resnet32", "resnet44"),
         ("vgg16_cifar", "vgg13_cifar"),
+        pytest.param("vgg16", "vgg13", marks=pytest.mark.slow),
     ],
 )
 def test_a_deeper_or_shallower_network_is_an_error(tmp_path, file, network):
