@@ -36,6 +36,7 @@ import input_pipeline
 import models
 import train_step
 from benchmarks.train_step import NETWORKS, plain_convolutions
+from models import convolution
 
 MEAN, STD = 33.3, 78.6
 LEARNING_RATE, MOMENTUM = 0.01, 0.9
@@ -79,11 +80,13 @@ def jax_pass(name, split, batch, plain, steps):
         functools.partial(input_pipeline.network_input, preprocessing=preprocessing),
     )
     plan = Order(batch)
-    feed = feeds.DeviceFeed(split, plan, evaluate.make_mesh(1), steps)
+    mesh = evaluate.make_mesh(1)
+    feed = feeds.DeviceFeed(split, plan, mesh, steps)
     run_steps = jax.jit(
         train_step.make_run_steps(step, feed.fetch),
         donate_argnums=(0, 1),
         static_argnums=3 if steps == 1 else (),
+        compiler_options=train_step.compiler_options(jax.default_backend()),
     )
     init = train_step.make_init(network, tx, shape, ema=False)
     state = jax.jit(init)(0)
@@ -94,7 +97,8 @@ def jax_pass(name, split, batch, plain, steps):
         at, end, sums = 0, len(order) // batch, train_step.zero_sums()
         while at < end:
             data, count = feed.take(at, end)
-            state, sums = run_steps(state, sums, data, count, 0)
+            with convolution.programs_for(mesh):
+                state, sums = run_steps(state, sums, data, count, 0)
             at += count
         return float(sums["loss"]) / (end * batch)
 
