@@ -37,10 +37,9 @@ import models
 import optimizers
 import protocols
 import scoring
-import train_step
 import workdir
 from images import augment, cache, policies
-from models import convolution
+from kernels import ops
 
 STATISTICS = "statistics.npz"
 
@@ -318,7 +317,7 @@ def evaluate(
             name: feeds.put(batch[name], sharding)
             for name in ("image", "label", "mask")
         }
-        with convolution.programs_for(mesh):
+        with ops.for_mesh(mesh):
             pending.append(eval_step(variables, batch))
     sums = [jax.device_get(p) for p in pending]
     total = {
@@ -516,7 +515,7 @@ def make_steps(config, model, variables, protocol, preprocessing, image_shape):
                 f"config.eval.protocol = {protocol.name!r}: {config.model.name} "
                 f"cannot take images of {shape}: {e}"
             ) from e
-        options = train_step.compiler_options(jax.default_backend())
+        options = ops.compiler_options(jax.default_backend())
         steps[kind] = jax.jit(step, compiler_options=options)
     return steps
 

@@ -19,7 +19,7 @@ command goes on.
 import os
 import sys
 
-import huge_pages
+from kernels import huge_pages
 
 if __name__ == "__main__":
     huge_pages.start_anew()  # ahead of the imports, which it would pay for twice

@@ -36,7 +36,7 @@ import reporting
 import train
 import train_step
 import workdir
-from models import onednn
+from kernels import ops
 
 # Beside these, any argument of the optimizer that is a float, such as momentum.
 VARIABLE = (
@@ -219,7 +219,7 @@ class Program:
             jax.vmap(self._run_steps, (0, 0, 0, (None, None, 0, None), None)),
             donate_argnums=(1, 2),
             static_argnums=4 if config.steps_per_dispatch == 1 else (),
-            compiler_options=train_step.compiler_options(jax.default_backend()),
+            compiler_options=ops.compiler_options(jax.default_backend()),
         )
         self.eval_step = jax.jit(self._eval_step)
 
@@ -338,7 +338,7 @@ class Group:
         count = min(program.config.steps_per_dispatch, until - self.step)
         index, epoch = program.indices(self.runs, self.step, count)
         data = (*program.arrays, index, epoch)
-        with onednn.permitted():
+        with ops.every_kernel():
             self.state, self.sums = program.run_steps(
                 self.values, self.state, self.sums, data, count
             )

@@ -30,7 +30,8 @@ import reporting
 import train_step
 import weights
 from images import augment
-from models import convolution, remat
+from kernels import ops
+from models import remat
 
 # Larger training splits stay on the host unless the config says otherwise.
 ON_DEVICE_BYTES = 2**30
@@ -405,12 +406,12 @@ class Trainer:
             donate_argnums=(0, 1),
             static_argnums=3 if self.feed.steps == 1 else (),
             out_shardings=(one, one),
-            compiler_options=train_step.compiler_options(jax.default_backend()),
+            compiler_options=ops.compiler_options(jax.default_backend()),
         )
         self.eval_step = jax.jit(
             evaluate.make_eval_step(self.model, self.eval_preprocessing, self.loss),
             out_shardings=one,
-            compiler_options=train_step.compiler_options(jax.default_backend()),
+            compiler_options=ops.compiler_options(jax.default_backend()),
         )
         self.all_finite = jax.jit(
             lambda tree: jnp.array(
@@ -495,7 +496,7 @@ class Trainer:
         if self.step_shapes is None or pixels != self.pixels:
             self.pixels = pixels
             self._plan_memory(data, count)
-        with convolution.programs_for(self.mesh):
+        with ops.for_mesh(self.mesh):
             self.state, self.sums = self.run_steps(
                 self.state, self.sums, data, count, self.seed
             )
@@ -517,7 +518,7 @@ class Trainer:
         """The memory.Plan of `run_steps` for batches of another size."""
         state, sums, data, count, seed = self.step_shapes
         data = memory.with_batch(data, batch_size)
-        with convolution.programs_for(self.mesh):
+        with ops.for_mesh(self.mesh):
             compiled = self.run_steps.lower(state, sums, data, count, seed).compile()
         return memory.plan(compiled, state, data)
 

@@ -27,11 +27,11 @@ import time
 
 import jax
 
-import huge_pages
 import sweep
 import train
 import workdir
 from configs import lenet5
+from kernels import huge_pages
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIG = "--config=configs/lenet5.py:modern"

@@ -24,7 +24,7 @@ import numpy as np
 
 import evaluate
 import weights
-from models import convolution
+from kernels import ops
 from weights import formats, names, twins
 from weights.formats import WeightsError
 
@@ -180,7 +180,7 @@ def _portable(logits, variables):
     """images -> logits with the weights inside, in operations that others know."""
 
     def program(images):
-        with convolution.portable():
+        with ops.portable():
             return logits(variables, images)
 
     return program

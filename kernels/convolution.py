@@ -1,11 +1,11 @@
 """The convolution of all networks: `lax`'s, and on a CPU what measured faster.
 
-That is Winograd's algorithm (models/native.py) or oneDNN's (models/onednn.py), and for
-layers as small as LeNet-5's one matrix product. XLA's CPU backend runs a convolution
-well only as the forward pass of a wide layer. In LeNet-5's two layers its gradients
-dominate the step, and inside `lax.scan`, `fori_loop` or `while_loop` a convolution is
-three to ten times slower again, because the kernel's gradient misses its fast path
-there. Matrix products have neither defect.
+That is Winograd's algorithm (kernels/native.py) or oneDNN's (kernels/onednn.py), and
+for layers as small as LeNet-5's one matrix product. XLA's CPU backend runs a
+convolution well only as the forward pass of a wide layer. In LeNet-5's two layers its
+gradients dominate the step, and inside `lax.scan`, `fori_loop` or `while_loop` a
+convolution is three to ten times slower again, because the kernel's gradient misses its
+fast path there. Matrix products have neither defect.
 
 The usual product, patches [N * Ho * Wo, Kh * Kw * Cin] times kernel, copies every pixel
 Kh * Kw times and leaves a product only Cout wide. So outputs are computed in blocks of
@@ -34,7 +34,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from models import onednn
+from kernels import onednn
 
 _NHWC = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
 _MAX_BLOCK = 8
@@ -62,18 +62,6 @@ def portable():
         yield
     finally:
         _portable = before
-
-
-@contextlib.contextmanager
-def programs_for(mesh):
-    """For programs over a mesh, whose images are split over all of its devices.
-
-    XLA does not split a convolution in groups: it gathers the batch on every device and
-    computes all of it there (https://github.com/openxla/xla/issues/47945). In programs
-    that are traced inside, each device has its own images.
-    """
-    with jax.set_mesh(mesh), onednn.permitted():
-        yield
 
 
 def is_portable():

@@ -14,7 +14,7 @@ from gradients import value_and_gradients
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from models import onednn
+from kernels import onednn
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 PADDINGS = (((0, 0), (0, 0)), ((1, 1), (1, 1)), ((2, 1), (0, 3)), ((5, 4), (4, 5)))
@@ -151,7 +151,7 @@ def test_no_program_with_a_call_is_cached(tmp_path):
     """XLA crashes when it stores one; tests have the compilation cache on."""
     script = """if 1:
         import sys, jax, jax.numpy as jnp
-        from models import onednn
+        from kernels import onednn
 
         jax.config.update("jax_compilation_cache_dir", sys.argv[1])
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

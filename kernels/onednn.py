@@ -4,8 +4,8 @@ jaxlib's builds for x86-64 carry oneDNN, the library under PyTorch's CPU convolu
 XLA has custom calls for it, on its own threads, but makes use of them for nothing by
 default and has none for gradients. Here the forward convolution serves as its own
 gradient in the image, and a matrix product as the kernel's gradient of a 1x1 layer. The
-kernel's gradient of the others is models/native.py's where that was built, else XLA's
-own convolution. Where Winograd's algorithm applies, all three are models/native.py's.
+kernel's gradient of the others is kernels/native.py's where that was built, else XLA's
+own convolution. Where Winograd's algorithm applies, all three are kernels/native.py's.
 
 oneDNN's calls are no public interface: their configuration has changed between versions
 of XLA, and a wrong one ends the process. So they are made with the one version of
@@ -30,7 +30,7 @@ from jax.experimental.layout import Layout, with_layout_constraint
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from models import native
+from kernels import native
 
 AVAILABLE = (
     jaxlib.__version__ == "0.10.2"

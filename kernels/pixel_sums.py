@@ -21,7 +21,7 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from models.convolution import is_portable
+from kernels.convolution import is_portable
 
 _TERMS = 8  # of 4, 8, 16 and 32 the quickest for ResNet-50's layers
 _LAST = 32  # rows that are left to XLA's own sum
