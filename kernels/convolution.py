@@ -24,7 +24,6 @@ see it.
 Measured by benchmarks/lenet_pass.py.
 """
 
-import contextlib
 import functools
 import itertools
 import math
@@ -35,6 +34,7 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from kernels import onednn
+from kernels.choice import choice
 
 _NHWC = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
 _MAX_BLOCK = 8
@@ -44,29 +44,6 @@ _MAX_BLOCK = 8
 _PATCH_COST = 50
 _KERNEL_COST = 10
 _LANES = 16  # a product's columns run 16 at a time (AVX-512, float32)
-
-_portable = False
-
-
-@contextlib.contextmanager
-def portable():
-    """Programs traced inside have `lax`'s convolutions and pools, on every platform.
-
-    For export: of oneDNN's custom calls nothing is promised outside of this process,
-    blocks are chosen for a batch size that an exported program leaves open, and other
-    runtimes know a pool better than what stands for it in training.
-    """
-    global _portable
-    before, _portable = _portable, True
-    try:
-        yield
-    finally:
-        _portable = before
-
-
-def is_portable():
-    """Whether `portable` holds."""
-    return _portable
 
 
 def conv_general_dilated(
@@ -132,7 +109,7 @@ def conv_general_dilated(
     ordinary = (
         numbers == _NHWC and set(lhs_dilation or (1,)) == {1} and batch_group_count == 1
     )
-    if _portable or not ordinary:
+    if choice.plain or not ordinary:
         return by_lax(lhs, rhs)
     if isinstance(padding, str):
         extent = _extent(rhs, rhs_dilation)

@@ -52,12 +52,23 @@ class BuildError(Exception):
     """The library cannot be built here; the message says why."""
 
 
-def path():
-    """Where the library for this source, jaxlib and processor is, if it was built."""
+def _features():
+    """The processor's name and its instruction sets, as text."""
     cpu = pathlib.Path("/proc/cpuinfo")
     lines = cpu.read_text().splitlines() if cpu.exists() else []
     features = {line for line in lines if line.startswith(("flags", "Features"))}
-    parts = platform.machine(), *sorted(features), jaxlib.__version__, *_OPTIONS
+    return platform.machine(), *sorted(features)
+
+
+def processor():
+    """A short name of this kind of processor: others have other instruction sets."""
+    name = hashlib.sha256("\n".join(_features()).encode()).hexdigest()
+    return f"{platform.machine()}-{name[:8]}"
+
+
+def path():
+    """Where the library for this source, jaxlib and processor is, if it was built."""
+    parts = *_features(), jaxlib.__version__, *_OPTIONS
     key = hashlib.sha256("\n".join(parts).encode())
     for name in (*SOURCES, HEADER):
         key.update((FOLDER / name).read_bytes())

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from kernels.convolution import is_portable
+from kernels.choice import choice
 
 _ONCE = 2**24  # numbers in the image of a pool with disjoint windows, at most
 
@@ -22,7 +22,7 @@ def max_pool(x, window, strides, pads):
 
     Padding is minus infinity. At a tie the first pixel, row by row, has the gradient.
     """
-    if is_portable():
+    if choice.plain:
         x = jnp.pad(x, _pad_width(x, pads), constant_values=-jnp.inf)
         return nn.max_pool(x, window_shape=window, strides=strides)
     (top, below), (left, right) = (
@@ -47,7 +47,7 @@ def avg_pool(x, window, strides, pads):
 
     Padding is zeros, which count in the mean.
     """
-    if is_portable():
+    if choice.plain:
         x, pads = jnp.pad(x, _pad_width(x, pads)), "VALID"
     elif _disjoint(x, window, strides, pads):
         return _windows(x, window).mean((-4, -2))
@@ -60,7 +60,7 @@ def once(x):
     It joins cheap operations to each of their users, without an end: the sum at the end
     of a residual block becomes that of all blocks before. The same holds for gradients.
     """
-    if is_portable():
+    if choice.plain:
         return x
     return lax.platform_dependent(x, cpu=lax.optimization_barrier, default=lambda x: x)
 
