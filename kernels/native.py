@@ -30,6 +30,7 @@ import tempfile
 import jax
 import jaxlib
 import numpy as np
+from absl import logging
 
 FOLDER = pathlib.Path(__file__).parent
 SOURCES = ("kernel_gradient.cc", "winograd.cc")
@@ -52,7 +53,7 @@ class BuildError(Exception):
     """The library cannot be built here; the message says why."""
 
 
-def _features():
+def features():
     """The processor's name and its instruction sets, as text."""
     cpu = pathlib.Path("/proc/cpuinfo")
     lines = cpu.read_text().splitlines() if cpu.exists() else []
@@ -62,13 +63,13 @@ def _features():
 
 def processor():
     """A short name of this kind of processor: others have other instruction sets."""
-    name = hashlib.sha256("\n".join(_features()).encode()).hexdigest()
+    name = hashlib.sha256("\n".join(features()).encode()).hexdigest()
     return f"{platform.machine()}-{name[:8]}"
 
 
 def path():
     """Where the library for this source, jaxlib and processor is, if it was built."""
-    parts = *_features(), jaxlib.__version__, *_OPTIONS
+    parts = *features(), jaxlib.__version__, *_OPTIONS
     key = hashlib.sha256("\n".join(parts).encode())
     for name in (*SOURCES, HEADER):
         key.update((FOLDER / name).read_bytes())
@@ -105,10 +106,11 @@ def build():
 
 @functools.cache
 def available():
-    """Whether the library is there. The first call loads it."""
+    """Whether the library is there. The first call loads it, or warns."""
     try:
         library = ctypes.CDLL(path())
     except OSError:
+        logging.warning("python -m kernels.native has not built our convolutions here")
         return False
     for name in (_KERNEL_GRADIENT, _WINOGRAD, _WINOGRAD_KERNEL_GRADIENT):
         function = jax.ffi.pycapsule(getattr(library, name))
@@ -186,10 +188,16 @@ def _low(padding):
 
 
 def main():
+    from kernels import probes  # which needs this file
+
     try:
         print(f"convolutions: {build()}")
     except BuildError as error:
         print(f"convolutions stay oneDNN's and XLA's, which are slower: {error}")
+    for name, reason in probes.probe().items():
+        print(
+            f"oneDNN's {name}: {f'XLA stands for it: {reason}' if reason else 'works'}"
+        )
 
 
 if __name__ == "__main__":
