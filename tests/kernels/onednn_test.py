@@ -155,8 +155,7 @@ def test_no_program_with_a_call_is_cached(tmp_path):
     """XLA crashes when it stores one; tests have the compilation cache on."""
     script = """if 1:
         import sys, jax, jax.numpy as jnp
-        from kernels import onednn, ops, probes
-from kernels.choice import choice
+        from kernels import onednn, ops
 
         jax.config.update("jax_compilation_cache_dir", sys.argv[1])
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
