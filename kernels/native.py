@@ -53,6 +53,15 @@ class BuildError(Exception):
     """The library cannot be built here; the message says why."""
 
 
+def _options():
+    """The compiler's options, with sanitizers where CONVNETS_SANITIZE names some."""
+    sanitizers = os.environ.get("CONVNETS_SANITIZE")
+    if not sanitizers:
+        return _OPTIONS
+    checked = ("-O1", "-g", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all")
+    return *_OPTIONS, f"-fsanitize={sanitizers}", *checked
+
+
 def features():
     """The processor's name and its instruction sets, as text."""
     cpu = pathlib.Path("/proc/cpuinfo")
@@ -69,7 +78,7 @@ def processor():
 
 def path():
     """Where the library for this source, jaxlib and processor is, if it was built."""
-    parts = *features(), jaxlib.__version__, *_OPTIONS
+    parts = *features(), jaxlib.__version__, *_options()
     key = hashlib.sha256("\n".join(parts).encode())
     for name in (*SOURCES, HEADER):
         key.update((FOLDER / name).read_bytes())
@@ -94,7 +103,7 @@ def build():
             built = pathlib.Path(folder, target.name)
             include = ("-isystem", jax.ffi.include_dir())
             sources = [str(FOLDER / name) for name in SOURCES]
-            command = [compiler, *_OPTIONS, *include, *sources, "-o", str(built)]
+            command = [compiler, *_options(), *include, *sources, "-o", str(built)]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
                 raise BuildError(f"{' '.join(command)}\n{done.stderr.strip()}")

@@ -314,6 +314,13 @@ def test_building(monkeypatch, tmp_path):
     assert native.build() == path and path.stat().st_mtime_ns == stamp
 
 
+def test_sanitizers_are_another_library(monkeypatch):
+    monkeypatch.delenv("CONVNETS_SANITIZE", raising=False)
+    before = native.path()
+    monkeypatch.setenv("CONVNETS_SANITIZE", "address")
+    assert native.path() != before
+
+
 @pytest.mark.parametrize("name", [*native.SOURCES, native.HEADER])
 def test_another_source_is_another_library(name, monkeypatch, tmp_path):
     before = native.path()
