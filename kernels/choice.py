@@ -1,6 +1,6 @@
-"""The one place that holds what is decided for the whole process: which kernels to use.
+"""Which kernels this process uses: the only state in kernels/ that changes.
 
-kernels/ops.py changes it; the other files read it when a program is traced or lowered.
+kernels/ops.py changes it. The other files read it when they trace or lower a program.
 """
 
 import dataclasses
@@ -11,11 +11,11 @@ class Choice:
     kernels: str = "auto"  # or "xla" (ops.use)
     portable: bool = False  # inside ops.portable
     uncached: bool = False  # inside ops.every_kernel
-    onednn: dict | None = None  # what kernels/probes.py found out, once it was asked
+    onednn: dict | None = None  # the answers of kernels/probes.py, once it was asked
 
     @property
     def plain(self):
-        """Whether programs that are traced now have XLA's own operations alone."""
+        """Whether programs traced now contain only XLA's own operations."""
         return self.portable or self.kernels == "xla"
 
 

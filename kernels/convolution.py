@@ -1,27 +1,28 @@
-"""The convolution of all networks: `lax`'s, and on a CPU what measured faster.
+"""The convolution of every network: `lax`'s, or on a CPU whatever measured faster.
 
-That is Winograd's algorithm (kernels/native.py) or oneDNN's (kernels/onednn.py), and
-for layers as small as LeNet-5's one matrix product. XLA's CPU backend runs a
-convolution well only as the forward pass of a wide layer. In LeNet-5's two layers its
-gradients dominate the step, and inside `lax.scan`, `fori_loop` or `while_loop` a
-convolution is three to ten times slower again, because the kernel's gradient misses its
-fast path there. Matrix products have neither defect.
+On a CPU that is Winograd's algorithm (kernels/native.py) or oneDNN's convolution
+(kernels/onednn.py), and for layers as small as LeNet-5's one matrix product. XLA's CPU
+backend runs a convolution well only as the forward pass of a wide layer. In LeNet-5's
+two layers the gradients dominate the step. Inside `lax.scan`, `fori_loop` or
+`while_loop` a convolution is three to ten times slower again, because there the
+kernel's gradient misses its fast path. Matrix products have neither defect.
 
-The usual product, patches [N * Ho * Wo, Kh * Kw * Cin] times kernel, copies every pixel
-Kh * Kw times and leaves a product only Cout wide. So outputs are computed in blocks of
-bh x bw: the image is cut into tiles of (bh * stride) x (bw * stride) pixels, a patch
-holds the few whole tiles that a block of outputs sees, and the kernel becomes a matrix
-with bh * bw * Cout columns, each a copy of a filter shifted to its place among zeros. A
-5x5 layer in blocks of 4x4 copies every pixel 4 times instead of 25 and multiplies
-matrices 64 deep and 96 wide; the products with zeros cost less than the copies saved.
+The usual product multiplies patches [N * Ho * Wo, Kh * Kw * Cin] by the kernel. It
+copies every pixel Kh * Kw times and is only Cout columns wide. Here outputs are
+computed in blocks of bh x bw instead. The image is cut into tiles of (bh * stride) x
+(bw * stride) pixels, and a patch holds the few whole tiles that a block of outputs
+sees. The kernel becomes a matrix with bh * bw * Cout columns, each of which is a copy
+of a filter, shifted to its place among zeros. In blocks of 4x4 a 5x5 layer copies every
+pixel 4 times instead of 25 and multiplies matrices 64 deep and 96 wide. The products
+with zeros cost less than the copies saved.
 
-Everything is pads, reshapes and one product, so both gradients, forward mode, `vmap`,
-loops and a sharded batch come from JAX itself, with nothing gathered and without a
-gradient for an image that needs none. Sums are in another order than XLA's. An infinity
-or a NaN in the image spoils its whole block of outputs (0 * inf), not only those that
+Everything is pads, reshapes and one product. Gradients, forward mode, `vmap`, loops and
+a sharded batch therefore come from JAX itself; nothing is gathered, and an image that
+needs no gradient gets none. The sums run in another order than XLA's. An infinity or a
+NaN in the image spoils its whole block of outputs (0 * inf), not only the outputs that
 see it.
 
-Measured by benchmarks/lenet_pass.py.
+benchmarks/lenet_pass.py measures it.
 """
 
 import functools
@@ -39,8 +40,8 @@ from kernels.choice import choice
 _NHWC = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
 _MAX_BLOCK = 8
 
-# Costs of moving one number, in multiply-adds: into (and back out of) a patch, and into
-# its copies in the kernel's matrix. Fitted to LeNet-5 at batch 128 and at batch 1.
+# Moving one number costs as much as so many multiply-adds: into a patch and back, and
+# into its copies in the kernel's matrix. Both fit LeNet-5 at batches of 128 and of 1.
 _PATCH_COST = 50
 _KERNEL_COST = 10
 _LANES = 16  # a product's columns run 16 at a time (AVX-512, float32)
@@ -59,11 +60,12 @@ def conv_general_dilated(
     precision=None,
     preferred_element_type=None,
 ):
-    """Drop-in for `jax.lax.conv_general_dilated`, which it calls off the CPU.
+    """A drop-in for `jax.lax.conv_general_dilated`, which it calls off the CPU.
 
-    On a CPU it also calls it for anything but a two-dimensional NHWC/HWIO convolution
-    without input dilation, with strides or dilation but not both; and, but for small
-    layers (`_worthwhile`), for other types than float32.
+    On a CPU it has programs of its own for a two-dimensional NHWC/HWIO convolution
+    without input dilation. A small layer (`_worthwhile`) may have any type; other
+    layers must be float32 and have strides or dilation, not both. `lax` computes the
+    rest.
     """
     spatial = lhs.ndim - 2
     rhs_dilation = tuple(rhs_dilation or (1,) * spatial)
@@ -87,7 +89,7 @@ def conv_general_dilated(
 
     if feature_group_count > 1 and (mesh := _mesh_that_splits(lhs)):
         shared = PartitionSpec(*mesh.axis_names)
-        # In the body the mesh's axes are manual: it does not come here again.
+        # Inside, the mesh's axes are manual, so this call does not come here again.
         return jax.shard_map(
             functools.partial(
                 conv_general_dilated,
@@ -142,7 +144,7 @@ def conv_general_dilated(
 
 
 def _mesh_that_splits(images):
-    """The mesh of `jax.set_mesh`, if the images can be shared out over it."""
+    """The mesh of `jax.set_mesh`, if it can share out the images; otherwise None."""
     mesh = jax.sharding.get_abstract_mesh()
     able = mesh.size > 1 and not mesh.manual_axes and images.shape[0] % mesh.size == 0
     return mesh if able else None
@@ -160,8 +162,9 @@ def blocked_conv(
 ):
     """Convolution [N, H, W, Cin] * [Kh, Kw, Cin, Cout] -> [N, Ho, Wo, Cout].
 
-    `block` is the (height, width) of a block of outputs; None takes the cheapest by the
-    model in `_cheapest_block`. `padding` is ((top, bottom), (left, right)).
+    `block` is the (height, width) of a block of outputs; None takes the one that
+    `_cheapest_block` estimates to be cheapest. `padding` is ((top, bottom), (left,
+    right)).
     """
     n, *size, cin = images.shape
     cout = kernel.shape[3]
@@ -213,12 +216,12 @@ def blocked_conv(
 
 
 def _extent(kernel, dilation):
-    """Pixels that a kernel spans: (height, width)."""
+    """The pixels that a kernel spans, (height, width)."""
     return [(k - 1) * d + 1 for k, d in zip(kernel.shape[:2], dilation, strict=True)]
 
 
 def _tiling(block, out, extent, stride):
-    """(pixels in a tile, tiles that a block of outputs sees, blocks) on one axis."""
+    """Returns, for one axis, (pixels in a tile, tiles that a block sees, blocks)."""
     blocks = -(-out // block)
     seen = (block - 1) * stride + extent
     if blocks == 1:
@@ -248,14 +251,15 @@ def _cheapest_block(n, out, extent, strides, cin, cout):
 
 
 def _worthwhile(image_shape, kernel_shape, strides, groups):
-    """Whether forward and gradients together measured faster than XLA's on two cores.
+    """Whether the forward pass and both gradients measured faster than XLA's.
 
-    Times XLA's speed: LeNet-5's C1 3.4, C3 2.2, C5 8.7 (batch 128), 4.3, 1.5, 8.0
-    (batch 1); 3x3 from 3 to 16 at 32x32 1.9. And not: 3x3 at 32x32, 16 to 16, 0.6; 64
-    to 64 at 56x56 0.4; 7x7/2 from 3 to 64 at 224 0.2; 11x11/4 from 3 to 96 at 227 0.7.
+    On two cores these ran at so many times XLA's speed: LeNet-5's C1 3.4, C3 2.2 and
+    C5 8.7 at batch 128, and 4.3, 1.5 and 8.0 at batch 1; 3x3 from 3 to 16 at 32x32 1.9.
+    These were slower: 3x3 from 16 to 16 at 32x32 0.6; 3x3 from 64 to 64 at 56x56 0.4;
+    7x7/2 from 3 to 64 at 224 0.2; 11x11/4 from 3 to 96 at 227 0.7.
     """
     if strides != (1, 1) or groups > 1:
         return False
     if kernel_shape[:2] == tuple(image_shape[1:3]):
-        return True  # A dense layer on the whole image.
+        return True  # It is a dense layer on the whole image.
     return kernel_shape[2] * kernel_shape[3] <= 128

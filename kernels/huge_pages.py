@@ -1,10 +1,9 @@
-"""Memory in pages of 2 MiB instead of 4 KiB, which a training step on a CPU feels.
+"""Memory in pages of 2 MiB instead of 4 KiB, which speeds up a training step on a CPU.
 
 XLA's CPU backend takes the memory of a step's intermediate arrays from the C library
-and gives it back after the step, so every step touches gigabytes of fresh pages. With
-huge ones ResNet-20's step takes three quarters of its time (benchmarks/RESULTS.md).
-glibc asks the kernel for them only if an environment variable says so when the process
-starts.
+and returns it after the step, so every step touches gigabytes of fresh pages. With huge
+pages ResNet-20's step takes three quarters of the time (benchmarks/RESULTS.md). glibc
+asks Linux for them only if an environment variable says so when the process starts.
 """
 
 import os
@@ -17,12 +16,11 @@ _VARIABLE, _TUNABLE = "GLIBC_TUNABLES", "glibc.malloc.hugetlb"
 
 
 def start_anew():
-    """Starts this program anew with that variable, once, where it has an effect.
+    """Restarts this program once with that variable set, where it has an effect.
 
-    Before anything is imported that takes time: Python's own start is paid twice, some
-    10 ms. Nothing happens where the variable names `glibc.malloc.hugetlb` already (0
-    turns it off), where the kernel gives huge pages to everybody or to nobody, or
-    without glibc.
+    Call it before slow imports: Python's own start, some 10 ms, is paid twice. Nothing
+    happens where the variable already names `glibc.malloc.hugetlb` (0 turns it off),
+    where Linux gives huge pages to everybody or to nobody, or without glibc.
     """
     given = os.environ.get(_VARIABLE, "")
     if _TUNABLE in given or not _on_request() or platform.libc_ver()[0] != "glibc":
@@ -33,6 +31,7 @@ def start_anew():
 
 
 def _on_request():
+    """Whether Linux gives huge pages to those who ask for them."""
     try:
         return "[madvise]" in _KERNEL.read_text()
     except OSError:

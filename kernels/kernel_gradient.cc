@@ -1,20 +1,20 @@
-// The gradient of a convolution in its kernel, on the CPU that compiles this file.
+// The gradient of a convolution in its kernel, for the CPU that compiles this file.
 //
 //   dw[kh, kw, i, o] = sum over n, h, w of
 //       images[n, h * stride + kh * dilation - pad, ..., i] * dy[n, h, w, o]
 //
-// For each pixel that is the outer product of two short vectors, which NHWC has
-// contiguous: a block of dw stays in registers while the pixels go by, an element of
-// the image is broadcast, dy is read in whole vectors. No array is transposed.
+// For each pixel that is the outer product of two short vectors, which are contiguous in
+// NHWC. A block of dw stays in registers while the pixels go by; an element of the image
+// is broadcast, and dy is read in whole vectors. No array is transposed.
 //
-// images and dy are copied, some pixels at a time, into panels of few channels that fit
-// the second-level cache, images with their padding. Within a row of the kernel the taps
-// lie side by side in such a panel: tap kw of channel c is element kw * channels + c.
+// images, with their padding, and dy are copied, some pixels at a time, into panels of
+// few channels that fit the second-level cache. The taps of a row of the kernel lie side
+// by side in such a panel: tap kw of channel c is element kw * channels + c.
 //
-// Small groups are merged until they fill a vector, and of what these dense layers give
-// the groups' own part is kept.
+// Small groups are merged until they fill a vector, and only the groups' own part of such
+// a dense layer is kept.
 //
-// The sum's order is a function of the shapes alone, not of the number of threads.
+// The order of the sums depends only on the shapes, not on the number of threads.
 
 #include <algorithm>
 #include <array>
@@ -30,11 +30,11 @@ namespace {
 
 namespace ffi = xla::ffi;
 
-constexpr int64_t kOutputs = 2 * kLanes;     // channels of dy in a panel, at most
-constexpr int64_t kInputs = 64;              // and of the images
-constexpr int64_t kCache = 512 << 10;        // bytes of one panel of each
-constexpr int64_t kTasks = 16;               // at least, where there is as much work
-constexpr int64_t kPartialBytes = 16 << 20;  // of sums that are added in the end
+constexpr int64_t kOutputs = 2 * kLanes;     // a panel's channels of dy, at most
+constexpr int64_t kInputs = 64;              // a panel's channels of images, at most
+constexpr int64_t kCache = 512 << 10;        // bytes of one panel of each together
+constexpr int64_t kTasks = 16;               // at least, where there is enough work
+constexpr int64_t kPartialBytes = 16 << 20;  // of all sums but the first, at most
 
 struct Layer {
   int64_t n, h, w, cin;    // images
@@ -47,20 +47,20 @@ struct Layer {
   int64_t outputs() const { return cout / groups * merged; }
 };
 
-// Pixels of dy that lie in a panel together: some rows of one image, or whole images.
+// Pixels of dy that share a panel: some rows of one image, or whole images.
 struct Chunk {
   int64_t image, images, row, rows;
 };
 
-// Where a panel's pixels are: floats from one image, row and pixel to the next.
+// A walk over a panel's pixels: the floats from one image, row and pixel to the next.
 struct Walk {
   int64_t images, rows, columns;
   int64_t x_image, x_row, x_column;
   int64_t dy_image, dy_row;
 };
 
-// sums [block, vectors * kLanes] = sum over pixels of the outer product of as many
-// elements of x and of dy.
+// Sums up, over the pixels, the outer product of `block` elements of x and
+// vectors * kLanes elements of dy.
 template <int block, int vectors>
 void Outer(const float* x, const float* dy, const Walk& walk, float* sums) {
   Vector sum[block][vectors] = {};
@@ -92,7 +92,7 @@ void Outer(const float* x, const float* dy, const Walk& walk, float* sums) {
 
 using OuterFunction = void (*)(const float*, const float*, const Walk&, float*);
 
-// Outer of one element, of two, ..., of as many as there are registers for.
+// Lists Outer for one element, for two, ..., for as many as there are registers.
 template <int vectors, int... blocks>
 constexpr auto Outers(std::integer_sequence<int, blocks...>) {
   return std::array<OuterFunction, sizeof...(blocks)>{Outer<blocks + 1, vectors>...};
@@ -101,7 +101,7 @@ constexpr auto Outers(std::integer_sequence<int, blocks...>) {
 constexpr auto kOuter1 = Outers<1>(std::make_integer_sequence<int, kSums>());
 constexpr auto kOuter2 = Outers<2>(std::make_integer_sequence<int, kSums / 2>());
 
-// All pixels of dy, in `at_least` chunks if there are as many rows.
+// Divides all pixels of dy into `at_least` chunks, if there are as many rows.
 std::vector<Chunk> Chunks(const Layer& layer, int64_t at_least) {
   const int64_t pixels =
       std::clamp<int64_t>(layer.n * layer.ho * layer.wo / at_least, 1,
@@ -127,14 +127,14 @@ std::vector<Chunk> Chunks(const Layer& layer, int64_t at_least) {
   return chunks;
 }
 
-// The channels that panel `p` has of a dense layer's outputs, and what it is wide.
+// The channels that panel `p` has of a dense layer's outputs, and the panel's width.
 int64_t Channels(const Layer& layer, int64_t p) {
   return std::min(kOutputs, layer.outputs() - p * kOutputs);
 }
 
 int64_t Width(int64_t channels) { return channels > kLanes ? 2 * kLanes : kLanes; }
 
-// A panel of dy: [pixels, width], zeros behind the last channel.
+// Fills a panel of dy, [pixels, width], with zeros behind the last channel.
 void PackOutputs(const Layer& layer, const float* dy, const Chunk& chunk,
                  int64_t channel, int64_t channels, float* panel) {
   const int64_t width = Width(channels);
@@ -150,7 +150,7 @@ void PackOutputs(const Layer& layer, const float* dy, const Chunk& chunk,
   }
 }
 
-// A panel of the images: [images, rows, columns, channels] with the padding.
+// Fills a panel of the images, [images, rows, columns, channels], with the padding.
 void PackInputs(const Layer& layer, const float* images, const Chunk& chunk,
                 int64_t rows, int64_t columns, int64_t channel, int64_t channels,
                 float* panel) {
@@ -179,8 +179,9 @@ void PackInputs(const Layer& layer, const float* images, const Chunk& chunk,
   }
 }
 
-// Adds a block's sums to dw; of merged groups the part where input and output are of one
-// group. `tap` is the first tap of the kernel's row, `element` the first of the segment.
+// Adds a block's sums to dw; for merged groups it adds only sums whose input and output
+// are in one group. `tap` is the first tap of the kernel's row, `element` the first
+// element of the block.
 void Add(const Layer& layer, int64_t tap, int64_t element, int64_t block,
          int64_t input, int64_t inputs, int64_t dense, int64_t output,
          int64_t outputs, const float* sums, float* dw) {
@@ -199,7 +200,7 @@ void Add(const Layer& layer, int64_t tap, int64_t element, int64_t block,
   }
 }
 
-// The chunks of one task, for some panels of the outputs of one dense layer.
+// Does one task: some chunks, for some panels of the outputs of one dense layer.
 void Work(const Layer& layer, const float* images, const float* dy, const Chunk* chunk,
           const Chunk* end, int64_t dense, int64_t panel, int64_t last_panel, float* dw) {
   const int64_t inputs = layer.inputs(), outputs = layer.outputs();
@@ -209,7 +210,7 @@ void Work(const Layer& layer, const float* images, const float* dy, const Chunk*
   const auto rows_of = [&](const Chunk& chunk) {
     return (chunk.rows - 1) * layer.stride[0] + (layer.kh - 1) * layer.dilation[0] + 1;
   };
-  // One panel of all channels is what dy is already.
+  // dy itself is the panel if one panel has all channels.
   const bool whole = outputs == layer.cout && outputs == Width(outputs);
   int64_t x_pixels = 0, most_dy_pixels = 0;
   for (const Chunk* c = chunk; c != end; ++c) {
@@ -281,8 +282,8 @@ ffi::Error KernelGradient(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> images,
                  {dilation[0], dilation[1]}, groups, 1};
   layer.merged =
       std::gcd(groups, std::max<int64_t>(1, kLanes / (layer.cout / groups)));
-  // A task is one dense layer, some of its panels of dy, some of the chunks of pixels.
-  // Tasks of other chunks have their own sums.
+  // A task is one dense layer, some of its panels of dy and some of the chunks. Tasks of
+  // other chunks have their own sums.
   const int64_t layers = groups / layer.merged;
   const int64_t panels = CeilDiv(layer.outputs(), kOutputs);
   const int64_t size = dw->element_count();

@@ -1,5 +1,5 @@
-// What the programs beside this file share: vectors of the processor's width, and loops
-// on XLA's threads.
+// What the programs beside this file share: vectors of the processor's width, buffers,
+// and loops on XLA's threads.
 
 #ifndef KERNELS_NATIVE_H_
 #define KERNELS_NATIVE_H_
@@ -17,7 +17,8 @@
 
 namespace convnets {
 
-// Of a processor's 32 registers of kLanes floats 24 hold sums, of 16 twelve.
+// A processor with 32 registers of kLanes floats holds sums in 24 of them, one with 16
+// registers in twelve.
 #if defined(__AVX512F__)
 constexpr int kLanes = 16, kSums = 24;
 #elif defined(__AVX__)
@@ -34,8 +35,8 @@ inline void Store(float* to, Vector v) { *reinterpret_cast<Vector*>(to) = v; }
 
 inline int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Memory for floats, not initialised. It begins with a line of the cache, so that no
-// vector lies in two: with all aligned to 16 bytes the layers took 6% longer.
+// Uninitialised floats that begin with a line of the cache, so that no vector lies in two
+// lines. With memory aligned to 16 bytes the layers took 6% longer.
 constexpr size_t kLine = 64;
 struct Deleter {
   void operator()(float* floats) const {
@@ -49,9 +50,9 @@ inline Buffer MakeBuffer(int64_t floats) {
 }
 
 // Runs task(0, scratch), ..., task(count - 1, scratch) on the pool's threads and on this
-// one. Each thread has a scratch of its own, of so many floats, until its last task ends.
-// This thread waits for no thread that has not begun: the pool may be busy with others
-// like it.
+// one. Each thread has a scratch of `floats` floats for its tasks and frees it after the
+// last one, before this function returns. This thread never waits for a thread that has
+// not begun, because the pool may be busy with threads that wait as it does.
 template <typename Task>
 void InParallel(xla::ffi::ThreadPool& pool, int64_t count, int64_t floats,
                 const Task& task) {

@@ -1,18 +1,23 @@
-"""Convolutions by programs of our own, built where there is a C++ compiler.
+"""Convolutions by C++ programs of our own, built where there is a compiler.
 
     python -m kernels.native
 
-builds kernels/winograd.cc and kernels/kernel_gradient.cc for this processor, into the
-Python environment; `make` does so when it installs. The first has 3x3 convolutions by
-Winograd's algorithm, which takes 16 multiplications instead of 36; oneDNN, jaxlib's and
-PyTorch's, took all 36 where it was measured. The second has the kernel's gradient of
-all others, for which XLA's CPU backend has nothing quick, and jaxlib's oneDNN no custom
-call. Without a compiler, or where the environment is used on
-another kind of processor, oneDNN's and XLA's stand for them: slower
-(benchmarks/RESULTS.md), and equal up to rounding.
+builds kernels/winograd.cc and kernels/kernel_gradient.cc for this processor and puts
+the library into the Python environment; `make` does that when it installs. It also
+tries what jaxlib's oneDNN can do here (kernels/probes.py).
 
-The calls are JAX's foreign function interface, which is public and versioned: programs
-that make them can be stored in the compilation cache.
+winograd.cc computes 3x3 convolutions by Winograd's algorithm, which takes 16
+multiplications where the definition takes 36; the oneDNN of jaxlib and of PyTorch took
+all 36 where it was measured. kernel_gradient.cc computes the kernel's gradient of every
+other convolution, for which XLA's CPU backend has nothing fast and jaxlib's oneDNN has
+no custom call. Where there is no compiler, or the environment came from another kind of
+processor, oneDNN and XLA stand in; they are slower (benchmarks/RESULTS.md), and the
+results agree up to rounding.
+
+The programs are called through JAX's foreign function interface, which is public and
+versioned, so the compilation cache can store programs that call them. What they need
+beside their operands and results, some megabytes per thread and at most 16 MB more,
+they free before a call ends.
 """
 
 import ctypes
@@ -39,12 +44,12 @@ _OPTIONS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared")
 _KERNEL_GRADIENT = "convnets_kernel_gradient"
 _WINOGRAD = "convnets_winograd"
 _WINOGRAD_KERNEL_GRADIENT = "convnets_winograd_kernel_gradient"
-# Of Winograd's algorithm: channels come in multiples of the widest vector's floats;
-# multiplications that it must save for each pair of channels; and of the kernel's
-# gradient, the inputs and outputs that kernels/winograd.cc sums up together, and into
-# how many tasks, each with its own sums, it is divided where they have as many tiles.
+# Winograd's algorithm needs channels in multiples of the widest vector's floats, and
+# must save so many multiplications per pair of channels to be worth its transforms.
 _CHANNELS = 16
 _SAVED = 1800
+# Its kernel's gradient sums up so many inputs and outputs together (winograd.cc), in up
+# to so many tasks, each of which has sums of its own and at least so many tiles.
 _PART = 64
 _TASKS, _TASK_TILES = 16, 512
 
@@ -54,7 +59,7 @@ class BuildError(Exception):
 
 
 def _options():
-    """The compiler's options, with sanitizers where CONVNETS_SANITIZE names some."""
+    """Returns the compiler's options; CONVNETS_SANITIZE may name sanitizers."""
     sanitizers = os.environ.get("CONVNETS_SANITIZE")
     if not sanitizers:
         return _OPTIONS
@@ -63,7 +68,7 @@ def _options():
 
 
 def features():
-    """The processor's name and its instruction sets, as text."""
+    """Returns the processor's architecture and instruction sets, as strings."""
     cpu = pathlib.Path("/proc/cpuinfo")
     lines = cpu.read_text().splitlines() if cpu.exists() else []
     features = {line for line in lines if line.startswith(("flags", "Features"))}
@@ -71,13 +76,13 @@ def features():
 
 
 def processor():
-    """A short name of this kind of processor: others have other instruction sets."""
+    """Returns a short name that processors with the same instruction sets share."""
     name = hashlib.sha256("\n".join(features()).encode()).hexdigest()
     return f"{platform.machine()}-{name[:8]}"
 
 
 def path():
-    """Where the library for this source, jaxlib and processor is, if it was built."""
+    """Returns where the library for this source, jaxlib and processor belongs."""
     parts = *features(), jaxlib.__version__, *_options()
     key = hashlib.sha256("\n".join(parts).encode())
     for name in (*SOURCES, HEADER):
@@ -87,16 +92,19 @@ def path():
 
 
 def build():
-    """Builds the library, if it is not there yet, and returns its path."""
+    """Builds the library, unless it is there already, and returns its path.
+
+    Raises a BuildError where that is not possible.
+    """
     target = path()
     if target.exists():
         return target
     if sys.platform != "linux":
-        raise BuildError(f"on {sys.platform}, where it was not tested")
+        raise BuildError(f"they were never tested on {sys.platform}")
     names = (os.environ.get("CXX"), "c++", "g++", "clang++")
     compiler = next(filter(None, map(shutil.which, filter(None, names))), None)
     if compiler is None:
-        raise BuildError("no C++ compiler: no c++, g++ or clang++, and CXX names none")
+        raise BuildError("there is no c++, g++ or clang++, and CXX names no compiler")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
@@ -107,7 +115,7 @@ def build():
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
                 raise BuildError(f"{' '.join(command)}\n{done.stderr.strip()}")
-            built.replace(target)  # Whole or not at all, when two build at once.
+            built.replace(target)  # The file appears whole, even if two build at once.
     except OSError as error:
         raise BuildError(error) from None
     return target
@@ -115,11 +123,13 @@ def build():
 
 @functools.cache
 def available():
-    """Whether the library is there. The first call loads it, or warns."""
+    """Whether the library is there. The first call loads it or logs a warning."""
     try:
         library = ctypes.CDLL(path())
     except OSError:
-        logging.warning("python -m kernels.native has not built our convolutions here")
+        logging.warning(
+            "our C++ convolutions are not built here: python -m kernels.native"
+        )
         return False
     for name in (_KERNEL_GRADIENT, _WINOGRAD, _WINOGRAD_KERNEL_GRADIENT):
         function = jax.ffi.pycapsule(getattr(library, name))
@@ -128,10 +138,10 @@ def available():
 
 
 def winograd_applies(cin, output, window, strides, dilation, groups):
-    """Whether Winograd's algorithm is for this convolution: `output` [N, Ho, Wo, Cout].
+    """Whether Winograd's algorithm can compute a convolution, and faster than others.
 
-    That is, whether it can, and measured faster: the multiplications that it saves have
-    to pay for the transform of the kernel.
+    `output` is the shape [N, Ho, Wo, Cout]. The multiplications that the algorithm
+    saves have to pay for transforming the kernel.
     """
     n, h, w, cout = output
     return (
@@ -144,16 +154,16 @@ def winograd_applies(cin, output, window, strides, dilation, groups):
 
 
 def winograd(images, kernel, *, padding, layout):
-    """[N, H, W, Cin] and [3, 3, Cin, Cout] to [N, Ho, Wo, Cout], float32.
+    """Convolves [N, H, W, Cin] with [3, 3, Cin, Cout] to [N, Ho, Wo, Cout], float32.
 
-    With `layout` "HWOI", not "HWIO", the kernel is [3, 3, Cout, Cin]. An infinity or a
-    NaN in the image spoils the whole tile of 2x2 outputs.
+    With the `layout` "HWOI" instead of "HWIO" the kernel is [3, 3, Cout, Cin]. An
+    infinity or a NaN in the image spoils the whole tile of 2x2 outputs.
     """
     size = [
         x + sum(pads) - 2 for x, pads in zip(images.shape[1:3], padding, strict=True)
     ]
     cout = kernel.shape[layout.index("O")]
-    # XLA's memory, which is at hand, for the transformed kernel.
+    # The transformed kernel lies in memory of XLA's, which is at hand.
     workspace = 16 * (images.shape[3] * cout + 2 * _CHANNELS)
     results = _arrays((len(images), *size, cout), (workspace,))
     call = jax.ffi.ffi_call(_WINOGRAD, results)
@@ -162,7 +172,10 @@ def winograd(images, kernel, *, padding, layout):
 
 
 def kernel_gradient(images, dy, *, window, strides, padding, dilation, groups):
-    """[N, H, W, Cin] and [N, Ho, Wo, Cout] to [Kh, Kw, Cin / groups, Cout], float32."""
+    """Returns the kernel's gradient [Kh, Kw, Cin / groups, Cout], float32.
+
+    `images` are [N, H, W, Cin], the gradient `dy` of the outputs is [N, Ho, Wo, Cout].
+    """
     cin, cout = images.shape[3], dy.shape[3]
     shape = (*window, cin // groups, cout)
     if winograd_applies(cin, dy.shape, window, strides, dilation, groups):
@@ -184,7 +197,7 @@ def kernel_gradient(images, dy, *, window, strides, padding, dilation, groups):
 
 
 def _tiles(height, width):
-    """Tiles of 2x2 outputs in an image."""
+    """Counts the tiles of 2x2 outputs in an image."""
     return math.ceil(height / 2) * math.ceil(width / 2)
 
 
@@ -197,16 +210,14 @@ def _low(padding):
 
 
 def main():
-    from kernels import probes  # which needs this file
+    from kernels import probes  # which imports this file
 
     try:
         print(f"convolutions: {build()}")
     except BuildError as error:
         print(f"convolutions stay oneDNN's and XLA's, which are slower: {error}")
     for name, reason in probes.probe().items():
-        print(
-            f"oneDNN's {name}: {f'XLA stands for it: {reason}' if reason else 'works'}"
-        )
+        print(f"oneDNN's {name}: {reason and f'left to XLA: {reason}' or 'works'}")
 
 
 if __name__ == "__main__":

@@ -1,18 +1,19 @@
-"""oneDNN's convolution and matrix product, by the custom calls of XLA's CPU backend.
+"""oneDNN's convolution and matrix product, through custom calls of XLA's CPU backend.
 
-jaxlib's builds for x86-64 carry oneDNN, the library under PyTorch's CPU convolutions.
-XLA has custom calls for it, on its own threads, but makes use of them for nothing by
-default and has none for gradients. Here the forward convolution serves as its own
-gradient in the image, and a matrix product as the kernel's gradient of a 1x1 layer. The
-kernel's gradient of the others is kernels/native.py's where that was built, else XLA's
-own convolution. Where Winograd's algorithm applies, all three are kernels/native.py's.
+jaxlib's builds for x86-64 contain oneDNN, the library under PyTorch's CPU convolutions.
+XLA has custom calls that run it on XLA's own threads, but by default it makes none of
+them, and it has none for gradients. Here the forward convolution also computes the
+gradient in the image, and a matrix product computes the kernel's gradient of a 1x1
+layer. Other kernels' gradients come from kernels/native.py where that was built, else
+from XLA's own convolution. Where Winograd's algorithm applies, kernels/native.py
+computes all three.
 
 oneDNN's calls are no public interface: their configuration has changed between versions
-of XLA, and a wrong one ends the process. So they are made where kernels/probes.py has
-seen them work, and only in programs for one device, because XLA cannot partition a
-custom call. Nor can XLA store such a program: it crashes. With JAX's compilation cache
-in use they are made inside ops.every_kernel alone, which keeps them out of it.
-Everywhere else the same functions are `lax`'s operations.
+of XLA, and a wrong one ends the process. So they are made only where kernels/probes.py
+has seen them work, and only in programs for one device, because XLA cannot partition a
+custom call. Nor can XLA store such a program; it crashes. While JAX's compilation cache
+is on, the calls are therefore made only inside ops.every_kernel, which keeps those
+programs out of the cache. Everywhere else the same functions are `lax`'s operations.
 """
 
 import functools
@@ -30,10 +31,11 @@ from kernels import native, probes
 from kernels.choice import choice
 
 KEEP_AFTER = "jax_persistent_cache_min_compile_time_secs"
-_MERGED_CHANNELS = 16  # of 1, 16, 32 and 64 the quickest for ResNeXt-50's layers
+_MERGED_CHANNELS = 16  # the quickest of 1, 16, 32 and 64 for ResNeXt-50's layers
 
 
 def _cached():
+    """Whether JAX's compilation cache is on."""
     config = jax.config
     return config.jax_enable_compilation_cache and config.jax_compilation_cache_dir
 
@@ -41,8 +43,8 @@ def _cached():
 def conv(images, kernel, strides, padding, dilation, groups):
     """Convolution [N, H, W, Cin] * [Kh, Kw, Cin / groups, Cout] -> [N, Ho, Wo, Cout].
 
-    `padding` is ((top, bottom), (left, right)), none of it negative; of strides and
-    dilation one is (1, 1).
+    `padding` is ((top, bottom), (left, right)) and not negative. Strides or dilation
+    must be (1, 1).
     """
     return conv_p.bind(
         images,
@@ -56,6 +58,7 @@ def conv(images, kernel, strides, padding, dilation, groups):
 
 
 def plain_conv(images, kernel, *, strides, padding, dilation, groups, layout):
+    """Convolves by `lax`; the kernel's `layout` is "HWIO" or "HWOI"."""
     numbers = ("NHWC", layout, "NHWC")
     return lax.conv_general_dilated(
         images, kernel, strides, padding, None, dilation, numbers, groups
@@ -63,13 +66,13 @@ def plain_conv(images, kernel, *, strides, padding, dilation, groups, layout):
 
 
 def _image_gradient(dy, images, kernel, **options):
-    """The transpose in the image: a convolution of dy with the kernel turned round.
+    """Transposes the convolution in the image: convolves dy with the turned kernel.
 
-    Turning exchanges input and output channels, which without groups is no more than
-    the other `layout`. With strides, the pixels that are r past a multiple of the
-    stride see only every stride-th tap, beginning with one that r decides. Each such
-    phase of the gradient is a convolution without strides; they are laid together in
-    the end.
+    Turning the kernel exchanges input and output channels, which without groups only
+    changes the `layout`. With strides, pixels that lie r past a multiple of the stride
+    see every stride-th tap alone, beginning with one that r decides. Each such phase of
+    the gradient is a convolution without strides; the phases are interleaved at the
+    end.
     """
     strides, padding = options["strides"], options["padding"]
     dilation = options["dilation"]
@@ -105,26 +108,26 @@ def _image_gradient(dy, images, kernel, **options):
 
 
 def _phase(r, stride, out, size, kernel, axis, padding, dilation):
-    """(taps of the turned kernel, padding of dy, pixels) of a phase on one axis."""
+    """Returns, for one axis of a phase, (turned kernel's taps, dy's pads, pixels)."""
     taps, low, step = kernel.shape[axis], padding[axis][0], dilation[axis]
     pixels = -(-size // stride)
     if stride == 1:
         before = (taps - 1) * step - low
         seen = out + before - (taps - 1) * step
         return slice(None), (before, pixels - seen), pixels
-    # Pixel m * stride + r is seen by output m + (r + low - tap) / stride.
+    # Output m + (r + low - tap) / stride sees pixel m * stride + r.
     first = (r + low) % stride
     count = len(range(first, taps, stride))
     shift = (r + low - first) // stride
     before = count - 1 - shift
-    # In the turned kernel tap t is at taps - 1 - t, and the last of them comes first.
+    # The turned kernel has tap t at taps - 1 - t, so the last tap comes first.
     last = first + (count - 1) * stride
     chosen = slice(taps - 1 - last, taps - first, stride) if count else slice(0, 0)
     return chosen, (before, pixels - (out + before - (count - 1))), pixels
 
 
 def _cropped_conv(images, kernel, padding, options):
-    """The convolution for padding that may be negative, which crops."""
+    """Convolves with padding that may be negative, which crops."""
     (top, bottom), (left, right) = (
         (max(0, -low), max(0, -high)) for low, high in padding
     )
@@ -135,7 +138,7 @@ def _cropped_conv(images, kernel, padding, options):
 
 
 def _turned(kernel, groups, layout):
-    """(kernel turned by 180 degrees that maps outputs to inputs, its layout)."""
+    """Returns (the kernel turned to map outputs to inputs, its layout)."""
     kernel = kernel[::-1, ::-1]
     if groups == 1:
         return kernel, "HWOI" if layout == "HWIO" else "HWIO"
@@ -146,7 +149,7 @@ def _turned(kernel, groups, layout):
 
 
 def _kernel_gradient(dy, images, kernel, **options):
-    """The transpose in the kernel, which of a 1x1 layer is a product of matrices."""
+    """Transposes the convolution in the kernel; a 1x1 layer takes a matrix product."""
     shape, layout = kernel.aval.shape, options.pop("layout")
     if layout == "HWIO" and options["groups"] == 1 and _pointwise(shape, options):
         cin, cout = shape[2:]
@@ -157,15 +160,15 @@ def _kernel_gradient(dy, images, kernel, **options):
 
 
 def _lax_kernel_gradient(images, dy, *, window, groups, **options):
-    """The kernel's gradient by XLA: images [Cin, H, W, N] convolved with dy.
+    """Computes the kernel's gradient by XLA: convolves images [Cin, H, W, N] with dy.
 
-    In groups that is up to a thousand times slower than without, and without it is
-    slow for a few channels. So groups are put side by side until they have
-    `_MERGED_CHANNELS`, and of what each of these dense convolutions gives the groups'
-    own part is kept.
+    XLA is up to a thousand times slower with groups than without them, and without them
+    it is slow for few channels. So groups are merged until they have as many channels
+    as `_MERGED_CHANNELS`, and only the groups' own part of each dense convolution is
+    kept.
     """
-    # Without the barrier XLA computes images and dy anew in the order of the transposed
-    # arrays: two thirds of a step of ResNet-20.
+    # Without the barrier XLA computes images and dy again in the transposed order,
+    # which took two thirds of a step of ResNet-20.
     images, dy = lax.optimization_barrier((images, dy))
     dy = dy.transpose(1, 2, 0, 3)
     if groups == 1:
@@ -183,12 +186,15 @@ def _lax_kernel_gradient(images, dy, *, window, groups, **options):
 
 
 def _transposed(images):
-    """[N, H, W, C] to [C, H, W, N]."""
+    """Transposes [N, H, W, C] to [C, H, W, N]."""
     return images.transpose(3, 1, 2, 0)
 
 
 def _correlation(images, dy, window, *, strides, padding, dilation):
-    """Kernel gradient [Kh, Kw, Cin, Cout] of [Cin, H, W, N] and [Ho, Wo, N, Cout]."""
+    """Returns the kernel's gradient [Kh, Kw, Cin, Cout].
+
+    `images` are [Cin, H, W, N] and dy is [Ho, Wo, N, Cout].
+    """
     pads = []
     for axis, (low, _) in enumerate(padding):
         seen = (window[axis] - 1) * dilation[axis] + 1
@@ -200,12 +206,13 @@ def _correlation(images, dy, window, *, strides, padding, dilation):
 
 
 def _pointwise(shape, options):
+    """Whether a kernel of this shape multiplies each pixel by itself."""
     return shape[:2] == (1, 1) == options["strides"] and not any(
         map(any, options["padding"])
     )
 
 
-# The primitives: bilinear, so that both gradients, forward mode and what is built of
+# The primitives are bilinear, so both gradients, forward mode and whatever is built on
 # them follow from the rules above.
 
 
@@ -216,7 +223,7 @@ def _conv_shape(images, kernel, **options):
 
 def _batched_conv(operands, axes, **options):
     images, kernel = operands
-    if axes[1] is None:  # More images.
+    if axes[1] is None:  # The batch is more images.
         images = jnp.moveaxis(images, axes[0], 0)
         y = conv_p.bind(images.reshape(-1, *images.shape[2:]), kernel, **options)
         return y.reshape(*images.shape[:2], *y.shape[1:]), 0
@@ -236,7 +243,7 @@ def _winograd_applies(images, kernel, y, *, layout, padding, **options):
 
 
 def _winograd(images, kernel, *, layout, padding, **options):
-    del options  # None that Winograd's algorithm could have.
+    del options  # Where Winograd's algorithm applies, they have their defaults.
     return native.winograd(images, kernel, padding=padding, layout=layout)
 
 
@@ -292,12 +299,12 @@ def _batched_kernel_gradient(operands, axes, **options):
 
 
 def _transposed_in_memory(images):
-    """`_transposed` at once, where XLA would leave it to each of the parts."""
+    """Transposes all images at once, which XLA would leave to each of the parts."""
     return with_layout_constraint(_transposed(images), Layout((0, 1, 2, 3)))
 
 
 def plain_gram(a, b):
-    """[N, A] and [N, B] to a' b [A, B]."""
+    """Multiplies a' b: [N, A] and [N, B] to [A, B]."""
     return lax.dot_general(a, b, (((0,), (0,)), ((), ())))
 
 
@@ -311,9 +318,11 @@ def _gram_call(context, a, b):
 
 
 def _call(context, target, operands, config):
-    if choice.uncached:  # No program that is being compiled now takes so long.
+    if (
+        choice.uncached
+    ):  # No compilation takes infinitely long, so this one is not kept.
         jax.config.update(KEEP_AFTER, math.inf)
-    # Version 2 of the interface: the configuration is a string.
+    # In version 2 of the interface the configuration is a string.
     lower = jax.ffi.ffi_lowering(
         target, api_version=2, backend_config=json.dumps(config)
     )
@@ -346,7 +355,11 @@ def _native(*avals, **options):
 
 
 def _register(primitive, plain, *calls):
-    """`calls`: pairs of a lowering and whether it is able to: f(*avals, **options)."""
+    """Gives a primitive its lowerings: on one CPU device the first call that is able.
+
+    `calls` are pairs of a lowering and a predicate, f(*avals, **options). `plain`
+    computes everything else.
+    """
     plain_lowering = mlir.lower_fun(plain, multiple_results=False)
 
     def on_cpu(context, *operands, **options):

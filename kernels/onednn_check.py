@@ -1,10 +1,10 @@
-"""Makes one of oneDNN's calls and compares what it computes with XLA's own operation.
+"""Makes one of oneDNN's calls and compares its numbers with XLA's own operation.
 
     python -m kernels.onednn_check convolution
 
-kernels/probes.py runs this as a child process, because a call that XLA does not
-understand ends the process. Exit code 0: the numbers agree; otherwise the last line of
-the errors says what is wrong.
+kernels/probes.py runs this in a child process, because a call that XLA does not
+understand ends the process. It exits with 0 if the numbers agree; otherwise the last
+line on stderr says what is wrong.
 """
 
 import sys
@@ -16,8 +16,8 @@ import numpy as np
 from kernels import onednn, probes
 from kernels.choice import choice
 
-# kernel, strides, padding, dilation, groups; 8 channels to 16, which are too few for
-# Winograd's algorithm, so that the call is oneDNN's.
+# Each has kernel, strides, padding, dilation and groups. Its 8 channels are too few for
+# Winograd's algorithm, so oneDNN computes it.
 CONVOLUTIONS = [
     ((1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1), 1),
     ((3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
@@ -32,7 +32,7 @@ ROWS = (3, 200, 5000)
 
 
 def cases(name):
-    """Pairs of a call's primitive with its options, and its operands."""
+    """Yields (primitive, options, operands) whose program makes the call."""
     rng = np.random.default_rng(0)
 
     def draw(*shape):
@@ -61,7 +61,7 @@ def cases(name):
 
 
 def check(name):
-    """Raises an ArithmeticError where a call's numbers are not XLA's to rounding."""
+    """Raises an ArithmeticError if the call's numbers differ from XLA's."""
     for primitive, options, operands in cases(name):
 
         def call(*operands, primitive=primitive, options=options):
@@ -73,14 +73,14 @@ def check(name):
         plain = onednn.plain_conv if primitive is onednn.conv_p else onednn.plain_gram
         expected = plain(*operands, **options)
         error = float(jnp.abs(program(*operands) - expected).max())
-        # Sums of up to 5,000 terms of size 1 in float32: 2e-5 was seen; one that was
-        # rounded to bfloat16 on the way is off by 1e-2.
+        # Sums of up to 5,000 terms of size 1 differed by up to 2e-4. With operands
+        # rounded to bfloat16 that would be 1e-2 or more.
         if not error < 1e-3:
             raise ArithmeticError(f"its numbers are wrong by {error:.1e}: {options}")
 
 
 def main():
-    choice.onednn = dict.fromkeys(probes.CALLS, "")  # or the calls would not be made
+    choice.onednn = dict.fromkeys(probes.CALLS, "")  # or no call would be made
     try:
         check(sys.argv[1])
     except (ArithmeticError, jax.errors.JaxRuntimeError) as error:

@@ -1,6 +1,6 @@
-"""The operations of the networks, by the kernels that are quickest on this machine.
+"""The networks' operations, computed by the fastest kernels that this machine has.
 
-This is the one door to the room: everything outside kernels/ imports this file alone.
+This is the one door to the room: everything outside kernels/ imports only this file.
 """
 
 import contextlib
@@ -40,11 +40,12 @@ _LIBRARIES = {
 
 
 def use(kernels):
-    """Chooses the kernels of all programs traced from now on.
+    """Chooses the kernels of all programs that are traced from now on.
 
-    "auto" takes those that measured fastest on the processor at hand; "xla" leaves
-    every operation, and the choice of its libraries, to XLA. Programs traced before are
-    forgotten, so that none is used again by mistake.
+    "auto" takes the kernels that measured fastest on the processor at hand. "xla"
+    leaves every operation, and the choice of its libraries, to XLA. A change makes JAX
+    forget the programs that it traced before, so that none of them runs by mistake.
+    Raises a ValueError for any other name.
     """
     if kernels not in ("auto", "xla"):
         raise ValueError(f"kernels: {kernels!r} is neither 'auto' nor 'xla'")
@@ -55,11 +56,11 @@ def use(kernels):
 
 @contextlib.contextmanager
 def portable():
-    """Programs traced inside have XLA's own operations alone, on every platform.
+    """Programs traced inside contain only XLA's own operations, on every platform.
 
-    Exported programs need that: custom calls of ours and oneDNN's exist in this process
-    only, a convolution's blocks are chosen for a batch size that an exported program
-    leaves open, and other runtimes recognise a plain pool.
+    An exported program needs that: the custom calls exist only in this process, the
+    blocks of a convolution depend on a batch size that an exported program leaves open,
+    and other runtimes recognise a plain pool.
     """
     before, choice.portable = choice.portable, True
     try:
@@ -70,10 +71,10 @@ def portable():
 
 @contextlib.contextmanager
 def every_kernel():
-    """Programs compiled inside may use kernels that no compilation cache can store.
+    """Programs compiled inside may use kernels that the compilation cache cannot store.
 
-    A program that uses one is kept out of JAX's compilation cache. Outside of this
-    context such kernels are used only while that cache is off.
+    A program that uses one of them is kept out of JAX's compilation cache. Elsewhere
+    these kernels are used only while that cache is off.
     """
     before, keep_after = choice.uncached, jax.config.values[onednn.KEEP_AFTER]
     choice.uncached = True
@@ -86,34 +87,35 @@ def every_kernel():
 
 @contextlib.contextmanager
 def for_mesh(mesh):
-    """For programs over a mesh, whose images are split over all of its devices.
+    """Traces programs for a mesh that splits the images over all of its devices.
 
-    XLA does not split a convolution in groups: it gathers the batch on every device and
+    XLA does not split a grouped convolution: it gathers the batch on every device and
     computes all of it there (https://github.com/openxla/xla/issues/47945). In programs
-    that are traced inside, each device computes its own images. `every_kernel` holds.
+    traced inside, each device computes its own images. `every_kernel` holds as well.
     """
     with jax.set_mesh(mesh), every_kernel():
         yield
 
 
 def compiler_options(platform):
-    """XLA's options for a training step, for `jax.jit`; there are none but on a CPU.
+    """Returns XLA's options for a training step, for `jax.jit`: {} except on a CPU.
 
-    XLA's CPU backend (jaxlib 0.10.2) removes the barriers of a program ahead of its
-    fusions. Rematerialised stages (models/remat.py) then run beside the first pass, and
-    ResNet-50 needs more memory than without, 1,208 MB instead of 1,082 MB at batch 8;
-    with the barriers it is 351 MB. `once`, kernels/onednn.py and max pooling need
-    theirs to be fast.
+    XLA's CPU backend (jaxlib 0.10.2) removes a program's barriers before it fuses
+    operations. Rematerialised stages (models/remat.py) then run beside the first pass,
+    and at batch 8 ResNet-50 needs 1,208 MB, more than the 1,082 MB it needs without
+    them; with the barriers it needs 351 MB. `once`, kernels/onednn.py and max pooling
+    need their barriers to be fast.
 
-    It gives convolutions to YNNPACK, whose gradient of a kernel takes 30 ms where Eigen
-    takes 12 (3x3, 64 to 64 at 56x56, batch 16, two cores); every list of what YNNPACK
-    gets that leaves convolutions out avoids that. It writes vectors of 256 bits where
-    the processor has 512. With these two options ResNet-50's step takes a tenth less.
-    The list leaves reductions out as well, because YNNPACK gives wrong sums of small
-    products from the 32,768th element on: with v 3x3,
-    i[None] + (v[None] * d[:, None]).sum(-1)[:, None, None].
+    The backend gives convolutions to YNNPACK, whose kernel's gradient takes 30 ms where
+    Eigen takes 12 (3x3, 64 to 64 at 56x56, batch 16, two cores); any list of what
+    YNNPACK gets avoids that if it leaves convolutions out. It uses vectors of 256 bits
+    where the processor has 512. Both options together save a tenth of ResNet-50's step.
+    The list leaves out reductions too, because from the 32,768th element on YNNPACK
+    gives wrong sums of small products: i[None] + (v[None] * d[:, None]).sum(-1)[:,
+    None, None] for a 3x3 v.
 
-    With `use("xla")` only the barriers are kept, for rematerialisation.
+    An option is left out if XLA does not know it (kernels/probes.py). With `use("xla")`
+    only the barriers are kept, for rematerialisation.
     """
     if platform != "cpu":
         return {}
@@ -122,15 +124,16 @@ def compiler_options(platform):
 
 
 def describe(devices=1, platform=None):
-    """Which kernels compute programs traced now, over so many devices in one program.
+    """Says which kernels a program for so many devices has if it is traced now.
 
-    `platform` None is that of JAX's default backend. Equal results mean equal
-    arithmetic, as far as kernels decide it: on the same number of cores a program gives
-    the same bits. The values are text, so that the result can be stored as JSON.
+    Returns a dict of strings, for JSON. Two equal dicts mean equal arithmetic as far as
+    kernels, XLA's options, jaxlib and the kind of processor decide it. `platform` is
+    JAX's default backend unless given. `every_kernel` is assumed, and layers of other
+    types than float32 are XLA's.
     """
     platform = platform or jax.default_backend()
     auto, cpu = choice.kernels == "auto", platform == "cpu"
-    ours = auto and cpu and devices == 1  # XLA cannot divide a custom call.
+    ours = auto and cpu and devices == 1  # XLA cannot partition a custom call.
     built = ours and native.available()
     called = {name for name in probes.CALLS if ours and probes.has_call(name)}
     convolution = ["blocks"] if auto and cpu else []
@@ -154,7 +157,7 @@ def describe(devices=1, platform=None):
 
 
 def in_words(description):
-    """`describe`'s result as one line for people."""
+    """Puts a result of `describe` into one line for people."""
     names = ("convolution", "kernel_gradient", "product", "sum", "pool")
     if {description[name] for name in names} == {"xla"}:
         return "kernels: XLA's own"

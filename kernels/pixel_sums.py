@@ -1,16 +1,16 @@
 """Sums over pixels, and their transpose, in the form that XLA's CPU backend runs well.
 
-That backend computes a sum of [n, C] over n output by output: down all of n for a
-channel, then for the next, one number of a cache line at a time. Batch normalisation
-has four such sums and a bias one; they were 3.5 of the 8 seconds of a training step of
-ResNet-50. Here [n, C] is summed in turns, each the sum of `_TERMS` arrays of
-[n / _TERMS, C] that are read from end to end: a tenth of the time, and a smaller
-rounding error.
+That backend computes a sum of [n, C] over n one output at a time: it goes down all of n
+for one channel, then for the next, and uses one number of each cache line. Batch
+normalisation has four such sums and a bias has one; they took 3.5 of the 8 seconds of a
+training step of ResNet-50. Here [n, C] is summed in turns. Each turn adds `_TERMS`
+arrays of [n / _TERMS, C], which it reads from end to end. That takes a tenth of the
+time and makes a smaller rounding error.
 
-What differentiates into a sum is a value spread over pixels, and a sum into that. So
-both are primitives, each the other's transpose, and the sums of gradients are of the
-same form. Off the CPU, and in programs for several devices, where XLA would have to
-exchange the parts, they are JAX's own operations.
+The gradient of a sum spreads a value over pixels, and the gradient of spreading is a
+sum. So both are primitives, each the transpose of the other, and the sums in gradients
+have the same form. Off the CPU, and in programs for several devices, where XLA would
+have to exchange the parts, they are JAX's own operations.
 """
 
 import math
@@ -23,12 +23,12 @@ from jax.interpreters import ad, batching, mlir
 
 from kernels.choice import choice
 
-_TERMS = 8  # of 4, 8, 16 and 32 the quickest for ResNet-50's layers
-_LAST = 32  # rows that are left to XLA's own sum
+_TERMS = 8  # the quickest of 4, 8, 16 and 32 for ResNet-50's layers
+_LAST = 32  # XLA's own sum adds the last rows
 
 
 def total(x, per_image=False):
-    """The sum over all pixels: [B, ..., C] to [C], or `per_image` to [B, C]."""
+    """Sums over all pixels: [B, ..., C] to [C], or with `per_image` to [B, C]."""
     x = x if per_image else x[None]
     x = x.reshape(x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1])
     y = _plain_total(x) if choice.plain else _total_p.bind(x)
@@ -36,7 +36,7 @@ def total(x, per_image=False):
 
 
 def spread(x, shape):
-    """A value at all pixels: [C], or [B, C] of each image, to `shape` [B, ..., C]."""
+    """Repeats values at all pixels: [C], or [B, C] per image, to the whole `shape`."""
     if choice.plain:
         ones = (1,) * (len(shape) - 2)
         return jnp.broadcast_to(x.reshape(-1, *ones, shape[-1]), shape)
@@ -45,7 +45,7 @@ def spread(x, shape):
     return _spread_p.bind(x, pixels=pixels).reshape(shape)
 
 
-# The primitives: [B, n, C] to [B, C], and back.
+# The primitives take [B, n, C] to [B, C], and back.
 
 
 def _plain_total(x):
@@ -60,7 +60,7 @@ def _total_in_turns(x):
         y = x[:, :whole].reshape(b, _TERMS, -1, c).sum(1)
         if whole < n:
             y = jnp.concatenate([y, x[:, whole:]], 1)
-        x = lax.optimization_barrier(y)  # Without it XLA joins the sums again.
+        x = lax.optimization_barrier(y)  # Without it XLA joins the turns again.
     return x.sum(1).astype(dtype)
 
 
@@ -69,7 +69,7 @@ def _spread(x, *, pixels):
 
 
 def _merged(primitive):
-    """The batching rule: what a batch adds are more images."""
+    """The batching rule of a primitive, which takes a batch as more images."""
 
     def rule(operands, axes, **options):
         (x,), (axis,) = operands, axes

@@ -1,6 +1,6 @@
 """Pools in the form that XLA's CPU backend runs well, and `once`, which it needs.
 
-A window and its strides are (height, width), `pads` ((top, bottom), (left, right)).
+A window and its strides are (height, width); `pads` are ((top, bottom), (left, right)).
 """
 
 import functools
@@ -18,9 +18,9 @@ _ONCE = 2**24  # numbers in the image of a pool with disjoint windows, at most
 
 
 def max_pool(x, window, strides, pads):
-    """Maximum over the windows that fit: [..., H, W, C] to [..., h, w, C].
+    """Takes the maximum over the windows that fit: [..., H, W, C] to [..., h, w, C].
 
-    Padding is minus infinity. At a tie the first pixel, row by row, has the gradient.
+    Padding is minus infinity. At a tie the first pixel, row by row, gets the gradient.
     """
     if choice.plain:
         x = jnp.pad(x, _pad_width(x, pads), constant_values=-jnp.inf)
@@ -29,7 +29,7 @@ def max_pool(x, window, strides, pads):
         _whole_tiles(*sizes)
         for sizes in zip(x.shape[-3:-1], window, strides, pads, strict=True)
     )
-    # Negative: what no window sees is cut off.
+    # A negative pad cuts off what no window sees.
     config = [(0, 0, 0)] * x.ndim
     config[-3:-1] = (top, below, 0), (left, right, 0)
     x = lax.pad(x, jnp.array(-jnp.inf, x.dtype), config)
@@ -37,13 +37,13 @@ def max_pool(x, window, strides, pads):
         # It halves LeNet-5's step, but would cost VGG-16's a sixth more memory.
         x = once(x) if x.size <= _ONCE else x
         return _maximum(x, window, strides)
-    # Along the rows, then across them: a tie is won by the first row's first.
+    # Pooling along the rows before across them gives a tie to the first row's first.
     x = once(_maximum(x, (1, window[1]), (1, strides[1])))
     return once(_maximum(x, (window[0], 1), (strides[0], 1)))
 
 
 def avg_pool(x, window, strides, pads):
-    """Mean over the windows that fit, [..., H, W, C] to [..., h, w, C].
+    """Takes the mean over the windows that fit: [..., H, W, C] to [..., h, w, C].
 
     Padding is zeros, which count in the mean.
     """
@@ -55,10 +55,11 @@ def avg_pool(x, window, strides, pads):
 
 
 def once(x):
-    """x, which XLA's CPU backend computes once, not anew for each of its users.
+    """Returns x and keeps XLA's CPU backend from computing it again for each user.
 
-    It joins cheap operations to each of their users, without an end: the sum at the end
-    of a residual block becomes that of all blocks before. The same holds for gradients.
+    That backend fuses a cheap operation into every operation that uses it, without
+    limit: the sum at the end of a residual block becomes the sum of all blocks before.
+    The same holds for the gradient.
     """
     if choice.plain:
         return x
@@ -66,12 +67,12 @@ def once(x):
 
 
 def _pad_width(x, pads):
-    """`jnp.pad`'s for `pads` of H and W of [..., H, W, C]."""
+    """Returns the pad_width of `jnp.pad` that pads H and W of [..., H, W, C]."""
     return [(0, 0)] * (x.ndim - 3) + [*pads, (0, 0)]
 
 
 def _whole_tiles(size, window, stride, pads):
-    """`pads` of an axis with which windows end where a tile of `stride` pixels ends."""
+    """Returns pads with which windows end where a tile of `stride` pixels ends."""
     count = max(0, (size + sum(pads) - window) // stride + 1)
     tiles = count + -(-window // stride) - 1 if count else 0
     return pads[0], tiles * stride - size - pads[0]
@@ -79,11 +80,12 @@ def _whole_tiles(size, window, stride, pads):
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
 def _maximum(x, window, strides):
-    """Maximum over the windows of an [..., H, W, C] of whole tiles (`_whole_tiles`).
+    """Takes the maximum over the windows of whole tiles (`_whole_tiles`).
 
-    The gradient goes by the number of the pixel that each window chose. XLA's (select
-    and scatter) takes five times as long on a CPU, and on a GPU adds in no fixed order;
-    that of a chain of selections is a sum of as many arrays as a window has pixels.
+    x is [..., H, W, C]. The gradient follows the number of the pixel that each window
+    chose. XLA's own gradient (select and scatter) takes five times as long on a CPU and
+    adds in no fixed order on a GPU. The gradient of a chain of selections would be a
+    sum of as many arrays as a window has pixels.
     """
     return _first_maximum(x, window, strides)[0]
 
@@ -99,7 +101,7 @@ def _maximum_jvp(window, strides, primals, tangents):
     starts = itertools.product(*map(range, (0, 0), window, strides)) if y.size else ()
     for i, j in starts:
         row, column = i + np.arange(strides[0])[:, None], j + np.arange(strides[1])
-        # Pixels right of the window would have numbers of its next row.
+        # A pixel to the right of the window would have a number of the next row.
         number = np.where(column < window[1], row * window[1] + column, -1)
         number = np.expand_dims(number[:, None, :, None], tuple(range(tiles.ndim - 4)))
         seen = lax.slice_in_dim(tiles, i // strides[0], i // strides[0] + h, axis=-5)
@@ -109,7 +111,7 @@ def _maximum_jvp(window, strides, primals, tangents):
 
 
 def _first_maximum(x, window, strides):
-    """(maximum over the windows, the number of the first of its pixels that has it)."""
+    """Returns the maxima and, for each, the number of the first pixel that has it."""
     pixels = [
         column
         for row in _taps(x, x.ndim - 3, window[0], strides[0])
@@ -124,15 +126,15 @@ def _first_maximum(x, window, strides):
 
 
 def _taps(x, axis, window, stride):
-    """The first pixels of all windows on an axis, their second pixels, ..."""
-    if x.shape[axis] < window:  # None fits.
+    """Lists the first pixels of all windows along an axis, the second ones, ..."""
+    if x.shape[axis] < window:  # No window fits.
         return [lax.slice_in_dim(x, 0, 0, axis=axis)]
     span = (x.shape[axis] - window) // stride * stride + 1
     return [lax.slice_in_dim(x, i, i + span, stride, axis) for i in range(window)]
 
 
 def _disjoint(x, window, strides, padding):
-    """Whether windows tile the image, so that reshaping it lays them apart."""
+    """Whether the windows tile the image, so that a reshape separates them."""
     return (
         window == strides
         and not any(low or high for low, high in padding)
@@ -141,6 +143,6 @@ def _disjoint(x, window, strides, padding):
 
 
 def _windows(x, window):
-    """[..., H, W, C] to [..., h, window, w, window, C]."""
+    """Reshapes [..., H, W, C] to [..., h, window, w, window, C]."""
     *batch, h, w, c = x.shape
     return x.reshape(*batch, h // window[0], window[0], w // window[1], window[1], c)

@@ -1,13 +1,13 @@
-"""What this jaxlib can do on this processor, each thing found out by trying it.
+"""What this jaxlib can do on this processor, found out by trying each thing.
 
 oneDNN's custom calls are no public interface, and a call that XLA does not understand
 ends the process. So a child process makes them (kernels/onednn_check.py), once for this
-jaxlib, processor and source; its answer is kept in a file beside the built library.
-`python -m kernels.native` makes that file, at the latest the first program that could
-use a call does. XLA's compiler options are tried in this process, on a program that
-takes some milliseconds.
+jaxlib, processor and source, and the answer is kept in a file beside the built library.
+`python -m kernels.native` writes that file; otherwise the first program that could use
+a call does. XLA's compiler options are tried in this process, on a program that takes
+milliseconds to compile.
 
-Each thing that is missing is logged once, as a warning.
+Whatever is missing is logged once, as a warning of one line.
 """
 
 import contextlib
@@ -29,14 +29,14 @@ from jax import lax
 from kernels import native
 from kernels.choice import choice
 
-CALLS = ("convolution", "matmul")  # after "__onednn$"
+CALLS = ("convolution", "matmul")  # their names follow "__onednn$"
 _SOURCES = ("onednn.py", "onednn_check.py")
 _PATIENCE = 300  # seconds for a child, on a machine that is busy
 _FROM_OUTSIDE = (signal.SIGINT, signal.SIGKILL, signal.SIGTERM)
 
 
 def has_call(name):
-    """Whether oneDNN's call of that name, one of CALLS, works."""
+    """Whether oneDNN's call of that name, one of CALLS, works here."""
     if choice.onednn is None:
         choice.onednn = _read() or probe()
         for call, reason in choice.onednn.items():
@@ -51,7 +51,7 @@ def has_call(name):
 
 
 def probe():
-    """Tries oneDNN's calls and keeps the answer: {name: "" or why it is not used}."""
+    """Tries oneDNN's calls and keeps the answer, {name: "" or why it is not used}."""
     answers, lasting = {}, True
     for name in CALLS:
         answers[name], final = _try(name)
@@ -62,13 +62,13 @@ def probe():
 
 
 def child(name):
-    """The command that tries one of CALLS, in the folder above this one."""
+    """Returns the command that tries one of CALLS; it runs in the folder above."""
     return [sys.executable, "-m", "kernels.onednn_check", name]
 
 
 def _try(name):
-    """(why a call cannot be used, or ""; whether that would be so another time)."""
-    # The answer must depend on jaxlib alone, and no accelerator be taken for it.
+    """Returns ("" or why a call cannot be used, whether that holds another time)."""
+    # The answer must depend on jaxlib alone and must not occupy an accelerator.
     mine = ("XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR", "PYTHONSAFEPATH")
     environment = {k: v for k, v in os.environ.items() if k not in mine}
     environment |= {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "false"}
@@ -94,20 +94,20 @@ def _try(name):
 
 
 def _places():
-    """Where the answer may be: beside the library, else in the user's cache."""
+    """Yields where the answer may be: beside the library, then in the user's cache."""
     parts = (*native.features(), jaxlib.__version__)
     key = hashlib.sha256("\n".join(parts).encode())
     for name in _SOURCES:
         key.update((native.FOLDER / name).read_bytes())
     name = f"onednn-{key.hexdigest()[:16]}.json"
     yield native.path().parent / name
-    with contextlib.suppress(RuntimeError):  # There is no home.
+    with contextlib.suppress(RuntimeError):  # The user may have no home.
         cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
         yield pathlib.Path(cache, "convnets", name)
 
 
 def _read():
-    """The answer that was kept, or None."""
+    """Returns the answer that was kept, or None."""
     for place in _places():
         with contextlib.suppress(OSError, ValueError):
             answers = json.loads(place.read_text())
@@ -117,13 +117,14 @@ def _read():
 
 
 def _write(answers):
+    """Keeps the answers in the first place that can be written."""
     for place in _places():
         with contextlib.suppress(OSError):
             place.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=place.parent) as folder:
                 whole = pathlib.Path(folder, place.name)
                 whole.write_text(json.dumps(answers, indent=2) + "\n")
-                whole.replace(place)  # Whole or not at all, when two write at once.
+                whole.replace(place)  # The file appears whole, even if two write.
             return
     logging.warning(
         "oneDNN's calls are tried at every start, because %s cannot be written",
@@ -133,10 +134,10 @@ def _write(answers):
 
 @functools.cache
 def has_option(name, value):
-    """Whether XLA's CPU backend takes a compiler option of that value.
+    """Whether XLA's CPU backend takes a compiler option with that value.
 
-    XLA accepts every name of a pass to be left out. So the one pass that is left out
-    here, which removes barriers, must leave its trace: a barrier in the result.
+    XLA accepts any name for a pass that it is to skip. The pass that we skip removes
+    barriers, so a barrier in the compiled program shows that the option had an effect.
     """
     x = jax.ShapeDtypeStruct((), "float32")
     options = {name: value}
@@ -148,6 +149,6 @@ def has_option(name, value):
         logging.warning("XLA's option %s=%s is not used: %s", name, value, error)
         return False
     if name == "xla_disable_hlo_passes" and "opt-barrier" not in text:
-        logging.warning("XLA's option %s=%s is not used: no effect", name, value)
+        logging.warning("XLA's option %s=%s is not used: it has no effect", name, value)
         return False
     return True

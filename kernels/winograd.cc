@@ -1,18 +1,18 @@
-// Convolutions 3x3 with stride 1 and their gradients in the kernel, by Winograd's
-// minimal filtering F(2x2, 3x3), on the CPU that compiles this file.
+// 3x3 convolutions with stride 1 and their kernels' gradients, by Winograd's minimal
+// filtering F(2x2, 3x3), for the CPU that compiles this file.
 //
-// Lavin, Gray, 2015, Fast algorithms for convolutional neural networks, section 4. A
-// tile of 2x2 outputs y sees 4x4 pixels d, and
+// The source is Lavin, Gray, 2015, Fast algorithms for convolutional neural networks,
+// section 4. A tile of 2x2 outputs y sees 4x4 pixels d, and
 //
 //   y = A' [(G g G') * (B' d B)] A      with one product * for each of 16 elements,
-//   dg = G' [(A dy A') * (B' d B)] G,   summed over tiles before the last transform:
+//   dg = G' [(A dy A') * (B' d B)] G,   summed over tiles before the last transform.
 //
-// 16 multiplications where the definition has 36. With channels each element is a product
-// of matrices, [tiles, Cin] by [Cin, Cout], or for the gradient [Cin, tiles] by
-// [tiles, Cout]. Tiles are taken a block at a time, that what is between the transforms
-// stay in the cache.
+// That is 16 multiplications where the definition has 36. With channels each element is a
+// product of matrices, [tiles, Cin] by [Cin, Cout], or for the gradient [Cin, tiles] by
+// [tiles, Cout]. Tiles are taken a block at a time, so that the data between the
+// transforms stay in the cache.
 //
-// The order of the sums is a function of the shapes alone, not of the number of threads.
+// The order of the sums depends only on the shapes, not on the number of threads.
 
 #include <vector>
 
@@ -23,13 +23,13 @@ namespace {
 
 namespace ffi = xla::ffi;
 
-constexpr int kElements = 16;           // of a transformed tile
-constexpr int kRows = kSums / 2;        // tiles that Multiply takes at once
-constexpr int64_t kPanel = 2 * kLanes;  // and output channels, at most
-constexpr int64_t kCache = 256 << 10;   // bytes of a block, unless kTiles need more
-constexpr int64_t kTiles = 48;
-constexpr int kInputs = kLanes > 4 ? kLanes / 2 : 4;  // input channels of Correlate
-constexpr int64_t kPartChannels = 64;  // inputs and outputs of a part of a gradient
+constexpr int kElements = 16;           // a transformed tile has so many
+constexpr int kRows = kSums / 2;        // Multiply takes so many tiles at once
+constexpr int64_t kPanel = 2 * kLanes;  // and at most so many output channels
+constexpr int64_t kCache = 256 << 10;   // a block's bytes, unless kTiles need more
+constexpr int64_t kTiles = 48;          // a block's tiles, at least
+constexpr int kInputs = kLanes > 4 ? kLanes / 2 : 4;  // Correlate's input channels
+constexpr int64_t kPartChannels = 64;  // a part of a gradient has so many in and out
 constexpr int64_t kSumsSize = kElements * kPartChannels * kPartChannels;
 
 static_assert(kTiles % kRows == 0, "a block is a multiple of what Multiply takes");
@@ -43,7 +43,7 @@ struct Layer {
   int64_t columns() const { return CeilDiv(wo, 2); }
   int64_t tiles() const { return n * rows() * columns(); }
 
-  // Tiles in a block, of which so many channels are transformed.
+  // The tiles in a block, if so many channels are transformed.
   int64_t block(int64_t channels) const {
     const int64_t fit = kCache / (4 * kElements * channels);
     const int64_t all = CeilDiv(tiles(), kRows) * kRows;
@@ -51,7 +51,7 @@ struct Layer {
   }
 };
 
-// Where a tile is. Tiles follow each other row by row and image by image.
+// A tile's place. Tiles follow each other row by row and image by image.
 struct Place {
   Place(const Layer& layer, int64_t tile)
       : rows(layer.rows()),
@@ -71,8 +71,8 @@ struct Place {
   int64_t rows, columns, n, row, column;
 };
 
-// The size x size pixels, of `channels` floats, from (h, w) on; `outside` where the image
-// [height, width, channels] has none.
+// Points to the size x size pixels from (h, w) on, and to `outside` where the image
+// [height, width, channels] has no pixel.
 template <int size, typename Float>
 struct Pixels {
   Pixels(Float* image, int64_t height, int64_t width, int64_t channels, int64_t h,
@@ -95,11 +95,11 @@ struct Pixels {
   Float* at[size][size];
 };
 
-// Transformed tiles are [kElements][channels / kLanes][block][kLanes]. From one element to
-// the next lie some floats more, or all elements would fall together in the cache.
+// Transformed tiles are [kElements][channels / kLanes][block][kLanes]. Elements lie a few
+// floats further apart than that, or all would share the same places of the cache.
 int64_t Stride(int64_t block, int64_t channels) { return block * channels + 2 * kLanes; }
 
-// Every step-th float.
+// Loads every step-th float.
 Vector Gather(const float* from, int64_t step) {
   if (step == 1) return Load(from);
   Vector v;
@@ -107,7 +107,7 @@ Vector Gather(const float* from, int64_t step) {
   return v;
 }
 
-// B' d B of some tiles and of `width` channels into the transformed tiles v.
+// Writes B' d B of some tiles and of `width` channels to the transformed tiles v.
 void TransformImages(const Layer& layer, const float* images, int64_t first,
                      int64_t count, int64_t channel, int64_t width, int64_t block,
                      float* v) {
@@ -142,7 +142,7 @@ void TransformImages(const Layer& layer, const float* images, int64_t first,
   }
 }
 
-// G g G' of one panel of output channels into u, [cin][width] for each element.
+// Writes G g G' of one panel of output channels to u, [cin][width] for each element.
 void TransformKernel(const Layer& layer, const float* kernel, int64_t in_step,
                      int64_t out_step, int64_t first, int64_t width, float* u) {
   const int64_t tap = layer.cin * layer.cout, stride = Stride(layer.cin, layer.cout);
@@ -170,8 +170,9 @@ void TransformKernel(const Layer& layer, const float* kernel, int64_t in_step,
   }
 }
 
-// m [tiles, outputs] = v [tiles, cin] u [cin, outputs] of one element, for kRows tiles and
-// as many outputs as `vectors` hold. Behind the last tile it multiplies what is there.
+// Computes m [tiles, outputs] = v [tiles, cin] u [cin, outputs] of one element, for kRows
+// tiles and as many outputs as `vectors` hold. Rows behind the last tile hold anything,
+// and nothing reads their products.
 template <int vectors>
 void Multiply(const float* v, int64_t cin, int64_t block, const float* u, float* m) {
   Vector sum[kRows][vectors] = {};
@@ -193,7 +194,7 @@ void Multiply(const float* v, int64_t cin, int64_t block, const float* u, float*
   }
 }
 
-// A' m A of the transformed tiles m into the outputs.
+// Writes A' m A of the transformed tiles m to the outputs.
 void TransformOutputs(const Layer& layer, const float* m, int64_t first, int64_t count,
                       int64_t block, float* outputs) {
   const int64_t stride = Stride(block, layer.cout);
@@ -234,7 +235,7 @@ ffi::Error Convolution(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> images,
   if (workspace->element_count() < kElements * u_stride) {
     return ffi::Error::InvalidArgument("convnets_winograd: the workspace is too small");
   }
-  // [kElements][panel][cin][width].
+  // The transformed kernel is [kElements][panel][cin][width].
   const auto panel = [&](int64_t p) {
     return workspace->typed_data() + layer.cin * p * kPanel;
   };
@@ -266,7 +267,7 @@ ffi::Error Convolution(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> images,
   return ffi::Error::Success();
 }
 
-// A dy A' of some tiles and of `width` channels into the transformed tiles d.
+// Writes A dy A' of some tiles and of `width` channels to the transformed tiles d.
 void TransformGradients(const Layer& layer, const float* dy, int64_t first,
                         int64_t count, int64_t channel, int64_t width, int64_t block,
                         float* d) {
@@ -298,8 +299,8 @@ void TransformGradients(const Layer& layer, const float* dy, int64_t first,
   }
 }
 
-// du [inputs, outputs] += v' d of one element, for kInputs inputs and as many outputs as
-// `vectors` hold, in rows `width` apart.
+// Adds v' d of one element to du [inputs, outputs], for kInputs inputs and as many
+// outputs as `vectors` hold. The rows of du are `width` apart.
 template <int vectors>
 void Correlate(const float* v, const float* d, int64_t count, int64_t block, float* du,
                int64_t width) {
@@ -322,7 +323,7 @@ void Correlate(const float* v, const float* d, int64_t count, int64_t block, flo
   }
 }
 
-// The part of a kernel's gradient that one task sums up.
+// The inputs and outputs whose part of a kernel's gradient one task sums up.
 struct Part {
   int64_t input, inputs, output, outputs;
 };
@@ -334,7 +335,7 @@ Part PartOf(const Layer& layer, int64_t i) {
           std::min(kPartChannels, layer.cout - output)};
 }
 
-// Adds the tiles' part to du [kElements][inputs][outputs].
+// Adds the contribution of the tiles to du [kElements][inputs][outputs].
 void Sum(const Layer& layer, const float* images, const float* dy, const Part& part,
          int64_t first, int64_t end, float* du) {
   const int64_t block = layer.block(part.inputs + part.outputs);
@@ -362,7 +363,7 @@ void Sum(const Layer& layer, const float* images, const float* dy, const Part& p
   }
 }
 
-// G' du G of the sum of all copies of du into a part of dw [3, 3, cin, cout].
+// Writes G' du G of the sum of all copies of du to a part of dw [3, 3, cin, cout].
 void TransformSums(const Layer& layer, const float* du, int64_t copies,
                    const Part& part, float* dw) {
   const int64_t tap = layer.cin * layer.cout, size = part.inputs * part.outputs;
@@ -396,7 +397,7 @@ ffi::Error KernelGradient(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> images,
                           ffi::ResultBuffer<ffi::F32> workspace) {
   const auto x = images.dimensions(), y = dy.dimensions();
   const Layer layer = {x[0], x[1], x[2], x[3], y[1], y[2], y[3], {low[0], low[1]}};
-  // A task is one part and some of the tiles; those of other tiles have their own sums.
+  // A task is one part and some of the tiles. Tasks of other tiles have their own sums.
   const int64_t tiles = layer.tiles();
   const int64_t parts =
       CeilDiv(layer.cin, kPartChannels) * CeilDiv(layer.cout, kPartChannels);

@@ -295,7 +295,7 @@ def test_without_a_compiler(monkeypatch, tmp_path, capsys):
     assert lines[0].startswith("convolutions stay oneDNN's and XLA's")
     assert lines[1:] == [
         "oneDNN's convolution: works",
-        "oneDNN's matmul: XLA stands for it: it bit",
+        "oneDNN's matmul: left to XLA: it bit",
     ]
     assert not list(tmp_path.rglob("*.so"))
 
