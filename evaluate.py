@@ -26,21 +26,17 @@ from absl import logging
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-import checkpoints
-import configuration
 import data_source
 import feeds
-import images
 import input_pipeline
-import losses
 import models
-import optimizers
-import protocols
-import scoring
-import train_step
-import workdir
-from images import augment, cache, policies
+import transforms
+from data_source import cache
+from evaluation import protocols, scoring
+from experiment import checkpoints, configuration, workdir
 from models import convolution
+from training import losses, optimizers, train_step
+from transforms import augment, policies
 
 STATISTICS = "statistics.npz"
 
@@ -141,7 +137,7 @@ def make_view(config, image_shape, epoch_steps):
     None where all that a config asks of images of `image_shape` is done inside jit.
     """
     preprocessing = make_preprocessing(config, image_shape, training=True)
-    augmentation = images.select(policies.HostAugmentation, config.augment)
+    augmentation = transforms.select(policies.HostAugmentation, config.augment)
     whole = None if augmentation.view else preprocessing.view(image_shape)
     if not (augmentation.view or augmentation.policy or whole):
         return preprocessing, None
@@ -408,7 +404,7 @@ def _population_variables(config, model, preprocessing, variables, mesh):
     prepare = functools.partial(
         input_pipeline.network_input,
         preprocessing=dataclasses.replace(trained, statistics=preprocessing.statistics),
-        augmentation=images.select(augment.Augmentation, config.augment),
+        augmentation=transforms.select(augment.Augmentation, config.augment),
         seed=config.seed,
     )
     sharding = NamedSharding(mesh, PartitionSpec("data"))

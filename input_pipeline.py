@@ -18,7 +18,7 @@ import numpy as np
 from absl import logging
 
 import data_source
-from images import augment, decode, policies, views, whitening
+from transforms import augment, decode, policies, resizing, whitening
 
 # Which examples, when.
 
@@ -340,7 +340,7 @@ class Preprocessing:
         """
         if self.fit == "crop":
             return functools.partial(
-                views.center_crop,
+                resizing.center_crop,
                 size=self.image_size,
                 short_side=self.short_side,
                 interpolation=self.interpolation,
@@ -353,7 +353,7 @@ class Preprocessing:
                 "'resize'"
             )
         return functools.partial(
-            views.resize,
+            resizing.resize,
             height=self.image_size,
             width=self.image_size,
             interpolation=self.interpolation,

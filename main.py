@@ -143,18 +143,16 @@ def main(argv):
         _fail(USAGE, f"--mode={mode} needs --config or --workdir")
 
     # What a mode needs is imported once the flags are known to be right.
-    import checkpoints
-    import configuration
     import data_source
-    import scoring
-    import workdir
+    from evaluation import scoring
+    from experiment import checkpoints, configuration, workdir
     from weights import formats
 
     try:
         if mode == "plot":
-            import plot
+            from analysis import curves
 
-            print(plot.plot_runs(_runs(_WORKDIR.value), _OUTPUT.value))
+            print(curves.plot_runs(_runs(_WORKDIR.value), _OUTPUT.value))
             return
         if _WORKDIR.value:
             run = workdir.Workdir(workdirs[0])
@@ -184,7 +182,7 @@ def main(argv):
             if jax.process_index() == 0:
                 print(text)
         elif mode == "inspect":
-            from looking import inspection
+            from analysis import inspection
 
             try:
                 print(
@@ -195,9 +193,9 @@ def main(argv):
             except inspection.InspectionError as error:
                 _fail(FAILED, error)
         elif mode == "sweep":
-            import sweep
+            from sweep import together
 
-            print(sweep.sweep(config, run, _VARY.value, _TOGETHER.value))
+            print(together.sweep(config, run, _VARY.value, _TOGETHER.value))
         elif mode == "export":
             from weights import export
 
@@ -205,7 +203,7 @@ def main(argv):
                 export.export_run(run, _CHECKPOINT.value, _FORMAT.value, _OUTPUT.value)
             )
         else:
-            import predict
+            from analysis import predict
 
             print(predict.predict_run(run, _CHECKPOINT.value, images))
     except configuration.ConfigError as error:
@@ -241,9 +239,9 @@ def _runs(text):
 def _train(config, run):
     import jax
 
-    import configuration
-    import memory
     import train
+    from experiment import configuration
+    from training import memory
 
     configuration.check_devices(config, jax.device_count(), jax.process_count())
     try:

@@ -16,32 +16,32 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-import checkpoints
-import configuration
 import data_source
 import evaluate
 import feeds
-import images
 import input_pipeline
-import losses
-import memory
-import optimizers
-import reporting
-import train_step
+import transforms
 import weights
-from images import augment
-from models import convolution, remat
+from errors import NOT_FINITE, PREEMPTED, UserError
+from experiment import checkpoints, configuration, reporting
+from models import convolution
+from training import losses, memory, optimizers, remat, train_step
+from transforms import augment
 
 # Larger training splits stay on the host unless the config says otherwise.
 ON_DEVICE_BYTES = 2**30
 
 
-class NonFiniteLoss(FloatingPointError):
+class NonFiniteLoss(UserError):
     """The loss is not a number; nothing after the last good checkpoint was saved."""
 
+    exit_code = NOT_FINITE
 
-class Preempted(Exception):
+
+class Preempted(UserError):
     """The run was told to stop, has saved its state, and can be resumed."""
+
+    exit_code = PREEMPTED
 
 
 def make_optimizer(config, epoch_steps, total_steps):
@@ -97,7 +97,7 @@ def make_step(config, model, tx, preprocessing):
         functools.partial(
             input_pipeline.network_input,
             preprocessing=preprocessing,
-            augmentation=images.select(augment.Augmentation, config.augment),
+            augmentation=transforms.select(augment.Augmentation, config.augment),
         ),
         accumulate=config.optimizer.accumulate,
         ema_decay=config.optimizer.ema_decay,

@@ -68,7 +68,7 @@ class Files:
 def open_photographs(directory, name):
     """The data_source.Split of that name, from a cache where it is one."""
     import data_source
-    from images import cache
+    from data_source import cache
 
     photos = name if name in PHOTOS else next(iter(PHOTOS))
     paths = tuple(sorted((directory / photos).iterdir()))
@@ -89,7 +89,7 @@ def ours(split, threads):
     import jax
 
     import input_pipeline
-    from images import augment, policies
+    from transforms import augment, policies
 
     plan = input_pipeline.TrainPlan(len(split), BATCH, seed=0)
     crops = policies.HostAugmentation(view="inception_crop")
@@ -117,12 +117,12 @@ def grain_pil(split, threads):
 
     import grain
 
-    from images import views
+    from transforms import resizing
 
     def load(index, rng):
         (example,) = split.examples([index])
         image = Image.open(io.BytesIO(example.image)).convert("RGB")
-        top, left, rows, columns = views.inception_box(*image.size[::-1], rng)
+        top, left, rows, columns = resizing.inception_box(*image.size[::-1], rng)
         image = image.crop((left, top, left + columns, top + rows))
         image = image.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
         if rng.random() < 0.5:

@@ -34,9 +34,9 @@ import feeds
 import huge_pages
 import input_pipeline
 import models
-import train_step
 from benchmarks.train_step import NETWORKS, plain_convolutions
 from models import convolution
+from training import train_step
 
 MEAN, STD = 33.3, 78.6
 LEARNING_RATE, MOMENTUM = 0.01, 0.9

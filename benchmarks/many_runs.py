@@ -28,10 +28,10 @@ import time
 import jax
 
 import huge_pages
-import sweep
 import train
-import workdir
 from configs import lenet5
+from experiment import workdir
+from sweep import together
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIG = "--config=configs/lenet5.py:modern"
@@ -48,8 +48,8 @@ def steps_alone(folder, count):
     config.log.tensorboard = False
     varied = {"seed": list(range(count))}
     parent = workdir.Workdir(f"{folder}/sweep")
-    runs = sweep.make_runs(config, parent, varied)
-    program = sweep.Program(config, varied)
+    runs = together.make_runs(config, parent, varied)
+    program = together.Program(config, varied)
     trainer = train.Trainer(config, workdir.Workdir(f"{folder}/run"), NoStop)
 
     def separate():
@@ -63,12 +63,12 @@ def steps_alone(folder, count):
         return [group.state for group in groups]
 
     functions = {"separate": separate}
-    for together in (1, count):
+    for at_once in (1, count):
         groups = [
-            sweep.Group(program, runs[i : i + together])
-            for i in range(0, count, together)
+            together.Group(program, runs[i : i + at_once])
+            for i in range(0, count, at_once)
         ]
-        functions[f"together={together}"] = functools.partial(grouped, groups)
+        functions[f"together={at_once}"] = functools.partial(grouped, groups)
     images = count * config.steps_per_dispatch * config.batch_size
 
     def rate(train_on):
@@ -84,9 +84,9 @@ def commands(count, epochs):
     flags = [CONFIG, f"--config.num_epochs={epochs}", "--config.num_devices=1"]
     seeds = ",".join(map(str, range(count)))
     found = {"separate": [[*flags, f"--config.seed={seed}"] for seed in range(count)]}
-    for together in (1, count):
-        more = ["--mode=sweep", f"--vary=seed={seeds}", f"--together={together}"]
-        found[f"together={together}"] = [[*flags, *more]]
+    for at_once in (1, count):
+        more = ["--mode=sweep", f"--vary=seed={seeds}", f"--together={at_once}"]
+        found[f"together={at_once}"] = [[*flags, *more]]
     return found
 
 

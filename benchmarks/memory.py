@@ -70,10 +70,8 @@ def measure_ours(network, batch, size, contestant):
     import optax
 
     import evaluate
-    import memory
     import models
-    import train_step
-    from models import remat
+    from training import memory, remat, train_step
 
     shape = (size, size, 3)
     fields = {"stride_on": "3x3"} if network == "resnet50" else {}  # as torchvision

@@ -125,8 +125,8 @@ class Step:
 
         import evaluate
         import models
-        import train_step
         from models import convolution
+        from training import train_step
 
         shape, classes = (size, size, channels), 10 if size == 28 else 1000
         model = models.create(network, num_classes=classes)

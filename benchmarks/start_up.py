@@ -74,8 +74,8 @@ def run_main(start, arguments):
 
     import evaluate
     import main as program
-    import reporting
     import train
+    from experiment import reporting
 
     seconds = dict.fromkeys(PHASES, 0.0)
 

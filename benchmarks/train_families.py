@@ -22,9 +22,8 @@ import time
 
 import ml_collections
 
-import configuration
 import train
-import workdir
+from experiment import configuration, workdir
 
 # config, its argument, image size, Adam's learning rate (None: the config's optimizer).
 ROWS = (

@@ -50,9 +50,8 @@ import optax
 
 import huge_pages
 import models
-import optimizers
-import train_step
 from models import counting, layers, onednn
+from training import optimizers, train_step
 
 # Names of models.create, images [H, W, C], and fields that are not the default.
 NETWORKS = {

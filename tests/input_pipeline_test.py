@@ -18,8 +18,8 @@ from tiny_datasets import (
 
 import input_pipeline
 from data_source import DataError, open_split
-from images.augment import Augmentation, augment
 from input_pipeline import Preprocessing, TrainPlan
+from transforms.augment import Augmentation, augment
 
 # The plan.
 

@@ -11,12 +11,12 @@ import runs
 import tiny_datasets
 from PIL import Image
 
-import configuration
 import data_source
 import evaluate
 import input_pipeline
 from configs import default
-from images.policies import HostAugmentation
+from experiment import configuration
+from transforms.policies import HostAugmentation
 
 SIZES = [(40, 50), (64, 48), (50, 50), (33, 70)]
 

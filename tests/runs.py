@@ -9,11 +9,9 @@ import sys
 import jax
 import numpy as np
 
-import checkpoints
-import configuration
 import train
-import workdir
 from configs import lenet5
+from experiment import checkpoints, configuration, workdir
 
 ROOT = pathlib.Path(__file__).parent.parent
 

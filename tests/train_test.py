@@ -10,13 +10,11 @@ import optax
 import pytest
 import runs
 
-import configuration
 import evaluate
 import models
-import optimizers
 import train
-import train_step
-import workdir
+from experiment import configuration, workdir
+from training import optimizers, train_step
 
 EPOCH = fractions.Fraction(10)
 

@@ -13,8 +13,7 @@ import re
 import flax
 import numpy as np
 
-import checkpoints
-import workdir
+from experiment import checkpoints, workdir
 from weights import formats, hub, names
 from weights.formats import WeightsError
 

@@ -15,10 +15,12 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from errors import UserError
+
 OURS = "convnets"  # "format" in the metadata of our safetensors
 
 
-class WeightsError(Exception):
+class WeightsError(UserError):
     """Weights that cannot be read, fitted or written; says which and what to do."""
 
 

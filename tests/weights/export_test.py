@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 import runs
 
-import checkpoints
 import models
 import weights
-import workdir
+from experiment import checkpoints, workdir
 from models import convolution
 from weights import export
 

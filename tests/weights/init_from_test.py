@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import runs
 
-import configuration
 import models
-import optimizers
 import weights
+from experiment import configuration
+from training import optimizers
 
 FROZEN = {"optimizer__rate_factors": ((".", 0.0),), "num_epochs": 0.2}
 

@@ -1,0 +1,192 @@
+"""Training curves of runs: loss and error by epoch, from their metrics.jsonl."""
+
+import json
+import math
+import os
+import pathlib
+
+from analysis import pictures
+from experiment import workdir
+
+# Okabe and Ito's colours, told apart by the colour-blind, without their yellow, which
+# is too pale for lines; beyond seven runs the markers differ.
+COLOURS = "#0072b2 #d55e00 #009e73 #cc79a7 #56b4e9 #e69f00 #000000".split()
+MARKERS = "osD^vP*X"
+LONGEST = 40  # letters of a run's name, unless more are needed to tell two apart
+PANELS = {"loss": "loss", "error": "error, per cent"}
+
+
+def plot_runs(paths, output=None):
+    """Draws the curves of several runs in one figure, as PNG and as SVG.
+
+    Args:
+      paths: run directories.
+      output: the file, whose suffix, if any, is .png or .svg; both are written. By
+        default curves in the first run's directory.
+
+    Returns:
+      A line that says where.
+
+    Raises:
+      WorkdirError: a directory that holds no run, or one without metrics; an output
+        that cannot be written.
+    """
+    curves = {
+        name: read(workdir.Workdir(path))
+        for name, path in zip(_names(paths), paths, strict=True)
+    }
+    output = pathlib.Path(output or pathlib.Path(paths[0]) / "curves").expanduser()
+    if output.suffix not in ("", ".png", ".svg"):
+        raise workdir.WorkdirError(f"--output={output}: the suffix is .png or .svg")
+    files = [output.with_suffix(suffix) for suffix in (".png", ".svg")]
+    try:
+        draw(curves, files)
+    except OSError as error:
+        raise workdir.WorkdirError(f"--output={output}: {error.strerror}") from error
+    return f"curves of {', '.join(curves)}: {' and '.join(map(str, files))}"
+
+
+def read(run):
+    """The curves of a run: {"train/loss": ([epochs], [values]), ...}, also of eval/.
+
+    A line that a kill cut short is left out. Lines of evaluation have no epoch: theirs
+    follows from the step.
+    """
+    run.config()  # raises where there is no run
+    try:
+        text = run.metrics.read_text(errors="replace")
+    except FileNotFoundError:
+        text = ""
+    except OSError as error:
+        raise workdir.WorkdirError(f"{run.metrics}: {error.strerror}") from error
+    lines = list(filter(None, map(_parse, text.splitlines())))
+    epochs = [
+        line["progress/epoch"] / line["step"]
+        for line in lines
+        if line.get("progress/epoch") and line["step"]
+    ]
+    if not epochs:
+        raise workdir.WorkdirError(
+            f"{run.metrics} holds no report of training yet; the first comes after "
+            "config.log.every_steps steps"
+        )
+    curves = {}
+    for kind in ("train", "eval"):
+        for panel in PANELS:
+            name = f"{kind}/{panel}"
+            known = [line for line in lines if name in line]
+            if known:
+                curves[name] = (
+                    [line["step"] * epochs[-1] for line in known],
+                    [line[name] for line in known],
+                )
+    return curves
+
+
+def _parse(line):
+    try:
+        values = json.loads(line)
+        return values if "step" in values else None
+    except (ValueError, TypeError):
+        return None
+
+
+def _names(paths):
+    """The directories' names; of equal ones the shortest tails of paths that differ.
+
+    Long ones are cut in the middle, or elsewhere if they differ there.
+    """
+    runs = [
+        pathlib.Path(os.path.abspath(pathlib.Path(path).expanduser())).parts
+        for path in paths
+    ]
+    names = []
+    for run in runs:
+        for number in range(1, len(run) + 1):
+            tail = run[-number:]
+            if sum(other[-number:] == tail for other in set(runs)) == 1:
+                break
+        names.append(str(pathlib.Path(*tail)))
+    for length in range(LONGEST, max(map(len, names))):
+        for tail in sorted(range(length), key=lambda tail: abs(tail - length // 2)):
+            short = [pictures.short(name, length, tail) for name in names]
+            if len(set(short)) == len(set(names)):
+                return short
+    return names
+
+
+def draw(curves, files):
+    """Draws {run: what `read` gives}: a panel for losses, one for errors."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import lines, pyplot, textpath, ticker
+
+    # Without random names in the SVG, the same curves give the same file.
+    settings = {"svg.hashsalt": "convnets", "text.parse_math": False}
+    with matplotlib.rc_context(settings):
+        width = 10
+        labels = [*curves, "training", "evaluation"]
+        # In inches; half of one for the line beside it and the space between.
+        longest = max(
+            textpath.TextPath((0, 0), label, size=9).get_extents().width / 72
+            for label in labels
+        )
+        columns = max(int(width / (longest + 0.5)), 1)
+        rows = math.ceil(len(labels) / columns)
+        figure, axes = pyplot.subplots(
+            1, 2, figsize=(width, 4 + 0.2 * rows), layout="constrained"
+        )
+        for axis, (panel, label) in zip(axes, PANELS.items(), strict=True):
+            values = []
+            for number, curve in enumerate(curves.values()):
+                colour = COLOURS[number % len(COLOURS)]
+                marker = MARKERS[number // len(COLOURS) % len(MARKERS)]
+                if (name := f"train/{panel}") in curve:
+                    axis.plot(*curve[name], color=colour, linewidth=1, linestyle="--")
+                    values += curve[name][1]
+                if (name := f"eval/{panel}") in curve:
+                    style = {"marker": marker, "markersize": 4, "linewidth": 1.6}
+                    axis.plot(*curve[name], color=colour, **style)
+                    values += curve[name][1]
+            axis.set_xlabel("epoch")
+            axis.set_ylabel(label)
+            axis.set_xlim(left=0)
+            axis.spines[["top", "right"]].set_visible(False)
+            axis.grid(color="0.92", linewidth=0.7)
+            if values and min(values) > 0:
+                axis.set_yscale("log")
+                axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+                axis.yaxis.set_major_formatter("{x:g}")
+                axis.yaxis.set_minor_locator(ticker.NullLocator())
+        handles = [
+            lines.Line2D(
+                [],
+                [],
+                color=COLOURS[number % len(COLOURS)],
+                marker=MARKERS[number // len(COLOURS) % len(MARKERS)],
+                markersize=4,
+                label=name,
+            )
+            for number, name in enumerate(curves)
+        ]
+        handles += [
+            lines.Line2D(
+                [], [], color="0.4", linewidth=1, linestyle="--", label="training"
+            ),
+            lines.Line2D(
+                [], [], color="0.4", marker="o", markersize=4, label="evaluation"
+            ),
+        ]
+        figure.legend(
+            handles=handles,
+            loc="outside lower center",
+            ncols=columns,
+            frameon=False,
+            fontsize=9,
+        )
+        for file in files:
+            figure.savefig(
+                file, dpi=120, metadata={"Date": None} if file.suffix == ".svg" else {}
+            )
+        pyplot.close(figure)

@@ -1,0 +1,411 @@
+"""Pictures of what a run's network has learned, in <run>/inspect/ (--mode=inspect)."""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+import data_source
+import evaluate
+import input_pipeline
+from analysis import attribution, pictures, predict, retrieval, stages
+from errors import UserError
+from experiment import configuration, reporting
+
+TESTED = 1000  # images, all over the evaluation split, to choose and measure with
+SHOWN = 8  # images in a panel, as in AlexNet's Figure 4 ...
+OCCLUDED = 4  # ... and of these with an occlusion map
+STEPS = 16  # of the occluding square along a side; its own side is a quarter of it
+GREY = 127.5  # the square's colour, of 0..255
+NEIGHBOURS = 6  # shown of each image
+MEASURED = 10  # neighbours for precision and overlap
+BITS = 64  # of a code
+
+
+class InspectionError(UserError):
+    """Not everything could be drawn; the message says what and why."""
+
+
+class NotShown(Exception):
+    """The network or its images do not have what a picture shows."""
+
+
+# Those whose message is written for whoever runs this.
+EXPECTED = (configuration.ConfigError, data_source.DataError, NotShown, OSError)
+
+
+@dataclasses.dataclass(frozen=True)
+class Panel:
+    """Images uint8 [N, H, W, C] with what the network makes of them.
+
+    titles are classes, or files where labels [N], the true classes, are None;
+    probabilities [N, K], features [N, D].
+    """
+
+    images: np.ndarray
+    titles: list
+    labels: np.ndarray | None
+    probabilities: np.ndarray
+    features: np.ndarray
+
+    @property
+    def classes(self):
+        """The true classes, or the answers where these are not known."""
+        return self.probabilities.argmax(1) if self.labels is None else self.labels
+
+    def rows(self, indices):
+        return Panel(
+            self.images[indices],
+            [self.titles[i] for i in indices],
+            None if self.labels is None else self.labels[indices],
+            self.probabilities[indices],
+            self.features[indices],
+        )
+
+
+def inspect_run(run, which, paths=(), database=10_000):
+    """Draws all pictures of a run; one that cannot be drawn does not stop the others.
+
+    Args:
+      run: a workdir.Workdir.
+      which: the checkpoint: "latest", "best" or a step.
+      paths: image files to look at; without any, test images: four spread over the
+        split and, of 1,000, the four of whose class the network is least sure.
+      database: how many training images to search, spread evenly over the split.
+
+    Returns:
+      Lines that say what was measured and drawn.
+
+    Raises:
+      DataError: of `paths`, one that is no image.
+      InspectionError: not everything could be drawn; the rest is, and is printed.
+    """
+    network = Network(run, which)
+    panel = network.files(paths) if paths else None
+    tested, drawn, said, failed = None, [], [], []
+    directory = run.path / "inspect"
+
+    @contextlib.contextmanager
+    def attempt(name):
+        try:
+            yield
+        except Exception as error:
+            known = isinstance(error, EXPECTED)
+            failed.append(f"no {name}: {error if known else repr(error)}")
+
+    def draw(function, *arguments):
+        path = directory / f"{function.__name__}.png"
+        with attempt(function.__name__):
+            function(path, network, *arguments)
+            drawn.append(path)
+
+    draw(filters)
+    with attempt("test images"):
+        tested = network.test_images()
+        panel = panel or tested.rows(telling(tested))
+    if panel:
+        for picture in (activations, predictions, grad_cam, occlusion):
+            draw(picture, panel)
+    if tested:
+        with attempt("training images"):
+            search = Search(network, database)
+            draw(neighbours, search, panel)
+            draw(codes, search, panel)
+            with attempt("retrieval.json"):
+                said.append(search.measure(tested, directory))
+    with attempt("pictures for TensorBoard"):
+        _to_tensorboard(directory, network.step, drawn)
+    said.append(f"after step {network.step} of {run}:")
+    said += [f"  {path}" for path in drawn]
+    if failed:
+        print("\n".join(said), flush=True)
+        raise InspectionError("; ".join(failed))
+    return "\n".join(said)
+
+
+def _to_tensorboard(directory, step, paths):
+    if not paths:
+        return
+    writer = reporting.MetricWriter(directory, first_step=step - 1, scalars=False)
+    for path in paths:
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("RGB"))
+        writer.write_images(step, {f"inspect/{path.stem}": pixels})
+    writer.close()
+
+
+def telling(tested):
+    """Indices of half a panel, from all over, and of the images that are hardest."""
+    number = len(tested.images)
+    first = np.linspace(0, number - 1, min(SHOWN // 2, number)).astype(int).tolist()
+    sure = tested.probabilities[np.arange(number), tested.labels]
+    hardest = [i for i in np.argsort(sure, kind="stable") if i not in first]
+    return first + hardest[: SHOWN - len(first)]
+
+
+class Network:
+    """The network of a run with its weights, and images for it."""
+
+    def __init__(self, run, which):
+        self.config, dataset = run.config(), run.read_json("dataset.json")
+        self.image_shape = tuple(dataset["image_shape"])
+        self.names = dataset["label_names"]
+        preprocessing = evaluate.make_preprocessing(self.config, self.image_shape)
+        self.preprocessing = evaluate.with_statistics(preprocessing, run)
+        self.view = preprocessing.view(self.image_shape)
+        shape = evaluate.input_shape(self.preprocessing, self.image_shape)
+        self.model = evaluate.make_model(self.config, len(self.names))
+        self.variables, self.step = evaluate.load_variables(
+            run, self.model, shape, which
+        )
+        self.layout = stages.layout(self.model, shape)
+
+    def inputs(self, images):
+        """Stored images as the network gets them."""
+        return input_pipeline.network_input({"image": images}, self.preprocessing)
+
+    def sized(self, images):
+        """Stored images in the size that the network gets, float32 of 0..255.
+
+        `inputs` takes them for stored ones: they have their size already.
+        """
+        return input_pipeline.fit_size(images, self.preprocessing)
+
+    def seen(self, images):
+        """The same, to look at: uint8 [B, H, W, C]."""
+        pixels = np.asarray(self.sized(images))
+        return np.clip(np.round(pixels), 0, 255).astype(np.uint8)
+
+    @functools.cached_property
+    def _outputs(self):
+        @jax.jit
+        def outputs(variables, images):
+            result = stages.forward(self.model, variables, self.inputs(images))
+            return jax.nn.softmax(result.logits), result.features
+
+        return outputs
+
+    def outputs(self, images):
+        """Probabilities [B, K] and features [B, D] of a batch of stored images."""
+        return tuple(map(np.asarray, self._outputs(self.variables, images)))
+
+    def read_file(self, path):
+        return predict.read_image(path, self.image_shape, self.preprocessing)
+
+    def read(self, split, indices):
+        """Images in the size that all have, and labels."""
+        return input_pipeline.read_examples(split, indices, self.view)
+
+    def files(self, paths):
+        images = np.stack([self.read_file(path) for path in paths])
+        titles = [pathlib.Path(path).name for path in paths]
+        return Panel(images, titles, None, *self.outputs(images))
+
+    def test_images(self):
+        split = evaluate.open_split(self.config.dataset, self.config.dataset.eval_split)
+        # All over the split: files are in the order of their classes.
+        count = min(TESTED, len(split))
+        indices = np.linspace(0, len(split) - 1, count).astype(int)
+        images, labels = self.read(split, indices)
+        _, probabilities, features = self.run_over(split, indices)
+        titles = [self.names[k] for k in labels]
+        return Panel(images, titles, labels, probabilities, features)
+
+    def run_over(self, split, indices):
+        """Labels, probabilities and features of a split's examples, by batches."""
+        parts = []
+        size = self.config.eval.batch_size
+        for start in range(0, len(indices), size):
+            images, labels = self.read(split, indices[start : start + size])
+            parts.append((labels, *self.outputs(images)))
+        return tuple(map(np.concatenate, zip(*parts, strict=True)))
+
+
+# The pictures; each is named as its file.
+
+
+def filters(path, network):
+    kernel = network.variables["params"]
+    for name in network.layout.first:
+        kernel = kernel[name]
+    kernel = np.asarray(kernel, np.float32)
+    if kernel.shape[2] not in (1, 3):
+        raise NotShown(f"{kernel.shape[2]} channels are neither grey nor RGB")
+    height, width, channels, number = kernel.shape
+    pictures.draw_filters(
+        path,
+        kernel,
+        f"{network.layout.first[-2]}: {number} filters of {height}x{width}x{channels}, "
+        "each scaled by its largest weight; 0 is mid-grey",
+    )
+
+
+def activations(path, network, panel):
+    def stages(variables, images):
+        inputs = network.inputs(images)
+        return stages.forward(network.model, variables, inputs).stages
+
+    maps = jax.jit(stages)(network.variables, panel.images[:1])
+    maps = [np.asarray(x[0], np.float32) for x in maps]
+    title = pictures.short(panel.titles[0], 40, 0 if panel.labels is not None else 9)
+    pictures.draw_activations(
+        path,
+        network.seen(panel.images[:1])[0],
+        dict(zip(network.layout.stages, maps, strict=True)),
+        f"{title}; in each map bright is its highest value, dark its lowest",
+    )
+
+
+def predictions(path, network, panel):
+    best = np.argsort(-panel.probabilities, axis=1, kind="stable")[:, :5]
+    pictures.draw_panel(
+        path,
+        panel.images,
+        panel.titles,
+        network.names,
+        panel.probabilities,
+        best,
+        panel.labels,
+    )
+
+
+def grad_cam(path, network, panel):
+    if network.layout.last is None:
+        raise NotShown("no stage has a map larger than 1x1 for such small images")
+    panel = panel.rows(np.arange(len(panel.images))[:SHOWN])
+    stage = list(network.layout.stages).index(network.layout.last)
+    explain = functools.partial(attribution.grad_cam, network.model, stage=stage)
+    maps = jax.jit(explain)(
+        network.variables, network.inputs(panel.images), jnp.asarray(panel.classes)
+    )
+    if panel.labels is None:
+        explained = "the answer above"
+    else:
+        explained = "the true class above; red: the answer where it is another"
+    pictures.draw_grad_cam(
+        path,
+        network.seen(panel.images),
+        np.asarray(maps),
+        [network.names[k] for k in panel.classes],
+        [network.names[k] for k in panel.probabilities.argmax(1)],
+        f"Grad-CAM on {network.layout.last}: the brighter, the more a place speaks for "
+        f"{explained}",
+    )
+
+
+def occlusion(path, network, panel):
+    """The panel's first and last images: of test images, easy and hard ones."""
+    half = OCCLUDED // 2
+    number = len(panel.images)
+    rows = [i for i in range(number) if i < half or i >= number - half]
+    panel = panel.rows(rows)
+    images = network.sized(panel.images)
+    side = min(images.shape[1:3])
+    maps = [
+        attribution.occlusion(
+            lambda covered: network.outputs(covered)[0],
+            image,
+            size=side // 4,
+            stride=max(side // STEPS, 1),
+            fill=GREY,
+        )
+        for image in images
+    ]
+    pictures.draw_occlusion(
+        path,
+        network.seen(panel.images),
+        maps,
+        panel.classes,
+        network.names,
+        side // 4,
+    )
+
+
+class Search:
+    """Training images with their features and codes, to find an image's nearest in."""
+
+    def __init__(self, network, number):
+        dataset = network.config.dataset
+        self.split = evaluate.open_split(dataset, dataset.train_split)
+        number = min(number, len(self.split))
+        self.indices = np.linspace(0, len(self.split) - 1, number).astype(int)
+        self.labels, _, self.features = network.run_over(self.split, self.indices)
+
+    @functools.cached_property
+    def coder(self):
+        """From features to codes, and what these miss of the features' variance."""
+        return retrieval.train_codes(self.features, bits=BITS)
+
+    @functools.cached_property
+    def codes(self):
+        return self.coder[0](self.features)
+
+    def by_features(self, features, k):
+        return retrieval.nearest(self.features, features, min(k, len(self.labels)))
+
+    def by_codes(self, features, k):
+        queries = self.coder[0](features)
+        return retrieval.nearest_codes(self.codes, queries, min(k, len(self.labels)))
+
+    def draw(self, path, network, panel, found, how):
+        names = network.names
+        labelled = panel.labels is not None
+        titles = panel.titles if labelled else [""] * len(found)
+        queries = list(zip(panel.images, titles, strict=True))
+        images, _ = network.read(self.split, self.indices[found.ravel()])
+        images = images.reshape(*found.shape, *images.shape[1:])
+        others = [
+            [(i, names[self.labels[n]]) for i, n in zip(row, numbers, strict=True)]
+            for row, numbers in zip(images, found, strict=True)
+        ]
+        title = f"each image and the training images nearest to it {how}"
+        if labelled:
+            title += "; red: of another class"
+        pictures.draw_neighbours(path, queries, others, title)
+
+    def measure(self, tested, directory):
+        """Both searches for all of `tested`: a line, and retrieval.json."""
+        k = min(MEASURED, len(self.labels))
+        encode, missed = self.coder
+        codes, queries = self.codes, encode(tested.features)
+        result = retrieval.compare(
+            lambda: retrieval.nearest(self.features, tested.features, k),
+            lambda: retrieval.nearest_codes(codes, queries, k),
+            self.labels,
+            tested.labels,
+            k,
+        )
+        number, size = self.features.shape
+        result |= {"k": k, "database": number, "queries": len(tested.labels)}
+        result |= {"features": size, "bits": BITS, "variance_missed": missed}
+        (directory / "retrieval.json").write_text(json.dumps(result, indent=2) + "\n")
+        precision, seconds = result["precision"], result["seconds"]
+        return (
+            f"{k} nearest of {number:,} training images, for {len(tested.labels):,} "
+            f"test images:\n"
+            f"  by {size} features: {100 * precision[0]:.1f} % of the image's class, "
+            f"{1e6 * seconds[0]:,.0f} us a search\n"
+            f"  by codes of {BITS} bits: {100 * precision[1]:.1f} %, "
+            f"{1e6 * seconds[1]:,.0f} us, {result['speedup']:.1f} times as fast; "
+            f"{100 * result['overlap']:.1f} % are the same images\n"
+            f"  the codes miss {100 * missed:.1f} % of the features' variance"
+        )
+
+
+def neighbours(path, network, search, panel):
+    panel = panel.rows(np.arange(len(panel.images))[:SHOWN])
+    found = search.by_features(panel.features, NEIGHBOURS)
+    how = f"by {panel.features.shape[1]} features"
+    search.draw(path, network, panel, found, how)
+
+
+def codes(path, network, search, panel):
+    panel = panel.rows(np.arange(len(panel.images))[:SHOWN])
+    found = search.by_codes(panel.features, NEIGHBOURS)
+    search.draw(path, network, panel, found, f"by codes of {BITS} bits")

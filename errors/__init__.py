@@ -1,0 +1,19 @@
+"""The errors that end a program as one line, with its exit code."""
+
+FAILED, USAGE, NOT_FINITE, PREEMPTED = 1, 2, 3, 75
+
+
+class UserError(Exception):
+    """Something that the user can mend; the message says what and how.
+
+    main.py prints it as one line and exits with `exit_code`: 1 failed, 2 a wrong flag
+    or config, 3 the loss is not finite, 75 told to stop.
+    """
+
+    exit_code = FAILED
+
+
+class UsageError(UserError):
+    """A flag or a field of the config is wrong; the message names it."""
+
+    exit_code = USAGE

@@ -1,0 +1,1 @@
+"""A config becomes objects and a run directory."""

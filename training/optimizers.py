@@ -1,0 +1,287 @@
+"""Learning-rate schedules and optimizers by name: optax's, and a few of our own."""
+
+import fractions
+import inspect
+import re
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from training import sdlm
+
+
+def exact_steps(epochs, epoch_steps):
+    """`epochs` in steps as a Fraction, with 0.1 meaning 1/10."""
+    return fractions.Fraction(str(epochs)) * epoch_steps
+
+
+def in_steps(epochs, epoch_steps):
+    """The number of whole steps in `epochs`, nearest."""
+    return round(exact_steps(epochs, epoch_steps))
+
+
+def make_schedule(
+    *,
+    name,
+    rate,
+    epoch_steps,
+    total_steps,
+    warmup_epochs,
+    warmup_factor,
+    boundaries,
+    factors,
+    end_factor,
+    power,
+    decay_rate,
+    decay_epochs,
+    staircase,
+    patience,
+    min_factor,
+):
+    """step -> learning rate, for the fields of `config.schedule`.
+
+    `rate` is the learning rate that factors refer to, `epoch_steps` the steps per epoch
+    as a Fraction.
+    """
+    del patience, min_factor  # of the plateau, which the optimizer's state keeps
+    warmup = in_steps(warmup_epochs, epoch_steps)
+    after = max(total_steps - warmup, 1)
+    if name == "step":
+        # Epochs count from the start of the training, not from the end of the warm-up.
+        starts = [in_steps(e, epoch_steps) - warmup for e in boundaries]
+        pieces = [optax.constant_schedule(rate * f) for f in (1.0, *factors)]
+        main = optax.join_schedules(pieces, starts)
+    elif name == "polynomial":
+        main = optax.polynomial_schedule(rate, rate * end_factor, power, after)
+    elif name == "cosine":
+        main = optax.cosine_decay_schedule(rate, after, end_factor)
+    elif name == "exponential":
+        steps = in_steps(decay_epochs, epoch_steps)
+        main = optax.exponential_decay(rate, steps, decay_rate, staircase=staircase)
+    else:
+        main = optax.constant_schedule(rate)
+    if not warmup:
+        return main
+    ramp = optax.linear_schedule(rate * warmup_factor, rate, warmup)
+    return optax.join_schedules([ramp, main], [warmup])
+
+
+def make_optimizer(
+    name,
+    schedule,
+    *,
+    kwargs,
+    weight_decay=0.0,
+    decay_mask="all",
+    clip_norm=0.0,
+    plateau=False,
+    rate_factors=(),
+    unfreeze=(),
+    filter_rms=(),
+):
+    """The transformation called `name` (of OWN or optax) with its learning rate.
+
+    In this order: the gradient is clipped, L2 decay is added to it unless the optimizer
+    decays by itself, the optimizer, the plateau's factor, the parameters' own factors,
+    what is frozen yet, the limit of the filters.
+    """
+    make = constructor(name)
+    accepted = inspect.signature(make).parameters
+    kwargs = dict(kwargs)
+    mask = None if decay_mask == "all" else _is_kernel
+    parts = []
+    if clip_norm:
+        parts.append(optax.clip_by_global_norm(clip_norm))
+    if "weight_decay" in accepted:
+        kwargs["weight_decay"] = weight_decay
+        if mask and {"mask", "weight_decay_mask"} & accepted.keys():
+            kwargs["mask" if "mask" in accepted else "weight_decay_mask"] = mask
+    elif isinstance(weight_decay, jax.Array) or weight_decay:  # traced, in a sweep
+        parts.append(optax.add_decayed_weights(weight_decay, mask))
+    parts.append(make(schedule, **kwargs))
+    if plateau:
+        parts.append(scale_by_plateau())
+    if rate_factors:
+        parts.append(scale_by_path(rate_factors))
+    if unfreeze:
+        parts.append(unfreeze_at(unfreeze))
+    if filter_rms:
+        parts.append(limit_filters(filter_rms))
+    return optax.chain(*parts)
+
+
+def lars(
+    learning_rate,
+    momentum=0.9,
+    weight_decay=0.0,
+    mask=None,
+    trust_coefficient=0.001,
+    eps=0.0,
+):
+    """LARS (You, Gitman, Ginsburg, 2017), https://arxiv.org/abs/1708.03888, as MLPerf.
+
+        trust = coefficient |w| / (|g| + decay |w| + eps), or 1 if |w| or |g| is 0
+        v <- momentum v - rate trust (g + decay w);  w <- w + v
+
+    for each array of parameters. What `mask` (parameters -> booleans) leaves out has
+    neither trust nor decay. optax.lars divides by |g + decay w| instead.
+    """
+
+    def adapt(g, w):
+        w_norm, g_norm = jnp.linalg.norm(w.ravel()), jnp.linalg.norm(g.ravel())
+        trust = trust_coefficient * w_norm / (g_norm + weight_decay * w_norm + eps)
+        trust = jnp.where((w_norm > 0) & (g_norm > 0), trust, 1.0)
+        return trust * (g + weight_decay * w)
+
+    adapted = optax.stateless_with_tree_map(adapt)
+    return optax.chain(
+        optax.masked(adapted, mask) if mask else adapted,
+        optax.scale_by_learning_rate(learning_rate),
+        optax.trace(momentum),
+    )
+
+
+def lamb(learning_rate, b1=0.9, b2=0.999, eps=1e-6, weight_decay=0.0, mask=None):
+    """LAMB (You et al., 2019), https://arxiv.org/abs/1904.00962, as timm has it.
+
+    What `mask` (parameters -> booleans) leaves out neither decays nor has its step
+    brought to the size of the parameters; optax.lamb's mask is of the decay alone.
+    """
+    trust = optax.scale_by_trust_ratio()
+    return optax.chain(
+        optax.scale_by_adam(b1, b2, eps),
+        optax.add_decayed_weights(weight_decay, mask),
+        optax.masked(trust, mask) if mask else trust,
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
+OWN = {"sdlm": sdlm.sdlm, "lars": lars, "lamb": lamb}
+
+
+def constructor(name):
+    """The function of a learning rate and more that makes the optimizer `name`."""
+    return OWN.get(name) or getattr(optax, name)
+
+
+def paths(params):
+    """The names of all parameters, as "backbone/conv1/kernel"."""
+    return [_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+
+
+def _path(keys):
+    return jax.tree_util.keystr(keys, simple=True, separator="/")
+
+
+def _first(rules, keys):
+    """The value of the first (expression, value) found in a path; None without any."""
+    found = (value for expression, value in rules if re.search(expression, _path(keys)))
+    return next(found, None)
+
+
+def scale_by_path(factors):
+    """Multiplies updates by the first of (expression, factor) that fits their path."""
+
+    def scale(keys, update):
+        factor = _first(factors, keys)
+        if factor == 0:
+            return jnp.zeros_like(update)
+        return update if factor is None else update * factor
+
+    return optax.stateless(
+        lambda updates, params: jax.tree_util.tree_map_with_path(scale, updates)
+    )
+
+
+def unfreeze_at(releases):
+    """Zero updates until step n for the first of (expression, n) that fits their path.
+
+    What the optimizer averages, moments and momentum, it averages from the first step.
+    """
+
+    def label(keys, param):
+        release = _first(releases, keys)
+        return "free" if release is None else str(release)
+
+    def released(step):
+        # Not a product: a frozen parameter stays as it is whatever its gradient.
+        def update(updates, count):
+            return jax.tree.map(lambda u: jnp.where(count < step, 0, u), updates)
+
+        return optax.GradientTransformation(
+            lambda params: jnp.zeros((), jnp.int32),
+            lambda updates, count, params=None: (update(updates, count), count + 1),
+        )
+
+    parts = {str(step): released(step) for _, step in releases}
+    parts["free"] = optax.identity()
+    return optax.multi_transform(
+        parts, lambda params: jax.tree_util.tree_map_with_path(label, params)
+    )
+
+
+def limit_filters(limits):
+    """Scales a filter back whose root mean square would exceed its limit.
+
+    ZFNet (Zeiler, Fergus, 2013, Section 3.1). `limits` are (expression, limit); a
+    filter is all that one output sees, kernel[..., k].
+    """
+
+    def limited(keys, update, kernel):
+        limit = _first(limits, keys)
+        if limit is None:
+            return update
+        new = kernel + update
+        axes = tuple(range(new.ndim - 1))
+        rms = jnp.sqrt(jnp.square(new).mean(axes, keepdims=True))
+        return new * jnp.minimum(1.0, limit / rms) - kernel
+
+    return optax.stateless(
+        lambda updates, params: jax.tree_util.tree_map_with_path(
+            limited, updates, params
+        )
+    )
+
+
+def _is_kernel(params):
+    """True for what multiplies activations; biases, norms and scales are vectors."""
+    return jax.tree.map(lambda p: p.ndim > 1, params)
+
+
+class PlateauState(NamedTuple):
+    """`plateau` is the state of optax.contrib.reduce_on_plateau."""
+
+    plateau: optax.contrib.ReduceLROnPlateauState
+
+
+def scale_by_plateau():
+    """Multiplies updates by the scale that `observe_plateau` keeps in the state."""
+
+    def init(params):
+        return PlateauState(optax.contrib.reduce_on_plateau().init(params))
+
+    def update(updates, state, params=None, **extra):
+        del params, extra
+        return jax.tree.map(lambda g: g * state.plateau.scale, updates), state
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def observe_plateau(opt_state, value, *, factor, patience, min_factor=0.0):
+    """`opt_state` after an evaluation gave `value` (lower is better).
+
+    After `patience` evaluations without improvement the scale is multiplied by
+    `factor`, and never falls below `min_factor`.
+    """
+    rule = optax.contrib.reduce_on_plateau(
+        factor=factor, patience=patience, min_scale=min_factor
+    )
+    _, plateau = rule.update({}, plateau_of(opt_state), value=value)
+    return optax.tree_utils.tree_set(opt_state, plateau=plateau)
+
+
+def plateau_of(opt_state):
+    """The state of the plateau rule in `opt_state`; None where there is none."""
+    return optax.tree_utils.tree_get(opt_state, "plateau")

@@ -1,0 +1,277 @@
+"""The state of a training, and the programs that change it.
+
+Everything here is pure and compiled by the caller: on one device, on many, or inside a
+benchmark.
+"""
+
+import functools
+
+import flax
+import jax
+import jax.numpy as jnp
+import optax
+
+import input_pipeline
+from models import layers, onednn
+from training import sdlm
+
+DROPOUT, MIX = 2**31 - 1, 2**31 - 2  # beside the streams of initialisation, examples
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that changes during training; with the config, all that a resume needs."""
+
+    step: jax.Array
+    params: flax.core.FrozenDict
+    batch_stats: flax.core.FrozenDict
+    opt_state: optax.OptState
+    ema: flax.core.FrozenDict | None
+
+
+def compiler_options(platform):
+    """What XLA is told of a training step, for `jax.jit`: of a CPU's alone something.
+
+    XLA's CPU backend (jaxlib 0.10.2) removes the barriers of a program ahead of its
+    fusions. Rematerialised stages (models/remat.py) then run beside the first pass, and
+    ResNet-50 needs more memory than without, 1,208 MB instead of 1,082 MB at batch 8;
+    with the barriers it is 351 MB. models/onednn.py and max pooling need theirs to be
+    fast.
+
+    It gives convolutions to YNNPACK, whose gradient of a kernel takes 30 ms where Eigen
+    takes 12 (3x3, 64 to 64 at 56x56, batch 16, two cores); any list of what YNNPACK
+    gets that leaves them out does. It writes vectors of 256 bits where the processor
+    has 512. With these two ResNet-50's step takes a tenth less. Reductions are left out
+    of that list because YNNPACK gives wrong sums of small products from the 32,768th
+    element on: i[None] + (v[None] * d[:, None]).sum(-1)[:, None, None], v 3x3.
+    """
+    if platform != "cpu":
+        return {}
+    options = {"xla_disable_hlo_passes": "cse_barrier_expander"}
+    if onednn.AVAILABLE:  # The version of XLA that was measured.
+        options |= {
+            "xla_cpu_experimental_ynn_fusion_type": (
+                "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
+            ),
+            "xla_cpu_prefer_vector_width": 512,
+        }
+    return options
+
+
+def make_init(model, tx, shape, ema):
+    """seed -> TrainState at step 0, for images of `shape` [H, W, C]."""
+
+    def init(seed):
+        variables = model.init(
+            jax.random.key(seed), jnp.zeros((1, *shape)), train=False
+        )
+        params = variables["params"]
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            batch_stats=variables.get("batch_stats", {}),
+            opt_state=tx.init(params),
+            ema=jax.tree.map(jnp.copy, params) if ema else None,
+        )
+
+    return init
+
+
+def start_from(state, variables, tx):
+    """The state at step 0 with other `variables`: a dict of params and batch_stats."""
+    params = variables["params"]
+    return state.replace(
+        **variables,
+        opt_state=tx.init(params),
+        ema=None if state.ema is None else jax.tree.map(jnp.copy, params),
+    )
+
+
+def make_train_step(
+    model,
+    tx,
+    loss,
+    prepare,
+    *,
+    accumulate=1,
+    ema_decay=0.0,
+    ema_every=1,
+    auxiliary_weight=0.0,
+    mix=None,
+    frozen_statistics=False,
+):
+    """(state, batch, seed) -> (state, sums over the batch).
+
+    `prepare(batch, seed=seed)` gives the network's input for the stored images of a
+    batch, randomly changed as the training wants it. `mix(images, labels, key)` then
+    mixes the images of a batch (images.augment.mix); errors are counted against the
+    label that comes first. Dropout and mixing draw from the seed and the step. The loss
+    of each auxiliary head of the network is added `auxiliary_weight` times. The average
+    of the parameters takes in every `ema_every`-th step. With `frozen_statistics` batch
+    normalisation takes those of the state, and leaves them. The seed is an argument so
+    that all seeds share one compiled program.
+    """
+
+    def gradients(params, batch_stats, batch, seed, key):
+        images, labels = prepare(batch, seed=seed), batch["label"]
+        if mix is not None:
+            images, other, weight = mix(images, labels, jax.random.fold_in(key, MIX))
+
+        def batch_loss(logits):
+            losses = loss(logits, labels)
+            if mix is None:
+                return losses
+            return weight * losses + (1 - weight) * loss(logits, other)
+
+        def mean_loss(params):
+            with layers.frozen_statistics(frozen_statistics):
+                logits, updated = model.apply(
+                    {"params": params, "batch_stats": batch_stats},
+                    images,
+                    train=True,
+                    mutable=["batch_stats", "auxiliary"],
+                    rngs={"dropout": key},
+                )
+            losses = batch_loss(logits)
+            for head in jax.tree.leaves(updated.get("auxiliary", {})):
+                losses += auxiliary_weight * batch_loss(head)
+            wrong = jnp.argmax(logits, -1) != labels
+            sums = {"loss": losses.sum(), "errors": wrong.sum(dtype=jnp.int32)}
+            return losses.mean(), (updated.get("batch_stats", {}), sums)
+
+        (_, aux), grads = jax.value_and_grad(mean_loss, has_aux=True)(params)
+        return grads, *aux
+
+    def accumulated(params, batch_stats, batch, seed, key):
+        # Every accumulate-th example: each device keeps its own part of the batch.
+        micro = jax.tree.map(
+            lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), batch
+        )
+
+        def body(carry, xs):
+            total, batch_stats, sums = carry
+            number, batch = xs
+            grads, batch_stats, more = gradients(
+                params, batch_stats, batch, seed, jax.random.fold_in(key, number)
+            )
+            add = functools.partial(jax.tree.map, jnp.add)
+            return (add(total, grads), batch_stats, add(sums, more)), None
+
+        zeros = {"loss": jnp.zeros(()), "errors": jnp.zeros((), jnp.int32)}
+        start = (jax.tree.map(jnp.zeros_like, params), batch_stats, zeros)
+        (total, batch_stats, sums), _ = jax.lax.scan(
+            body, start, (jnp.arange(accumulate), micro)
+        )
+        return jax.tree.map(lambda g: g / accumulate, total), batch_stats, sums
+
+    def train_step(state, batch, seed):
+        # A stream of its own, beside those of initialisation and augmentation.
+        key = jax.random.fold_in(jax.random.key(seed), DROPOUT)
+        key = jax.random.fold_in(key, state.step)
+        compute = gradients if accumulate == 1 else accumulated
+        grads, batch_stats, sums = compute(
+            state.params, state.batch_stats, batch, seed, key
+        )
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = state.ema
+        if ema_decay:
+            weight = 1 - ema_decay
+            if ema_every > 1:
+                weight *= (state.step + 1) % ema_every == 0
+            ema = optax.incremental_update(params, ema, weight)
+        return state.replace(
+            step=state.step + 1,
+            params=params,
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+            ema=ema,
+        ), sums
+
+    return train_step
+
+
+def zero_sums():
+    """What the steps between two reports add up."""
+    return {
+        "loss": jnp.zeros(()),
+        "errors": jnp.zeros((), jnp.int32),
+        "bad_step": jnp.full((), -1, jnp.int32),  # first step of a non-finite loss
+    }
+
+
+def make_run_steps(train_step, fetch):
+    """(state, sums, data, num_steps, seed) -> (state, sums) after so many steps.
+
+    `fetch(data, i)` gives the batch of the i-th of these steps. The number of steps is
+    no constant of the program: whatever parts a run is cut into, the same program makes
+    every step, so a resumed run has the bits of an uninterrupted one. Only a Python 1,
+    static in jit, makes a program without the loop, which XLA runs faster on a CPU. It
+    ends early at a loss that is not finite.
+    """
+
+    def run_steps(state, sums, data, num_steps, seed):
+        def going(carry):
+            i, _, sums = carry
+            return (i < num_steps) & (sums["bad_step"] < 0)
+
+        def body(carry):
+            i, state, sums = carry
+            step = state.step
+            state, new = train_step(state, fetch(data, i), seed)
+            bad = (sums["bad_step"] < 0) & ~jnp.isfinite(new["loss"])
+            return (
+                i + 1,
+                state,
+                {
+                    "loss": sums["loss"] + new["loss"],
+                    "errors": sums["errors"] + new["errors"],
+                    "bad_step": jnp.where(bad, step, sums["bad_step"]),
+                },
+            )
+
+        if isinstance(num_steps, int) and num_steps == 1:
+            _, state, sums = body((0, state, sums))
+        else:
+            carry = (jnp.zeros((), jnp.int32), state, sums)
+            _, state, sums = jax.lax.while_loop(going, body, carry)
+        return state, sums
+
+    return run_steps
+
+
+def make_set_curvature(model, loss, preprocessing):
+    """(state, images, labels) -> state with the curvature estimated on those images.
+
+    For "sdlm". The criterion's own second derivatives are exact; where the classifier
+    has no parameters (LeNet-5's RBF units) they are taken in its inputs, else in the
+    logits.
+    """
+    fixed_head = hasattr(model, "classify")
+
+    def criterion(outputs, labels):
+        if fixed_head:
+            outputs = model.apply({}, outputs, method="classify")
+        return loss(outputs, labels)
+
+    def set_curvature(state, images, labels):
+        images = input_pipeline.network_input({"image": images}, preprocessing)
+
+        def outputs(params):
+            variables = {"params": params, "batch_stats": state.batch_stats}
+            if fixed_head:
+                return model.apply(variables, images, method="codes")
+            return model.apply(variables, images, train=False)
+
+        top = sdlm.criterion_curvature(criterion, outputs(state.params), labels)
+        curvature = sdlm.diagonal_gauss_newton(outputs, state.params, top / len(labels))
+        opt_state = optax.tree_utils.tree_set(state.opt_state, curvature=curvature)
+        return state.replace(opt_state=opt_state)
+
+    return set_curvature
+
+
+def evaluation_variables(state):
+    """What the network is evaluated with: the Polyak average where one is kept."""
+    params = state.params if state.ema is None else state.ema
+    return {"params": params, "batch_stats": state.batch_stats}
