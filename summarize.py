@@ -1,7 +1,7 @@
 """The layer table of a network: shapes only, nothing is downloaded or computed."""
 
 import data_source
-import evaluate
+from experiment import build
 from models.counting import Layer, layers, times
 
 __all__ = ["Layer", "layers", "summarize", "table"]
@@ -27,10 +27,10 @@ def summarize(config):
     image_shape = tuple(
         dataset.image_size or n if n is None else n for n in image_shape
     )
-    preprocessing = evaluate.make_preprocessing(config, image_shape)
-    shape = evaluate.input_shape(preprocessing, image_shape)
-    model = evaluate.make_model(config, num_classes)
-    evaluate.abstract_variables(model, shape)
+    preprocessing = build.make_preprocessing(config, image_shape)
+    shape = build.input_shape(preprocessing, image_shape)
+    model = build.make_model(config, num_classes)
+    build.abstract_variables(model, shape)
     title = f"{config.model.name}, input {times(shape)}, {num_classes} classes"
     return f"{title}\n{table(layers(model, shape))}"
 

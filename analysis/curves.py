@@ -1,5 +1,6 @@
 """Training curves of runs: loss and error by epoch, from their metrics.jsonl."""
 
+import dataclasses
 import json
 import math
 import os
@@ -16,6 +17,17 @@ LONGEST = 40  # letters of a run's name, unless more are needed to tell two apar
 PANELS = {"loss": "loss", "error": "error, per cent"}
 
 
+@dataclasses.dataclass(frozen=True)
+class Plot:
+    """The files that show the curves of these runs."""
+
+    runs: list
+    files: list
+
+    def __str__(self):
+        return f"curves of {', '.join(self.runs)}: {' and '.join(map(str, self.files))}"
+
+
 def plot_runs(paths, output=None):
     """Draws the curves of several runs in one figure, as PNG and as SVG.
 
@@ -25,7 +37,7 @@ def plot_runs(paths, output=None):
         default curves in the first run's directory.
 
     Returns:
-      A line that says where.
+      The `Plot`.
 
     Raises:
       WorkdirError: a directory that holds no run, or one without metrics; an output
@@ -43,7 +55,7 @@ def plot_runs(paths, output=None):
         draw(curves, files)
     except OSError as error:
         raise workdir.WorkdirError(f"--output={output}: {error.strerror}") from error
-    return f"curves of {', '.join(curves)}: {' and '.join(map(str, files))}"
+    return Plot(list(curves), files)
 
 
 def read(run):

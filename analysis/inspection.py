@@ -11,12 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-import data_source
-import evaluate
 import input_pipeline
 from analysis import attribution, pictures, predict, retrieval, stages
 from errors import UserError
-from experiment import configuration, reporting
+from experiment import build, reporting, trained
+from transforms import preprocessing
 
 TESTED = 1000  # images, all over the evaluation split, to choose and measure with
 SHOWN = 8  # images in a panel, as in AlexNet's Figure 4 ...
@@ -28,16 +27,12 @@ MEASURED = 10  # neighbours for precision and overlap
 BITS = 64  # of a code
 
 
-class InspectionError(UserError):
-    """Not everything could be drawn; the message says what and why."""
-
-
 class NotShown(Exception):
     """The network or its images do not have what a picture shows."""
 
 
 # Those whose message is written for whoever runs this.
-EXPECTED = (configuration.ConfigError, data_source.DataError, NotShown, OSError)
+EXPECTED = (UserError, NotShown, OSError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,26 +64,45 @@ class Panel:
         )
 
 
-def inspect_run(run, which, paths=(), database=10_000):
+@dataclasses.dataclass(frozen=True)
+class Inspection:
+    """What was drawn of a run, and what was not.
+
+    `retrieval` is what Search.measure found, None where it could not be measured;
+    `failed` says of each picture that could not be drawn why.
+    """
+
+    run: str
+    step: int
+    retrieval: dict | None
+    drawn: list
+    failed: list
+
+    def __str__(self):
+        lines = [] if self.retrieval is None else [retrieval.describe(self.retrieval)]
+        lines.append(f"after step {self.step} of {self.run}:")
+        return "\n".join([*lines, *(f"  {path}" for path in self.drawn)])
+
+
+def inspect_run(run, checkpoint, paths=(), database=10_000):
     """Draws all pictures of a run; one that cannot be drawn does not stop the others.
 
     Args:
       run: a workdir.Workdir.
-      which: the checkpoint: "latest", "best" or a step.
-      paths: image files to look at; without any, test images: four spread over the
-        split and, of 1,000, the four of whose class the network is least sure.
+      checkpoint: "latest", "best" or a step.
+      paths: image files to look at. Without any they are test images: four spread over
+        the split and, of 1,000, the four of whose class the network is least sure.
       database: how many training images to search, spread evenly over the split.
 
     Returns:
-      Lines that say what was measured and drawn.
+      The `Inspection`.
 
     Raises:
-      DataError: of `paths`, one that is no image.
-      InspectionError: not everything could be drawn; the rest is, and is printed.
+      DataError: one of `paths` is no image.
     """
-    network = Network(run, which)
+    network = Network(run, checkpoint)
     panel = network.files(paths) if paths else None
-    tested, drawn, said, failed = None, [], [], []
+    tested, measured, drawn, failed = None, None, [], []
     directory = run.path / "inspect"
 
     @contextlib.contextmanager
@@ -118,15 +132,10 @@ def inspect_run(run, which, paths=(), database=10_000):
             draw(neighbours, search, panel)
             draw(codes, search, panel)
             with attempt("retrieval.json"):
-                said.append(search.measure(tested, directory))
+                measured = search.measure(tested, directory)
     with attempt("pictures for TensorBoard"):
         _to_tensorboard(directory, network.step, drawn)
-    said.append(f"after step {network.step} of {run}:")
-    said += [f"  {path}" for path in drawn]
-    if failed:
-        print("\n".join(said), flush=True)
-        raise InspectionError("; ".join(failed))
-    return "\n".join(said)
+    return Inspection(str(run), network.step, measured, drawn, failed)
 
 
 def _to_tensorboard(directory, step, paths):
@@ -152,30 +161,19 @@ def telling(tested):
 class Network:
     """The network of a run with its weights, and images for it."""
 
-    def __init__(self, run, which):
-        self.config, dataset = run.config(), run.read_json("dataset.json")
-        self.image_shape = tuple(dataset["image_shape"])
-        self.names = dataset["label_names"]
-        preprocessing = evaluate.make_preprocessing(self.config, self.image_shape)
-        self.preprocessing = evaluate.with_statistics(preprocessing, run)
-        self.view = preprocessing.view(self.image_shape)
-        shape = evaluate.input_shape(self.preprocessing, self.image_shape)
-        self.model = evaluate.make_model(self.config, len(self.names))
-        self.variables, self.step = evaluate.load_variables(
-            run, self.model, shape, which
-        )
-        self.layout = stages.layout(self.model, shape)
-
-    def inputs(self, images):
-        """Stored images as the network gets them."""
-        return input_pipeline.network_input({"image": images}, self.preprocessing)
+    def __init__(self, run, checkpoint):
+        self.trained = opened = trained.open_run(run, checkpoint)
+        self.config, self.names = opened.config, opened.label_names
+        self.model, self.variables = opened.model, opened.variables
+        self.step, self.inputs = opened.step, opened.inputs
+        self.layout = stages.layout(self.model, opened.input_shape)
 
     def sized(self, images):
         """Stored images in the size that the network gets, float32 of 0..255.
 
         `inputs` takes them for stored ones: they have their size already.
         """
-        return input_pipeline.fit_size(images, self.preprocessing)
+        return preprocessing.fit_size(images, self.trained.preprocessing)
 
     def seen(self, images):
         """The same, to look at: uint8 [B, H, W, C]."""
@@ -196,11 +194,12 @@ class Network:
         return tuple(map(np.asarray, self._outputs(self.variables, images)))
 
     def read_file(self, path):
-        return predict.read_image(path, self.image_shape, self.preprocessing)
+        return predict.read_image(path, self.trained)
 
     def read(self, split, indices):
         """Images in the size that all have, and labels."""
-        return input_pipeline.read_examples(split, indices, self.view)
+        found = input_pipeline.read_examples(split, indices, self.trained.view)
+        return found["image"], found["label"]
 
     def files(self, paths):
         images = np.stack([self.read_file(path) for path in paths])
@@ -208,7 +207,7 @@ class Network:
         return Panel(images, titles, None, *self.outputs(images))
 
     def test_images(self):
-        split = evaluate.open_split(self.config.dataset, self.config.dataset.eval_split)
+        split = build.open_split(self.config.dataset, self.config.dataset.eval_split)
         # All over the split: files are in the order of their classes.
         count = min(TESTED, len(split))
         indices = np.linspace(0, len(split) - 1, count).astype(int)
@@ -332,7 +331,7 @@ class Search:
 
     def __init__(self, network, number):
         dataset = network.config.dataset
-        self.split = evaluate.open_split(dataset, dataset.train_split)
+        self.split = build.open_split(dataset, dataset.train_split)
         number = min(number, len(self.split))
         self.indices = np.linspace(0, len(self.split) - 1, number).astype(int)
         self.labels, _, self.features = network.run_over(self.split, self.indices)
@@ -370,7 +369,7 @@ class Search:
         pictures.draw_neighbours(path, queries, others, title)
 
     def measure(self, tested, directory):
-        """Both searches for all of `tested`: a line, and retrieval.json."""
+        """Measures both searches for all of `tested`, and writes retrieval.json."""
         k = min(MEASURED, len(self.labels))
         encode, missed = self.coder
         codes, queries = self.codes, encode(tested.features)
@@ -385,17 +384,7 @@ class Search:
         result |= {"k": k, "database": number, "queries": len(tested.labels)}
         result |= {"features": size, "bits": BITS, "variance_missed": missed}
         (directory / "retrieval.json").write_text(json.dumps(result, indent=2) + "\n")
-        precision, seconds = result["precision"], result["seconds"]
-        return (
-            f"{k} nearest of {number:,} training images, for {len(tested.labels):,} "
-            f"test images:\n"
-            f"  by {size} features: {100 * precision[0]:.1f} % of the image's class, "
-            f"{1e6 * seconds[0]:,.0f} us a search\n"
-            f"  by codes of {BITS} bits: {100 * precision[1]:.1f} %, "
-            f"{1e6 * seconds[1]:,.0f} us, {result['speedup']:.1f} times as fast; "
-            f"{100 * result['overlap']:.1f} % are the same images\n"
-            f"  the codes miss {100 * missed:.1f} % of the features' variance"
-        )
+        return result
 
 
 def neighbours(path, network, search, panel):

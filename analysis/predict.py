@@ -1,74 +1,96 @@
 """What a trained network says about image files: the five best classes of each."""
 
+import dataclasses
 import pathlib
 
 import jax
 import numpy as np
 
 import data_source
-import evaluate
-import input_pipeline
 from analysis import pictures
+from experiment import trained
 from transforms import decode, resizing
 
+SHOWN = 5  # classes of each image
 
-def predict_run(run, which, paths):
-    """Classifies image files with the network of a run.
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """The answers for some image files.
+
+    probabilities [N, K]; `best` [N, 5] are classes, the most probable first. `panel` is
+    the picture that was drawn of them; where it could not be, `problem` says why.
+    """
+
+    run: str
+    step: int
+    paths: list
+    label_names: tuple
+    probabilities: np.ndarray
+    best: np.ndarray
+    panel: pathlib.Path | None
+    problem: str = ""
+
+    def __str__(self):
+        lines = []
+        for path, row, order in zip(
+            self.paths, self.probabilities, self.best, strict=True
+        ):
+            answers = (f"{self.label_names[k]} {100 * row[k]:.1f} %" for k in order)
+            lines.append(f"{path}:  {'  '.join(answers)}")
+        drawn = f"panel: {self.panel}" if self.panel else f"no panel: {self.problem}"
+        return "\n".join([*lines, f"after step {self.step} of {self.run}; {drawn}"])
+
+
+def predict_run(run, checkpoint, paths):
+    """Classifies image files with the network of a run; returns `Predictions`.
 
     Args:
       run: a workdir.Workdir.
-      which: the checkpoint: "latest", "best" or a step.
-      paths: image files; each is made grey or RGB and resized, as the data set's images
-        are.
+      checkpoint: "latest", "best" or a step.
+      paths: image files. Each is made grey or RGB, and resized, as the data set's
+        images are.
 
-    Returns:
-      A table of the five best classes and their probabilities for each image. A picture
-      of the same is written to <run>/predictions/step-<step>.png.
+    A picture of the answers is written to <run>/predictions/step-<step>.png.
     """
-    config, dataset = run.config(), run.read_json("dataset.json")
-    image_shape = tuple(dataset["image_shape"])
-    preprocessing = evaluate.make_preprocessing(config, image_shape)
-    preprocessing = evaluate.with_statistics(preprocessing, run)
-    images = np.stack([read_image(path, image_shape, preprocessing) for path in paths])
-    names = dataset["label_names"]
-    model = evaluate.make_model(config, len(names))
-    variables, step = evaluate.load_variables(
-        run, model, evaluate.input_shape(preprocessing, image_shape), which
-    )
+    network = trained.open_run(run, checkpoint)
+    images = np.stack([read_image(path, network) for path in paths])
 
     @jax.jit
     def probabilities(variables, images):
-        inputs = input_pipeline.network_input({"image": images}, preprocessing)
-        logits = model.apply(variables, inputs, train=False)
+        logits = network.model.apply(variables, network.inputs(images), train=False)
         return jax.nn.softmax(logits)
 
-    scores = np.asarray(probabilities(variables, images))
-    best = np.argsort(-scores, axis=1, kind="stable")[:, :5]
-    lines = []
-    for path, row, order in zip(paths, scores, best, strict=True):
-        listed = "  ".join(f"{names[k]} {100 * row[k]:.1f} %" for k in order)
-        lines.append(f"{path}:  {listed}")
-    panel = run.path / "predictions" / f"step-{step}.png"
+    scores = np.asarray(probabilities(network.variables, images))
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :SHOWN]
+    panel, problem = run.path / "predictions" / f"step-{network.step}.png", ""
     try:
         titles = [pathlib.Path(path).name for path in paths]
-        pictures.draw_panel(panel, images, titles, names, scores, best)
-        drawn = f"panel: {panel}"
+        pictures.draw_panel(panel, images, titles, network.label_names, scores, best)
     except OSError as error:
-        drawn = f"no panel: {panel.parent}: {error.strerror}"
-    return "\n".join([*lines, f"after step {step} of {run}; {drawn}"])
+        panel, problem = None, f"{panel.parent}: {error.strerror}"
+    return Predictions(
+        str(run),
+        network.step,
+        paths,
+        network.label_names,
+        scores,
+        best,
+        panel,
+        problem,
+    )
 
 
-def read_image(path, shape, preprocessing):
-    """An image file as the network is tested with it, uint8 [H, W, C].
+def read_image(path, network):
+    """An image file as the trained.Trained is tested with it, uint8 [H, W, C].
 
-    C is 1 (grey) or 3 (RGB). Where the data set's images all have the `shape`
-    [H, W, C], this one is brought to it; where they differ, it gets the view that they
-    get.
+    C is 1 (grey) or 3 (RGB). Where all images of the data set have one shape, this one
+    is brought to it; where they differ, it gets the view that they get.
 
     Raises:
       data_source.DataError: no such file, or not an image that can be read.
     """
-    height, width, channels = shape
+    shape = height, width, channels = network.image_shape
     try:
         image = decode.decode(pathlib.Path(path).read_bytes(), channels)
     except FileNotFoundError as error:
@@ -86,5 +108,4 @@ def read_image(path, shape, preprocessing):
             )
         if (rows, columns) != (height, width):
             image = resizing.resize(image, height, width)
-    view = preprocessing.view(shape)
-    return view(image) if view else image
+    return network.view(image) if network.view else image

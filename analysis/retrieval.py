@@ -142,3 +142,19 @@ def compare(search, other, labels, query_labels, k, rounds=3):
         "seconds": seconds,
         "speedup": seconds[0] / seconds[1],
     }
+
+
+def describe(result):
+    """What was measured of both searches, in words."""
+    precision, seconds = result["precision"], result["seconds"]
+    return (
+        f"{result['k']} nearest of {result['database']:,} training images, for "
+        f"{result['queries']:,} test images:\n"
+        f"  by {result['features']} features: {100 * precision[0]:.1f} % of the "
+        f"image's class, {1e6 * seconds[0]:,.0f} us a search\n"
+        f"  by codes of {result['bits']} bits: {100 * precision[1]:.1f} %, "
+        f"{1e6 * seconds[1]:,.0f} us, {result['speedup']:.1f} times as fast; "
+        f"{100 * result['overlap']:.1f} % are the same images\n"
+        f"  the codes miss {100 * result['variance_missed']:.1f} % of the features' "
+        "variance"
+    )

@@ -38,6 +38,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.photographs import make_photographs, sample_photographs
+from transforms import preprocessing as preprocessings
 
 ROOT = pathlib.Path(__file__).parent.parent
 SIZE, BATCH, PREFETCH = 224, 64, 4
@@ -96,7 +97,7 @@ def ours(split, threads):
 
     @jax.jit
     def flip(batch):
-        keys = input_pipeline.example_keys(0, batch["epoch"], batch["index"])
+        keys = preprocessings.example_keys(0, batch["epoch"], batch["index"])
         options = augment.Augmentation(flip=True)
         return augment.augment(batch["image"], keys, options)
 
@@ -107,7 +108,7 @@ def ours(split, threads):
         10**9,
         num_threads=threads,
         prefetch=PREFETCH,
-        view=input_pipeline.TrainView(crops, ((0, SIZE),)),
+        view=preprocessings.TrainView(crops, ((0, SIZE),)),
     )
     return (np.asarray(flip(batch)) for batch in batches)
 

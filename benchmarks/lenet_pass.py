@@ -29,14 +29,14 @@ import numpy as np
 import optax
 
 import data_source
-import evaluate
-import feeds
 import huge_pages
 import input_pipeline
 import models
 from benchmarks.train_step import NETWORKS, plain_convolutions
+from experiment import build
 from models import convolution
-from training import train_step
+from training import objective, train_step
+from transforms import preprocessing as preprocessings
 
 MEAN, STD = 33.3, 78.6
 LEARNING_RATE, MOMENTUM = 0.01, 0.9
@@ -72,16 +72,16 @@ def jax_pass(name, split, batch, plain, steps):
     network = models.create(name, num_classes=10)
     shape, _ = NETWORKS[name]
     tx = optax.sgd(LEARNING_RATE, MOMENTUM)
-    preprocessing = input_pipeline.Preprocessing(shape[0], mean=(MEAN,), std=(STD,))
-    step = train_step.make_train_step(
+    preprocessing = preprocessings.Preprocessing(shape[0], mean=(MEAN,), std=(STD,))
+    task = objective.Classification(
         network,
-        tx,
         optax.softmax_cross_entropy_with_integer_labels,
-        functools.partial(input_pipeline.network_input, preprocessing=preprocessing),
+        functools.partial(preprocessings.network_input, preprocessing=preprocessing),
     )
+    step = train_step.make_train_step(task, tx)
     plan = Order(batch)
-    mesh = evaluate.make_mesh(1)
-    feed = feeds.DeviceFeed(split, plan, mesh, steps)
+    mesh = build.make_mesh(1)
+    feed = input_pipeline.DeviceFeed(split, plan, mesh, steps)
     run_steps = jax.jit(
         train_step.make_run_steps(step, feed.fetch),
         donate_argnums=(0, 1),
@@ -94,7 +94,7 @@ def jax_pass(name, split, batch, plain, steps):
     def run(order):
         nonlocal state
         plan.order = order
-        at, end, sums = 0, len(order) // batch, train_step.zero_sums()
+        at, end, sums = 0, len(order) // batch, train_step.zero_sums(task)
         while at < end:
             data, count = feed.take(at, end)
             with convolution.programs_for(mesh):

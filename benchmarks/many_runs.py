@@ -31,7 +31,7 @@ import huge_pages
 import train
 from configs import lenet5
 from experiment import workdir
-from sweep import together
+from sweep import grid, together
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIG = "--config=configs/lenet5.py:modern"
@@ -48,7 +48,7 @@ def steps_alone(folder, count):
     config.log.tensorboard = False
     varied = {"seed": list(range(count))}
     parent = workdir.Workdir(f"{folder}/sweep")
-    runs = together.make_runs(config, parent, varied)
+    runs = grid.make_runs(config, parent, varied)
     program = together.Program(config, varied)
     trainer = train.Trainer(config, workdir.Workdir(f"{folder}/run"), NoStop)
 

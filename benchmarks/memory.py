@@ -69,9 +69,9 @@ def measure_ours(network, batch, size, contestant):
     import numpy as np
     import optax
 
-    import evaluate
     import models
-    from training import memory, remat, train_step
+    from experiment import build
+    from training import memory, objective, remat, train_step
 
     shape = (size, size, 3)
     fields = {"stride_on": "3x3"} if network == "resnet50" else {}  # as torchvision
@@ -80,14 +80,14 @@ def measure_ours(network, batch, size, contestant):
     if contestant == "remat":
         trained = remat.rematerialised(model, (remat.ALL,), shape)
     tx = optax.sgd(0.1, momentum=0.9)
-    step = train_step.make_train_step(
+    task = objective.Classification(
         trained,
-        tx,
         optax.softmax_cross_entropy_with_integer_labels,
         lambda data, seed: data["image"],
     )
+    step = train_step.make_train_step(task, tx)
     step = train_step.make_run_steps(step, lambda data, i: data)
-    evaluate.abstract_variables(model, shape)  # what is imported late is imported
+    build.abstract_variables(model, shape)  # what is imported late is imported
     jax.devices()
     baseline = resident("VmRSS")
 
@@ -97,7 +97,7 @@ def measure_ours(network, batch, size, contestant):
         "label": jax.device_put(rng.integers(0, 1000, batch, np.int32)),
     }
     state = jax.jit(train_step.make_init(model, tx, shape, ema=False))(0)
-    sums = train_step.zero_sums()
+    sums = train_step.zero_sums(task)
     options = {"donate_argnums": (0, 1), "compiler_options": options}
     program = jax.jit(step, static_argnums=3, **options)
     program = program.lower(state, sums, data, 1, 0).compile()

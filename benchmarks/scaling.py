@@ -123,26 +123,26 @@ class Step:
         import optax
         from jax.sharding import NamedSharding, PartitionSpec
 
-        import evaluate
         import models
+        from experiment import build
         from models import convolution
-        from training import train_step
+        from training import objective, train_step
 
         shape, classes = (size, size, channels), 10 if size == 28 else 1000
         model = models.create(network, num_classes=classes)
         tx = optax.sgd(1e-3, momentum=0.9)
-        mesh = evaluate.make_mesh(devices)
+        mesh = build.make_mesh(devices)
         one = NamedSharding(mesh, PartitionSpec())
         split = NamedSharding(mesh, PartitionSpec("data"))
         self.init = jax.jit(
             train_step.make_init(model, tx, shape, ema=False), out_shardings=one
         )
-        step = train_step.make_train_step(
+        task = objective.Classification(
             model,
-            tx,
             optax.softmax_cross_entropy_with_integer_labels,
             lambda data, seed: data["image"],
         )
+        step = train_step.make_train_step(task, tx)
         self.shapes = jax.eval_shape(self.init, 0)
         state = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one), self.shapes
@@ -274,11 +274,11 @@ def shapes(network):
     """(parameters, batch normalisations) of a network for ImageNet."""
     import jax
 
-    import evaluate
     import models
+    from experiment import build
 
     model = models.create(network, num_classes=1000)
-    variables = evaluate.abstract_variables(model, (224, 224, 3))
+    variables = build.abstract_variables(model, (224, 224, 3))
     parameters = sum(x.size for x in jax.tree.leaves(variables["params"]))
     return parameters, len(jax.tree.leaves(variables.get("batch_stats", {}))) // 2
 

@@ -70,12 +70,11 @@ def run_main(start, arguments):
     `start` is the `time.time` at which the process was asked for.
     """
     import jax
-    from absl import app
 
-    import evaluate
     import main as program
     import train
-    from experiment import reporting
+    from experiment import build, reporting
+    from weights import starting
 
     seconds = dict.fromkeys(PHASES, 0.0)
 
@@ -92,9 +91,10 @@ def run_main(start, arguments):
 
         setattr(owner, name, wrapper)
 
-    timed(evaluate, "open_split", "data")
-    timed(train.Trainer, "_make_feed", "data")
-    timed(train.Trainer, "_restore", "init")
+    timed(build, "open_split", "data")
+    timed(train, "make_feed", "data")
+    timed(starting, "restore", "init")
+    timed(starting, "new_state", "init")
     timed(train.Trainer, "_advance", "step")
     timed(train.Trainer, "_checked", "step")  # Waits for the sums of the step.
 
@@ -117,8 +117,7 @@ def run_main(start, arguments):
         os._exit(0)  # Nobody waits for an evaluation and a checkpoint.
 
     train.train, reporting.Progress.line = train_from_now, end
-    sys.argv = ["main.py", *arguments]
-    app.run(program.main, flags_parser=program._parse)
+    sys.exit(program.main(["main.py", *arguments]))
 
 
 def main():

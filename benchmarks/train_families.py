@@ -23,7 +23,7 @@ import time
 import ml_collections
 
 import train
-from experiment import configuration, workdir
+from experiment import checks, workdir
 
 # config, its argument, image size, Adam's learning rate (None: the config's optimizer).
 ROWS = (
@@ -77,7 +77,7 @@ def small_config(module, network, size, rate, images):
     config.checkpoint.every_epochs = 0.0
     config.log.every_steps = images // 64  # an eighth of the steps
     config.log.tensorboard = False
-    configuration.check(config)
+    checks.check(config)
     return config.lock()
 
 

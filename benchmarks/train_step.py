@@ -51,7 +51,7 @@ import optax
 import huge_pages
 import models
 from models import counting, layers, onednn
-from training import optimizers, train_step
+from training import objective, optimizers, train_step
 
 # Names of models.create, images [H, W, C], and fields that are not the default.
 NETWORKS = {
@@ -120,13 +120,13 @@ class Ours:
             kwargs={"momentum": SGD["momentum"]},
             weight_decay=SGD["weight_decay"],
         )
-        step = train_step.make_train_step(
+        self.task = objective.Classification(
             model,
-            tx,
             optax.softmax_cross_entropy_with_integer_labels,
             lambda batch, seed: batch["image"],
             auxiliary_weight=AUXILIARY_WEIGHT,
         )
+        step = train_step.make_train_step(self.task, tx)
         run_steps = train_step.make_run_steps(step, lambda data, i: data)
         init = train_step.make_init(model, tx, task.shape, ema=False)
         images, labels = task.data()
@@ -145,13 +145,13 @@ class Ours:
             static_argnums=3,
             compiler_options=self._options(),
         )
-        sums = train_step.zero_sums()
+        sums = train_step.zero_sums(self.task)
         with onednn.permitted():
             return jitted.lower(self.state, sums, self.batch, 1, 0).compile()
 
     def run(self, num_steps):
         """Trains on; the mean loss."""
-        sums = train_step.zero_sums()
+        sums = train_step.zero_sums(self.task)
         for _ in range(num_steps):
             self.state, sums = self.program(self.state, sums, self.batch, 0)
         return float(sums["loss"]) / (num_steps * len(self.batch["label"]))
@@ -165,7 +165,9 @@ class Ours:
         results = []
         for _ in range(2):
             state = jax.tree.map(jnp.copy, self.state)
-            state, _ = self.program(state, train_step.zero_sums(), self.batch, 0)
+            state, _ = self.program(
+                state, train_step.zero_sums(self.task), self.batch, 0
+            )
             results.append(jax.device_get(state))
         pairs = zip(
             jax.tree_util.tree_leaves_with_path(results[0]),

@@ -13,7 +13,7 @@ class DataError(UserError):
 
 
 class UnreadableFile(DataError):
-    """A file of a known example, which `example` is but for the image."""
+    """The file of a known example cannot be read; `example` has its label and name."""
 
     def __init__(self, message, example):
         super().__init__(message)
@@ -25,7 +25,8 @@ class Split:
     """One split of a data set; `split` may be a slice such as "train[:50000]".
 
     `source[i]` is {"image": uint8 [H, W, C], "label": int}; `image_shape` holds None
-    where the sizes differ between images. Of image files there are only `examples`.
+    where the sizes differ between images. Splits of image files support only
+    `examples`.
     """
 
     name: str
@@ -67,3 +68,8 @@ class Example:
     image: bytes | np.ndarray
     label: int
     name: str
+
+    @property
+    def target(self):
+        """What a batch holds of the example beside its image: a dict of arrays."""
+        return {"label": np.int32(self.label)}

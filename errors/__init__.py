@@ -17,3 +17,7 @@ class UsageError(UserError):
     """A flag or a field of the config is wrong; the message names it."""
 
     exit_code = USAGE
+
+
+class ConfigError(UsageError):
+    """A config that cannot be run; the message names the field."""

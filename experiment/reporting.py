@@ -145,8 +145,11 @@ class Progress:
             "progress/data_wait": min(waited / seconds, 1.0),
         }
 
-    def line(self, step, scalars):
-        """One line for people: where the run is, how fast, and when it will end."""
+    def line(self, step, scalars, words):
+        """One line for people: where the run is, how fast, and when it will end.
+
+        `words` say what the objective counts, "error  3.12 %".
+        """
         done, start = self._start
         seconds = time.perf_counter() - start
         left = (self._total - step) * seconds / max(step - done, 1)
@@ -154,7 +157,7 @@ class Progress:
             f"step {step:>{len(str(self._total))}}/{self._total}"
             f"  epoch {scalars['progress/epoch']:6.2f}"
             f"  loss {scalars['train/loss']:.4f}"
-            f"  error {scalars['train/error']:5.2f} %"
+            f"  {words}"
             f"  {scalars['progress/images_per_second']:>8,.0f} images/s"
             f"  data wait {100 * scalars['progress/data_wait']:3.0f} %"
             f"  ETA {duration(left)}"

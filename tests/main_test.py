@@ -12,9 +12,10 @@ import runs
 from PIL import Image
 
 import data_source
-import evaluate
 import summarize
 from configs import lenet5
+from errors import ConfigError
+from experiment import build
 
 CONFIG = "--config=configs/lenet5.py:modern"
 
@@ -206,7 +207,7 @@ def test_summarize_from_the_command_line():
 
 def test_start_up_imports_neither_tensorflow_nor_torch():
     code = (
-        "import sys, train, predict, summarize, workdir; "
+        "import sys, train, summarize; from analysis import predict; "
         "import data_source; data_source.open_split('mnist', 'test').arrays(); "
         "sys.exit('tensorflow' in sys.modules or 'torch' in sys.modules)"
     )
@@ -218,5 +219,5 @@ def test_start_up_imports_neither_tensorflow_nor_torch():
 
 def test_dataset_of_another_shape_is_refused_by_name(tmp_path):
     config = lenet5.get_config("modern")
-    with pytest.raises(evaluate.configuration.ConfigError, match="28x28"):
-        evaluate.abstract_variables(evaluate.make_model(config, 10), (20, 20, 1))
+    with pytest.raises(ConfigError, match="28x28"):
+        build.abstract_variables(build.make_model(config, 10), (20, 20, 1))

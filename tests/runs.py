@@ -11,7 +11,7 @@ import numpy as np
 
 import train
 from configs import lenet5
-from experiment import checkpoints, configuration, workdir
+from experiment import checkpoints, checks, workdir
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -30,7 +30,7 @@ SMALL = {
 
 
 class NoStop:
-    """In place of train.StopSignal, which belongs to the main thread of a program."""
+    """In place of stopping.StopSignal, which needs the main thread of a program."""
 
     requested = False
 
@@ -40,14 +40,14 @@ def small_config(variant="modern", **overrides):
     config = lenet5.get_config(variant)
     changes = SMALL | {k.replace("__", "."): v for k, v in overrides.items()}
     config.update_from_flattened_dict(changes)
-    configuration.check(config)
+    checks.check(config)
     return config.lock()
 
 
 def train_small(path, variant="modern", stop=NoStop, **overrides):
     """Trains in this process; returns the final line."""
     run = workdir.Workdir(path)
-    return train.train(small_config(variant, **overrides), run, stop)
+    return str(train.train(small_config(variant, **overrides), run, stop))
 
 
 def final_state(path):

@@ -1,6 +1,7 @@
 """Training in this process: determinism, sharding, recipes, and what goes wrong."""
 
 import fractions
+import functools
 import json
 
 import jax
@@ -10,11 +11,13 @@ import optax
 import pytest
 import runs
 
-import evaluate
 import models
 import train
-from experiment import configuration, workdir
-from training import optimizers, train_step
+from errors import ConfigError
+from evaluation import eval_step, evaluator
+from experiment import build, checkpoints, trained, workdir
+from training import durations, losses, objective, plateau, train_step
+from transforms import preprocessing as preprocessings
 
 EPOCH = fractions.Fraction(10)
 
@@ -90,7 +93,7 @@ def test_seeds_share_one_program(tmp_path, placement):
         trainer = train.Trainer(config, run, runs.NoStop)
         data, count = trainer.feed.take(0, 1)
         arguments = (trainer.state, trainer.sums, data, count, trainer.seed)
-        programs.add(trainer.run_steps.lower(*arguments).as_text())
+        programs.add(trainer.programs.compiled_steps.lower(*arguments).as_text())
         trainer.close()
     assert len(programs) == 1
 
@@ -160,14 +163,14 @@ def test_a_stop_in_an_evaluation_saves_the_step_and_loses_nothing(
     class Stop:
         requested = False
 
-    stop, real = Stop(), evaluate.evaluate
+    stop, real = Stop(), evaluator.Classification.run
 
     def asked_meanwhile(*args, **kwargs):
         stop.requested = True
         return real(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(evaluate, "evaluate", asked_meanwhile)
+        patch.setattr(evaluator.Classification, "run", asked_meanwhile)
         with pytest.raises(train.Preempted, match="stopped at step 10 of 30"):
             runs.train_small(tmp_path / "run", stop=stop)
     runs.train_small(tmp_path / "run")
@@ -183,7 +186,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_saved(tmp_path):
     settings = {"optimizer__learning_rate": 1e30, "checkpoint__every_steps": 1}
     with pytest.raises(train.NonFiniteLoss, match=r"loss of step \d+ is not finite"):
         runs.train_small(tmp_path / "run", **settings)
-    saved = train.checkpoints.Checkpoints(tmp_path / "run" / "checkpoints")
+    saved = checkpoints.Checkpoints(tmp_path / "run" / "checkpoints")
     for step in saved.all_steps():
         state, *_ = saved.restore(step=step)
         for leaf in jax.tree.leaves(state["params"]):
@@ -230,8 +233,8 @@ def test_polyak_average_is_kept_and_evaluated(tmp_path):
     kernel, average = (state[name]["output"]["kernel"] for name in ("params", "ema"))
     assert not np.array_equal(kernel, average)
     config = workdir.Workdir(tmp_path / "run").config()
-    model = evaluate.make_model(config, 10)
-    variables, _ = evaluate.load_variables(
+    model = build.make_model(config, 10)
+    variables, _ = trained.load_variables(
         workdir.Workdir(tmp_path / "run"), model, (32, 32, 1)
     )
     np.testing.assert_array_equal(variables["params"]["output"]["kernel"], average)
@@ -245,10 +248,12 @@ def test_polyak_average_takes_in_every_nth_step():
     state = jax.tree.map(jnp.zeros_like, init(0))
     step = jax.jit(
         train_step.make_train_step(
-            model,
+            objective.Classification(
+                model,
+                optax.softmax_cross_entropy_with_integer_labels,
+                lambda batch, seed: batch["image"],
+            ),
             tx,
-            optax.softmax_cross_entropy_with_integer_labels,
-            lambda batch, seed: batch["image"],
             ema_decay=0.5,
             ema_every=3,
         )
@@ -267,7 +272,7 @@ def test_polyak_average_takes_in_every_nth_step():
 def rates(steps, **changes):
     changes = {f"schedule__{k}": v for k, v in changes.items()}
     config = runs.small_config(optimizer__learning_rate=0.1, num_epochs=10.0, **changes)
-    schedule, _ = train.make_optimizer(config, EPOCH, 100)
+    schedule, _ = build.make_optimizer(config, EPOCH, 100)
     return [round(float(schedule(step)), 7) for step in steps]
 
 
@@ -300,23 +305,21 @@ def test_learning_rate_scales_with_the_batch():
         optimizer__per_examples=256,
         schedule__name="constant",
     )
-    schedule, _ = train.make_optimizer(config, EPOCH, 100)
+    schedule, _ = build.make_optimizer(config, EPOCH, 100)
     assert float(schedule(0)) == pytest.approx(0.1 * 64 / 256)
 
 
 def test_plateau_divides_when_the_error_stops_improving():
-    tx = optimizers.scale_by_plateau()
+    tx = plateau.scale_by_plateau()
     state = tx.init({"w": jnp.ones(3)})
     scales = []
     for error in (5.0, 4.0, 4.0, 4.0, 3.9, 3.9, 3.9):
-        state = optimizers.observe_plateau(state, error, factor=0.1, patience=2)
+        state = plateau.observe(state, error, factor=0.1, patience=2)
         updates, _ = tx.update({"w": jnp.ones(3)}, state)
         scales.append(round(float(updates["w"][0]), 5))
     assert scales == [1, 1, 1, 0.1, 0.1, 0.1, 0.01]
     for _ in range(9):
-        state = optimizers.observe_plateau(
-            state, 3.9, factor=0.1, patience=2, min_factor=1e-3
-        )
+        state = plateau.observe(state, 3.9, factor=0.1, patience=2, min_factor=1e-3)
     assert float(state.plateau.scale) == pytest.approx(1e-3)
 
 
@@ -339,7 +342,7 @@ def test_plateau_survives_a_resume(tmp_path):
 def optimizer_of(**changes):
     changes = {"optimizer__learning_rate": 0.5, "schedule__name": "constant"} | changes
     config = runs.small_config(**changes)
-    return train.make_optimizer(config, EPOCH, 100)[1]
+    return build.make_optimizer(config, EPOCH, 100)[1]
 
 
 @pytest.mark.parametrize(
@@ -387,14 +390,18 @@ def test_evaluation_counts_every_image_once(reference, batch_size, devices):
         pytest.skip("rounded up to the devices, which 7 covers")
     config = runs.small_config()
     run = workdir.Workdir(reference[0])
-    split = evaluate.open_split(config.dataset, "test[:203]")
-    model = evaluate.make_model(config, 10)
-    preprocessing = evaluate.make_preprocessing(config, split.image_shape)
-    variables, _ = evaluate.load_variables(run, model, (32, 32, 1))
-    loss = evaluate.make_loss(config.loss)
-    step = jax.jit(evaluate.make_eval_step(model, preprocessing, loss))
-    mesh = evaluate.make_mesh(devices)
-    result = evaluate.evaluate(step, variables, split, batch_size, mesh)
+    split = build.open_split(config.dataset, "test[:203]")
+    model = build.make_model(config, 10)
+    preprocessing = build.make_preprocessing(config, split.image_shape)
+    variables, _ = trained.load_variables(run, model, (32, 32, 1))
+    loss = losses.make_loss(config.loss)
+    prepare = functools.partial(
+        preprocessings.network_input, preprocessing=preprocessing
+    )
+    step = jax.jit(eval_step.make_eval_step(model, prepare, loss))
+    mesh = build.make_mesh(devices)
+    counter = evaluator.Classification(step, split, batch_size, mesh)
+    result = counter.run(variables).metrics
 
     images, labels = split.arrays()
     inputs = (np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0))) - np.float32(20)) / 200
@@ -414,8 +421,7 @@ def test_not_a_number_is_an_error_and_ties_are_decided_as_argmax_does():
     def identity(logits, labels):
         return labels * 0.0
 
-    preprocessing = evaluate.input_pipeline.Preprocessing(image_size=2)
-    step = evaluate.make_eval_step(Constant(), preprocessing, identity)
+    step = eval_step.make_eval_step(Constant(), lambda b: b["image"], identity)
     logits = jnp.array([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [jnp.nan, 0.0, 0.0]])
     batch = {
         "image": jnp.zeros((3, 2, 2, 1), jnp.uint8),
@@ -434,15 +440,15 @@ def test_due_and_next_due_agree_for_fractional_epochs():
         fractions.Fraction(5),
         fractions.Fraction(1, 2),
     ):
-        times = [s for s in range(1, 50) if train.due(s, every)]
+        times = [s for s in range(1, 50) if durations.due(s, every)]
         step, found = 0, []
-        while (step := train.next_due(step, every)) < 50:
+        while (step := durations.next_due(step, every)) < 50:
             found.append(step)
         assert times == found
-    assert not train.due(10, 0)
-    assert train.next_due(10, 0) == float("inf")
+    assert not durations.due(10, 0)
+    assert durations.next_due(10, 0) == float("inf")
 
 
 def test_config_errors_come_from_the_data_too(tmp_path):
-    with pytest.raises(configuration.ConfigError, match="less than one step"):
+    with pytest.raises(ConfigError, match="less than one step"):
         runs.train_small(tmp_path / "run", num_epochs=0.01)

@@ -8,6 +8,7 @@ import pathlib
 import jax
 
 from errors import UserError
+from models import convolution
 
 GIB = 2**30
 
@@ -57,6 +58,40 @@ def plan(compiled, state, data):
         data=_bytes_per_device(data),
         scratch=analysis.temp_size_in_bytes + not_donated,
     )
+
+
+class StepMemory:
+    """What a compiled step takes: planned ahead of it, explained when it was too much.
+
+    `run_steps` is jitted: (state, sums, data, count, seed) -> (state, sums). A batch is
+    a multiple of the devices and of the parts that it is accumulated in.
+    """
+
+    def __init__(self, run_steps, mesh, batch_size, accumulate=1):
+        self._run_steps, self._mesh = run_steps, mesh
+        self._batch_size = batch_size
+        self._multiple = mesh.devices.size * accumulate
+        self._device = mesh.devices.flat[0]
+        self._shapes = None
+
+    def expect(self, *arguments):
+        """Plans a step with these arguments, which compiles it; returns the report."""
+        self._shapes = shapes(arguments)
+        return report(self.plan_of(self._batch_size), self._device)
+
+    def plan_of(self, batch_size):
+        """The `Plan` of a step for batches of another size."""
+        state, sums, data, count, seed = self._shapes
+        data = with_batch(data, batch_size)
+        with convolution.programs_for(self._mesh):
+            compiled = self._run_steps.lower(state, sums, data, count, seed).compile()
+        return plan(compiled, state, data)
+
+    def explain(self):
+        """What to say about the step that a device could not hold."""
+        if self._shapes is None:
+            return "out of memory before the first step: the state or the data"
+        return explain(self.plan_of, self._batch_size, self._multiple, self._device)
 
 
 def limit(device):

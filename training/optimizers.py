@@ -1,71 +1,14 @@
-"""Learning-rate schedules and optimizers by name: optax's, and a few of our own."""
+"""Optimizers by name: optax's, and a few of our own."""
 
-import fractions
 import inspect
 import re
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from training import plateau as plateau_rule
 from training import sdlm
-
-
-def exact_steps(epochs, epoch_steps):
-    """`epochs` in steps as a Fraction, with 0.1 meaning 1/10."""
-    return fractions.Fraction(str(epochs)) * epoch_steps
-
-
-def in_steps(epochs, epoch_steps):
-    """The number of whole steps in `epochs`, nearest."""
-    return round(exact_steps(epochs, epoch_steps))
-
-
-def make_schedule(
-    *,
-    name,
-    rate,
-    epoch_steps,
-    total_steps,
-    warmup_epochs,
-    warmup_factor,
-    boundaries,
-    factors,
-    end_factor,
-    power,
-    decay_rate,
-    decay_epochs,
-    staircase,
-    patience,
-    min_factor,
-):
-    """step -> learning rate, for the fields of `config.schedule`.
-
-    `rate` is the learning rate that factors refer to, `epoch_steps` the steps per epoch
-    as a Fraction.
-    """
-    del patience, min_factor  # of the plateau, which the optimizer's state keeps
-    warmup = in_steps(warmup_epochs, epoch_steps)
-    after = max(total_steps - warmup, 1)
-    if name == "step":
-        # Epochs count from the start of the training, not from the end of the warm-up.
-        starts = [in_steps(e, epoch_steps) - warmup for e in boundaries]
-        pieces = [optax.constant_schedule(rate * f) for f in (1.0, *factors)]
-        main = optax.join_schedules(pieces, starts)
-    elif name == "polynomial":
-        main = optax.polynomial_schedule(rate, rate * end_factor, power, after)
-    elif name == "cosine":
-        main = optax.cosine_decay_schedule(rate, after, end_factor)
-    elif name == "exponential":
-        steps = in_steps(decay_epochs, epoch_steps)
-        main = optax.exponential_decay(rate, steps, decay_rate, staircase=staircase)
-    else:
-        main = optax.constant_schedule(rate)
-    if not warmup:
-        return main
-    ramp = optax.linear_schedule(rate * warmup_factor, rate, warmup)
-    return optax.join_schedules([ramp, main], [warmup])
 
 
 def make_optimizer(
@@ -102,7 +45,7 @@ def make_optimizer(
         parts.append(optax.add_decayed_weights(weight_decay, mask))
     parts.append(make(schedule, **kwargs))
     if plateau:
-        parts.append(scale_by_plateau())
+        parts.append(plateau_rule.scale_by_plateau())
     if rate_factors:
         parts.append(scale_by_path(rate_factors))
     if unfreeze:
@@ -248,40 +191,3 @@ def limit_filters(limits):
 def _is_kernel(params):
     """True for what multiplies activations; biases, norms and scales are vectors."""
     return jax.tree.map(lambda p: p.ndim > 1, params)
-
-
-class PlateauState(NamedTuple):
-    """`plateau` is the state of optax.contrib.reduce_on_plateau."""
-
-    plateau: optax.contrib.ReduceLROnPlateauState
-
-
-def scale_by_plateau():
-    """Multiplies updates by the scale that `observe_plateau` keeps in the state."""
-
-    def init(params):
-        return PlateauState(optax.contrib.reduce_on_plateau().init(params))
-
-    def update(updates, state, params=None, **extra):
-        del params, extra
-        return jax.tree.map(lambda g: g * state.plateau.scale, updates), state
-
-    return optax.GradientTransformationExtraArgs(init, update)
-
-
-def observe_plateau(opt_state, value, *, factor, patience, min_factor=0.0):
-    """`opt_state` after an evaluation gave `value` (lower is better).
-
-    After `patience` evaluations without improvement the scale is multiplied by
-    `factor`, and never falls below `min_factor`.
-    """
-    rule = optax.contrib.reduce_on_plateau(
-        factor=factor, patience=patience, min_scale=min_factor
-    )
-    _, plateau = rule.update({}, plateau_of(opt_state), value=value)
-    return optax.tree_utils.tree_set(opt_state, plateau=plateau)
-
-
-def plateau_of(opt_state):
-    """The state of the plateau rule in `opt_state`; None where there is none."""
-    return optax.tree_utils.tree_get(opt_state, "plateau")

@@ -195,3 +195,37 @@ def _sum_to(x, h):
     """The curvature of x from that of x broadcast to the shape of h."""
     _, transposed = jax.vjp(lambda x: jnp.broadcast_to(x, h.shape), x)
     return transposed(h)[0]
+
+
+def make_set_curvature(model, criterion, prepare):
+    """(state, images, labels) -> state with the curvature estimated on those images.
+
+    The criterion's own second derivatives are exact. They are taken in the logits, or,
+    where the classifier has no parameters (LeNet-5's RBF units), in its inputs.
+
+    Args:
+      criterion: maps logits [B, K] and labels [B] to losses [B].
+      prepare: maps stored images to the network's input.
+    """
+    fixed_head = hasattr(model, "classify")
+
+    def of_outputs(outputs, labels):
+        if fixed_head:
+            outputs = model.apply({}, outputs, method="classify")
+        return criterion(outputs, labels)
+
+    def set_curvature(state, images, labels):
+        images = prepare({"image": images})
+
+        def outputs(params):
+            variables = {"params": params, "batch_stats": state.batch_stats}
+            if fixed_head:
+                return model.apply(variables, images, method="codes")
+            return model.apply(variables, images, train=False)
+
+        top = criterion_curvature(of_outputs, outputs(state.params), labels)
+        curvature = diagonal_gauss_newton(outputs, state.params, top / len(labels))
+        opt_state = optax.tree_utils.tree_set(state.opt_state, curvature=curvature)
+        return state.replace(opt_state=opt_state)
+
+    return set_curvature

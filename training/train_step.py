@@ -11,11 +11,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-import input_pipeline
-from models import layers, onednn
-from training import sdlm
+from models import onednn
 
-DROPOUT, MIX = 2**31 - 1, 2**31 - 2  # beside the streams of initialisation, examples
+DROPOUT = 2**31 - 1  # a random stream beside those of initialisation and examples
 
 
 @flax.struct.dataclass
@@ -87,57 +85,20 @@ def start_from(state, variables, tx):
     )
 
 
-def make_train_step(
-    model,
-    tx,
-    loss,
-    prepare,
-    *,
-    accumulate=1,
-    ema_decay=0.0,
-    ema_every=1,
-    auxiliary_weight=0.0,
-    mix=None,
-    frozen_statistics=False,
-):
+def make_train_step(objective, tx, *, accumulate=1, ema_decay=0.0, ema_every=1):
     """(state, batch, seed) -> (state, sums over the batch).
 
-    `prepare(batch, seed=seed)` gives the network's input for the stored images of a
-    batch, randomly changed as the training wants it. `mix(images, labels, key)` then
-    mixes the images of a batch (images.augment.mix); errors are counted against the
-    label that comes first. Dropout and mixing draw from the seed and the step. The loss
-    of each auxiliary head of the network is added `auxiliary_weight` times. The average
-    of the parameters takes in every `ema_every`-th step. With `frozen_statistics` batch
-    normalisation takes those of the state, and leaves them. The seed is an argument so
+    The gradient of the mean of the objective's losses is averaged over `accumulate`
+    parts of the batch. The average of the parameters takes in every `ema_every`-th
+    step. The objective draws from the seed and the step. The seed is an argument, so
     that all seeds share one compiled program.
     """
 
     def gradients(params, batch_stats, batch, seed, key):
-        images, labels = prepare(batch, seed=seed), batch["label"]
-        if mix is not None:
-            images, other, weight = mix(images, labels, jax.random.fold_in(key, MIX))
-
-        def batch_loss(logits):
-            losses = loss(logits, labels)
-            if mix is None:
-                return losses
-            return weight * losses + (1 - weight) * loss(logits, other)
-
         def mean_loss(params):
-            with layers.frozen_statistics(frozen_statistics):
-                logits, updated = model.apply(
-                    {"params": params, "batch_stats": batch_stats},
-                    images,
-                    train=True,
-                    mutable=["batch_stats", "auxiliary"],
-                    rngs={"dropout": key},
-                )
-            losses = batch_loss(logits)
-            for head in jax.tree.leaves(updated.get("auxiliary", {})):
-                losses += auxiliary_weight * batch_loss(head)
-            wrong = jnp.argmax(logits, -1) != labels
-            sums = {"loss": losses.sum(), "errors": wrong.sum(dtype=jnp.int32)}
-            return losses.mean(), (updated.get("batch_stats", {}), sums)
+            variables = {"params": params, "batch_stats": batch_stats}
+            losses, sums, updated = objective(variables, batch, seed, key)
+            return losses.mean(), (updated, {"loss": losses.sum(), **sums})
 
         (_, aux), grads = jax.value_and_grad(mean_loss, has_aux=True)(params)
         return grads, *aux
@@ -157,7 +118,7 @@ def make_train_step(
             add = functools.partial(jax.tree.map, jnp.add)
             return (add(total, grads), batch_stats, add(sums, more)), None
 
-        zeros = {"loss": jnp.zeros(()), "errors": jnp.zeros((), jnp.int32)}
+        zeros = {"loss": jnp.zeros(()), **objective.zero_sums()}
         start = (jax.tree.map(jnp.zeros_like, params), batch_stats, zeros)
         (total, batch_stats, sums), _ = jax.lax.scan(
             body, start, (jnp.arange(accumulate), micro)
@@ -191,11 +152,11 @@ def make_train_step(
     return train_step
 
 
-def zero_sums():
+def zero_sums(objective):
     """What the steps between two reports add up."""
     return {
         "loss": jnp.zeros(()),
-        "errors": jnp.zeros((), jnp.int32),
+        **objective.zero_sums(),
         "bad_step": jnp.full((), -1, jnp.int32),  # first step of a non-finite loss
     }
 
@@ -206,8 +167,8 @@ def make_run_steps(train_step, fetch):
     `fetch(data, i)` gives the batch of the i-th of these steps. The number of steps is
     no constant of the program: whatever parts a run is cut into, the same program makes
     every step, so a resumed run has the bits of an uninterrupted one. Only a Python 1,
-    static in jit, makes a program without the loop, which XLA runs faster on a CPU. It
-    ends early at a loss that is not finite.
+    static in jit, makes a program without the loop, which XLA runs faster on a CPU. The
+    loop ends early at a loss that is not finite.
     """
 
     def run_steps(state, sums, data, num_steps, seed):
@@ -220,15 +181,9 @@ def make_run_steps(train_step, fetch):
             step = state.step
             state, new = train_step(state, fetch(data, i), seed)
             bad = (sums["bad_step"] < 0) & ~jnp.isfinite(new["loss"])
-            return (
-                i + 1,
-                state,
-                {
-                    "loss": sums["loss"] + new["loss"],
-                    "errors": sums["errors"] + new["errors"],
-                    "bad_step": jnp.where(bad, step, sums["bad_step"]),
-                },
-            )
+            total = {name: sums[name] + new[name] for name in new}
+            total["bad_step"] = jnp.where(bad, step, sums["bad_step"])
+            return i + 1, state, total
 
         if isinstance(num_steps, int) and num_steps == 1:
             _, state, sums = body((0, state, sums))
@@ -238,37 +193,6 @@ def make_run_steps(train_step, fetch):
         return state, sums
 
     return run_steps
-
-
-def make_set_curvature(model, loss, preprocessing):
-    """(state, images, labels) -> state with the curvature estimated on those images.
-
-    For "sdlm". The criterion's own second derivatives are exact; where the classifier
-    has no parameters (LeNet-5's RBF units) they are taken in its inputs, else in the
-    logits.
-    """
-    fixed_head = hasattr(model, "classify")
-
-    def criterion(outputs, labels):
-        if fixed_head:
-            outputs = model.apply({}, outputs, method="classify")
-        return loss(outputs, labels)
-
-    def set_curvature(state, images, labels):
-        images = input_pipeline.network_input({"image": images}, preprocessing)
-
-        def outputs(params):
-            variables = {"params": params, "batch_stats": state.batch_stats}
-            if fixed_head:
-                return model.apply(variables, images, method="codes")
-            return model.apply(variables, images, train=False)
-
-        top = sdlm.criterion_curvature(criterion, outputs(state.params), labels)
-        curvature = sdlm.diagonal_gauss_newton(outputs, state.params, top / len(labels))
-        opt_state = optax.tree_utils.tree_set(state.opt_state, curvature=curvature)
-        return state.replace(opt_state=opt_state)
-
-    return set_curvature
 
 
 def evaluation_variables(state):

@@ -9,6 +9,7 @@ All compute in float32, on normalised images [B, H, W, C] (torchvision's network
 [B, C, H, W]). Beside each lie labels.txt, a class a line, and preprocessing.json.
 """
 
+import dataclasses
 import functools
 import importlib
 import json
@@ -22,8 +23,8 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 
-import evaluate
 import weights
+from experiment import image_statistics, trained
 from models import convolution
 from weights import formats, names, twins
 from weights.formats import WeightsError
@@ -35,39 +36,51 @@ FORMATS = ("safetensors", "torchvision", "stablehlo", "onnx")
 TOLERANCE = 1e-4
 
 
-def export_run(run, which, form, output=None):
-    """Writes the network of a run as `form`, one of FORMATS.
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """A file that was written, and how near its logits are, in words."""
+
+    path: pathlib.Path
+    compared: str
+    network: str
+    step: int
+    run: str
+
+    def __str__(self):
+        return (
+            f"{self.path}: {self.compared}; {self.network} after step {self.step} of "
+            f"{self.run}"
+        )
+
+
+def export_run(run, checkpoint, form, output=None):
+    """Writes the network of a run as `form`, one of FORMATS; returns the `Export`.
 
     Args:
       run: a workdir.Workdir.
-      which: the checkpoint: "latest", "best" or a step.
+      checkpoint: "latest", "best" or a step.
       output: the directory; <run>/export by default.
-
-    Returns:
-      A line that says what was written and how near its logits are.
 
     Raises:
       WeightsError: the network has no such form, a package is missing, or what was
         written does not give the network's logits.
     """
-    config, dataset = run.config(), run.read_json("dataset.json")
-    model = evaluate.make_model(config, len(dataset["label_names"]))
-    model = model.clone(dtype=jnp.float32)
-    shape = tuple(dataset["input_shape"])
-    variables, step = evaluate.load_variables(run, model, shape, which)
+    opened = trained.open_run(run, checkpoint)
+    network, shape = opened.config.model.name, opened.input_shape
+    model = opened.model.clone(dtype=jnp.float32)
     images = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)
     folder = pathlib.Path(output).expanduser() if output else run.path / "export"
-    path, line = export(model, config.model.name, variables, images, form, folder)
-    labels = "".join(f"{name}\n" for name in dataset["label_names"])
+    path, line = export(model, network, opened.variables, images, form, folder)
+    labels = "".join(f"{name}\n" for name in opened.label_names)
     (folder / "labels.txt").write_text(labels)
     preprocessing = run.read_json("preprocessing.json") | {"input_shape": shape}
     (folder / "preprocessing.json").write_text(
         json.dumps(preprocessing, indent=2) + "\n"
     )
-    statistics = run.path / evaluate.STATISTICS
+    statistics = run.path / image_statistics.FILE
     if statistics.exists():
         shutil.copy(statistics, folder)
-    return f"{path}: {line}; {config.model.name} after step {step} of {run}"
+    return Export(path, line, network, opened.step, str(run))
 
 
 def export(model, network, variables, images, form, folder):

@@ -38,7 +38,7 @@ def test_curves_by_epoch_without_the_line_that_was_cut(tmp_path):
 
 def test_one_figure_of_several_runs_as_png_and_svg(tmp_path):
     paths = [make_run(tmp_path / str(n), LINES) for n in range(9)]
-    said = curves.plot_runs(paths, str(tmp_path / "all.png"))
+    said = str(curves.plot_runs(paths, str(tmp_path / "all.png")))
     assert f"{tmp_path}/all.png and {tmp_path}/all.svg" in said
     with Image.open(tmp_path / "all.png") as image:
         assert image.width > 1000

@@ -7,10 +7,9 @@ import pathlib
 
 import pytest
 
-import evaluate
+import input_pipeline
 import models
-import train
-from experiment import configuration
+from experiment import build, checks
 
 # config: the networks that its argument takes.
 NETWORKS = {
@@ -51,7 +50,7 @@ CASES = [
 def test_every_network_has_a_config():
     covered = {network for _, network in CASES} | {"lenet5", "lenet5_modern"}
     assert covered == set(models.MODELS)
-    folder = pathlib.Path(evaluate.__file__).parent / "configs"
+    folder = pathlib.Path(input_pipeline.__file__).parent / "configs"
     files = {path.stem for path in folder.glob("*.py")}
     assert files - {"__init__", "default", "datasets", "lenet5"} == set(NETWORKS)
 
@@ -64,16 +63,16 @@ def load(config, network):
 @pytest.mark.parametrize(("config", "network"), CASES)
 def test_a_config_is_checked_and_makes_its_network_and_optimizer(config, network):
     config = load(config, network)
-    configuration.check(config)
+    checks.check(config)
     assert config.model.name == network
-    evaluate.make_model(config, 1000)
-    train.make_optimizer(config, 100, 10_000)
+    build.make_model(config, 1000)
+    build.make_optimizer(config, 100, 10_000)
 
 
 @pytest.mark.parametrize("config", NETWORKS)
 def test_the_default_network_takes_grey_images_of_its_size_and_ten_classes(config):
     config = importlib.import_module(f"configs.{config}").get_config()
     size = config.dataset.image_size or 28
-    model = evaluate.make_model(config, 10)
-    variables = evaluate.abstract_variables(model, (size, size, 1))
-    configuration.check_parameters(config, variables["params"])
+    model = build.make_model(config, 10)
+    variables = build.abstract_variables(model, (size, size, 1))
+    checks.check_parameters(config, variables["params"])

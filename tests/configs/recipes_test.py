@@ -11,14 +11,12 @@ import pytest
 from PIL import Image
 
 import data_source
-import evaluate
 import input_pipeline
-import train
-import transforms
 from configs import resnet50
-from experiment import configuration
-from training import optimizers, train_step
+from experiment import build, checks
+from training import durations, train_step
 from transforms import augment, whitening
+from transforms import preprocessing as preprocessings
 
 # Training images of each set.
 EXAMPLES = {"mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000}
@@ -88,19 +86,19 @@ def load(recipe):
     file, _, argument = recipe.partition(":")
     module = importlib.import_module(f"configs.{file}")
     config = module.get_config(argument) if argument else module.get_config()
-    configuration.check(config)
+    checks.check(config)
     return config
 
 
 @pytest.mark.parametrize("recipe", MILESTONES)
 def test_the_learning_rate_is_the_papers_at_its_milestones(recipe):
     config = load(recipe)
-    epoch_steps, _, total = train.durations(config, EXAMPLES[config.dataset.name])
-    schedule, _ = train.make_optimizer(config, epoch_steps, total)
+    epoch_steps, *_, total = build.make_durations(config, EXAMPLES[config.dataset.name])
+    schedule, _ = build.make_optimizer(config, epoch_steps, total)
     for time, rate in MILESTONES[recipe].items():
         at = time
         if isinstance(time, float):
-            at = min(optimizers.in_steps(time, epoch_steps), total)
+            at = min(durations.in_steps(time, epoch_steps), total)
         # Where a rate moves with every step, one of them more or less.
         peak = config.optimizer.learning_rate * config.batch_size
         peak /= config.optimizer.per_examples or config.batch_size
@@ -110,7 +108,7 @@ def test_the_learning_rate_is_the_papers_at_its_milestones(recipe):
 @pytest.mark.parametrize("recipe", MILESTONES)
 def test_the_last_change_of_a_rate_is_in_the_training(recipe):
     config = load(recipe)
-    *_, total = train.durations(config, EXAMPLES[config.dataset.name])
+    *_, total = build.make_durations(config, EXAMPLES[config.dataset.name])
     epochs = total * config.batch_size / EXAMPLES[config.dataset.name]
     changes = config.schedule.boundaries if config.schedule.name == "step" else ()
     assert all(epoch < epochs for epoch in changes)
@@ -165,8 +163,8 @@ def make(recipe, batch_size):
     channels = 1 if "mnist" in name else 3
     batch_size *= config.augment.repeats * config.optimizer.accumulate
     stored = (None, None, 3) if name == "imagenet2012" else (size, size, channels)
-    epoch_steps, _, total = train.durations(config, EXAMPLES[name])
-    preprocessing, _ = evaluate.make_view(config, stored, epoch_steps)
+    epoch_steps, *_, total = build.make_durations(config, EXAMPLES[name])
+    preprocessing, _ = build.make_view(config, stored, epoch_steps)
     classes = 1000 if name == "imagenet2012" else 10
     rng = np.random.default_rng(0)
     shape = (batch_size, size, size, channels)
@@ -179,9 +177,16 @@ def make(recipe, batch_size):
     if preprocessing.whiten:
         statistics = whitening.fit(preprocessing.whiten, [batch["image"]])
         preprocessing = dataclasses.replace(preprocessing, statistics=statistics)
-    model = evaluate.make_model(config, classes)
-    _, tx = train.make_optimizer(config, epoch_steps, total)
-    step = train.make_step(config, model, tx, preprocessing)
+    model = build.make_model(config, classes)
+    _, tx = build.make_optimizer(config, epoch_steps, total)
+    optimizer = config.optimizer
+    step = train_step.make_train_step(
+        build.make_objective(config, model, preprocessing),
+        tx,
+        accumulate=optimizer.accumulate,
+        ema_decay=optimizer.ema_decay,
+        ema_every=optimizer.ema_every,
+    )
     init = train_step.make_init(model, tx, shape[1:], config.optimizer.ema_decay)
     return config, init, step, batch
 
@@ -194,7 +199,7 @@ def test_a_step_keeps_the_form_of_the_state_at_the_true_size(recipe):
     """Traced, not computed; the expressions of the recipe find their parameters."""
     config, init, step, batch = make(recipe, 2)
     before = jax.eval_shape(init, 0)
-    configuration.check_parameters(config, before.params)
+    checks.check_parameters(config, before.params)
     after, sums = jax.eval_shape(step, before, batch, 0)
     assert after == before
     assert sums["loss"].shape == ()
@@ -236,7 +241,7 @@ def photographs(tmp_path_factory):
 def test_training_images_as_the_recipe_shows_them(recipe, photographs):
     """Decoded, cropped and changed on the host and inside jit, in its last size."""
     config = load(recipe)
-    preprocessing, view = evaluate.make_view(config, photographs.image_shape, 100)
+    preprocessing, view = build.make_view(config, photographs.image_shape, 100)
     last, size = view.sizes[-1]
     repeats = config.augment.repeats
     plan = input_pipeline.TrainPlan(4, 4 * repeats, config.seed, repeats=repeats)
@@ -246,9 +251,9 @@ def test_training_images_as_the_recipe_shows_them(recipe, photographs):
     assert batch["image"].shape == (4 * repeats, size, size, 3)
     assert batch["image"].dtype == np.uint8
     see = functools.partial(
-        input_pipeline.network_input,
+        preprocessings.network_input,
         preprocessing=preprocessing,
-        augmentation=transforms.select(augment.Augmentation, config.augment),
+        augmentation=build.augmentation_of(config, augment.Augmentation),
         dtype=config.model.dtype,
     )
     seen = np.asarray(jax.jit(see)(batch), np.float32)

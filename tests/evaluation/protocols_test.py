@@ -7,6 +7,7 @@ import json
 import socket
 import subprocess
 import sys
+import types
 
 import flax.linen as nn
 import jax
@@ -19,14 +20,15 @@ from PIL import Image, ImageOps
 
 import data_source
 import evaluate
-import input_pipeline
 import main
 import models
 from configs import default
-from evaluation import protocols, scoring
-from experiment import checkpoints, configuration, workdir
+from errors import ConfigError
+from evaluation import eval_step, evaluator, protocols, scoring
+from experiment import build, checkpoints, checks, workdir
 from models import layers
-from training import train_step
+from training import losses, train_step
+from transforms import preprocessing as preprocessings
 
 SIZE = 14  # of the images that the network below is made for
 MEAN, STD = (100.0, 120.0, 140.0), (50.0, 60.0, 70.0)
@@ -130,8 +132,8 @@ def split_of(images, channels):
 
 def averaged(protocol, split, channels, *, batch_size=16, devices=1, **options):
     model, variables = network(channels)
-    spec = input_pipeline.Preprocessing(SIZE, "crop", MEAN, STD)
-    prepare = functools.partial(input_pipeline.preprocess, preprocessing=spec)
+    spec = preprocessings.Preprocessing(SIZE, "crop", MEAN, STD)
+    prepare = functools.partial(preprocessings.preprocess, preprocessing=spec)
     make = functools.partial(
         protocols.make_step, model, prepare=prepare, image_size=SIZE
     )
@@ -145,7 +147,7 @@ def averaged(protocol, split, channels, *, batch_size=16, devices=1, **options):
         split,
         range(len(split)),
         protocol,
-        evaluate.make_mesh(devices),
+        build.make_mesh(devices),
         batch_size=batch_size,
         **options,
     )
@@ -310,7 +312,7 @@ def test_a_protocol_gives_what_its_slow_version_gives(name, average):
 )
 def test_a_single_view_is_the_image_made_to_fit(fit, expected):
     images = photographs(3)
-    view = input_pipeline.Preprocessing(SIZE, fit, short_side=20).view((None, None, 3))
+    view = preprocessings.Preprocessing(SIZE, fit, short_side=20).view((None, None, 3))
     protocol = protocols.Protocol("single", SIZE, (), view, average="logits")
     _, _, scores, _ = averaged(protocol, split_of(images, 3), 3)
     slow = [logits_of(expected(Image.fromarray(image))) for image in images]
@@ -385,15 +387,20 @@ PAPERS = [
 def test_a_network_takes_what_its_paper_shows_it(config, network, protocol, largest):
     config = importlib.import_module(f"configs.{config}").get_config(network)
     config.eval.protocol, config.eval.scales = protocol, ()
-    configuration.check(config)
+    checks.check(config)
     shape = (None, None, 3)
-    preprocessing = evaluate.make_preprocessing(config, shape)
-    model = evaluate.make_model(config, 1000)
-    variables = evaluate.abstract_variables(
-        model, evaluate.input_shape(preprocessing, shape)
-    )
+    preprocessing = build.make_preprocessing(config, shape)
+    model = build.make_model(config, 1000)
+    variables = build.abstract_variables(model, build.input_shape(preprocessing, shape))
     found = evaluate.make_protocol(config, preprocessing, shape)
-    steps = evaluate.make_steps(config, model, variables, found, preprocessing, shape)
+    opened = types.SimpleNamespace(
+        config=config,
+        model=model,
+        preprocessing=preprocessing,
+        image_shape=shape,
+        trained_shape=build.input_shape(preprocessing, shape),
+    )
+    steps = evaluate.make_steps(opened, variables, found)
     assert steps.keys() == {kind for kind, _ in protocols.PROTOCOLS[protocol]}
     if largest:
         assert min(largest) == max(found.scales)
@@ -476,7 +483,7 @@ def config_of(data_dir, **changes):
     values |= {name.replace("__", "."): value for name, value in changes.items()}
     with config.ignore_type():
         config.update_from_flattened_dict(values)
-    configuration.check(config)
+    checks.check(config)
     return config.lock()
 
 
@@ -497,8 +504,8 @@ def test_a_run_is_evaluated_by_each_protocol(photograph_run, tmp_path):
     for name in ("ten_crop", "dense_multi_crop"):
         scales, _ = VIEWS[name]
         changes = [f"eval.protocol={name}", f"eval.scales={scales}"]
-        config = configuration.change(run.config(), changes)
-        text = evaluate.evaluate_run(run, config)
+        config = checks.change(run.config(), changes)
+        text = str(evaluate.evaluate_run(run, config))
         assert "train error" in text.splitlines()[0]
         assert "7/7 images counted" in text.splitlines()[0]
         (file,) = run.path.glob(f"evaluation-5-{name}-scales_*.json")
@@ -519,7 +526,7 @@ def test_a_run_is_evaluated_by_each_protocol(photograph_run, tmp_path):
 
 def test_a_single_view_has_plain_names_tables_and_logits(photograph_run):
     run, variables = photograph_run
-    text = evaluate.evaluate_run(run, run.config())
+    text = str(evaluate.evaluate_run(run, run.config()))
     assert "classes with the largest error" in text
     record = json.loads((run.path / "evaluation-5.json").read_text())
     assert (record["protocol"], record["short_side"]) == ("single", 16)
@@ -554,7 +561,7 @@ def test_a_larger_test_image_than_in_training(photograph_run):
     """FixRes: global average pooling takes any size; the crop is what was asked."""
     run, _ = photograph_run
     changes = ["eval.image_size=20", "eval.short_side=24"]
-    evaluate.evaluate_run(run, configuration.change(run.config(), changes))
+    evaluate.evaluate_run(run, checks.change(run.config(), changes))
     name = "evaluation-5-image_size_20-short_side_24.json"
     record = json.loads((run.path / name).read_text())
     assert (record["image_size"], record["short_side"]) == (20, 24)
@@ -569,9 +576,9 @@ def test_a_damaged_image_of_a_run(photograph_run, tmp_path):
     tiny_datasets.prepare(other, images, labels, shape=(None, None, 3))
     changes = [f"dataset.data_dir={other}"]
     with pytest.raises(data_source.DataError, match="'tiny', record 4 cannot be dec"):
-        evaluate.evaluate_run(run, configuration.change(run.config(), changes))
+        evaluate.evaluate_run(run, checks.change(run.config(), changes))
     changes.append("eval.damaged=wrong")
-    text = evaluate.evaluate_run(run, configuration.change(run.config(), changes))
+    text = str(evaluate.evaluate_run(run, checks.change(run.config(), changes)))
     assert "7/7 images counted" in text
     assert "damaged, counted as an error: split 'train' of 'tiny', record 4" in text
     record = json.loads((run.path / "evaluation-5.json").read_text())
@@ -596,12 +603,16 @@ def test_images_of_one_size_go_through_the_device_as_in_training(
         )
         config = config_of(tmp_path, dataset__fit=fit, eval__batch_size=7)
         run = save_run(tmp_path / fit, config, variables)
-        preprocessing = evaluate.make_preprocessing(config, split.image_shape)
-        loss = evaluate.make_loss(config.loss)
-        step = jax.jit(evaluate.make_eval_step(model, preprocessing, loss))
-        mesh = evaluate.make_mesh(1)
+        preprocessing = build.make_preprocessing(config, split.image_shape)
+        loss = losses.make_loss(config.loss)
+        prepare = functools.partial(
+            preprocessings.network_input, preprocessing=preprocessing
+        )
+        step = jax.jit(eval_step.make_eval_step(model, prepare, loss))
+        mesh = build.make_mesh(1)
         view = preprocessing.view(split.image_shape)
-        expected = evaluate.evaluate(step, variables, split, 7, mesh, view=view)
+        counter = evaluator.Classification(step, split, 7, mesh, view)
+        expected = counter.run(variables).metrics
         evaluate.evaluate_run(run, config)
         record = json.loads((run.path / "evaluation-5.json").read_text())
         for name in ("errors", "count", "error", "top5_error"):
@@ -614,8 +625,8 @@ def test_what_a_network_cannot_do_is_said(photograph_run, tmp_path, monkeypatch)
     run, _ = photograph_run
 
     def fails(pattern, *changes):
-        config = configuration.change(run.config(), changes)
-        with pytest.raises(configuration.ConfigError, match=pattern):
+        config = checks.change(run.config(), changes)
+        with pytest.raises(ConfigError, match=pattern):
             evaluate.evaluate_run(run, config)
 
     fails("'dense'.*cannot take images of \\(6, 6, 3\\)", *dense_at("(6,)"))
@@ -638,7 +649,7 @@ def test_an_ensemble_averages_its_runs(photograph_run, tmp_path):
     own = {"eval__protocol": "ten_crop", "dataset__short_side": 15}
     second = save_run(tmp_path / "second", config_of(tmp_path, **own), other)
     members = [run, second]
-    text = evaluate.evaluate_ensemble(members, [r.config() for r in members])
+    text = str(evaluate.evaluate_ensemble(members, [r.config() for r in members]))
     both = [
         scoring.read(run.path / "predictions-5.npz"),
         scoring.read(second.path / "predictions-5-ten_crop.npz"),
@@ -650,11 +661,11 @@ def test_an_ensemble_averages_its_runs(photograph_run, tmp_path):
     for member in both:
         assert scoring.describe(scoring.score(member)).split(",")[0] in text
 
-    fewer = configuration.change(second.config(), ["dataset.eval_split=train[:5]"])
+    fewer = checks.change(second.config(), ["dataset.eval_split=train[:5]"])
     with pytest.raises(scoring.PredictionsError, match="number 2 .* differ in id"):
         evaluate.evaluate_ensemble(members, [run.config(), fewer])
-    logits = configuration.change(second.config(), ["eval.average=logits"])
-    with pytest.raises(configuration.ConfigError, match="not the same in all runs"):
+    logits = checks.change(second.config(), ["eval.average=logits"])
+    with pytest.raises(ConfigError, match="not the same in all runs"):
         evaluate.evaluate_ensemble(members, [run.config(), logits])
 
 
@@ -665,7 +676,7 @@ def test_an_ensemble_averages_its_runs(photograph_run, tmp_path):
 def lenet_run(tmp_path):
     """LeNet-5 with its initial weights, on 203 images of MNIST."""
     config = runs.small_config()
-    model = evaluate.make_model(config, 10)
+    model = build.make_model(config, 10)
     init = jax.jit(functools.partial(model.init, train=False))
     variables = init(jax.random.key(0), jnp.zeros((1, 32, 32, 1)))
     return save_run(tmp_path / "run", config, variables)

@@ -4,7 +4,8 @@ import pytest
 import runs
 
 from configs import default, lenet5
-from experiment import configuration
+from errors import ConfigError
+from experiment import checks, configuration
 from transforms import policies, resizing
 
 VARIANTS = ["minibatch", "paper", "distortions", "modern"]
@@ -12,7 +13,7 @@ VARIANTS = ["minibatch", "paper", "distortions", "modern"]
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_recipes_pass(variant):
-    configuration.check(lenet5.get_config(variant))
+    checks.check(lenet5.get_config(variant))
 
 
 def test_unknown_recipe_names_the_real_ones():
@@ -78,8 +79,8 @@ def test_a_bad_value_is_named(field, value, message):
     config = lenet5.get_config("modern")
     with config.ignore_type():
         config.update_from_flattened_dict({field: value})
-    with pytest.raises(configuration.ConfigError, match=message) as error:
-        configuration.check(config)
+    with pytest.raises(ConfigError, match=message) as error:
+        checks.check(config)
     assert "\n" not in str(error.value)
 
 
@@ -89,19 +90,19 @@ def test_a_bad_value_is_named(field, value, message):
 def test_a_policy_s_magnitude_is_on_its_scale(policy, most):
     config = lenet5.get_config("modern")
     config.augment.policy, config.augment.policy_magnitude = policy, most
-    configuration.check(config)
+    checks.check(config)
     config.augment.policy_magnitude = most + 1
-    with pytest.raises(configuration.ConfigError, match=f"the scale of {policy}"):
-        configuration.check(config)
+    with pytest.raises(ConfigError, match=f"the scale of {policy}"):
+        checks.check(config)
 
 
 def test_repeats_need_a_new_order_every_epoch():
-    with pytest.raises(configuration.ConfigError, match="would never show"):
+    with pytest.raises(ConfigError, match="would never show"):
         runs.small_config(dataset__order="fixed", augment__repeats=2)
 
 
 def test_the_choices_are_all_there_are():
-    choices = configuration.CHOICES
+    choices = checks.CHOICES
     assert choices["augment.policy"] == tuple(policies.POLICIES)
     assert choices["augment.view"] == policies.VIEWS
     assert choices["augment.interpolation"] == (*resizing.INTERPOLATIONS, "random")
@@ -110,28 +111,26 @@ def test_the_choices_are_all_there_are():
 def test_a_field_that_a_recipe_invents_is_refused():
     config = default.get_config()
     config.optimizer.learning_rte = 0.1
-    with pytest.raises(
-        configuration.ConfigError, match="did you mean 'optimizer.learning_rate'"
-    ):
-        configuration.check(config)
+    with pytest.raises(ConfigError, match="did you mean 'optimizer.learning_rate'"):
+        checks.check(config)
 
 
 def test_arguments_that_the_optimizer_or_network_does_not_take():
     config = lenet5.get_config("modern")
     config.optimizer.kwargs.momentun = 0.9
-    with pytest.raises(configuration.ConfigError, match="did you mean 'momentum'"):
-        configuration.check(config)
+    with pytest.raises(ConfigError, match="did you mean 'momentum'"):
+        checks.check(config)
     config = lenet5.get_config("modern")
     config.model.fields.activaton = "relu"
-    with pytest.raises(configuration.ConfigError, match="did you mean 'activation'"):
-        configuration.check(config)
+    with pytest.raises(ConfigError, match="did you mean 'activation'"):
+        checks.check(config)
 
 
 def test_boundaries_need_factors():
     config = lenet5.get_config("paper")
     config.schedule.factors = (0.1,)
-    with pytest.raises(configuration.ConfigError, match="config.schedule.factors"):
-        configuration.check(config)
+    with pytest.raises(ConfigError, match="config.schedule.factors"):
+        checks.check(config)
 
 
 @pytest.mark.parametrize(
@@ -143,16 +142,16 @@ def test_batch_must_divide_by_devices(batch_size, accumulate, devices, fits):
         num_devices=0, batch_size=batch_size, optimizer__accumulate=accumulate
     )
     if fits:
-        configuration.check_devices(config, devices)
+        checks.check_devices(config, devices)
         return
-    with pytest.raises(configuration.ConfigError, match="not divisible by 8 devices"):
-        configuration.check_devices(config, devices)
+    with pytest.raises(ConfigError, match="not divisible by 8 devices"):
+        checks.check_devices(config, devices)
 
 
 def test_more_devices_than_there_are():
     config = runs.small_config(num_devices=4)
-    with pytest.raises(configuration.ConfigError, match="but there are 2"):
-        configuration.check_devices(config, 2)
+    with pytest.raises(ConfigError, match="but there are 2"):
+        checks.check_devices(config, 2)
 
 
 def test_json_round_trip():
@@ -166,7 +165,7 @@ def test_json_round_trip():
 def test_a_run_is_not_resumed_with_another_config():
     stored = runs.small_config()
     configuration.check_resumable(stored, runs.small_config(log__every_steps=1), "run")
-    with pytest.raises(configuration.ConfigError) as error:
+    with pytest.raises(ConfigError) as error:
         configuration.check_resumable(
             stored, runs.small_config(optimizer__learning_rate=9.0), "run"
         )
@@ -181,7 +180,7 @@ def test_a_longer_training_is_the_same_run_unless_the_schedule_is_stretched():
         for n in ("cosine", "constant")
     )
     configuration.check_resumable(*constant, "run")
-    with pytest.raises(configuration.ConfigError, match="config.num_epochs"):
+    with pytest.raises(ConfigError, match="config.num_epochs"):
         configuration.check_resumable(*cosine, "run")
 
 
@@ -189,17 +188,17 @@ def test_the_scales_of_a_protocol_are_numbers_of_pixels():
     config = default.get_config()
     config.eval.protocol = "dense"
     config.eval.scales = (256, 0)
-    with pytest.raises(configuration.ConfigError, match="must be short sides"):
-        configuration.check(config)
+    with pytest.raises(ConfigError, match="must be short sides"):
+        checks.check(config)
 
 
 def test_a_loss_of_penalties_takes_averaged_logits_only():
     config = lenet5.get_config("minibatch")
     config.eval.protocol = "ten_crop"
-    with pytest.raises(configuration.ConfigError, match="choose 'logits'"):
-        configuration.check(config)
+    with pytest.raises(ConfigError, match="choose 'logits'"):
+        checks.check(config)
     config.eval.average = "logits"
-    configuration.check(config)
+    checks.check(config)
 
 
 def test_what_evaluates_can_be_changed():
@@ -210,11 +209,11 @@ def test_what_evaluates_can_be_changed():
         "dataset.eval_split=test[:50]",
         "num_devices=1",
     ]
-    changed = configuration.change(config, changes)
+    changed = checks.change(config, changes)
     assert (changed.eval.protocol, changed.eval.scales) == ("dense", (36, 40))
     assert changed.dataset.eval_split == "test[:50]"
     assert config.eval.protocol == "single"
-    one = configuration.change(config, ["eval.protocol=dense", "eval.scales=36"])
+    one = checks.change(config, ["eval.protocol=dense", "eval.scales=36"])
     assert one.eval.scales == (36,)
     for change, message in (
         ("eval.protocl=dense", "did you mean 'eval.protocol'"),
@@ -223,8 +222,8 @@ def test_what_evaluates_can_be_changed():
         ("eval.batch_size=1.5", "--change=eval.batch_size=1.5"),
         ("eval.protocol=ten", "config.eval.protocol = 'ten'"),
     ):
-        with pytest.raises(configuration.ConfigError, match=message):
-            configuration.change(config, [change])
+        with pytest.raises(ConfigError, match=message):
+            checks.change(config, [change])
 
 
 def test_what_evaluates_may_change_when_a_run_is_resumed():

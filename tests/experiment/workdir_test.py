@@ -16,6 +16,7 @@ import jax
 import pytest
 import runs
 
+from errors import ConfigError
 from experiment import configuration, workdir
 from experiment.workdir import Workdir, WorkdirError
 
@@ -95,7 +96,7 @@ def test_another_config_is_refused_by_its_field(tmp_path):
     run.create(runs.small_config())
     before = (tmp_path / "config.json").read_bytes()
     for call in (run.check, run.create):
-        with pytest.raises(configuration.ConfigError) as error:
+        with pytest.raises(ConfigError) as error:
             call(runs.small_config(optimizer__learning_rate=0.5, log__every_steps=1))
         first, *fields = str(error.value).splitlines()
         assert first.startswith(f"{tmp_path} holds a run of another config")

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import evaluate
 import models
+from experiment import build
 from models import __main__ as command
 from models import chart, counting
 from models.counting import Counts
@@ -96,7 +96,7 @@ def test_layers_that_repeat_are_not_traced_again(name, monkeypatch):
 @pytest.mark.parametrize("name", ["lenet5", "nin", "resnet20", "googlenet"])
 def test_parameters_are_those_of_the_network_as_created(name):
     model, shape = create(name)
-    params = evaluate.abstract_variables(model, shape)["params"]
+    params = build.abstract_variables(model, shape)["params"]
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     assert counting.count(model, shape).parameters == count
 

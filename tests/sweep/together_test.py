@@ -12,10 +12,12 @@ import runs
 
 import evaluate
 import models
+import sweep
 import train
-from experiment import configuration, workdir
+from errors import ConfigError
+from experiment import workdir
 from models import layers
-from sweep import together
+from sweep import grid, table, together
 
 
 class Tiny(layers.Classifier):
@@ -45,10 +47,10 @@ def tiny_network(monkeypatch):
     monkeypatch.setitem(models.MODELS, "tiny", Tiny)
 
 
-def sweep_small(path, *vary, together=0, **overrides):
+def sweep_small(path, *vary, at_once=0, **overrides):
     """Sweeps in this process; returns the table."""
     config = runs.small_config(**(SMALL | overrides))
-    return together.sweep(config, workdir.Workdir(path), vary, together)
+    return str(sweep.sweep(config, workdir.Workdir(path), vary, at_once))
 
 
 def losses(path):
@@ -72,20 +74,20 @@ def assert_same_run(sweeps, alone):
         np.testing.assert_allclose(a[key], b[key], rtol=1e-4, err_msg=str(key))
 
 
-@pytest.mark.parametrize("together", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("at_once", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
 def test_runs_of_a_sweep_are_those_of_separate_trainings(
-    tiny_network, tmp_path, together
+    tiny_network, tmp_path, at_once
 ):
     # A decay of 0 has an optax chain of its own; of three at once one is left over.
     varied = {"seed": (3, 5), "optimizer.weight_decay": (0.0, 0.5)}
-    if together == 2:
+    if at_once == 2:
         varied = {
             "optimizer.kwargs.momentum": (0.8, 0.9),
             "loss.label_smoothing": (0.0, 0.2),
             "optimizer.learning_rate": (0.01, 0.02),
         }
     vary = [f"{name}={','.join(map(str, v))}" for name, v in varied.items()]
-    sweep_small(tmp_path / "sweep", *vary, together=together)
+    sweep_small(tmp_path / "sweep", *vary, at_once=at_once)
     combinations = list(itertools.product(*varied.values()))
     for values in (combinations[0], combinations[-1], combinations[2]):
         values = dict(zip(varied, values, strict=True))
@@ -96,25 +98,25 @@ def test_runs_of_a_sweep_are_those_of_separate_trainings(
 
 
 def test_main_takes_the_directory_of_a_run(tiny_network, tmp_path):
-    table = sweep_small(tmp_path, "seed=0,1", together=2, model__name="lenet5_modern")
+    table = sweep_small(tmp_path, "seed=0,1", at_once=2, model__name="lenet5_modern")
     for line, seed in zip(table.splitlines()[1:], (0, 1), strict=False):
         path = tmp_path / f"seed={seed}"
         assert "203/203 images counted" in line
         run = workdir.Workdir(path)
-        again = evaluate.evaluate_run(run, run.config())
+        again = str(evaluate.evaluate_run(run, run.config()))
         assert again.split(" of ")[0] in line
         # Its training goes on from the saved end, and says the result again.
         done = train.train(run.config(), run, runs.NoStop)
-        assert line.split(maxsplit=1)[1] in done
+        assert line.split(maxsplit=1)[1] in str(done)
 
 
-@pytest.mark.parametrize("together", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.parametrize("at_once", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_run_that_diverges_is_reported_and_harms_nobody(
-    tiny_network, tmp_path, together
+    tiny_network, tmp_path, at_once
 ):
     path = tmp_path / "sweep"
     rates = "optimizer.learning_rate=0.01,1e30"
-    table = sweep_small(path, rates, "seed=0,1", together=together)
+    table = sweep_small(path, rates, "seed=0,1", at_once=at_once)
     rows = table.splitlines()
     assert "203/203" in rows[1]
     assert "diverged at step" in rows[3]
@@ -132,12 +134,12 @@ def test_a_run_that_diverges_is_reported_and_harms_nobody(
 
 def test_what_is_finished_is_not_run_again(tiny_network, tmp_path, monkeypatch):
     constant = {"schedule__name": "constant"}  # else the length is part of the run
-    first = sweep_small(tmp_path, "seed=0,1", together=1, **constant)
+    first = sweep_small(tmp_path, "seed=0,1", at_once=1, **constant)
     trained = []
     monkeypatch.setattr(together.Group, "train", lambda group: trained.append(group))
     assert sweep_small(tmp_path, "seed=0,1", **constant) == first
     assert not trained
-    with pytest.raises(configuration.ConfigError, match="num_epochs = 2.0"):
+    with pytest.raises(ConfigError, match="num_epochs = 2.0"):
         sweep_small(tmp_path, "seed=0,1", num_epochs=2.0, **constant)
     (tmp_path / "seed=1" / "result.json").unlink()
     monkeypatch.undo()
@@ -153,19 +155,19 @@ def test_seeds_and_numbers_share_one_compiled_program(tiny_network, tmp_path):
         config = runs.small_config(
             **(SMALL | {"seed": seed, "optimizer__learning_rate": rate})
         )
-        run = together.Run({}, config, workdir.Workdir(tmp_path / f"{seed}-{rate}"))
+        run = grid.Run({}, config, workdir.Workdir(tmp_path / f"{seed}-{rate}"))
         together.Group(program, [run]).train()
     assert program.init._cache_size() == program.run_steps._cache_size() == 1
 
 
 def test_mean_and_standard_deviation():
     def run(**result):
-        return together.Run({}, None, None, result)
+        return grid.Run({}, None, None, result)
 
     many = [run(error=1.0), run(error=2.0), run(step=3, diverged=True)]
     # The sample's deviation: sqrt((0.25 + 0.25) / 1).
-    assert together.summary(many) == "1.50 +- 0.71 % over 2 runs, 1 diverged"
-    assert together.summary(many[:1]) == "1.00 % over 1 runs"
+    assert table.summary(many) == "1.50 +- 0.71 % over 2 runs, 1 diverged"
+    assert table.summary(many[:1]) == "1.00 % over 1 runs"
 
 
 @pytest.mark.parametrize(
@@ -185,7 +187,7 @@ def test_mean_and_standard_deviation():
 )
 def test_what_cannot_vary_is_refused_in_one_line(tmp_path, vary, overrides, message):
     overrides = {"model__name": "lenet5_modern"} | overrides
-    with pytest.raises(configuration.ConfigError, match=message) as error:
+    with pytest.raises(ConfigError, match=message) as error:
         sweep_small(tmp_path / "sweep", vary, **overrides)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "sweep").exists()
@@ -193,5 +195,5 @@ def test_what_cannot_vary_is_refused_in_one_line(tmp_path, vary, overrides, mess
 
 def test_a_sweep_does_not_go_into_a_run(tiny_network, tmp_path):
     runs.train_small(tmp_path, **SMALL)
-    with pytest.raises(configuration.ConfigError, match="holds a run"):
+    with pytest.raises(ConfigError, match="holds a run"):
         sweep_small(tmp_path, "seed=0,1")

@@ -13,9 +13,11 @@ import runs
 
 import evaluate
 import models
-from experiment import configuration, workdir
+from errors import ConfigError
+from evaluation import population
+from experiment import workdir
 from models import layers
-from training import train_step
+from training import objective, train_step
 
 
 class Tiny(layers.Classifier):
@@ -85,9 +87,9 @@ def test_population_statistics_are_those_of_algorithm_2():
     """Batches {0, 2} and {4, 8}: means 1 and 6, unbiased variances 2 and 8."""
     model = Norm()
     variables = model.init(jax.random.key(0), jnp.zeros((2, 1)), train=False)
-    step = evaluate.make_population_step(model, lambda batch: batch)
+    step = population.make_population_step(model, lambda batch: batch)
     batches = [jnp.array([[0.0], [2.0]]), jnp.array([[4.0], [8.0]])]
-    statistics = evaluate.population_statistics(step, variables, batches)
+    statistics = population.population_statistics(step, variables, batches)
     assert statistics == {"bn": {"mean": 3.5, "var": 5.0}}
 
 
@@ -110,7 +112,7 @@ def test_a_run_is_evaluated_with_population_statistics(tiny_network, tmp_path):
 def test_a_network_without_batch_norm_has_no_population_statistics(tmp_path):
     runs.train_small(tmp_path / "run", num_epochs=0.2)
     run = workdir.Workdir(tmp_path / "run")
-    with pytest.raises(configuration.ConfigError, match="no batch normalisation"):
+    with pytest.raises(ConfigError, match="no batch normalisation"):
         evaluate.evaluate_run(run, run.config(), batch_stats="population")
 
 
@@ -125,9 +127,10 @@ def test_frozen_statistics_are_used_and_kept(tiny_network, tmp_path):
     model, state, batch = tiny_start()
     shifted = jax.tree.map(lambda x: x + 0.5, state.batch_stats)
     state = state.replace(batch_stats=shifted)
-    step = train_step.make_train_step(
-        model, SGD, LOSS, lambda b, seed: b["image"], frozen_statistics=True
+    frozen = objective.Classification(
+        model, LOSS, lambda b, seed: b["image"], frozen_statistics=True
     )
+    step = train_step.make_train_step(frozen, SGD)
     after, sums = jax.jit(step)(state, batch, 0)
     variables = {"params": state.params, "batch_stats": shifted}
     evaluated = jax.jit(functools.partial(model.apply, train=False))
@@ -140,7 +143,7 @@ def test_frozen_statistics_are_used_and_kept(tiny_network, tmp_path):
     small(tmp_path / "run", optimizer__unfreeze=(("backbone", 0.5),), **changes)
     saved, tuned = (runs.final_state(tmp_path / name)[0] for name in ("source", "run"))
     runs.assert_same_bits(saved["batch_stats"], tuned["batch_stats"])
-    with pytest.raises(configuration.ConfigError, match="init_from"):
+    with pytest.raises(ConfigError, match="init_from"):
         small(tmp_path / "none", model__frozen_statistics=True)
 
 
@@ -148,9 +151,10 @@ def test_frozen_statistics_are_used_and_kept(tiny_network, tmp_path):
 def test_the_auxiliary_head_has_its_weight_in_the_loss(weight):
     """Its loss at the start is that of the head alone, and its gradient scales."""
     model, state, batch = tiny_start()
-    step = train_step.make_train_step(
-        model, SGD, LOSS, lambda b, seed: b["image"], auxiliary_weight=weight
+    weighted = objective.Classification(
+        model, LOSS, lambda b, seed: b["image"], auxiliary_weight=weight
     )
+    step = train_step.make_train_step(weighted, SGD)
     after, sums = step(state, batch, 0)
     logits, sown = model.apply(
         {"params": state.params, "batch_stats": state.batch_stats},

@@ -7,7 +7,9 @@ import pytest
 import runs
 
 import train
-from experiment import workdir
+from errors import ConfigError
+from evaluation import evaluator
+from experiment import programs, workdir
 from training import memory
 
 DEVICE = jax.devices()[0]
@@ -22,13 +24,13 @@ def trainer(tmp_path_factory):
     )
     trainer = train.Trainer(config, workdir.Workdir(path), runs.NoStop)
     data, count = trainer.feed.take(0, 1)
-    trainer._plan_memory(data, count)
+    trainer.memory.expect(trainer.state, trainer.sums, data, count, trainer.seed)
     yield trainer
     trainer.close()
 
 
 def test_a_plan_has_the_parts_of_the_program(trainer):
-    plan = trainer._plan_of(64)
+    plan = trainer.memory.plan_of(64)
     # 269,434 parameters without two channels of the stem, momenta, 1,376 batch
     # statistics; 640 images and labels on each device.
     parameters = sum(x.size for x in jax.tree.leaves(trainer.state.params))
@@ -43,22 +45,22 @@ def test_a_plan_has_the_parts_of_the_program(trainer):
 @pytest.mark.slow
 def test_the_batch_said_to_fit_fits(trainer, monkeypatch):
     monkeypatch.setattr(memory, "limit", lambda _: (30 * 2**20, "a small device"))
-    text = trainer.explain_out_of_memory()
+    text = trainer.memory.explain()
     assert "config.batch_size = 64" in text
     assert "30.0 MiB of a small device" in text
     assert "accumulate" in text and "remat" in text
     batch = int(re.search(r"(\d+) images would fit", text)[1])
     assert 0 < batch < 64 and batch % 2 == 0
     # A few per cent beside the line: XLA lays out the buffers of each batch anew.
-    assert trainer._plan_of(batch).total < 1.05 * 30 * 2**20
-    assert trainer._plan_of(batch + 8).total > 30 * 2**20
+    assert trainer.memory.plan_of(batch).total < 1.05 * 30 * 2**20
+    assert trainer.memory.plan_of(batch + 8).total > 30 * 2**20
 
 
 @pytest.mark.slow
 def test_no_batch_is_said_to_fit_that_did_not(trainer, monkeypatch):
     for bytes_limit, words in ((2**33, "could not be had"), (1, "no images would fit")):
         monkeypatch.setattr(memory, "limit", lambda _, n=bytes_limit: (n, "a device"))
-        assert words in trainer.explain_out_of_memory()
+        assert words in trainer.memory.explain()
 
 
 def test_fitting_batch_is_on_the_line():
@@ -86,13 +88,13 @@ def test_running_out_is_an_error_that_says_what_fits(words, tmp_path, monkeypatc
         def __call__(self, *_):
             raise jax.errors.JaxRuntimeError(words)
 
-    make_programs = train.Trainer._make_programs
+    begin = programs.Programs.__init__
 
-    def make_full(self):
-        make_programs(self)
-        self.run_steps = Full(self.run_steps)
+    def begin_full(self, *arguments):
+        begin(self, *arguments)
+        self.compiled_steps = Full(self.compiled_steps)
 
-    monkeypatch.setattr(train.Trainer, "_make_programs", make_full)
+    monkeypatch.setattr(programs.Programs, "__init__", begin_full)
     monkeypatch.setattr(memory, "limit", lambda _: (4 * 2**20, "a small device"))
     with pytest.raises(memory.OutOfMemory, match=r"\d+ images would fit"):
         runs.train_small(tmp_path / "run")
@@ -102,7 +104,7 @@ def test_running_out_in_the_evaluation_names_its_batch(tmp_path, monkeypatch):
     def fail(*_, **__):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
 
-    monkeypatch.setattr(train.evaluate, "evaluate", fail)
+    monkeypatch.setattr(evaluator.Classification, "run", fail)
     with pytest.raises(memory.OutOfMemory, match="config.eval.batch_size = 100"):
         runs.train_small(tmp_path / "run", num_steps=1)
 
@@ -140,6 +142,6 @@ def test_remat_trains_and_a_wrong_stage_is_named(tmp_path):
     }
     line = runs.train_small(tmp_path / "run", model__remat="conv2,conv4", **changes)
     assert "after step 1" in line
-    with pytest.raises(train.configuration.ConfigError, match="remat = 'conv5'.*conv2"):
+    with pytest.raises(ConfigError, match="remat = 'conv5'.*conv2"):
         runs.train_small(tmp_path / "other", model__remat="conv5", **changes)
     assert not (tmp_path / "other").exists()

@@ -10,11 +10,11 @@ import optax
 import pytest
 
 import data_source
-import input_pipeline
 import models
 from configs import lenet5 as recipe
 from models import lenet
 from training import losses, sdlm, train_step
+from transforms import preprocessing as preprocessings
 
 
 def random(*shape, seed=0):
@@ -237,13 +237,16 @@ def first_pass(loss="map", scale=lambda path, leaf: leaf):
     model = models.create("lenet5", num_classes=10)
     digits = data_source.open_split("mnist", "train")
     images, labels = digits.read(np.arange(500))
-    preprocessing = input_pipeline.Preprocessing(32, mean=(20.0,), std=(200.0,))
+    preprocessing = preprocessings.Preprocessing(32, mean=(20.0,), std=(200.0,))
     config.loss.name = loss
     criterion = losses.make_criterion(config.loss)
     tx = sdlm.sdlm(config.optimizer.learning_rate, config.optimizer.kwargs.mu)
     state = jax.jit(train_step.make_init(model, tx, (32, 32, 1), ema=False))(0)
     params = jax.tree_util.tree_map_with_path(scale, state.params)
-    set_curvature = train_step.make_set_curvature(model, criterion, preprocessing)
+    prepare = functools.partial(
+        preprocessings.network_input, preprocessing=preprocessing
+    )
+    set_curvature = sdlm.make_set_curvature(model, criterion, prepare)
     state = jax.jit(set_curvature)(state.replace(params=params), images, labels)
     ones = jax.tree.map(jnp.ones_like, params)
     updates, _ = tx.update(ones, state.opt_state)

@@ -53,7 +53,7 @@ def logits(model, variables, images):
 
 
 def test_a_run_as_safetensors_starts_another(run, tmp_path):
-    line = export.export_run(run, "latest", "safetensors", tmp_path)
+    line = str(export.export_run(run, "latest", "safetensors", tmp_path))
     assert f"{tmp_path}/lenet5_modern.safetensors: logits differ by 0" in line
     assert (tmp_path / "labels.txt").read_text().split("\n") == [*"0123456789", ""]
     preprocessing = json.loads((tmp_path / "preprocessing.json").read_text())

@@ -8,7 +8,7 @@ import runs
 
 import models
 import weights
-from experiment import configuration
+from errors import ConfigError
 from training import optimizers
 
 FROZEN = {"optimizer__rate_factors": ((".", 0.0),), "num_epochs": 0.2}
@@ -92,7 +92,7 @@ def test_without_a_step_the_weights_are_tested_and_saved_as_they_are(source, tmp
     runs.assert_same_bits(state["params"], runs.final_state(source)[0]["params"])
     assert runs.train_small(path, num_epochs=0.0, **fields) == line
     assert "after step 10" in runs.train_small(path, num_epochs=1.0, **fields)
-    with pytest.raises(configuration.ConfigError, match="0 is for the weights of"):
+    with pytest.raises(ConfigError, match="0 is for the weights of"):
         runs.train_small(tmp_path / "none", num_epochs=0.0)
 
 
@@ -126,5 +126,5 @@ def test_an_expression_without_a_parameter_is_refused(tmp_path):
         ("optimizer__filter_rms", (("C9", 1.0),)),
     ):
         name = field.replace("__", ".")
-        with pytest.raises(configuration.ConfigError, match=f"config.{name}.*'C9'"):
+        with pytest.raises(ConfigError, match=f"config.{name}.*'C9'"):
             runs.train_small(tmp_path / "run", **{field: value})

@@ -1,0 +1,138 @@
+"""What a run keeps for the users of its network, and how they open it."""
+
+import dataclasses
+import functools
+import typing
+
+from errors import ConfigError
+from experiment import build, checkpoints, image_statistics
+from experiment.workdir import Workdir
+from transforms import preprocessing as preprocessings
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A run's network with its weights, and what leads from stored images to it.
+
+    Attributes:
+      variables: the Polyak average where the run kept one, else the parameters; and the
+        batch statistics, if any. They are numpy arrays.
+      step: the step at which they were saved.
+      image_shape: [H, W, C] of stored images, None where they differ in size.
+      input_shape: [H, W, C] of the network's input.
+      trained_shape: the same in training.
+    """
+
+    run: Workdir
+    config: typing.Any
+    model: typing.Any
+    variables: dict
+    step: int
+    preprocessing: preprocessings.Preprocessing
+    image_shape: tuple
+    input_shape: tuple
+    trained_shape: tuple
+    label_names: tuple
+
+    @functools.cached_property
+    def view(self):
+        """image [H, W, C] -> what the network is shown of it; None: the image."""
+        return self.preprocessing.view(self.image_shape)
+
+    def inputs(self, images):
+        """The network's input for images uint8 [B, H, W, C] in their `view`."""
+        return preprocessings.network_input({"image": images}, self.preprocessing)
+
+
+def open_run(run, checkpoint="latest", *, config=None, split=None):
+    """Opens a trained run.
+
+    Args:
+      run: a workdir.Workdir.
+      checkpoint: "latest", "best" (lowest error when it was saved) or a step.
+      config: the run's own, or one that differs in what the network does not depend on.
+      split: the data to be looked at; by default data like those of the training.
+
+    Raises:
+      WorkdirError: no run, or one with damaged files.
+      CheckpointError: nothing saved, or nothing that can be read.
+      IncompatibleCheckpoint: the checkpoint is of another network.
+      ConfigError: the network cannot take such images.
+    """
+    config = config or run.config()
+    if split is None:
+        dataset = run.read_json("dataset.json")
+        image_shape = tuple(dataset["image_shape"])
+        label_names = tuple(dataset["label_names"])
+    else:
+        image_shape, label_names = split.image_shape, split.label_names
+    preprocessing = image_statistics.read(
+        run, build.make_preprocessing(config, image_shape)
+    )
+    in_training = build.make_preprocessing(config, image_shape, training=True)
+    trained_shape = build.input_shape(in_training, image_shape)
+    model = build.make_model(config, len(label_names))
+    variables, step = load_variables(run, model, trained_shape, checkpoint)
+    return Trained(
+        run,
+        config,
+        model,
+        variables,
+        step,
+        preprocessing,
+        image_shape,
+        build.input_shape(preprocessing, image_shape),
+        trained_shape,
+        label_names,
+    )
+
+
+def load_variables(run, model, shape, checkpoint="latest"):
+    """(variables, step) of a run's checkpoint; `shape` is [H, W, C] of its input.
+
+    Raises:
+      CheckpointError, IncompatibleCheckpoint: as for `open_run`.
+    """
+    saved = checkpoints.Checkpoints(run.checkpoints)
+    if checkpoint in ("latest", "best"):
+        step = saved.best_step() if checkpoint == "best" else None
+    elif checkpoint.isdecimal():
+        step = int(checkpoint)
+    else:
+        raise ConfigError(
+            f"--checkpoint={checkpoint} is neither latest, best nor a step"
+        )
+    restored = saved.restore(step=step)
+    saved.close()
+    if restored is None:
+        raise checkpoints.CheckpointError(f"{run} holds no checkpoint yet")
+    state, step, _ = restored
+    variables = {"params": state["ema"] or state["params"]}
+    if state["batch_stats"]:
+        variables["batch_stats"] = state["batch_stats"]
+    checkpoints.refuse_another_model(
+        run.checkpoints / str(step),
+        checkpoints.forms(variables),
+        checkpoints.forms(build.abstract_variables(model, shape)),
+    )
+    return variables, step
+
+
+def describe(run, setup, params):
+    """Writes what the network's users need later, and what this start runs on."""
+    from clu import parameter_overview
+
+    split, preprocessing = setup.train_split, setup.eval_preprocessing
+    run.write_json(
+        "dataset.json",
+        {
+            "name": split.name,
+            "image_shape": split.image_shape,
+            "input_shape": build.input_shape(preprocessing, split.image_shape),
+            "label_names": split.label_names,
+        },
+    )
+    run.write_json("preprocessing.json", preprocessing.as_dict())
+    run.add_environment(setup.mesh.devices.flat)
+    overview = parameter_overview.get_parameter_overview(params, include_stats=False)
+    run.write_text("parameters.txt", overview + "\n")
