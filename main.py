@@ -161,9 +161,9 @@ def main(argv):
         config = run.config() if _CONFIG.value is None else _CONFIG.value
         configuration.check(config)
         if mode == "summarize":
-            import summarize
+            from comparison import summarize
 
-            print(summarize.summarize(config))
+            print(summarize.summarize(config).text())
             return
         import jax
 

@@ -52,7 +52,8 @@ import huge_pages
 import models
 import optimizers
 import train_step
-from models import counting, layers, onednn
+from comparison import counting
+from models import layers, onednn
 
 # Names of models.create, images [H, W, C], and fields that are not the default.
 NETWORKS = {

@@ -13,7 +13,7 @@ from PIL import Image
 
 import data_source
 import evaluate
-import summarize
+from comparison import summarize
 from configs import lenet5
 
 CONFIG = "--config=configs/lenet5.py:modern"
@@ -181,7 +181,7 @@ def test_a_checkpoint_of_another_network(trained, tmp_path):
 
 
 def test_summarize_lenet5():
-    text = summarize.summarize(lenet5.get_config("minibatch"))
+    text = summarize.summarize(lenet5.get_config("minibatch")).text()
     rows = {line.split()[0]: line.split() for line in text.splitlines()[3:]}
     # Section II.B; the totals are sums of these (the journal prints 345,308).
     facts = {
@@ -206,7 +206,7 @@ def test_summarize_from_the_command_line():
 
 def test_start_up_imports_neither_tensorflow_nor_torch():
     code = (
-        "import sys, train, predict, summarize, workdir; "
+        "import sys, train, predict, workdir, comparison.summarize; "
         "import data_source; data_source.open_split('mnist', 'test').arrays(); "
         "sys.exit('tensorflow' in sys.modules or 'torch' in sys.modules)"
     )

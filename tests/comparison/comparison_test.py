@@ -1,10 +1,10 @@
-"""`python -m models`: what is counted, what was published, and how it is shown."""
+"""`python -m comparison`: what is counted and published, and how it is shown."""
 
 import csv
-import importlib.util
 import io
 import os
 import pathlib
+import runpy
 import subprocess
 import sys
 
@@ -13,22 +13,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import traced
 
 import evaluate
 import models
-from models import __main__ as command
-from models import chart, counting
-from models.counting import Counts
+from comparison import __main__ as command
+from comparison import chart, counting, counts
+from comparison.counts import Counts
+from comparison.published import PUBLISHED, Published
 from models.layers import AvgPool, Conv, LocalResponseNorm, MaxPool
-from models.published import PUBLISHED, Published
 
 ROOT = pathlib.Path(__file__).parents[2]
-
-
-def create(name):
-    row = PUBLISHED[name]
-    model = models.create(name, num_classes=row.classes)
-    return model, (row.image, row.image, row.channels)
 
 
 # What is counted.
@@ -63,49 +58,91 @@ def test_activations_by_hand():
         "mean": 0,
         "fc": 4,
     }
-    counts = counting.count(Tiny(), (4, 4, 1))
-    assert counts == Counts(
+    tiny = counting.count(Tiny(), (4, 4, 1))
+    assert tiny == Counts(
         parameters=(9 * 2 + 2) + 2 * (2 * 4 + 4) + (4 * 3 + 3),
         auxiliary_parameters=0,
         multiply_adds=16 * 18 + 2 * 16 * 8 + 12,
         activations=196,
     )
-    assert counting.activation_bytes(counts, 32) == 196 * 32 * 4
+    assert counts.activation_bytes(tiny, 32) == 196 * 32 * 4
 
 
 def test_activations_of_a_network_by_hand():
     """resnet20: the stem, then each block's inputs of two convolutions and norms."""
-    model, shape = create("resnet20")
     maps = [32 * 32 * 16, 16 * 16 * 32, 8 * 8 * 64]
     stem = maps[0]  # the input of its norm
     first = [maps[0] + 3 * maps[0], maps[0] + 3 * maps[1], maps[1] + 3 * maps[2]]
     others = [2 * 4 * size for size in maps]
-    assert counting.count(model, shape).activations == (
+    assert traced.counts("resnet20").activations == (
         stem + sum(first) + sum(others) + 64  # and the pooled map, the input of fc
     )
 
 
 @pytest.mark.parametrize("name", ["resnet20", "resnext29_8x64d", "fractalnet_20"])
 def test_layers_that_repeat_are_not_traced_again(name, monkeypatch):
-    model, shape = create(name)
-    rows = counting.layers(model, shape)
     monkeypatch.setattr(counting, "_signature", lambda *_: None)
-    assert counting.layers(model, shape) == rows
+    assert counting.layers(*traced.create(name)) == traced.layers(name)
 
 
 @pytest.mark.parametrize("name", ["lenet5", "nin", "resnet20", "googlenet"])
 def test_parameters_are_those_of_the_network_as_created(name):
-    model, shape = create(name)
-    params = evaluate.abstract_variables(model, shape)["params"]
+    params = evaluate.abstract_variables(*traced.create(name))["params"]
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
-    assert counting.count(model, shape).parameters == count
+    assert traced.counts(name).parameters == count
 
 
 def test_auxiliary_heads_count_in_parameters_and_activations_only():
-    counts = counting.count(*create("googlenet"))
-    assert counts.parameters == 13_378_280
-    assert counts.auxiliary_parameters == 3_188_840 + 3_190_888
-    assert counts.multiply_adds == 1_582_671_872
+    googlenet = traced.counts("googlenet")
+    assert googlenet.parameters == 13_378_280
+    assert googlenet.auxiliary_parameters == 3_188_840 + 3_190_888
+    assert googlenet.multiply_adds == 1_582_671_872
+
+
+# What is stored.
+
+
+def test_every_network_has_stored_counts_in_order_of_publication():
+    assert list(counts.stored()) == list(PUBLISHED)
+
+
+@pytest.fixture
+def copy(tmp_path, monkeypatch):
+    """A copy of counts.csv that the command takes for the original."""
+    path = tmp_path / "counts.csv"
+    path.write_text(counts.FILE.read_text())
+    monkeypatch.setattr(counts, "FILE", path)
+    return path
+
+
+def test_trace_stores_the_counts_that_differ(copy, capsys):
+    right = copy.read_text()
+    lines = right.splitlines(keepends=True)
+    copy.write_text("".join(lines).replace(lines[1], "lenet5,1,2,3,4\n"))
+    (wrong,) = command.read(["lenet5"])
+    assert wrong.counts == Counts(1, 2, 3, 4)
+    command.main(["lenet5*", "--trace"])
+    out, err = capsys.readouterr()
+    assert "60,000" in out
+    assert err == "counts.csv: changed lenet5\n"
+    assert copy.read_text() == right
+    command.main(["lenet5*", "--trace"])
+    assert capsys.readouterr().err == "counts.csv: changed 0\n"
+
+
+def test_a_network_without_stored_counts_names_the_command(copy, capsys):
+    right = copy.read_text()
+    lines = right.splitlines(keepends=True)
+    copy.write_text("".join(line for line in lines if line != lines[2]))
+    with pytest.raises(SystemExit) as error:
+        command.main([])
+    assert error.value.code == 2
+    assert capsys.readouterr().err == (
+        "error: counts.csv has no counts of lenet5_modern; to store them: "
+        "python -m comparison --trace lenet5_modern\n"
+    )
+    command.main(["lenet5_modern", "--trace"])
+    assert copy.read_text() == right
 
 
 # What was published.
@@ -120,16 +157,6 @@ def test_rows_are_in_order_of_publication():
     years = [row.year for row in PUBLISHED.values()]
     assert years == sorted(years)
     assert (years[0], years[-1]) == (1998, 2017)
-
-
-def test_images_and_classes_are_those_of_the_registry_test():
-    path = pathlib.Path(__file__).parent / "registry_test.py"
-    spec = importlib.util.spec_from_file_location("registry_test", path)
-    registry_test = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(registry_test)
-    for name, (image, classes, *_) in registry_test.NETWORKS.items():
-        row = PUBLISHED[name]
-        assert ((row.image, row.channels), row.classes) == (image, classes), name
 
 
 @pytest.mark.parametrize("row", PUBLISHED.values(), ids=PUBLISHED)
@@ -166,7 +193,7 @@ def test_what_the_longest_path_does_not_say():
 
 def longest_path(name):
     """Convolutions and products that the output depends on one after another."""
-    model, shape = create(name)
+    model, shape = traced.create(name)
 
     def output(key):
         return model.init_with_output(key, jnp.zeros((1, *shape)), train=False)[0]
@@ -203,8 +230,9 @@ def depths(jaxpr, inputs):
 
 def row(name, *, parameters=0, multiply_adds=0, activations=0, auxiliary=0, **more):
     published = Published(name, "ResNet", 2015, 3, 4, 3, 1000, **more)
-    counts = Counts(parameters, auxiliary, multiply_adds, activations)
-    return command.Row(published, counts)
+    return command.Row(
+        published, Counts(parameters, auxiliary, multiply_adds, activations)
+    )
 
 
 def test_select():
@@ -233,7 +261,20 @@ def test_mistakes_are_one_line_and_exit_2(arguments, message, capsys):
     with pytest.raises(SystemExit) as error:
         command.main(arguments)
     assert error.value.code == 2
-    assert message in capsys.readouterr().err.splitlines()[-1]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+
+
+def test_a_plot_that_cannot_be_written_is_one_line_and_exits_1(tmp_path, capsys):
+    path = tmp_path / "taken.png"
+    path.mkdir()
+    with pytest.raises(SystemExit) as error:
+        command.main(["resnet50", f"--plot={path}"])
+    assert error.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert str(path) in line
 
 
 def test_sort():
@@ -314,18 +355,25 @@ def test_the_table_of_some_networks(capsys):
     )
 
 
+def test_the_old_name_of_the_command(monkeypatch, capsys):
+    command.main(["resnet20"])
+    expected = capsys.readouterr().out
+    monkeypatch.delitem(sys.modules, "comparison.__main__")
+    monkeypatch.setattr(sys, "argv", ["models", "resnet20"])
+    runpy.run_module("models", run_name="__main__")
+    assert capsys.readouterr().out == expected
+
+
 PROGRAM = """
 import sys
-import jax
-from models import __main__ as command
-command.main(["resnet20", "vgg11_cifar"])
-heavy = {"tensorflow", "matplotlib", "torch", "evaluate", "configs"} & set(sys.modules)
+from comparison import __main__ as command
+command.main([])
+heavy = {"jax", "flax", "numpy", "matplotlib", "models"} & set(sys.modules)
 assert not heavy, heavy
-assert not jax.live_arrays()
 """
 
 
-def test_nothing_is_computed_and_nothing_heavy_imported():
+def test_the_table_imports_nothing_heavy():
     program = subprocess.run(
         [sys.executable, "-c", PROGRAM],
         cwd=ROOT,
