@@ -52,7 +52,7 @@ def _evaluate(options, config, runs):
 
 
 def _summarize(options, config, runs):
-    import summarize
+    from comparison import summarize
 
     return summarize.summarize(config)
 

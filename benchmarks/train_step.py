@@ -50,7 +50,8 @@ import optax
 
 import huge_pages
 import models
-from models import counting, layers, onednn
+from comparison import counting
+from models import layers, onednn
 from training import objective, optimizers, train_step
 
 # Names of models.create, images [H, W, C], and fields that are not the default.

@@ -1,14 +1,18 @@
 """Small trainings on embedded MNIST for the tests, in this process or in children."""
 
+import contextlib
+import io
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 
 import jax
 import numpy as np
 
+import main
 import train
 from configs import lenet5
 from experiment import checkpoints, checks, workdir
@@ -85,6 +89,28 @@ def environment(devices=1):
     env["XLA_FLAGS"] = re.sub(r"(?<=device_count=)\d+", str(devices), env["XLA_FLAGS"])
     env["PYTHONUNBUFFERED"] = "1"
     return env
+
+
+def call_main(arguments):
+    """Calls main.py's main in this process; returns what `run_main` does.
+
+    It costs no start of Python and no import, so most tests of flags and messages use
+    it. The devices are those of the tests.
+    """
+    if arguments[0] == sys.executable:
+        arguments = arguments[2:]
+    arguments = ["main.py", *map(str, arguments)]
+    out, err, folder = io.StringIO(), io.StringIO(), os.getcwd()
+    handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
+    os.chdir(ROOT)
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = main.main(arguments)
+    finally:
+        os.chdir(folder)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
 def run_main(arguments, devices=1, timeout=300):

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 import models
-from models import published
+from comparison import published
 from weights import export, formats, names
 
 SIZES = (32, 64, 75, 107)  # pixels, tried before the network's own

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import summarize
+from comparison import counting
 from models import preact_resnet
 from models.preact_resnet import CifarPreactResNet, PreactResNet
 
@@ -107,7 +107,7 @@ def test_shortcuts_are_the_identity_or_see_the_activated_input():
 def test_the_stride_is_on_the_first_1x1_for_cifar_and_on_the_3x3_for_imagenet(
     model, sizes
 ):
-    rows = {row.name: row.output for row in summarize.layers(model, (32, 32, 3))}
+    rows = {row.name: row.output for row in counting.layers(model, (32, 32, 3))}
     assert (rows["conv3_1.conv1"][0], rows["conv3_1.conv2"][0]) == sizes
 
 

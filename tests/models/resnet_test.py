@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import models
-import summarize
+from comparison import counting
 from models import resnet
 
 
@@ -169,14 +169,14 @@ def test_drop_path_rises_from_the_first_block_to_the_last():
 def test_multiply_adds_with_the_strides_on_the_3x3(depth, expected):
     """ "v1.5" has more work than Table 1 and the same parameters."""
     model = models.create(f"resnet{depth}", num_classes=1000, stride_on="3x3")
-    rows = summarize.layers(model, (224, 224, 3))
+    rows = counting.layers(model, (224, 224, 3))
     assert sum(row.multiply_adds for row in rows) == expected
 
 
 @pytest.mark.parametrize(("stride_on", "sizes"), [("1x1", (4, 4)), ("3x3", (8, 4))])
 def test_the_stride_is_where_stride_on_says(stride_on, sizes):
     model = models.create("resnet50", num_classes=10, stride_on=stride_on)
-    rows = {row.name: row.output for row in summarize.layers(model, (32, 32, 3))}
+    rows = {row.name: row.output for row in counting.layers(model, (32, 32, 3))}
     for i, (first, second) in enumerate([(8, 8), sizes], 2):
         assert rows[f"conv{i}_1.conv1"][0] == first
         assert rows[f"conv{i}_1.conv2"][0] == second

@@ -18,7 +18,7 @@ import safetensors.numpy
 
 import models
 import weights
-from models import published
+from comparison import published
 from weights import formats, hub, names
 
 

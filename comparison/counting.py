@@ -1,6 +1,6 @@
-"""Parameters, multiply-adds and activations of a network, from shapes alone.
+"""Counts a network's parameters, multiply-adds and activations from shapes alone.
 
-`jax.eval_shape` traces the network once; nothing is computed, and no memory is taken.
+`jax.eval_shape` traces the network once; it computes nothing and allocates no arrays.
 """
 
 import dataclasses
@@ -10,18 +10,19 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from comparison.counts import Counts
 from models.layers import AvgPool, FullyConnected, LocalResponseNorm, MaxPool
 
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """A row of the table of layers; the counts are for one image.
+    """A row of the layer table; the counts are for one image.
 
     The name is the module's path without "backbone" and "head".
 
     Multiply-adds are those of convolutions, fully connected layers and RBF units.
-    Connections also count biases and what sub-sampling units sum, as LeNet-5's paper
-    does. Activations are those of `activation_bytes`.
+    Connections also include biases and the inputs that sub-sampling units sum, as in
+    LeNet-5's paper. `counts.activation_bytes` says which activations count.
     """
 
     name: str
@@ -31,27 +32,21 @@ class Layer:
     parameters: int
     multiply_adds: int
     connections: int
-    auxiliary: bool = False  # of an auxiliary head, which is not there in evaluation
+    auxiliary: bool = False  # part of an auxiliary head, which evaluation leaves out
     activations: int = 0
 
 
-# Layers whose gradient needs their input although they may have no parameters.
+# These may have no parameters, and yet their gradient needs their input.
 KEEPS_INPUT = (nn.BatchNorm, MaxPool, LocalResponseNorm)
 
 
-@dataclasses.dataclass(frozen=True)
-class Counts:
-    """A network's sums; multiply-adds and activations are for one image."""
-
-    parameters: int  # with those of auxiliary heads
-    auxiliary_parameters: int
-    multiply_adds: int  # in evaluation: without auxiliary heads
-    activations: int  # in training: with auxiliary heads
-
-
 def count(model, shape):
-    """The `Counts` of `model` for images of `shape` [H, W, C]."""
-    rows = layers(model, shape)
+    """Traces `model` for images of `shape` [H, W, C] and returns its `Counts`."""
+    return total(layers(model, shape))
+
+
+def total(rows):
+    """Sums the layers `rows` of a network up to its `Counts`."""
     return Counts(
         sum(row.parameters for row in rows),
         sum(row.parameters for row in rows if row.auxiliary),
@@ -60,29 +55,11 @@ def count(model, shape):
     )
 
 
-def activation_bytes(counts, batch_size, bytes_each=4):
-    """What training keeps of the forward pass for the backward pass.
-
-    That is, the arrays that the gradients of layers need: the inputs of convolutions
-    and fully connected layers, of normalisations and of max pools. Each array counts
-    once, whatever the number of layers that take it. Not counted are images,
-    parameters, masks of dropout, and what can be had from these arrays number by
-    number: outputs of ReLUs that no layer takes, say into a sum, and what
-    squeeze-and-excitation multiplies.
-
-    It is an estimate from shapes. XLA may keep less, because it can compute one array
-    again from another, and it needs room for gradients and scratch besides. What XLA
-    plans on a CPU beside the parameters and their gradients (jax 0.10.2, float32, batch
-    32) is 1.6 times this for ResNet-20 and ResNet-50 and 1.8 times for ResNet-18.
-    """
-    return counts.activations * batch_size * bytes_each
-
-
 def layers(model, shape):
-    """The layers of `model` for images of `shape` [H, W, C], in calling order."""
+    """Returns each `Layer` of `model` for images of `shape` [H, W, C], as called."""
     rows, open_calls, auxiliary = [], [], []
-    traced = {}  # Layers by signature: a deep network has many that are equal.
-    kept = {}  # Arrays that count already, by identity (and alive, so that it is one).
+    traced = {}  # layers by signature, because a deep network has many equal ones
+    kept = {}  # arrays already counted, by id; held here so that no id is used again
 
     def record(next_call, args, kwargs, context):
         module = context.module
@@ -132,7 +109,7 @@ def layers(model, shape):
 
 
 def _signature(module, args, kwargs):
-    """What decides a layer's counts and output; None if that cannot be compared."""
+    """Returns what decides a layer's counts and output; None if not comparable."""
     if len(args) != 1 or kwargs:
         return None
     fields = tuple(
@@ -173,7 +150,7 @@ def _name(module):
 
 
 def _kernel(module, params):
-    """Kernel, stride, padding, and groups where there are several: "5x5/1/2 g2"."""
+    """Returns kernel, stride, padding and any groups of a layer, as "5x5/1/2 g2"."""
     if hasattr(module, "KERNEL"):
         return module.KERNEL
     if isinstance(module, nn.Conv):
@@ -198,7 +175,7 @@ def _pair_text(size):
 
 
 def _number(size):
-    """One number where both axes have the same, else "0x3"."""
+    """Formats equal numbers for both axes as one, others as "0x3"."""
     if isinstance(size, int | str):
         return str(size)
     low = [_number(s) for s in size]
@@ -206,5 +183,5 @@ def _number(size):
 
 
 def times(shape):
-    """(28, 28, 6) as "28x28x6"."""
+    """Formats (28, 28, 6) as "28x28x6"."""
     return "x".join(map(str, shape))

@@ -1,4 +1,4 @@
-"""A picture of networks: top-1 error on ImageNet against multiply-adds."""
+"""Draws networks as bubbles: top-1 error on ImageNet against multiply-adds."""
 
 import dataclasses
 import math
@@ -8,14 +8,14 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Bubble:
-    """A network as drawn."""
+    """A network as the picture shows it."""
 
     name: str
     family: str
     multiply_adds: int
     error: float
-    parameters: int  # the bubble's area
-    single_crop: bool  # full, else hollow
+    parameters: int  # gives the bubble's area
+    single_crop: bool  # filled; the others are hollow
 
 
 COLOURS = {
@@ -35,12 +35,12 @@ COLOURS = {
     "DPN": "#637939",
     "SENet": "#393b79",
 }
-AREA = 6.5  # square points for a million parameters
+AREA = 6.5  # square points per million parameters
 LEGEND = (10, 50, 100)  # millions of parameters
 
 
 def draw(bubbles, path):
-    """Draws the bubbles to the file `path`; its suffix says in which format."""
+    """Draws the bubbles to the file `path`, whose suffix gives the format."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -49,13 +49,13 @@ def draw(bubbles, path):
     with matplotlib.rc_context({"svg.hashsalt": "convnets"}):
         figure, axes = pyplot.subplots(figsize=(11, 8), dpi=130, layout="constrained")
         _axes(axes)
-        # Large ones first, so that they cover no small one.
+        # Large bubbles come first, so that they cover no small one.
         bubbles = sorted(bubbles, key=lambda bubble: -bubble.parameters)
         for bubble in bubbles:
             axes.scatter(
                 bubble.multiply_adds / 1e9,
                 bubble.error,
-                s=_area(bubble) * 4 / math.pi,  # the square around a disc
+                s=_area(bubble) * 4 / math.pi,  # matplotlib takes the enclosing square
                 facecolor=(COLOURS[bubble.family], 0.4 if bubble.single_crop else 0.08),
                 edgecolor=COLOURS[bubble.family],
                 linewidth=0.8,
@@ -94,7 +94,7 @@ def _axes(axes):
 
 
 def _legends(axes, families):
-    """Colours above, sizes below; returns both."""
+    """Draws the legend of colours and the one of sizes; returns both."""
     from matplotlib.lines import Line2D
 
     def disc(label, area, face, edge):
@@ -125,7 +125,7 @@ def _legends(axes, families):
 
 
 def _labels(axes, bubbles, legends):
-    """Writes each bubble's name where it covers least and is nearest to it."""
+    """Writes each bubble's name near it, where the name covers least."""
     from matplotlib import colors, patheffects
 
     point = axes.figure.dpi / 72
@@ -156,17 +156,20 @@ def _labels(axes, bubbles, legends):
 
 
 def place(sizes, discs, taken, frame, point):
-    """Boxes (left, bottom, right, top) for labels beside their discs.
+    """Places labels beside their discs.
 
-    One after the other, and several times around, each takes of the places around its
-    disc the one that costs least: what it covers, and how far away it is.
+    Each label in turn, in several rounds, takes the cheapest of the places around its
+    disc. A place costs more the more it covers and the further away it is.
 
     Args:
       sizes: (width, height) of each label.
-      discs: (x, y, radius) that each belongs to, [n, 3].
+      discs: (x, y, radius) of each label's disc, [n, 3].
       taken: boxes to keep clear of, [m, 4].
       frame: the box to stay in.
       point: the length of a printer's point.
+
+    Returns:
+      the labels' boxes (left, bottom, right, top), [n, 4].
     """
     squares, centres = (
         np.concatenate([discs[:, :2] - r, discs[:, :2] + r], 1)
@@ -184,7 +187,7 @@ def place(sizes, discs, taken, frame, point):
         near = np.clip(discs[None, :, :2], boxes[:, None, :2], boxes[:, None, 2:])
         gaps = np.linalg.norm(near - discs[:, :2], axis=-1) - discs[:, 2]
         others = np.arange(len(discs)) != i
-        # Nearer to another disc than to its own, a name misleads.
+        # A name misleads if it is nearer to another disc than to its own.
         misleading = (gaps < gaps[:, i, None] + 2 * point)[:, others].sum(1)
         cost = (
             0.2 * distances[:, 0] / point
@@ -206,7 +209,7 @@ def place(sizes, discs, taken, frame, point):
 
 
 def overlap(boxes, others):
-    """The area that each of `boxes` [n, 4] shares with all of `others` [m, 4]: [n]."""
+    """Sums the areas that each of `boxes` [n, 4] shares with `others` [m, 4]: [n]."""
     low = np.maximum(boxes[:, None, :2], others[None, :, :2])
     high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
     return np.maximum(high - low, 0).prod(-1).sum(1)

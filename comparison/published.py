@@ -1,16 +1,16 @@
-"""What was published about each network: depth and error, in order of publication.
+"""The depth and error that were published for each network, in order of publication.
 
-The errors are others' figures, in per cent; none was measured here. A network has one
-result. Of several it is the one that compares best with the others': a single crop, as
-most papers since 2015 report, rather than ten crops, a whole image or several scales.
-The protocol says which:
+The errors are other people's figures, in per cent; none was measured here. Each network
+has one result. Where several were published, this is the one that compares best with
+the other networks': a single crop, which most papers since 2015 report, rather than ten
+crops, a whole image or several scales. The protocol says which it is:
 
-  1-crop      ImageNet's validation images, each one's centre, at the network's size or
-              at the size named
-  10-crop     four corners and the centre, each also flipped, averaged
-  dense       the network slid over the whole image, whose shorter side is named
-  CIFAR-10+   all test images, once; training shifted and flipped images (+) or did more
-              to them (++)
+  1-crop      the centre of each of ImageNet's validation images, at the network's size
+              unless the protocol names another
+  10-crop     the mean over four corners and the centre, each also flipped
+  dense       the network slid over the whole image; the number is its shorter side
+  CIFAR-10+   every test image once; training shifted and flipped the images (+) or
+              augmented them further (++)
 
 Ten crops are 1 to 2 points better than one (ResNet-50: 22.85 and 24.7). The source is a
 table or section of the network's own paper unless it names another.
@@ -23,28 +23,28 @@ import dataclasses
 class Published:
     """A network's row.
 
-    The year is that of its paper, or of the paper that has the network it varies.
-    Layers are what the paper counts; where it does not say, convolutions and fully
-    connected layers on the longest path, as ResNet counts. LeNet-5's seven include
-    sub-sampling, WRN's the projections of the three shortcuts instead of the last
-    layer, and NIN's and FractalNet's convolutions alone.
+    The year is that of the network's paper; a variant has the year of the original.
+    Layers are the number that the paper gives. Where it gives none, they are the
+    convolutions and fully connected layers on the longest path, as ResNet counts them.
+    LeNet-5's seven include sub-sampling; WRN counts the projections of its three
+    shortcuts instead of the last layer; NIN and FractalNet count convolutions alone.
     """
 
     name: str
     family: str
     year: int
     layers: int
-    image: int  # height and width that it is made for
+    image: int  # the height and width that the network is made for
     channels: int
     classes: int
     top1: float | None = None
     top5: float | None = None
     protocol: str = ""
     source: str = ""
-    verified: bool = True  # False: at second hand or from memory, not seen in a source
+    verified: bool = True  # False: from memory or second hand, not seen in the source
 
 
-# Channels and classes.
+# The images' channels, and the number of classes.
 MNIST = (1, 10)
 CIFAR_10 = (3, 10)
 CIFAR_100 = (3, 100)
@@ -54,8 +54,9 @@ RELEASED = "the authors' released weights"
 TORCHVISION = "torchvision's weights"
 TORCH_RESNET = "fb.resnet.torch"
 
-# (family, year, data), then its networks: name, layers, image, and, where something was
-# published, top-1 and top-5 error, protocol, source, and False if not verified.
+# Each entry is (family, year, data) followed by its networks. A network has name,
+# layers and image. If an error was published, top-1, top-5, protocol and source follow,
+# and False if the figures are not verified.
 _ROWS = (
     (
         ("LeNet", 1998, MNIST),
@@ -69,13 +70,13 @@ _ROWS = (
     ),
     (
         ("ZFNet", 2013, IMAGENET),
-        # Table 2: one network of Figure 3, and (b); the test is not described.
+        # Table 2 has one network of Figure 3 and (b), and does not describe the test.
         ("zfnet", 8, 224, 38.4, 16.5, "not stated", "Table 2"),
         ("zfnet_b", 8, 224, 37.5, 16.0, "not stated", "Table 2"),
     ),
     (
         ("NIN", 2013, CIFAR_10),
-        # Three "mlpconv" layers of three convolutions.
+        # Each of the three "mlpconv" layers has three convolutions.
         ("nin", 9, 32, 8.81, None, "CIFAR-10+", "Table 1"),
     ),
     (
@@ -84,18 +85,19 @@ _ROWS = (
     ),
     (
         ("OverFeat", 2013, IMAGENET),
-        # The fast network's coarse stride, the accurate one's corners and centre.
+        # The fast network is tested at its coarse stride, the accurate one on corners
+        # and centre.
         ("overfeat_fast", 8, 231, 39.28, 17.12, "dense, 1 scale", "Table 2"),
         ("overfeat_accurate", 9, 221, 35.60, 14.71, "10-crop", "Table 2"),
     ),
     (
-        # "One weird trick", https://arxiv.org/abs/1404.5997.
+        # The network is that of https://arxiv.org/abs/1404.5997, "One weird trick".
         ("AlexNet", 2014, IMAGENET),
         ("alexnet_one_tower", 8, 224, 43.48, 20.93, "1-crop", TORCHVISION),
     ),
     (
         ("VGG", 2014, IMAGENET),
-        # Table 3, the better training scale.
+        # Table 3 has two training scales; these are the better results.
         ("vgg11", 11, 224, 29.6, 10.4, "dense, 256", "Table 3"),
         ("vgg11_lrn", 11, 224, 29.7, 10.5, "dense, 256", "Table 3"),
         ("vgg13", 13, 224, 28.7, 9.9, "dense, 256", "Table 3"),
@@ -108,7 +110,7 @@ _ROWS = (
         ("vgg19_bn", 19, 224, 25.78, None, "1-crop", TORCHVISION),
     ),
     (
-        # The convolutions and one fully connected layer; the names are the originals'.
+        # The names are the originals'. These have one fully connected layer, not three.
         ("VGG", 2014, CIFAR_10),
         ("vgg11_cifar", 9, 32),
         ("vgg13_cifar", 11, 32),
@@ -124,8 +126,8 @@ _ROWS = (
         ("Inception", 2015, IMAGENET),
         ("bn_inception", 34, 224, 25.2, 7.82, "1-crop", "Figure 4"),
         ("bn_inception_128", 34, 224, 25.38, 7.89, "1-crop", "SENet, Table 2"),
-        # The released network has 48; the paper counts 42 in its Table 1. It tests on
-        # 48,238 of the images; all 50,000 give about 0.2 more.
+        # The released network has 48 layers; the paper counts 42 in its Table 1. It
+        # tests on 48,238 of the images; all 50,000 give about 0.2 more.
         ("inception_v3", 48, 299, 21.2, 5.6, "1-crop, 48,238 images", "Table 3"),
     ),
     (
@@ -147,7 +149,7 @@ _ROWS = (
         ("resnet56", 56, 32, 6.97, None, "CIFAR-10+", "Table 6"),
         ("resnet110", 110, 32, 6.43, None, "CIFAR-10+, best of 5", "Table 6"),
         ("resnet1202", 1202, 32, 7.93, None, "CIFAR-10+", "Table 6"),
-        # Curves in Figure 6, no numbers.
+        # Figure 6 has their curves but no numbers.
         ("plain20", 20, 32),
         ("plain32", 32, 32),
         ("plain44", 44, 32),
@@ -184,12 +186,13 @@ _ROWS = (
     ),
     (
         ("Pre-activation ResNet", 2016, IMAGENET),
-        # Its own Table 5 has crops of 320 alone, 20.7 / 5.3.
+        # Its own Table 5 has only crops of 320, 20.7 / 5.3.
         ("preact_resnet200", 200, 224, 21.7, 5.8, "1-crop", "ResNeXt, Table 4"),
     ),
     (
         ("Wide ResNet", 2016, CIFAR_10),
-        # Means and deviations of channels (Tables 5, 6), else ZCA whitening (Table 4).
+        # Tables 5 and 6 normalise by the channels' means and deviations, Table 4
+        # whitens by ZCA.
         ("wrn_40_1", 40, 32, 6.85, None, "CIFAR-10+, ZCA", "Table 4"),
         ("wrn_40_2", 40, 32, 5.33, None, "CIFAR-10+, ZCA", "Table 4"),
         ("wrn_40_4", 40, 32, 4.53, None, "CIFAR-10+, median of 5", "Table 5"),
@@ -235,7 +238,7 @@ _ROWS = (
         ("densenet121", 121, 224, 25.02, 7.71, "1-crop", "Table 3"),
         ("densenet169", 169, 224, 23.80, 6.85, "1-crop", "Table 3"),
         ("densenet201", 201, 224, 22.58, 6.34, "1-crop", "Table 3"),
-        # One more by our count, of blocks of 6, 12, 64 and 48.
+        # Our count of its blocks, 6, 12, 64 and 48, is 265.
         ("densenet264", 264, 224, 22.15, 6.12, "1-crop", "Table 3"),
         ("densenet161", 161, 224, 22.2, None, "1-crop", RELEASED),
     ),
@@ -267,7 +270,7 @@ _ROWS = (
         ("dpn92", 92, 224, 20.73, 5.37, "1-crop", RELEASED),
         ("dpn98", 98, 224, 20.15, 5.15, "1-crop", RELEASED),
         ("dpn131", 131, 224, 19.93, 5.12, "1-crop", RELEASED),
-        # Pre-trained on 5,000 further classes: not to be compared with the others.
+        # It was pre-trained on 5,000 further classes, so it does not compare.
         ("dpn107", 107, 224, 19.75, 4.94, "1-crop, ImageNet-5k first", RELEASED),
     ),
     (

@@ -4,9 +4,9 @@ import flax.linen as nn
 import pytest
 
 import models
-import summarize
+from comparison import summarize
+from comparison.counting import Layer, layers
 from configs import lenet5
-from summarize import Layer, layers, table
 
 
 def numbers(rows):
@@ -116,7 +116,8 @@ def test_the_table_is_aligned_and_ends_with_totals():
         Layer("a_long_name", "Dense", "", (10,), 1_000_000, 999_000, 1_000_000),
     ]
     # The separators of thousands and the two spaces between columns are exact.
-    assert table(rows).splitlines() == [
+    assert str(summarize.summary("network", rows)).splitlines() == [
+        "network",
         "layer        kind   kernel/stride/padding  output   parameters  multiply-adds"
         "  connections",
         "-" * 90,
@@ -135,18 +136,26 @@ def test_auxiliary_heads_have_a_total_of_their_own():
         Layer("conv1", "Conv", "1x1/1/0", (1, 1, 2), 3, 4, 5),
         Layer("aux1.fc", "Dense", "", (7,), 30, 40, 50, auxiliary=True),
     ]
-    total, heads = table(rows).splitlines()[-2:]
+    summary = summarize.summary("network", rows)
+    assert summary.totals == summarize.Totals(3, 4, 5)
+    assert summary.auxiliary_totals == summarize.Totals(30, 40, 50)
+    total, heads = str(summary).splitlines()[-2:]
     assert total.split() == ["total", "3", "4", "5"]
     assert heads.split() == ["auxiliary", "heads", "30", "40", "50"]
+    assert summarize.summary("network", rows[:1]).auxiliary_totals is None
 
 
 def test_a_total_may_be_the_widest_number():
     rows = [Layer("F6", "Dense", "", (9,), n, n, n) for n in (999_999_999_999,) * 2]
-    for line in table(rows).splitlines()[2:4] + table(rows).splitlines()[5:]:
-        assert len(line) == len(table(rows).splitlines()[1])
+    lines = str(summarize.summary("network", rows)).splitlines()[1:]
+    for line in lines[2:4] + lines[5:]:
+        assert len(line) == len(lines[1])
 
 
 def test_the_summary_is_of_what_the_config_trains():
-    text = summarize.summarize(lenet5.get_config("modern")).splitlines()
-    assert text[0] == "lenet5_modern, input 32x32x1, 10 classes"
-    assert text[-1].split() == ["total", "61,706", "416,520", "423,038"]
+    summary = summarize.summarize(lenet5.get_config("modern"))
+    assert summary.title == "lenet5_modern, input 32x32x1, 10 classes"
+    assert summary.totals == summarize.Totals(61_706, 416_520, 423_038)
+    lines = str(summary).splitlines()
+    assert lines[0] == summary.title
+    assert lines[-1].split() == ["total", "61,706", "416,520", "423,038"]
