@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import warnings
 
 import jax
 import numpy as np
@@ -104,7 +105,13 @@ def call_main(arguments):
     handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
     os.chdir(ROOT)
     try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        with (
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            warnings.catch_warnings(),
+        ):
+            # ml_collections loads a config by it.
+            warnings.filterwarnings("ignore", "the load_module", DeprecationWarning)
             code = main.main(arguments)
     finally:
         os.chdir(folder)
