@@ -23,12 +23,12 @@ lint: .venv/installed-dev
 
 setup: .venv/installed-dev
 
-.venv/installed: requirements.txt models/native.py $(wildcard models/*.cc models/*.h)
+.venv/installed: requirements.txt kernels/native.py $(wildcard kernels/*.cc kernels/*.h)
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v < (3, 13) or \
 	  sys.exit(f"Python 3.11 or 3.12 is needed, not {v[0]}.{v[1]}: make PYTHON=...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
-	$(BIN)/python models/native.py  # where there is a C++ compiler
+	$(BIN)/python -m kernels.native  # where there is a C++ compiler
 	touch $@
 
 .venv/installed-dev: requirements-dev.txt .venv/installed

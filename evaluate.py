@@ -25,7 +25,8 @@ import input_pipeline
 from errors import ConfigError
 from evaluation import evaluator, population, protocols, results, scoring
 from experiment import build, checks, trained, workdir
-from training import losses, train_step
+from kernels import ops
+from training import losses
 from transforms import augment
 from transforms import preprocessing as preprocessings
 
@@ -298,7 +299,7 @@ def make_steps(opened, variables, protocol):
                 f"config.eval.protocol = {protocol.name!r}: {config.model.name} "
                 f"cannot take images of {shape}: {e}"
             ) from e
-        options = train_step.compiler_options(jax.default_backend())
+        options = ops.compiler_options(jax.default_backend())
         steps[kind] = jax.jit(step, compiler_options=options)
     return steps
 

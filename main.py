@@ -19,7 +19,7 @@ command goes on.
 import os
 import sys
 
-import huge_pages
+from kernels import huge_pages
 
 if __name__ == "__main__":
     huge_pages.start_anew()  # ahead of the imports, which it would pay for twice
@@ -146,7 +146,9 @@ def _run(options):
         import jax
 
         from experiment import devices
+        from kernels import ops
 
+        ops.use(options.kernels)
         devices.start(
             options.compilation_cache,
             options.distributed,

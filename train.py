@@ -29,6 +29,7 @@ from experiment import (
 )
 from experiment.workdir import Workdir
 from input_pipeline import DeviceFeed, HostFeed
+from kernels import ops
 from training import memory, plateau, train_step
 from training.durations import due, next_due
 from weights import starting
@@ -118,8 +119,10 @@ class Trainer:
         self.state, self.evaluated = found
         self.step = int(self.state.step)
         if self.first:
-            trained.describe(run, setup, self.state.params)
             print(_title(setup, self.state.params), flush=True)
+            if changed := trained.other_kernels(run, setup):
+                print(f"warning: {changed}", flush=True)
+            trained.describe(run, setup, self.state.params)
 
         self.stop = stopping.Stop(stop, self.saved)
         self.writer = reporting.MetricWriter(
@@ -353,5 +356,6 @@ def _title(setup, params):
         f"{len(setup.train_split):,} training images of "
         f"{'x'.join(map(str, setup.input_shape))}, "
         f"{setup.durations.total:,} steps of {config.batch_size} on "
-        f"{devices.size} {devices.flat[0].device_kind} devices"
+        f"{devices.size} {devices.flat[0].device_kind} devices; "
+        f"{ops.in_words(ops.describe(devices.size))}"
     )

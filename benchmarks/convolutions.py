@@ -2,7 +2,7 @@
 
     python -m benchmarks.convolutions [--rounds=25]
 
-Milliseconds, the best of the rounds, without the programs of models/native.py (the
+Milliseconds, the best of the rounds, without the programs of kernels/native.py (the
 convolution is oneDNN's then, its gradient XLA's), with them, and in PyTorch; GFLOP/s of
 ours, as the definition counts them: by Winograd's algorithm they may be more than the
 processor has. Needs a C++ compiler and, for its column, PyTorch. The machine must be
@@ -18,9 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import huge_pages
 from benchmarks import train_step
-from models import native, onednn
+from kernels import huge_pages, native, onednn, ops
 
 LAYERS = [
     # images, size, inputs, outputs, kernel, stride, groups
@@ -104,13 +103,15 @@ def main():
     parser.add_argument("--rounds", type=int, default=25)
     args = parser.parse_args()
     if not native.available():
-        raise SystemExit("models/native.py has built nothing: python models/native.py")
+        raise SystemExit(
+            "kernels/native.py has built nothing: python -m kernels.native"
+        )
     print(f"{train_step.environment('cpu', ('ours', 'torch'))}\n")
     print("| layer | of | without | ours | torch | GFLOP/s |")
     print("|---|---|---:|---:|---:|---:|")
     for layer in LAYERS:
         for of in "convolution", "gradient":
-            with onednn.permitted():
+            with ops.every_kernel():
                 work, found = contestants(of, *layer)
             best = dict.fromkeys(found, float("inf"))
             for _ in range(args.rounds):

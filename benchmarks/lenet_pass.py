@@ -29,12 +29,11 @@ import numpy as np
 import optax
 
 import data_source
-import huge_pages
 import input_pipeline
 import models
 from benchmarks.train_step import NETWORKS, plain_convolutions
 from experiment import build
-from models import convolution
+from kernels import huge_pages, ops
 from training import objective, train_step
 from transforms import preprocessing as preprocessings
 
@@ -86,7 +85,7 @@ def jax_pass(name, split, batch, plain, steps):
         train_step.make_run_steps(step, feed.fetch),
         donate_argnums=(0, 1),
         static_argnums=3 if steps == 1 else (),
-        compiler_options=train_step.compiler_options(jax.default_backend()),
+        compiler_options=ops.compiler_options(jax.default_backend()),
     )
     init = train_step.make_init(network, tx, shape, ema=False)
     state = jax.jit(init)(0)
@@ -97,7 +96,7 @@ def jax_pass(name, split, batch, plain, steps):
         at, end, sums = 0, len(order) // batch, train_step.zero_sums(task)
         while at < end:
             data, count = feed.take(at, end)
-            with convolution.programs_for(mesh):
+            with ops.for_mesh(mesh):
                 state, sums = run_steps(state, sums, data, count, 0)
             at += count
         return float(sums["loss"]) / (end * batch)

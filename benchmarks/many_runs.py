@@ -27,10 +27,10 @@ import time
 
 import jax
 
-import huge_pages
 import train
 from configs import lenet5
 from experiment import workdir
+from kernels import huge_pages
 from sweep import grid, together
 
 ROOT = pathlib.Path(__file__).parent.parent

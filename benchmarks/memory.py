@@ -14,7 +14,7 @@ import os
 import subprocess
 import sys
 
-import huge_pages
+from kernels import huge_pages
 
 NETWORKS = ("resnet50", "vgg16", "densenet121")
 CONTESTANTS = ("torch", "ours", "remat")
@@ -71,12 +71,13 @@ def measure_ours(network, batch, size, contestant):
 
     import models
     from experiment import build
+    from kernels import ops
     from training import memory, objective, remat, train_step
 
     shape = (size, size, 3)
     fields = {"stride_on": "3x3"} if network == "resnet50" else {}  # as torchvision
     model = models.create(network, num_classes=1000, **fields)
-    trained, options = model, train_step.compiler_options("cpu")
+    trained, options = model, ops.compiler_options("cpu")
     if contestant == "remat":
         trained = remat.rematerialised(model, (remat.ALL,), shape)
     tx = optax.sgd(0.1, momentum=0.9)

@@ -18,8 +18,8 @@ import time
 
 import jax
 
-import huge_pages
 from benchmarks import train_step
+from kernels import huge_pages
 
 STEPS = 2
 

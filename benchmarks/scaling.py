@@ -20,7 +20,7 @@ import re
 import statistics
 import time
 
-import huge_pages
+from kernels import huge_pages
 
 DEVICES = (1, 2, 4, 8)
 # Image size and batch of "volume", at the papers' sizes: nothing is run.
@@ -125,7 +125,7 @@ class Step:
 
         import models
         from experiment import build
-        from models import convolution
+        from kernels import ops
         from training import objective, train_step
 
         shape, classes = (size, size, channels), 10 if size == 28 else 1000
@@ -151,7 +151,7 @@ class Step:
         label = jax.ShapeDtypeStruct((batch,), jnp.int32, sharding=split)
         self.data = {"image": image, "label": label}
         jitted = jax.jit(step, donate_argnums=0, out_shardings=(one, one))
-        with convolution.programs_for(mesh):
+        with ops.for_mesh(mesh):
             self.program = jitted.lower(state, self.data, 0).compile()
 
     def start(self):

@@ -48,10 +48,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-import huge_pages
 import models
 from comparison import counting
-from models import layers, onednn
+from kernels import huge_pages, ops
+from models import layers
 from training import objective, optimizers, train_step
 
 # Names of models.create, images [H, W, C], and fields that are not the default.
@@ -137,7 +137,7 @@ class Ours:
         self.program = self._compile(run_steps)
 
     def _options(self):
-        return train_step.compiler_options(jax.default_backend())
+        return ops.compiler_options(jax.default_backend())
 
     def _compile(self, run_steps):
         jitted = jax.jit(
@@ -147,7 +147,7 @@ class Ours:
             compiler_options=self._options(),
         )
         sums = train_step.zero_sums(self.task)
-        with onednn.permitted():
+        with ops.every_kernel():
             return jitted.lower(self.state, sums, self.batch, 1, 0).compile()
 
     def run(self, num_steps):

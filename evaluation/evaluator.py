@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import data_source
 import input_pipeline
-from models import convolution
+from kernels import ops
 
 
 class Interrupted(Exception):
@@ -110,7 +110,7 @@ class Classification:
                 name: input_pipeline.put(batch[name], sharding)
                 for name in ("image", "label", "mask")
             }
-            with convolution.programs_for(self.mesh):
+            with ops.for_mesh(self.mesh):
                 pending.append(self.step(variables, batch))
         return self._result([jax.device_get(sums) for sums in pending])
 

@@ -36,7 +36,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 import data_source
 import models
 from evaluation import scoring
-from models import convolution
+from kernels import ops
 from transforms import decode, resizing
 
 # The views, without their mirror images, of an image rescaled to one of the scales.
@@ -282,7 +282,7 @@ def average_scores(
     pixels = batch_size * protocol.image_size**2
     pending = collections.deque()
     for kind, places, images in _batches(rows(), batch_size, pixels, mesh.devices.size):
-        with convolution.programs_for(mesh):
+        with ops.for_mesh(mesh):
             scores = steps[kind](variables, jax.device_put(images, sharding))
         pending.append((places, scores))
         if len(pending) > 2:  # the device works on the next while the host adds

@@ -128,6 +128,13 @@ def _define(options, argv):
     )
     define(
         flags.DEFINE_enum,
+        "kernels",
+        "auto",
+        ["auto", "xla"],
+        "What computes the networks: the kernels that are quickest here, or XLA alone.",
+    )
+    define(
+        flags.DEFINE_enum,
         "distributed",
         "auto",
         ["auto", "on", "off"],

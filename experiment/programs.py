@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from models import convolution
+from kernels import ops
 from training import durations, losses, plateau, sdlm, train_step
 from transforms import preprocessing
 
@@ -18,7 +18,7 @@ class Programs:
     def __init__(self, setup, feed):
         config = setup.config
         one = NamedSharding(setup.mesh, PartitionSpec())
-        options = train_step.compiler_options(jax.default_backend())
+        options = ops.compiler_options(jax.default_backend())
         self._mesh = setup.mesh
         self.compiled_steps = jax.jit(
             train_step.make_run_steps(setup.train_step(), feed.fetch),
@@ -55,7 +55,7 @@ class Programs:
 
     def run_steps(self, state, sums, data, count, seed):
         """(state, sums) after `count` steps; the arguments' buffers are donated."""
-        with convolution.programs_for(self._mesh):
+        with ops.for_mesh(self._mesh):
             return self.compiled_steps(state, sums, data, count, seed)
 
 

@@ -7,6 +7,7 @@ import typing
 from errors import ConfigError
 from experiment import build, checkpoints, image_statistics
 from experiment.workdir import Workdir
+from kernels import ops
 from transforms import preprocessing as preprocessings
 
 
@@ -118,6 +119,20 @@ def load_variables(run, model, shape, checkpoint="latest"):
     return variables, step
 
 
+def other_kernels(run, setup):
+    """What this start computes otherwise than the run's last one; "" if nothing."""
+    before = [start["kernels"] for start in run.starts() if start.get("kernels")]
+    now = ops.describe(setup.mesh.devices.size)
+    if not before or before[-1] == now:
+        return ""
+    changed = [
+        f"{name} {before[-1].get(name)!r} before, {now[name]!r} now"
+        for name in now
+        if before[-1].get(name) != now[name]
+    ]
+    return f"other kernels than the run's last start had: {'; '.join(changed)}"
+
+
 def describe(run, setup, params):
     """Writes what the network's users need later, and what this start runs on."""
     from clu import parameter_overview
@@ -133,6 +148,6 @@ def describe(run, setup, params):
         },
     )
     run.write_json("preprocessing.json", preprocessing.as_dict())
-    run.add_environment(setup.mesh.devices.flat)
+    run.add_environment(setup.mesh.devices.flat, ops.describe(setup.mesh.devices.size))
     overview = parameter_overview.get_parameter_overview(params, include_stats=False)
     run.write_text("parameters.txt", overview + "\n")

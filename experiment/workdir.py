@@ -123,15 +123,17 @@ class Workdir:
         except ValueError as e:
             raise WorkdirError(f"{self.path / name} is damaged: {e}") from e
 
-    def add_environment(self, devices):
-        """Appends what this start runs on to environment.json."""
+    def starts(self):
+        """What the starts of this run ran on: dicts as `environment` makes them."""
         try:
             starts = json.loads((self.path / "environment.json").read_text())
         except (OSError, ValueError):
-            starts = []
-        if not isinstance(starts, list):
-            starts = []
-        starts.append(environment(devices))
+            return []
+        return starts if isinstance(starts, list) else []
+
+    def add_environment(self, devices, kernels):
+        """Appends what this start runs on to environment.json."""
+        starts = [*self.starts(), environment(devices, kernels)]
         self.write_json("environment.json", starts)
 
     def _read(self, name):
@@ -149,8 +151,8 @@ class Workdir:
             raise WorkdirError(f"{path}: {e.strerror}") from e
 
 
-def environment(devices):
-    """Versions, revision and devices, as a dict for environment.json."""
+def environment(devices, kernels):
+    """Versions, revision, devices and kernels, as a dict for environment.json."""
     versions = {}
     for name in PACKAGES:
         try:
@@ -164,6 +166,7 @@ def environment(devices):
         "packages": versions,
         "git": _git_revision(),
         "devices": [str(d.device_kind) for d in devices],
+        "kernels": kernels,
     }
 
 

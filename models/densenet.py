@@ -16,7 +16,8 @@ import functools
 import flax.linen as nn
 import jax.numpy as jnp
 
-from models.layers import AvgPool, Classifier, MaxPool, computed_once
+from kernels import ops
+from models.layers import AvgPool, Classifier, MaxPool
 from models.resnet import PooledLinear, conv_and_norm
 
 # Table 1: growth rate, and layers in the four dense blocks.
@@ -61,7 +62,7 @@ class DenseLayer(nn.Module):
             y = dropout(conv(4 * self.growth_rate, 1, name="bottleneck")(y))
         y = nn.relu(norm(name="bn")(y))
         y = dropout(conv(self.growth_rate, 3, padding=1, name="conv")(y))
-        return computed_once(jnp.concatenate([x, y], axis=-1))
+        return ops.once(jnp.concatenate([x, y], axis=-1))
 
 
 class Transition(nn.Module):

@@ -13,8 +13,9 @@ import functools
 import flax.linen as nn
 import jax.numpy as jnp
 
+from kernels import ops
 from models import resnet
-from models.layers import Classifier, MaxPool, computed_once
+from models.layers import Classifier, MaxPool
 
 # Table 1, by depth: the kernel and the maps of conv1; the maps in conv2, doubled with
 # every stage after it, of the residual path and of a block's 3x3 convolution; groups of
@@ -88,7 +89,7 @@ class DualPathBlock(nn.Module):
         x = conv(self.residual + self.increment, 1, name="c1x1_c")(x, train=train)
         added, appended = self.split(x)
         dense = jnp.concatenate([dense, appended], axis=-1)
-        return computed_once(residual + added), dense
+        return ops.once(residual + added), dense
 
     def split(self, x):
         return tuple(jnp.split(x, [self.residual], axis=-1))

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax.numpy as jnp
 
+from kernels import ops
 from models.inception_v3 import (
     STEM,
     ConvNorm,
@@ -28,7 +29,7 @@ from models.inception_v3 import (
     same,
     valid,
 )
-from models.layers import Classifier, Conv, computed_once
+from models.layers import Classifier, Conv
 
 # Figure 4. The notation is that of models/inception_v3.py.
 INCEPTION_A = (
@@ -159,7 +160,7 @@ class ResidualBlock(nn.Module):
             name="linear",
         )(y)
         x = x + scale * y
-        return computed_once(nn.relu(x) if relu else x)
+        return ops.once(nn.relu(x) if relu else x)
 
 
 class InceptionV4Backbone(nn.Module):

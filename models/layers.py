@@ -6,20 +6,14 @@ may also be ((top, bottom), (left, right)). Nothing pads by itself: none is 0.
 
 import contextlib
 import contextvars
-import functools
-import itertools
 import math
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from models import pixel_sums
-from models.convolution import conv_general_dilated, is_portable
-
-_COMPUTED_ONCE = 2**24  # numbers in the image of a pool with disjoint windows, at most
+from kernels import ops
 
 
 def _pair(size):
@@ -35,7 +29,7 @@ class Conv(nn.Conv):
     otherwise than the papers and torch."""
 
     padding: int | tuple[int | tuple[int, int], ...] = None
-    conv_general_dilated: object = conv_general_dilated
+    conv_general_dilated: object = ops.conv
 
     def __post_init__(self):
         if self.padding is None or isinstance(self.padding, str):
@@ -65,7 +59,7 @@ class Conv(nn.Conv):
             feature_group_count=groups,
             precision=self.precision,
         )
-        return y if bias is None else y + pixel_sums.spread(bias, y.shape)
+        return y if bias is None else y + ops.spread_pixels(bias, y.shape)
 
 
 _frozen_statistics = contextvars.ContextVar("frozen_statistics", default=False)
@@ -101,7 +95,7 @@ class BatchNorm(nn.BatchNorm):
         else:
             y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
             pixels = math.prod(x.shape[:-1])
-            mu, square = (pixel_sums.total(z) / pixels for z in (y, jnp.square(y)))
+            mu, square = (ops.sum_pixels(z) / pixels for z in (y, jnp.square(y)))
             sigma2 = jnp.maximum(square - jnp.square(mu), 0)  # below by rounding only
             if not self.is_initializing():
                 for old, new in ((mean, mu), (var, sigma2)):
@@ -112,7 +106,7 @@ class BatchNorm(nn.BatchNorm):
         b = -mu * a
         if self.use_bias:
             b += self.param("bias", self.bias_init, shape, self.param_dtype)
-        a, b = (pixel_sums.spread(z, x.shape) for z in (a, b))
+        a, b = (ops.spread_pixels(z, x.shape) for z in (a, b))
         return (x * a + b).astype(self.dtype or x.dtype)
 
 
@@ -144,9 +138,7 @@ class FullyConnected(nn.Module):
             x = x[:, None, None]
         else:
             numbers = ("NHWC", "HWIO", "NHWC")
-            x = conv_general_dilated(
-                x, kernel, (1, 1), "VALID", dimension_numbers=numbers
-            )
+            x = ops.conv(x, kernel, (1, 1), "VALID", dimension_numbers=numbers)
         return x + bias.reshape(1, 1, 1, -1)
 
 
@@ -224,96 +216,7 @@ def max_pool(x, window, strides, padding=0, ceil=False):
     """
     window, strides, pads = _pair(window), _pair(strides), _pads(padding)
     pads = _ceil_pads(x, window, strides, pads) if ceil else pads
-    if is_portable():
-        x = jnp.pad(x, _pad_width(x, pads), constant_values=-jnp.inf)
-        return nn.max_pool(x, window_shape=window, strides=strides)
-    (top, below), (left, right) = (
-        _whole_tiles(*sizes)
-        for sizes in zip(x.shape[-3:-1], window, strides, pads, strict=True)
-    )
-    # Negative: what no window sees is cut off.
-    config = [(0, 0, 0)] * x.ndim
-    config[-3:-1] = (top, below, 0), (left, right, 0)
-    x = lax.pad(x, jnp.array(-jnp.inf, x.dtype), config)
-    if window == strides:
-        # It halves LeNet-5's step, but would cost VGG-16's a sixth more memory.
-        x = computed_once(x) if x.size <= _COMPUTED_ONCE else x
-        return _maximum(x, window, strides)
-    # Along the rows, then across them: a tie is won by the first row's first.
-    x = computed_once(_maximum(x, (1, window[1]), (1, strides[1])))
-    return computed_once(_maximum(x, (window[0], 1), (strides[0], 1)))
-
-
-def _whole_tiles(size, window, stride, pads):
-    """`pads` of an axis with which windows end where a tile of `stride` pixels ends."""
-    count = max(0, (size + sum(pads) - window) // stride + 1)
-    tiles = count + -(-window // stride) - 1 if count else 0
-    return pads[0], tiles * stride - size - pads[0]
-
-
-def computed_once(x):
-    """x, which XLA's CPU backend, and its gradient, must not compute anew per use.
-
-    It joins cheap operations to each of their users, without an end: the sum at the end
-    of a residual block becomes that of all blocks before.
-    """
-    if is_portable():
-        return x
-    return lax.platform_dependent(x, cpu=lax.optimization_barrier, default=lambda x: x)
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
-def _maximum(x, window, strides):
-    """Maximum over the windows of an [..., H, W, C] of whole tiles (`_whole_tiles`).
-
-    The gradient goes by the number of the pixel that each window chose. XLA's (select
-    and scatter) takes five times as long on a CPU, and on a GPU adds in no fixed order;
-    that of a chain of selections is a sum of as many arrays as a window has pixels.
-    """
-    return _first_maximum(x, window, strides)[0]
-
-
-@_maximum.defjvp
-def _maximum_jvp(window, strides, primals, tangents):
-    y, chosen = _first_maximum(*primals, window, strides)
-    *_, h, w, _ = y.shape
-    chosen = jnp.expand_dims(chosen, (-4, -2))
-    # Without the barrier XLA computes the gradient anew in each of its users.
-    tiles = _windows(computed_once(*tangents), strides)
-    t = jnp.zeros_like(y)
-    starts = itertools.product(*map(range, (0, 0), window, strides)) if y.size else ()
-    for i, j in starts:
-        row, column = i + np.arange(strides[0])[:, None], j + np.arange(strides[1])
-        # Pixels right of the window would have numbers of its next row.
-        number = np.where(column < window[1], row * window[1] + column, -1)
-        number = np.expand_dims(number[:, None, :, None], tuple(range(tiles.ndim - 4)))
-        seen = lax.slice_in_dim(tiles, i // strides[0], i // strides[0] + h, axis=-5)
-        seen = lax.slice_in_dim(seen, j // strides[1], j // strides[1] + w, axis=-3)
-        t += jnp.where(chosen == number, seen, 0).sum((-4, -2))
-    return y, t
-
-
-def _first_maximum(x, window, strides):
-    """(maximum over the windows, the number of the first of its pixels that has it)."""
-    pixels = [
-        column
-        for row in _taps(x, x.ndim - 3, window[0], strides[0])
-        for column in _taps(row, x.ndim - 2, window[1], strides[1])
-    ]
-    best, chosen = pixels[0], jnp.zeros(pixels[0].shape, jnp.int32)
-    for number, pixel in enumerate(pixels[1:], 1):
-        better = (pixel > best) | (pixel != pixel)  # A NaN stays, as in lax.max.
-        best = jnp.where(better, pixel, best)
-        chosen = jnp.where(better, number, chosen)
-    return best, chosen
-
-
-def _taps(x, axis, window, stride):
-    """The first pixels of all windows on an axis, their second pixels, ..."""
-    if x.shape[axis] < window:  # None fits.
-        return [lax.slice_in_dim(x, 0, 0, axis=axis)]
-    span = (x.shape[axis] - window) // stride * stride + 1
-    return [lax.slice_in_dim(x, i, i + span, stride, axis) for i in range(window)]
+    return ops.max_pool(x, window, strides, pads)
 
 
 def avg_pool(x, window, strides, padding=0, ceil=False, count_include_pad=True):
@@ -324,10 +227,8 @@ def avg_pool(x, window, strides, padding=0, ceil=False, count_include_pad=True):
     """
     window, strides, given = _pair(window), _pair(strides), _pads(padding)
     pads = _ceil_pads(x, window, strides, given) if ceil else given
-    if not is_portable() and _disjoint(x, window, strides, pads):
-        return _windows(x, window).mean((-4, -2))
     if pads == given and (count_include_pad or not any(map(any, given))):
-        return _average(x, window, strides, given)
+        return ops.avg_pool(x, window, strides, given)
     counts = []
     for axis in range(2):
         size, (low, high) = x.shape[1 + axis], given[axis]
@@ -337,20 +238,8 @@ def avg_pool(x, window, strides, padding=0, ceil=False, count_include_pad=True):
         ends = np.minimum(starts + window[axis], last)
         counts.append(ends - np.maximum(starts, first))
     count = np.outer(*counts)[None, :, :, None]
-    total = _average(x, window, strides, pads) * np.prod(window)
+    total = ops.avg_pool(x, window, strides, pads) * np.prod(window)
     return total / count.astype(x.dtype)
-
-
-def _average(x, window, strides, pads):
-    """Mean over windows, in which padding counts."""
-    if is_portable():
-        x, pads = jnp.pad(x, _pad_width(x, pads)), "VALID"
-    return nn.avg_pool(x, window_shape=window, strides=strides, padding=pads)
-
-
-def _pad_width(x, pads):
-    """`jnp.pad`'s for `pads` of H and W of [..., H, W, C]."""
-    return [(0, 0)] * (x.ndim - 3) + [*pads, (0, 0)]
 
 
 def global_avg_pool(x, window=None):
@@ -360,7 +249,7 @@ def global_avg_pool(x, window=None):
     """
     if window is None or tuple(window) == x.shape[1:3]:
         y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        y = pixel_sums.total(y, per_image=True) / (x.shape[1] * x.shape[2])
+        y = ops.sum_pixels(y, per_image=True) / (x.shape[1] * x.shape[2])
         return y.astype(x.dtype)[:, None, None]
     return avg_pool(x, window, 1)
 
@@ -409,7 +298,7 @@ class SqueezeExcite(nn.Module):
             scale
         )
         scale = nn.Dense(channels, dtype=self.dtype, name="fc2")(nn.relu(scale))
-        return x * pixel_sums.spread(nn.sigmoid(scale)[:, 0, 0], x.shape)
+        return x * ops.spread_pixels(nn.sigmoid(scale)[:, 0, 0], x.shape)
 
 
 def _ceil_pads(x, window, strides, pads):
@@ -423,18 +312,3 @@ def _ceil_pads(x, window, strides, pads):
             count -= 1
         result.append((low, max(high, (count - 1) * s + k - size - low)))
     return tuple(result)
-
-
-def _disjoint(x, window, strides, padding):
-    """Whether windows tile the image, so that reshaping it lays them apart."""
-    return (
-        window == strides
-        and not any(low or high for low, high in padding)
-        and x.shape[-3] % window[0] == x.shape[-2] % window[1] == 0
-    )
-
-
-def _windows(x, window):
-    """[..., H, W, C] to [..., h, window, w, window, C]."""
-    *batch, h, w, c = x.shape
-    return x.reshape(*batch, h // window[0], window[0], w // window[1], window[1], c)

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from models.convolution import conv_general_dilated
+from kernels import ops
 from models.layers import Classifier, Conv, FullyConnected, avg_pool, max_pool
 
 # Table I: which maps of S2 (rows) feed which maps of C3 (columns).
@@ -148,7 +148,7 @@ class PartialConv(nn.Module):
             "hwk,kio->hwio", kernel, place, precision=lax.Precision.HIGHEST
         )
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-        x = conv_general_dilated(
+        x = ops.conv(
             x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
         return x + bias.reshape(1, 1, 1, -1)

@@ -17,8 +17,9 @@ import functools
 import flax.linen as nn
 import jax.numpy as jnp
 
+from kernels import ops
 from models import resnet
-from models.layers import Classifier, MaxPool, computed_once
+from models.layers import Classifier, MaxPool
 from models.resnet import PooledLinear, conv_and_norm
 
 # Section 5: ResNet-152 with 16 more units in conv3_x.
@@ -42,7 +43,7 @@ class BasicUnit(nn.Module):
         z = conv(self.features, 3, padding=1, name="conv2")(z)
         if x.shape != z.shape:
             x = resnet.pad_channels(y, z.shape, self.strides)
-        return computed_once(x + z)
+        return ops.once(x + z)
 
 
 class BottleneckUnit(nn.Module):
@@ -68,7 +69,7 @@ class BottleneckUnit(nn.Module):
         z = conv(4 * self.features, 1, name="conv3")(z)
         if x.shape != z.shape:
             x = conv(4 * self.features, 1, self.strides, name="shortcut")(y)
-        return computed_once(x + z)
+        return ops.once(x + z)
 
 
 class PreactBackbone(nn.Module):

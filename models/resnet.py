@@ -19,12 +19,12 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
+from kernels import ops
 from models.layers import (
     BatchNorm,
     Classifier,
     Conv,
     MaxPool,
-    computed_once,
     global_avg_pool,
 )
 
@@ -63,7 +63,7 @@ class BasicBlock(nn.Module):
         y = drop_path(y, self.drop_path, train)
         if self.shortcut != "none":
             y += shortcut(self.shortcut, x, y.shape, self.strides, conv, norm)
-        return computed_once(nn.relu(y))
+        return ops.once(nn.relu(y))
 
 
 class Bottleneck(nn.Module):
@@ -100,7 +100,7 @@ class Bottleneck(nn.Module):
         y = drop_path(self.recalibrate(y), self.drop_path, train)
         if self.shortcut != "none":
             y += shortcut(self.shortcut, x, y.shape, self.strides, conv, norm)
-        return computed_once(nn.relu(y))
+        return ops.once(nn.relu(y))
 
     def recalibrate(self, y):
         return y

@@ -14,8 +14,9 @@ import functools
 import flax.linen as nn
 import jax.numpy as jnp
 
+from kernels import ops
 from models import resnet, resnext
-from models.layers import Classifier, MaxPool, SqueezeExcite, computed_once
+from models.layers import Classifier, MaxPool, SqueezeExcite
 from models.resnet import PooledLinear, conv_and_norm
 
 # Appendix: the blocks of ResNet-152.
@@ -59,7 +60,7 @@ class SENet154Block(nn.Module):
             projection = functools.partial(conv, padding=kernel // 2, name="shortcut")
             x = projection(features, kernel, self.strides)(x)
             x = norm(name="shortcut_bn")(x)
-        return computed_once(nn.relu(x + y))
+        return ops.once(nn.relu(x + y))
 
 
 class SEResNetBackbone(resnet.ResNetBackbone):

@@ -13,8 +13,9 @@ import functools
 import flax.linen as nn
 import jax.numpy as jnp
 
+from kernels import ops
 from models import resnet
-from models.layers import Classifier, computed_once
+from models.layers import Classifier
 from models.preact_resnet import PreactBackbone
 from models.resnet import PooledLinear, conv_and_norm
 
@@ -50,7 +51,7 @@ class WideUnit(nn.Module):
         z = conv(self.features, 3, padding=1, name="conv2")(z)
         if x.shape != z.shape:
             x = conv(self.features, 1, self.strides, name="shortcut")(y)
-        return computed_once(x + z)
+        return ops.once(x + z)
 
 
 class CifarWideResNet(Classifier):

@@ -26,7 +26,7 @@ from experiment import (
     trained,
 )
 from input_pipeline import DeviceFeed
-from models import onednn
+from kernels import ops
 from sweep.grid import with_values
 from training import train_step
 from training.durations import due, next_due
@@ -49,7 +49,7 @@ class Program:
         self.arrays = jax.device_put(setup.train_split.arrays())
 
         self.init = jax.jit(jax.vmap(self._init))
-        options = train_step.compiler_options(jax.default_backend())
+        options = ops.compiler_options(jax.default_backend())
         self.run_steps = jax.jit(
             jax.vmap(self._run_steps, (0, 0, 0, (None, None, 0, None), None)),
             donate_argnums=(1, 2),
@@ -156,7 +156,7 @@ class Group:
         count = min(program.config.steps_per_dispatch, until - self.step)
         index, epoch = program.indices(self.runs, self.step, count)
         data = (*program.arrays, index, epoch)
-        with onednn.permitted():
+        with ops.every_kernel():
             self.state, self.sums = program.run_steps(
                 self.values, self.state, self.sums, data, count
             )

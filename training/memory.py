@@ -8,7 +8,7 @@ import pathlib
 import jax
 
 from errors import UserError
-from models import convolution
+from kernels import ops
 
 GIB = 2**30
 
@@ -83,7 +83,7 @@ class StepMemory:
         """The `Plan` of a step for batches of another size."""
         state, sums, data, count, seed = self._shapes
         data = with_batch(data, batch_size)
-        with convolution.programs_for(self._mesh):
+        with ops.for_mesh(self._mesh):
             compiled = self._run_steps.lower(state, sums, data, count, seed).compile()
         return plan(compiled, state, data)
 

@@ -10,7 +10,7 @@ module, a dense layer; not a convolution), and its stage is its name without its
 or letter: conv4_2 is of conv4, inception_4a of inception_4. A backbone of plain layers
 has stages where it makes them by a method `stage` (models/vgg.py). Calls of either have
 arrays by position and anything else by keyword. On a CPU it saves memory in a program
-with the options of train_step.compiler_options alone.
+with the options of kernels.ops.compiler_options alone.
 """
 
 import functools

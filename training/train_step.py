@@ -11,8 +11,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from models import onednn
-
 DROPOUT = 2**31 - 1  # a random stream beside those of initialisation and examples
 
 
@@ -25,35 +23,6 @@ class TrainState:
     batch_stats: flax.core.FrozenDict
     opt_state: optax.OptState
     ema: flax.core.FrozenDict | None
-
-
-def compiler_options(platform):
-    """What XLA is told of a training step, for `jax.jit`: of a CPU's alone something.
-
-    XLA's CPU backend (jaxlib 0.10.2) removes the barriers of a program ahead of its
-    fusions. Rematerialised stages (models/remat.py) then run beside the first pass, and
-    ResNet-50 needs more memory than without, 1,208 MB instead of 1,082 MB at batch 8;
-    with the barriers it is 351 MB. models/onednn.py and max pooling need theirs to be
-    fast.
-
-    It gives convolutions to YNNPACK, whose gradient of a kernel takes 30 ms where Eigen
-    takes 12 (3x3, 64 to 64 at 56x56, batch 16, two cores); any list of what YNNPACK
-    gets that leaves them out does. It writes vectors of 256 bits where the processor
-    has 512. With these two ResNet-50's step takes a tenth less. Reductions are left out
-    of that list because YNNPACK gives wrong sums of small products from the 32,768th
-    element on: i[None] + (v[None] * d[:, None]).sum(-1)[:, None, None], v 3x3.
-    """
-    if platform != "cpu":
-        return {}
-    options = {"xla_disable_hlo_passes": "cse_barrier_expander"}
-    if onednn.AVAILABLE:  # The version of XLA that was measured.
-        options |= {
-            "xla_cpu_experimental_ynn_fusion_type": (
-                "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
-            ),
-            "xla_cpu_prefer_vector_width": 512,
-        }
-    return options
 
 
 def make_init(model, tx, shape, ema):

@@ -25,7 +25,7 @@ import numpy as np
 
 import weights
 from experiment import image_statistics, trained
-from models import convolution
+from kernels import ops
 from weights import formats, names, twins
 from weights.formats import WeightsError
 
@@ -193,7 +193,7 @@ def _portable(logits, variables):
     """images -> logits with the weights inside, in operations that others know."""
 
     def program(images):
-        with convolution.portable():
+        with ops.portable():
             return logits(variables, images)
 
     return program

@@ -16,7 +16,8 @@ from jax import lax
 
 import data_source
 from benchmarks import convolutions, lenet_pass, profile_step, start_up, train_step
-from models import layers, native, onednn
+from kernels import native, ops
+from models import layers
 
 TASK = train_step.Task("lenet5_modern", 4, (28, 28, 1), {}, "cpu", "float32")
 ROW = {
@@ -48,7 +49,7 @@ def test_ours_and_plain_train_the_same(monkeypatch):
 def test_plain_convolutions_are_laxs():
     with train_step.plain_convolutions():
         assert layers.Conv(1, 3, 1, 0).conv_general_dilated is lax.conv_general_dilated
-    assert layers.Conv(1, 3, 1, 0).conv_general_dilated is layers.conv_general_dilated
+    assert layers.Conv(1, 3, 1, 0).conv_general_dilated is ops.conv
 
 
 def test_networks_of_different_size_are_refused(monkeypatch):
@@ -165,12 +166,12 @@ def test_kinds_of_operations():
     assert kinds == ["add_fusion", "onednn_conv__onednn$convolution", "dot"]
 
 
-@pytest.mark.skipif(not native.available(), reason="models/native.py built nothing")
+@pytest.mark.skipif(not native.available(), reason="kernels/native.py built nothing")
 @pytest.mark.parametrize("of", ["convolution", "gradient"])
 @pytest.mark.parametrize("layer", [(2, 7, 6, 8, 3, 2, 2), (16, 8, 16, 16, 3, 1, 1)])
 def test_contestants_compute_the_same(of, layer):
     n, size, cin, cout, kernel, stride, groups = layer
-    with onednn.permitted():
+    with ops.every_kernel():
         work, found = convolutions.contestants(of, *layer)
     out = -(-size // stride)
     assert work == n * out**2 * cout * kernel**2 * cin // groups

@@ -32,7 +32,7 @@ def test_the_volume_is_that_of_the_gradients_and_statistics():
     total = 4 * found.parameters + 8 * found.channels + 4
     assert found.bytes["s32"] == 4  # errors
     # On a CPU the gradient of a convolution of few channels travels in the form that
-    # models/convolution.py gives its kernel, which is larger.
+    # kernels/convolution.py gives its kernel, which is larger.
     assert total <= found.bytes["f32"] < 1.02 * total
     assert 19 <= found.count <= 3 * 19 + 2
 

@@ -234,11 +234,11 @@ def test_environment_names_versions_and_devices(monkeypatch):
 def test_every_start_is_added(tmp_path):
     run = Workdir(tmp_path)
     for count in (1, 2):
-        run.add_environment(jax.devices()[:count])
+        run.add_environment(jax.devices()[:count], {"convolution": "xla"})
     starts = run.read_json("environment.json")
     assert [start["devices"] for start in starts] == [["cpu"], ["cpu", "cpu"]]
     (tmp_path / "environment.json").write_text("[{")  # what is damaged is begun anew
-    run.add_environment([])
+    run.add_environment([], {})
     assert len(run.read_json("environment.json")) == 1
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import models
-from training import remat, train_step
+from kernels import ops
+from training import remat
 
 # name: image size, fields, and the stages that are computed twice.
 NETWORKS = {
@@ -101,7 +102,7 @@ def test_the_program_takes_less_memory(name):
         def loss(params, stats, images):
             return loss_of(network, stats, images, params, jax.random.key(0))[0]
 
-        options = train_step.compiler_options("cpu")
+        options = ops.compiler_options("cpu")
         step = jax.jit(jax.grad(loss), compiler_options=options)
         program = step.lower(variables["params"], variables["batch_stats"], images)
         return program.compile().memory_analysis().temp_size_in_bytes

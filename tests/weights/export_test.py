@@ -13,7 +13,7 @@ import runs
 import models
 import weights
 from experiment import checkpoints, workdir
-from models import convolution
+from kernels import ops
 from weights import export
 
 
@@ -85,7 +85,7 @@ def test_pools_are_the_same_in_exported_programs():
     """Every kind: ceil mode, padding that counts and that does not, disjoint ones."""
     for name, size in (("googlenet", 80), ("inception_v3", 107), ("lenet5_modern", 28)):
         model, images, variables = network(name, size, 1 if "lenet" in name else 3)
-        with convolution.portable():
+        with ops.portable():
             found = jax.jit(functools.partial(logits, model))(variables, images)
         expected = jax.jit(functools.partial(logits, model))(variables, images)
         scale = np.abs(expected).max()

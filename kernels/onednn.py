@@ -4,18 +4,17 @@ jaxlib's builds for x86-64 carry oneDNN, the library under PyTorch's CPU convolu
 XLA has custom calls for it, on its own threads, but makes use of them for nothing by
 default and has none for gradients. Here the forward convolution serves as its own
 gradient in the image, and a matrix product as the kernel's gradient of a 1x1 layer. The
-kernel's gradient of the others is models/native.py's where that was built, else XLA's
-own convolution. Where Winograd's algorithm applies, all three are models/native.py's.
+kernel's gradient of the others is kernels/native.py's where that was built, else XLA's
+own convolution. Where Winograd's algorithm applies, all three are kernels/native.py's.
 
 oneDNN's calls are no public interface: their configuration has changed between versions
 of XLA, and a wrong one ends the process. So they are made with the one version of
 jaxlib they were tested with, and only in programs for one device, because XLA cannot
 partition a custom call. Nor can XLA store such a program: it crashes. With JAX's
-compilation cache in use they are made inside `permitted` alone, which keeps them out of
-it. Everywhere else the same functions are `lax`'s operations.
+compilation cache in use they are made inside ops.every_kernel alone, which keeps them
+out of it. Everywhere else the same functions are `lax`'s operations.
 """
 
-import contextlib
 import functools
 import json
 import math
@@ -30,7 +29,8 @@ from jax.experimental.layout import Layout, with_layout_constraint
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from models import native
+from kernels import native
+from kernels.choice import choice
 
 AVAILABLE = (
     jaxlib.__version__ == "0.10.2"
@@ -38,22 +38,8 @@ AVAILABLE = (
     and platform.machine() == "x86_64"
 )
 
-_KEEP_AFTER = "jax_persistent_cache_min_compile_time_secs"
+KEEP_AFTER = "jax_persistent_cache_min_compile_time_secs"
 _MERGED_CHANNELS = 16  # of 1, 16, 32 and 64 the quickest for ResNeXt-50's layers
-_permitted = False
-
-
-@contextlib.contextmanager
-def permitted():
-    """Programs compiled inside make the calls, and those that do are not cached."""
-    global _permitted
-    before, keep_after = _permitted, jax.config.values[_KEEP_AFTER]
-    _permitted = True
-    try:
-        yield
-    finally:
-        _permitted = before
-        jax.config.update(_KEEP_AFTER, keep_after)
 
 
 def _cached():
@@ -334,8 +320,8 @@ def _gram_call(context, a, b):
 
 
 def _call(context, target, operands, config):
-    if _permitted:  # No program that is being compiled now takes so long.
-        jax.config.update(_KEEP_AFTER, math.inf)
+    if choice.uncached:  # No program that is being compiled now takes so long.
+        jax.config.update(KEEP_AFTER, math.inf)
     # Version 2 of the interface: the configuration is a string.
     lower = jax.ffi.ffi_lowering(
         target, api_version=2, backend_config=json.dumps(config)
@@ -345,7 +331,7 @@ def _call(context, target, operands, config):
 
 def _callable(*avals, **options):
     del avals, options
-    return AVAILABLE and (_permitted or not _cached())
+    return AVAILABLE and (choice.uncached or not _cached())
 
 
 def _native(*avals, **options):

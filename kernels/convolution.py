@@ -1,11 +1,11 @@
 """The convolution of all networks: `lax`'s, and on a CPU what measured faster.
 
-That is Winograd's algorithm (models/native.py) or oneDNN's (models/onednn.py), and for
-layers as small as LeNet-5's one matrix product. XLA's CPU backend runs a convolution
-well only as the forward pass of a wide layer. In LeNet-5's two layers its gradients
-dominate the step, and inside `lax.scan`, `fori_loop` or `while_loop` a convolution is
-three to ten times slower again, because the kernel's gradient misses its fast path
-there. Matrix products have neither defect.
+That is Winograd's algorithm (kernels/native.py) or oneDNN's (kernels/onednn.py), and
+for layers as small as LeNet-5's one matrix product. XLA's CPU backend runs a
+convolution well only as the forward pass of a wide layer. In LeNet-5's two layers its
+gradients dominate the step, and inside `lax.scan`, `fori_loop` or `while_loop` a
+convolution is three to ten times slower again, because the kernel's gradient misses its
+fast path there. Matrix products have neither defect.
 
 The usual product, patches [N * Ho * Wo, Kh * Kw * Cin] times kernel, copies every pixel
 Kh * Kw times and leaves a product only Cout wide. So outputs are computed in blocks of
@@ -24,7 +24,6 @@ see it.
 Measured by benchmarks/lenet_pass.py.
 """
 
-import contextlib
 import functools
 import itertools
 import math
@@ -34,7 +33,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from models import onednn
+from kernels import onednn
+from kernels.choice import choice
 
 _NHWC = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
 _MAX_BLOCK = 8
@@ -44,41 +44,6 @@ _MAX_BLOCK = 8
 _PATCH_COST = 50
 _KERNEL_COST = 10
 _LANES = 16  # a product's columns run 16 at a time (AVX-512, float32)
-
-_portable = False
-
-
-@contextlib.contextmanager
-def portable():
-    """Programs traced inside have `lax`'s convolutions and pools, on every platform.
-
-    For export: of oneDNN's custom calls nothing is promised outside of this process,
-    blocks are chosen for a batch size that an exported program leaves open, and other
-    runtimes know a pool better than what stands for it in training.
-    """
-    global _portable
-    before, _portable = _portable, True
-    try:
-        yield
-    finally:
-        _portable = before
-
-
-@contextlib.contextmanager
-def programs_for(mesh):
-    """For programs over a mesh, whose images are split over all of its devices.
-
-    XLA does not split a convolution in groups: it gathers the batch on every device and
-    computes all of it there (https://github.com/openxla/xla/issues/47945). In programs
-    that are traced inside, each device has its own images.
-    """
-    with jax.set_mesh(mesh), onednn.permitted():
-        yield
-
-
-def is_portable():
-    """Whether `portable` holds."""
-    return _portable
 
 
 def conv_general_dilated(
@@ -144,7 +109,7 @@ def conv_general_dilated(
     ordinary = (
         numbers == _NHWC and set(lhs_dilation or (1,)) == {1} and batch_group_count == 1
     )
-    if _portable or not ordinary:
+    if choice.plain or not ordinary:
         return by_lax(lhs, rhs)
     if isinstance(padding, str):
         extent = _extent(rhs, rhs_dilation)

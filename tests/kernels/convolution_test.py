@@ -12,7 +12,7 @@ from gradients import value_and_gradients
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from models import convolution
+from kernels import convolution, ops
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 
@@ -239,7 +239,7 @@ def test_groups_of_a_split_batch_are_not_gathered(float64, batch):
     program = jax.jit(
         gradients, in_shardings=(split, whole), out_shardings=(split, split, whole)
     )
-    with convolution.programs_for(mesh):
+    with ops.for_mesh(mesh):
         compiled = program.lower(images, kernel).compile()
     if batch >= 8:
         assert "all-reduce" in compiled.as_text()

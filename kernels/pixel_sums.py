@@ -21,7 +21,7 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from models.convolution import is_portable
+from kernels.choice import choice
 
 _TERMS = 8  # of 4, 8, 16 and 32 the quickest for ResNet-50's layers
 _LAST = 32  # rows that are left to XLA's own sum
@@ -31,13 +31,13 @@ def total(x, per_image=False):
     """The sum over all pixels: [B, ..., C] to [C], or `per_image` to [B, C]."""
     x = x if per_image else x[None]
     x = x.reshape(x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1])
-    y = _plain_total(x) if is_portable() else _total_p.bind(x)
+    y = _plain_total(x) if choice.plain else _total_p.bind(x)
     return y if per_image else y[0]
 
 
 def spread(x, shape):
     """A value at all pixels: [C], or [B, C] of each image, to `shape` [B, ..., C]."""
-    if is_portable():
+    if choice.plain:
         ones = (1,) * (len(shape) - 2)
         return jnp.broadcast_to(x.reshape(-1, *ones, shape[-1]), shape)
     pixels = math.prod(shape[x.ndim - 1 : -1])

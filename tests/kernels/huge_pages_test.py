@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-import huge_pages
+from kernels import huge_pages
 
-FOLDER = pathlib.Path(huge_pages.__file__).parent
+FOLDER = pathlib.Path(huge_pages.__file__).parents[1]
 SCRIPT = """
 import os, pathlib, sys
-import huge_pages
+from kernels import huge_pages
 print("start")
 huge_pages._KERNEL = pathlib.Path(sys.argv[1])
 huge_pages.start_anew()

@@ -14,7 +14,7 @@ from gradients import value_and_gradients
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from models import onednn
+from kernels import onednn, ops
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 PADDINGS = (((0, 0), (0, 0)), ((1, 1), (1, 1)), ((2, 1), (0, 3)), ((5, 4), (4, 5)))
@@ -35,8 +35,8 @@ CASES = [
 
 
 @pytest.fixture(autouse=True)
-def permitted():
-    with onednn.permitted():
+def every_kernel():
+    with ops.every_kernel():
         yield
 
 
@@ -151,7 +151,7 @@ def test_no_program_with_a_call_is_cached(tmp_path):
     """XLA crashes when it stores one; tests have the compilation cache on."""
     script = """if 1:
         import sys, jax, jax.numpy as jnp
-        from models import onednn
+        from kernels import onednn, ops
 
         jax.config.update("jax_compilation_cache_dir", sys.argv[1])
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -161,7 +161,7 @@ def test_no_program_with_a_call_is_cached(tmp_path):
             return y * jnp.sin(y)
 
         x, w = jnp.ones((2, 6, 5, 8)), jnp.ones((3, 3, 8, 8))
-        with onednn.permitted():
+        with ops.every_kernel():
             program = jax.jit(step)
             program(x, w)
             assert "__onednn" in program.lower(x, w).compile().as_text()

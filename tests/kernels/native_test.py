@@ -14,7 +14,7 @@ import pytest
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from models import native, onednn
+from kernels import native, onednn
 
 FOLDER = pathlib.Path(native.__file__).parents[1]
 COMPILER = shutil.which("c++") and sys.platform == "linux"
@@ -247,7 +247,7 @@ SCRIPT = """if 1:
     import jax, jax.numpy as jnp, numpy as np
     jax.config.update("jax_compilation_cache_dir", sys.argv[1])
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    from models import native, onednn
+    from kernels import native, onednn
 
     def gradient(x, dy):
         return onednn._kernel_gradient_p.bind(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from models import convolution, pixel_sums
+from kernels import ops, pixel_sums
 
 # Fewer pixels than one turn has, rows left over at some turn, none, and no channels.
 SHAPES = ((2, 1, 1, 3), (3, 5, 7, 4), (5, 33, 31, 16), (4, 32, 32, 8), (2, 4, 4, 0))
@@ -100,7 +100,7 @@ def test_portable_programs_have_no_primitives_of_ours():
         return pixel_sums.spread(pixel_sums.total(x, True), x.shape)
 
     x = draw((2, 3, 3, 4))
-    with convolution.portable():
+    with ops.portable():
         text = str(jax.make_jaxpr(both)(x))
         y = both(x)
     assert "pixel" not in text

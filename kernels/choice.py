@@ -1,0 +1,21 @@
+"""The one place that holds what is decided for the whole process: which kernels to use.
+
+kernels/ops.py changes it; the other files read it when a program is traced or lowered.
+"""
+
+import dataclasses
+
+
+@dataclasses.dataclass
+class Choice:
+    kernels: str = "auto"  # or "xla" (ops.use)
+    portable: bool = False  # inside ops.portable
+    uncached: bool = False  # inside ops.every_kernel
+
+    @property
+    def plain(self):
+        """Whether programs that are traced now have XLA's own operations alone."""
+        return self.portable or self.kernels == "xla"
+
+
+choice = Choice()

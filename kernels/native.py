@@ -1,0 +1,196 @@
+"""Convolutions by programs of our own, built where there is a C++ compiler.
+
+    python -m kernels.native
+
+builds kernels/winograd.cc and kernels/kernel_gradient.cc for this processor, into the
+Python environment; `make` does so when it installs. The first has 3x3 convolutions by
+Winograd's algorithm, which takes 16 multiplications instead of 36; oneDNN, jaxlib's and
+PyTorch's, took all 36 where it was measured. The second has the kernel's gradient of
+all others, for which XLA's CPU backend has nothing quick, and jaxlib's oneDNN no custom
+call. Without a compiler, or where the environment is used on
+another kind of processor, oneDNN's and XLA's stand for them: slower
+(benchmarks/RESULTS.md), and equal up to rounding.
+
+The calls are JAX's foreign function interface, which is public and versioned: programs
+that make them can be stored in the compilation cache.
+"""
+
+import ctypes
+import functools
+import hashlib
+import math
+import os
+import pathlib
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+
+import jax
+import jaxlib
+import numpy as np
+
+FOLDER = pathlib.Path(__file__).parent
+SOURCES = ("kernel_gradient.cc", "winograd.cc")
+HEADER = "native.h"
+_OPTIONS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared")
+_KERNEL_GRADIENT = "convnets_kernel_gradient"
+_WINOGRAD = "convnets_winograd"
+_WINOGRAD_KERNEL_GRADIENT = "convnets_winograd_kernel_gradient"
+# Of Winograd's algorithm: channels come in multiples of the widest vector's floats;
+# multiplications that it must save for each pair of channels; and of the kernel's
+# gradient, the inputs and outputs that kernels/winograd.cc sums up together, and into
+# how many tasks, each with its own sums, it is divided where they have as many tiles.
+_CHANNELS = 16
+_SAVED = 1800
+_PART = 64
+_TASKS, _TASK_TILES = 16, 512
+
+
+class BuildError(Exception):
+    """The library cannot be built here; the message says why."""
+
+
+def _features():
+    """The processor's name and its instruction sets, as text."""
+    cpu = pathlib.Path("/proc/cpuinfo")
+    lines = cpu.read_text().splitlines() if cpu.exists() else []
+    features = {line for line in lines if line.startswith(("flags", "Features"))}
+    return platform.machine(), *sorted(features)
+
+
+def processor():
+    """A short name of this kind of processor: others have other instruction sets."""
+    name = hashlib.sha256("\n".join(_features()).encode()).hexdigest()
+    return f"{platform.machine()}-{name[:8]}"
+
+
+def path():
+    """Where the library for this source, jaxlib and processor is, if it was built."""
+    parts = *_features(), jaxlib.__version__, *_OPTIONS
+    key = hashlib.sha256("\n".join(parts).encode())
+    for name in (*SOURCES, HEADER):
+        key.update((FOLDER / name).read_bytes())
+    name = f"native-{key.hexdigest()[:16]}.so"
+    return pathlib.Path(sys.prefix, "lib", "convnets", name)
+
+
+def build():
+    """Builds the library, if it is not there yet, and returns its path."""
+    target = path()
+    if target.exists():
+        return target
+    if sys.platform != "linux":
+        raise BuildError(f"on {sys.platform}, where it was not tested")
+    names = (os.environ.get("CXX"), "c++", "g++", "clang++")
+    compiler = next(filter(None, map(shutil.which, filter(None, names))), None)
+    if compiler is None:
+        raise BuildError("no C++ compiler: no c++, g++ or clang++, and CXX names none")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            built = pathlib.Path(folder, target.name)
+            include = ("-isystem", jax.ffi.include_dir())
+            sources = [str(FOLDER / name) for name in SOURCES]
+            command = [compiler, *_OPTIONS, *include, *sources, "-o", str(built)]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                raise BuildError(f"{' '.join(command)}\n{done.stderr.strip()}")
+            built.replace(target)  # Whole or not at all, when two build at once.
+    except OSError as error:
+        raise BuildError(error) from None
+    return target
+
+
+@functools.cache
+def available():
+    """Whether the library is there. The first call loads it."""
+    try:
+        library = ctypes.CDLL(path())
+    except OSError:
+        return False
+    for name in (_KERNEL_GRADIENT, _WINOGRAD, _WINOGRAD_KERNEL_GRADIENT):
+        function = jax.ffi.pycapsule(getattr(library, name))
+        jax.ffi.register_ffi_target(name, function, platform="cpu")
+    return True
+
+
+def winograd_applies(cin, output, window, strides, dilation, groups):
+    """Whether Winograd's algorithm is for this convolution: `output` [N, Ho, Wo, Cout].
+
+    That is, whether it can, and measured faster: the multiplications that it saves have
+    to pay for the transform of the kernel.
+    """
+    n, h, w, cout = output
+    return (
+        tuple(window) == (3, 3)
+        and tuple(strides) == tuple(dilation) == (1, 1)
+        and groups == 1
+        and cin % _CHANNELS == cout % _CHANNELS == 0
+        and n * (9 * h * w - 16 * _tiles(h, w)) >= _SAVED
+    )
+
+
+def winograd(images, kernel, *, padding, layout):
+    """[N, H, W, Cin] and [3, 3, Cin, Cout] to [N, Ho, Wo, Cout], float32.
+
+    With `layout` "HWOI", not "HWIO", the kernel is [3, 3, Cout, Cin]. An infinity or a
+    NaN in the image spoils the whole tile of 2x2 outputs.
+    """
+    size = [
+        x + sum(pads) - 2 for x, pads in zip(images.shape[1:3], padding, strict=True)
+    ]
+    cout = kernel.shape[layout.index("O")]
+    # XLA's memory, which is at hand, for the transformed kernel.
+    workspace = 16 * (images.shape[3] * cout + 2 * _CHANNELS)
+    results = _arrays((len(images), *size, cout), (workspace,))
+    call = jax.ffi.ffi_call(_WINOGRAD, results)
+    outputs_first = np.bool_(layout == "HWOI")
+    return call(images, kernel, low=_low(padding), outputs_first=outputs_first)[0]
+
+
+def kernel_gradient(images, dy, *, window, strides, padding, dilation, groups):
+    """[N, H, W, Cin] and [N, Ho, Wo, Cout] to [Kh, Kw, Cin / groups, Cout], float32."""
+    cin, cout = images.shape[3], dy.shape[3]
+    shape = (*window, cin // groups, cout)
+    if winograd_applies(cin, dy.shape, window, strides, dilation, groups):
+        parts = math.ceil(cin / _PART) * math.ceil(cout / _PART)
+        tiles = len(dy) * _tiles(*dy.shape[1:3])
+        copies = max(1, min(_TASKS // parts, tiles // _TASK_TILES))
+        results = _arrays(shape, (copies, parts, 16, _PART, _PART))
+        call = jax.ffi.ffi_call(_WINOGRAD_KERNEL_GRADIENT, results)
+        return call(images, dy, low=_low(padding))[0]
+    call = jax.ffi.ffi_call(_KERNEL_GRADIENT, *_arrays(shape))
+    return call(
+        images,
+        dy,
+        strides=np.array(strides, np.int64),
+        low=_low(padding),
+        dilation=np.array(dilation, np.int64),
+        groups=np.int64(groups),
+    )
+
+
+def _tiles(height, width):
+    """Tiles of 2x2 outputs in an image."""
+    return math.ceil(height / 2) * math.ceil(width / 2)
+
+
+def _arrays(*shapes):
+    return [jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes]
+
+
+def _low(padding):
+    return np.array([low for low, _ in padding], np.int64)
+
+
+def main():
+    try:
+        print(f"convolutions: {build()}")
+    except BuildError as error:
+        print(f"convolutions stay oneDNN's and XLA's, which are slower: {error}")
+
+
+if __name__ == "__main__":
+    main()
