@@ -28,14 +28,10 @@ from experiment import (
     trained,
 )
 from experiment.workdir import Workdir
-from input_pipeline import DeviceFeed, HostFeed
 from kernels import ops
 from training import memory, plateau, train_step
 from training.durations import due, next_due
 from weights import starting
-
-# Larger training splits stay on the host unless the config says otherwise.
-ON_DEVICE_BYTES = 2**30
 
 
 class NonFiniteLoss(UserError):
@@ -136,7 +132,7 @@ class Trainer:
         )
         self.profiler = profiling.Profiler(config.log, run.path / "profile")
         self.objective, (self.schedule, _) = setup.objective(), setup.optimizer()
-        self.feed = make_feed(setup, self.objective.keys, self.step)
+        self.feed = setup.feed(self.objective.keys, self.step)
         self.programs = programs.Programs(setup, self.feed)
         self.curvature = programs.Curvature(setup)
         self.memory = memory.StepMemory(
@@ -323,28 +319,6 @@ class Trainer:
             stack.callback(self.writer.close)
             stack.callback(self.feed.close)
             stack.callback(self.profiler.close)
-
-
-def make_feed(setup, keys, first_step):
-    """The input_pipeline feed for config.dataset.placement, from `first_step` on."""
-    config, split = setup.config, setup.train_split
-    placement = config.dataset.placement
-    if placement == "auto" and setup.view is None:
-        size = len(split) * int(np.prod(split.image_shape))
-        placement = "device" if size <= ON_DEVICE_BYTES else "host"
-    if placement == "device":
-        return DeviceFeed(split, setup.plan, setup.mesh, config.steps_per_dispatch)
-    return HostFeed(
-        split,
-        setup.plan,
-        setup.mesh,
-        first_step,
-        setup.durations.total,
-        keys=keys,
-        view=setup.view,
-        damaged=config.dataset.damaged,
-        **build.reading(config.dataset),
-    )
 
 
 def _title(setup, params):

@@ -92,7 +92,7 @@ def run_main(start, arguments):
         setattr(owner, name, wrapper)
 
     timed(build, "open_split", "data")
-    timed(train, "make_feed", "data")
+    timed(build.Setup, "feed", "data")
     timed(starting, "restore", "init")
     timed(starting, "new_state", "init")
     timed(train.Trainer, "_advance", "step")

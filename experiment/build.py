@@ -7,6 +7,7 @@ functions that it calls build one part each, for whoever needs no more.
 import dataclasses
 import fractions
 import functools
+import math
 import os
 import typing
 
@@ -33,6 +34,9 @@ from training import (
 )
 from transforms import augment, policies
 from transforms import preprocessing as preprocessings
+
+# Larger training splits stay on the host unless the config says otherwise.
+ON_DEVICE_BYTES = 2**30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +117,39 @@ class Setup:
                 **reading(self.config.dataset),
             },
         )
+
+    def feed(self, keys, first_step):
+        """The arrays `keys` of the batches, on the devices, from a step on.
+
+        The split lies on the devices, or batches are sent from the host, as
+        config.dataset.placement says.
+        """
+        config, split, placement = self.config, self.train_split, self.placement()
+        if placement == "device":
+            return input_pipeline.DeviceFeed(
+                split, self.plan, self.mesh, config.steps_per_dispatch
+            )
+        return input_pipeline.HostFeed(
+            split,
+            self.plan,
+            self.mesh,
+            first_step,
+            self.durations.total,
+            keys=keys,
+            view=self.view,
+            damaged=config.dataset.damaged,
+            **reading(config.dataset),
+        )
+
+    def placement(self):
+        """config.dataset.placement, "auto" decided: "device" or "host"."""
+        placement = self.config.dataset.placement
+        if placement != "auto":
+            return placement
+        if self.view is not None:
+            return "host"
+        size = len(self.train_split) * math.prod(self.train_split.image_shape)
+        return "device" if size <= ON_DEVICE_BYTES else "host"
 
     def with_statistics(self, statistics):
         """The same with what preprocessing needs of the training images."""

@@ -69,7 +69,7 @@ class Checkpoints:
         self._metrics = {}  # step -> metrics
         for step in self._steps_on_disk():
             with contextlib.suppress(Exception):  # damage is restore's business
-                self._metrics[step] = self._read_record(step)["metrics"]
+                self._metrics[step] = _read_record(self._path(step))["metrics"]
 
     def save(self, step, state, metrics=None, meta=None):
         """Starts to save `state`; its buffers may be donated as soon as this returns.
@@ -114,7 +114,7 @@ class Checkpoints:
         while (found := self._next_candidate(step, damaged)) is not None:
             loaded, error = None, None
             try:
-                loaded = self._load(found, abstract_state)
+                loaded = _load(self._path(found), abstract_state)
             except Exception as e:  # whatever a damaged file makes of Orbax
                 error = e
             reason = _agreed_damage(error)
@@ -247,6 +247,9 @@ class Checkpoints:
 
     # Reading.
 
+    def _path(self, step):
+        return self._directory / str(step)
+
     def _steps_on_disk(self):
         if not self._directory.is_dir():
             return []
@@ -265,34 +268,6 @@ class Checkpoints:
             found = int(multihost_utils.broadcast_one_to_all(np.int32(found)))
         return None if found < 0 else found
 
-    def _read_record(self, step):
-        path = self._directory / str(step) / "meta" / "metadata"
-        record = json.loads(path.read_bytes())
-        if record.pop("crc32") != _json_crc(record):
-            raise ValueError("checksum mismatch in meta")
-        return record
-
-    def _load(self, step, abstract_state):
-        path = self._directory / str(step)
-        if not path.is_dir():
-            raise FileNotFoundError(f"no directory {path}")
-        record = self._read_record(step)
-        if abstract_state is not None:
-            saved = {name: tuple(leaf[:2]) for name, leaf in record["leaves"].items()}
-            refuse_another_model(path, saved, forms(abstract_state))
-        state = _tree_handler().restore(epath.Path(path / "state"))
-        leaves = _named_leaves(state)
-        found = {name: _describe(leaf) for name, leaf in leaves.items()}
-        if found != record["leaves"]:
-            names = {*found, *record["leaves"]}
-            bad = sorted(n for n in names if found.get(n) != record["leaves"].get(n))
-            raise ValueError(f"checksum mismatch in {', '.join(bad[:3])}")
-        if abstract_state is not None:
-            wanted = _named_leaves(abstract_state).items()
-            placed = [_place(leaves[name], like) for name, like in wanted]
-            state = jax.tree.unflatten(jax.tree.structure(abstract_state), placed)
-        return state, record["meta"]
-
     def _report(self, damaged, good):
         """Warns once per damaged checkpoint and remembers it for the next save."""
         for step, reason in damaged.items():
@@ -307,6 +282,36 @@ class Checkpoints:
                     step,
                 )
         self._damaged.update(damaged)
+
+
+def _read_record(path):
+    """What a checkpoint says of itself: meta, metrics, and the forms of its leaves."""
+    record = json.loads((path / "meta" / "metadata").read_bytes())
+    if record.pop("crc32") != _json_crc(record):
+        raise ValueError("checksum mismatch in meta")
+    return record
+
+
+def _load(path, abstract_state):
+    """(state, meta) of the checkpoint in the directory `path`, each leaf checked."""
+    if not path.is_dir():
+        raise FileNotFoundError(f"no directory {path}")
+    record = _read_record(path)
+    if abstract_state is not None:
+        saved = {name: tuple(leaf[:2]) for name, leaf in record["leaves"].items()}
+        refuse_another_model(path, saved, forms(abstract_state))
+    state = _tree_handler().restore(epath.Path(path / "state"))
+    leaves = _named_leaves(state)
+    found = {name: _describe(leaf) for name, leaf in leaves.items()}
+    if found != record["leaves"]:
+        names = {*found, *record["leaves"]}
+        bad = sorted(n for n in names if found.get(n) != record["leaves"].get(n))
+        raise ValueError(f"checksum mismatch in {', '.join(bad[:3])}")
+    if abstract_state is not None:
+        wanted = _named_leaves(abstract_state).items()
+        placed = [_place(leaves[name], like) for name, like in wanted]
+        state = jax.tree.unflatten(jax.tree.structure(abstract_state), placed)
+    return state, record["meta"]
 
 
 class _ArrayHandler(ocp.type_handlers.NumpyHandler):
