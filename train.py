@@ -107,6 +107,7 @@ class Trainer:
             run.checkpoints,
             keep_last=config.checkpoint.keep_last,
             keep_best=config.checkpoint.keep_best,
+            best_metric=setup.score,
         )
         found = starting.restore(setup, self.saved)
         if found is None:

@@ -56,6 +56,8 @@ class Setup:
       trained_model: `model` with the rematerialised stages of config.model.remat.
     """
 
+    score: typing.ClassVar = "error"  # of its evaluations: it chooses the best one
+
     config: typing.Any
     mesh: Mesh
     train_split: data_source.Split

@@ -122,6 +122,8 @@ def check(config):
                 f"config.model.fields.{name}: {config.model.name} takes "
                 f"{', '.join(accepted)}{nearest(name, accepted)}"
             )
+    if config.seed >= 2**63:
+        raise ConfigError(f"config.seed = {config.seed} does not fit into 64 bits")
     _check_augment(config)
     _check_images(config)
     _check_optimizer(config.optimizer)

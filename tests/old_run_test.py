@@ -12,7 +12,6 @@
 """
 
 import json
-import pathlib
 import shutil
 
 import numpy as np
@@ -24,12 +23,10 @@ import data_source
 from evaluation import scoring
 from experiment import workdir
 
-OLD = pathlib.Path(__file__).parent / "old_run"
-
 
 @pytest.fixture
 def old(tmp_path):
-    shutil.copytree(OLD, tmp_path / "run")
+    shutil.copytree(runs.OLD_RUN, tmp_path / "run")
     return tmp_path / "run"
 
 

@@ -19,6 +19,7 @@ from configs import lenet5
 from experiment import checkpoints, checks, workdir
 
 ROOT = pathlib.Path(__file__).parent.parent
+OLD_RUN = ROOT / "tests" / "old_run"  # made before the rooms were built
 
 # 30 steps of 64 images in three epochs of ten steps.
 SMALL = {
@@ -120,14 +121,14 @@ def call_main(arguments):
     return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
-def run_main(arguments, devices=1, timeout=300):
+def run_main(arguments, devices=1, timeout=300, env=None):
     """Runs main.py to its end; a CompletedProcess with text."""
     if arguments[0] != sys.executable:
         arguments = [sys.executable, "main.py", *arguments]
     return subprocess.run(
         arguments,
         cwd=ROOT,
-        env=environment(devices),
+        env=env or environment(devices),
         capture_output=True,
         text=True,
         timeout=timeout,

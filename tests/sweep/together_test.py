@@ -34,6 +34,18 @@ class Tiny(layers.Classifier):
         return nn.Dense(self.num_classes)(x)
 
 
+class Pooled(layers.Classifier):
+    """Takes images of any size."""
+
+    num_classes: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        x = nn.relu(layers.Conv(8, 5, 4, padding=1)(x))
+        return nn.Dense(self.num_classes)(x.mean((1, 2)))
+
+
 SMALL = {
     "num_epochs": 1.0,
     "optimizer__learning_rate": 0.01,
@@ -45,6 +57,7 @@ SMALL = {
 @pytest.fixture
 def tiny_network(monkeypatch):
     monkeypatch.setitem(models.MODELS, "tiny", Tiny)
+    monkeypatch.setitem(models.MODELS, "pooled", Pooled)
 
 
 def sweep_small(path, *vary, at_once=0, **overrides):
@@ -197,3 +210,30 @@ def test_a_sweep_does_not_go_into_a_run(tiny_network, tmp_path):
     runs.train_small(tmp_path, **SMALL)
     with pytest.raises(ConfigError, match="holds a run"):
         sweep_small(tmp_path, "seed=0,1")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        # The network is tested at another size than it is trained at.
+        {"dataset__fit": "resize", "dataset__image_size": 32, "eval__image_size": 40},
+        # Its input needs statistics of the training images.
+        {"dataset__whiten": "mean_image", "augment__rotate": 0.0},
+    ],
+)
+def test_a_sweep_tests_as_a_training_does(tiny_network, tmp_path, changes):
+    """Both once had a set-up of their own, and the sweep's left these fields out."""
+    changes = {"model__name": "pooled"} | changes
+    sweep_small(tmp_path / "sweep", "seed=3,5", **changes)
+    for seed in (3, 5):
+        name = f"seed={seed}"
+        runs.train_small(tmp_path / name, seed=seed, **(SMALL | changes))
+        assert_same_run(tmp_path / "sweep" / name, tmp_path / name)
+        swept, alone = tmp_path / "sweep" / name, tmp_path / name
+        for file in ("preprocessing.json", "dataset.json"):
+            assert (swept / file).read_text() == (alone / file).read_text()
+        result = json.loads((swept / "result.json").read_text())
+        run = workdir.Workdir(swept)
+        evaluate.evaluate_run(run, run.config())
+        again = json.loads((swept / "evaluation-10.json").read_text())
+        assert result["errors"] == again["errors"]
