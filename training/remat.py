@@ -1,16 +1,17 @@
 """Rematerialisation: stages whose activations are not kept for the backward pass.
 
-What a block computes is dropped after the forward pass and computed again, from the
-block's input, when its gradient is due (https://arxiv.org/abs/1604.06174): memory for
-up to a third more arithmetic. Parameters, draws of dropout and batch statistics are
-those of the network itself; numbers agree to rounding.
+Such a stage drops the activations of its blocks after the forward pass and computes
+them again, from each block's input, when the block's gradient is due
+(https://arxiv.org/abs/1604.06174). This saves memory for up to a third more arithmetic.
+Parameters, draws of dropout and batch statistics are those of the network itself;
+numbers agree to rounding.
 
-A block is a module of the backbone that knows of training (a bottleneck, an Inception
-module, a dense layer; not a convolution), and its stage is its name without its number
-or letter: conv4_2 is of conv4, inception_4a of inception_4. A backbone of plain layers
-has stages where it makes them by a method `stage` (models/vgg.py). Calls of either have
-arrays by position and anything else by keyword. On a CPU it saves memory in a program
-with the options of kernels.ops.compiler_options alone.
+A block is a module of the backbone whose call takes `train` (a bottleneck, an Inception
+module, a dense layer; not a convolution). Its stage is its name without its number or
+letter: conv4_2 belongs to conv4, inception_4a to inception_4. A backbone of plain
+layers has stages if it makes them in a method `stage` (models/vgg.py). Calls of both
+pass arrays by position and everything else by keyword. On a CPU this saves memory only
+in a program compiled with kernels.ops.compiler_options.
 """
 
 import functools
@@ -24,7 +25,7 @@ ALL = "all"
 
 
 class Rematerialised:
-    """In place of `model` in training, with `names` of `stages` computed twice."""
+    """Replaces `model` in training and computes the stages `names` twice."""
 
     def __init__(self, model, names):
         self._model, self._names = model, frozenset(names)
@@ -40,7 +41,7 @@ class Rematerialised:
 
             def again(module, *args):
                 nonlocal inside
-                inside = True  # This call comes here, too.
+                inside = True  # `intercept` sees this call too.
                 try:
                     return getattr(module, context.method_name)(*args, **kwargs)
                 finally:
@@ -53,9 +54,9 @@ class Rematerialised:
 
 
 def rematerialised(model, names, shape):
-    """`model`, of images [H, W, C], with the stages `names` rematerialised.
+    """Returns `model`, for images of `shape` [H, W, C], rematerialising some stages.
 
-    `names` are of `stages(model, shape)`, or "all" alone.
+    `names` come from `stages(model, shape)`, or are "all" alone.
 
     Raises:
       ValueError: the network has no such stage; the message lists those it has.
@@ -91,7 +92,7 @@ def stages(model, shape):
 
 
 def _stage(module, method, kwargs):
-    """The stage that a call of a module's method is a block of, or None."""
+    """The stage to which a call of a module's method belongs as a block, or None."""
     if method == "stage" and module.path == ("backbone",):
         return kwargs["name"]
     if method == "__call__" and module.path[:-1] == ("backbone",) and "train" in kwargs:

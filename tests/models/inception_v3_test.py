@@ -165,4 +165,4 @@ def test_small_images_are_refused(size, last):
 @pytest.mark.parametrize("value", [-0.1, 1.0])
 def test_fields_outside_0_to_1_are_refused(field, value):
     with pytest.raises(ValueError, match=f"{field} {value} is not in"):
-        trace(75, **{field: value})
+        models.create("inception_v3", num_classes=10, **{field: value})

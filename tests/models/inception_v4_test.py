@@ -151,4 +151,4 @@ def test_small_images_are_refused(name):
 @pytest.mark.parametrize("value", [-0.1, 1.0])
 def test_fields_outside_0_to_1_are_refused(name, field, value):
     with pytest.raises(ValueError, match=f"{field} {value} is not in"):
-        trace(name, 75, **{field: value})
+        models.create(name, num_classes=10, **{field: value})

@@ -137,6 +137,6 @@ def test_initial_weights_and_biases(name, size, smaller):
 
 def test_what_is_refused():
     with pytest.raises(ValueError, match=r"dropout 1\.5"):
-        shapes("nin", 32, 10, dropout=1.5)
+        models.create("nin", num_classes=10, dropout=1.5)
     with pytest.raises(ValueError, match="28x28 are too small.* after pool3"):
         shapes("nin_imagenet", 28, 1000)

@@ -100,15 +100,9 @@ def test_scales_of_the_accurate_network_are_those_of_table_5(image, unpooled, sc
 @pytest.fixture
 def small(monkeypatch):
     """The networks with few maps and units, and with weights that do not fade."""
-    monkeypatch.setattr(
-        overfeat,
-        "CONVOLUTIONS",
-        {
-            name: tuple(((12, *shape[1:]), pool) for shape, pool in layers)
-            for name, layers in overfeat.CONVOLUTIONS.items()
-        },
-    )
-    monkeypatch.setattr(overfeat, "UNITS", dict.fromkeys(overfeat.UNITS, (32, 32)))
+    for name, rows in overfeat.VARIANTS.items():
+        narrow = tuple(row._replace(maps=12 if row.kernel else 32) for row in rows)
+        monkeypatch.setitem(overfeat.VARIANTS, name, narrow)
 
     def make(name, size):
         model = models.create(name, num_classes=3)
@@ -204,6 +198,6 @@ def test_initial_weights_and_biases(small):
 
 def test_what_is_refused():
     with pytest.raises(ValueError, match="dropout 2"):
-        shapes("overfeat_fast", 231, dropout=2)
+        models.create("overfeat_fast", num_classes=10, dropout=2)
     with pytest.raises(ValueError, match="28x28 are too small.* after conv2"):
         shapes("overfeat_fast", 28)

@@ -112,17 +112,15 @@ def test_the_stride_is_on_the_first_1x1_for_cifar_and_on_the_3x3_for_imagenet(
 
 
 @pytest.mark.parametrize(
-    ("model", "message"),
+    ("network", "fields", "message"),
     [
-        (CifarPreactResNet(num_classes=10, depth=165), "depth 165 is not 9 n"),
-        (CifarPreactResNet(num_classes=10, depth=2), "depth 2 is not 9 n"),
-        (
-            CifarPreactResNet(num_classes=10, depth=29, bottleneck=False),
-            "depth 29 is not 6 n",
-        ),
-        (PreactResNet(num_classes=10, stride_on="7x7"), "stride_on '7x7'"),
+        (CifarPreactResNet, {"depth": 165}, "depth 165 is not 9 n"),
+        (CifarPreactResNet, {"depth": 2}, "depth 2 is not 9 n"),
+        (CifarPreactResNet, {"depth": 29, "bottleneck": False}, "depth 29 is not 6 n"),
+        (PreactResNet, {"stride_on": "7x7"}, "stride_on '7x7'"),
+        (PreactResNet, {"depth": 18}, "depth 18"),
     ],
 )
-def test_impossible_fields_are_refused(model, message):
+def test_impossible_fields_are_refused(network, fields, message):
     with pytest.raises(ValueError, match=message):
-        trace(model, 32)
+        network(num_classes=10, **fields)

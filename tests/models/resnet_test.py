@@ -156,10 +156,8 @@ def test_drop_path_rises_from_the_first_block_to_the_last():
     with nn.intercept_methods(record):
         jax.eval_shape(lambda x: init(model, x), jnp.zeros((1, 32, 32, 3)))
     np.testing.assert_allclose(rates, np.arange(8) / 10, atol=1e-12)
-    with pytest.raises(ValueError, match="drop_path"):
-        init(
-            models.create("resnet18", num_classes=3, drop_path=1.0), jnp.ones((1,) * 4)
-        )
+    with pytest.raises(ValueError, match=r"drop_path 1\.0 is not in \[0, 1\)"):
+        models.create("resnet18", num_classes=3, drop_path=1.0)
 
 
 @pytest.mark.parametrize(
@@ -205,14 +203,19 @@ def test_weights_start_as_section_3_4_says():
 
 
 @pytest.mark.parametrize(
-    ("name", "fields"),
+    ("name", "fields", "message"),
     [
-        ("resnet18", {"shortcut": "D"}),
-        ("resnet20", {"shortcut": ""}),
-        ("resnet50", {"stride_on": "5x5"}),
+        ("resnet18", {"shortcut": "D"}, "shortcut 'D' is none of A, B, C, none"),
+        ("resnet20", {"shortcut": ""}, "shortcut '' is none of A, B, C, none"),
+        ("resnet50", {"stride_on": "5x5"}, "stride_on '5x5' is none of 1x1, 3x3"),
     ],
 )
-def test_impossible_fields_are_refused(name, fields):
-    (field,) = fields
-    with pytest.raises(ValueError, match=field):
-        parameters(name, 32, **fields)
+def test_impossible_fields_are_refused(name, fields, message):
+    with pytest.raises(ValueError, match=message):
+        models.create(name, num_classes=10, **fields)
+
+
+@pytest.mark.parametrize("network", [resnet.ResNet, resnet.CifarResNet])
+def test_a_depth_that_is_not_in_the_paper_is_refused(network):
+    with pytest.raises(ValueError, match="depth 19 is none of"):
+        network(num_classes=10, depth=19)

@@ -27,6 +27,13 @@ def shapes(name, size=224, **fields):
     return {name: x.shape[1:] for name, x in outputs.items()}, variables["params"]
 
 
+def backbone(maps):
+    """A narrow one."""
+    rows = zip(zfnet.ZFNET, maps, strict=False)
+    rows = tuple(row._replace(maps=n) for row, n in rows)
+    return zfnet.ZFNetBackbone(rows, jnp.float32)
+
+
 @pytest.mark.parametrize(
     ("name", "maps"), [("zfnet", (384, 384, 256)), ("zfnet_b", (512, 1024, 512))]
 )
@@ -52,7 +59,7 @@ def test_maps_are_those_of_figure_3(name, maps):
 
 
 def test_contrast_is_normalised_after_the_pooling():
-    module = zfnet.ZFNetBackbone((16, 16, 16, 16, 16), jnp.float32)
+    module = backbone((16, 16, 16, 16, 16))
     images = 5000 * jax.random.normal(jax.random.key(1), (1, 64, 64, 3))
 
     @jax.jit
@@ -73,7 +80,7 @@ def test_contrast_is_normalised_after_the_pooling():
 
 
 def test_initial_weights_and_biases():
-    module = zfnet.ZFNetBackbone((64, 64, 32, 32, 32), jnp.float32)
+    module = backbone((64, 64, 32, 32, 32))
     init = jax.jit(functools.partial(module.init, train=False))
     params = init(jax.random.key(0, impl="rbg"), jnp.zeros((1, 64, 64, 3)))["params"]
     for layer in params.values():
@@ -84,6 +91,8 @@ def test_initial_weights_and_biases():
 
 def test_what_is_refused():
     with pytest.raises(ValueError, match=r"dropout -0\.5"):
-        shapes("zfnet", dropout=-0.5)
+        models.create("zfnet", num_classes=10, dropout=-0.5)
+    with pytest.raises(ValueError, match="variant 'zfnet_c' is none of zfnet, zfnet_b"):
+        zfnet.ZFNet(10, variant="zfnet_c")
     with pytest.raises(ValueError, match="28x28 are too small.* after pool2"):
         shapes("zfnet", 28)
