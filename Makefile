@@ -2,11 +2,12 @@
 # make test    all tests but the slow ones
 # make parity  those, and the networks against torchvision, timm and Keras
 # make lint    ruff
+# make sanitize  the C++ kernels' tests with the address and undefined-behaviour sanitizers
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 BIN = .venv/bin
 
-.PHONY: train test parity lint setup clean
+.PHONY: train test parity lint sanitize setup clean
 
 train: .venv/installed
 	$(BIN)/python main.py --config=configs/lenet5.py --workdir=runs/lenet5
@@ -21,14 +22,23 @@ lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# The library has another name, so the normal one stays as it is. Python leaks by design.
+sanitize: .venv/installed-dev
+	CXX=c++ CONVNETS_SANITIZE=address,undefined ASAN_OPTIONS=detect_leaks=0 \
+	  LD_PRELOAD="$(foreach l,asan ubsan stdc++,$(shell c++ -print-file-name=lib$(l).so))" \
+	  $(BIN)/python -m pytest -k "not building" tests/kernels/native_test.py
+
 setup: .venv/installed-dev
 
-.venv/installed: requirements.txt kernels/native.py $(wildcard kernels/*.cc kernels/*.h)
+KERNELS = $(addprefix kernels/,native.py onednn.py onednn_check.py) \
+  $(wildcard kernels/*.cc kernels/*.h)
+
+.venv/installed: requirements.txt $(KERNELS)
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v < (3, 13) or \
 	  sys.exit(f"Python 3.11 or 3.12 is needed, not {v[0]}.{v[1]}: make PYTHON=...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
-	$(BIN)/python -m kernels.native  # where there is a C++ compiler
+	$(BIN)/python -m kernels.native  # builds where there is a C++ compiler
 	touch $@
 
 .venv/installed-dev: requirements-dev.txt .venv/installed

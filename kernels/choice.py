@@ -11,6 +11,7 @@ class Choice:
     kernels: str = "auto"  # or "xla" (ops.use)
     portable: bool = False  # inside ops.portable
     uncached: bool = False  # inside ops.every_kernel
+    onednn: dict | None = None  # what kernels/probes.py found out, once it was asked
 
     @property
     def plain(self):

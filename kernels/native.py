@@ -30,6 +30,7 @@ import tempfile
 import jax
 import jaxlib
 import numpy as np
+from absl import logging
 
 FOLDER = pathlib.Path(__file__).parent
 SOURCES = ("kernel_gradient.cc", "winograd.cc")
@@ -52,7 +53,16 @@ class BuildError(Exception):
     """The library cannot be built here; the message says why."""
 
 
-def _features():
+def _options():
+    """The compiler's options, with sanitizers where CONVNETS_SANITIZE names some."""
+    sanitizers = os.environ.get("CONVNETS_SANITIZE")
+    if not sanitizers:
+        return _OPTIONS
+    checked = ("-O1", "-g", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all")
+    return *_OPTIONS, f"-fsanitize={sanitizers}", *checked
+
+
+def features():
     """The processor's name and its instruction sets, as text."""
     cpu = pathlib.Path("/proc/cpuinfo")
     lines = cpu.read_text().splitlines() if cpu.exists() else []
@@ -62,13 +72,13 @@ def _features():
 
 def processor():
     """A short name of this kind of processor: others have other instruction sets."""
-    name = hashlib.sha256("\n".join(_features()).encode()).hexdigest()
+    name = hashlib.sha256("\n".join(features()).encode()).hexdigest()
     return f"{platform.machine()}-{name[:8]}"
 
 
 def path():
     """Where the library for this source, jaxlib and processor is, if it was built."""
-    parts = *_features(), jaxlib.__version__, *_OPTIONS
+    parts = *features(), jaxlib.__version__, *_options()
     key = hashlib.sha256("\n".join(parts).encode())
     for name in (*SOURCES, HEADER):
         key.update((FOLDER / name).read_bytes())
@@ -93,7 +103,7 @@ def build():
             built = pathlib.Path(folder, target.name)
             include = ("-isystem", jax.ffi.include_dir())
             sources = [str(FOLDER / name) for name in SOURCES]
-            command = [compiler, *_OPTIONS, *include, *sources, "-o", str(built)]
+            command = [compiler, *_options(), *include, *sources, "-o", str(built)]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
                 raise BuildError(f"{' '.join(command)}\n{done.stderr.strip()}")
@@ -105,10 +115,11 @@ def build():
 
 @functools.cache
 def available():
-    """Whether the library is there. The first call loads it."""
+    """Whether the library is there. The first call loads it, or warns."""
     try:
         library = ctypes.CDLL(path())
     except OSError:
+        logging.warning("python -m kernels.native has not built our convolutions here")
         return False
     for name in (_KERNEL_GRADIENT, _WINOGRAD, _WINOGRAD_KERNEL_GRADIENT):
         function = jax.ffi.pycapsule(getattr(library, name))
@@ -186,10 +197,16 @@ def _low(padding):
 
 
 def main():
+    from kernels import probes  # which needs this file
+
     try:
         print(f"convolutions: {build()}")
     except BuildError as error:
         print(f"convolutions stay oneDNN's and XLA's, which are slower: {error}")
+    for name, reason in probes.probe().items():
+        print(
+            f"oneDNN's {name}: {f'XLA stands for it: {reason}' if reason else 'works'}"
+        )
 
 
 if __name__ == "__main__":

@@ -8,35 +8,26 @@ kernel's gradient of the others is kernels/native.py's where that was built, els
 own convolution. Where Winograd's algorithm applies, all three are kernels/native.py's.
 
 oneDNN's calls are no public interface: their configuration has changed between versions
-of XLA, and a wrong one ends the process. So they are made with the one version of
-jaxlib they were tested with, and only in programs for one device, because XLA cannot
-partition a custom call. Nor can XLA store such a program: it crashes. With JAX's
-compilation cache in use they are made inside ops.every_kernel alone, which keeps them
-out of it. Everywhere else the same functions are `lax`'s operations.
+of XLA, and a wrong one ends the process. So they are made where kernels/probes.py has
+seen them work, and only in programs for one device, because XLA cannot partition a
+custom call. Nor can XLA store such a program: it crashes. With JAX's compilation cache
+in use they are made inside ops.every_kernel alone, which keeps them out of it.
+Everywhere else the same functions are `lax`'s operations.
 """
 
 import functools
 import json
 import math
-import platform
-import sys
 
 import jax
 import jax.numpy as jnp
-import jaxlib
 from jax import lax
 from jax.experimental.layout import Layout, with_layout_constraint
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from kernels import native
+from kernels import native, probes
 from kernels.choice import choice
-
-AVAILABLE = (
-    jaxlib.__version__ == "0.10.2"
-    and sys.platform == "linux"
-    and platform.machine() == "x86_64"
-)
 
 KEEP_AFTER = "jax_persistent_cache_min_compile_time_secs"
 _MERGED_CHANNELS = 16  # of 1, 16, 32 and 64 the quickest for ResNeXt-50's layers
@@ -53,7 +44,7 @@ def conv(images, kernel, strides, padding, dilation, groups):
     `padding` is ((top, bottom), (left, right)), none of it negative; of strides and
     dilation one is (1, 1).
     """
-    return _conv_p.bind(
+    return conv_p.bind(
         images,
         kernel,
         strides=tuple(strides),
@@ -64,7 +55,7 @@ def conv(images, kernel, strides, padding, dilation, groups):
     )
 
 
-def _lax_conv(images, kernel, *, strides, padding, dilation, groups, layout):
+def plain_conv(images, kernel, *, strides, padding, dilation, groups, layout):
     numbers = ("NHWC", layout, "NHWC")
     return lax.conv_general_dilated(
         images, kernel, strides, padding, None, dilation, numbers, groups
@@ -140,7 +131,7 @@ def _cropped_conv(images, kernel, padding, options):
     h, w = images.shape[1:3]
     images = images[:, top : h - bottom, left : w - right]
     pads = tuple((max(0, low), max(0, high)) for low, high in padding)
-    return _conv_p.bind(images, kernel, **options | {"padding": pads})
+    return conv_p.bind(images, kernel, **options | {"padding": pads})
 
 
 def _turned(kernel, groups, layout):
@@ -159,7 +150,7 @@ def _kernel_gradient(dy, images, kernel, **options):
     shape, layout = kernel.aval.shape, options.pop("layout")
     if layout == "HWIO" and options["groups"] == 1 and _pointwise(shape, options):
         cin, cout = shape[2:]
-        dw = _gram_p.bind(images.reshape(-1, cin), dy.reshape(-1, cout))
+        dw = gram_p.bind(images.reshape(-1, cin), dy.reshape(-1, cout))
         return dw.reshape(shape)
     dw = _kernel_gradient_p.bind(images, dy, window=shape[:2], **options)
     return dw if layout == "HWIO" else dw.swapaxes(2, 3)
@@ -219,7 +210,7 @@ def _pointwise(shape, options):
 
 
 def _conv_shape(images, kernel, **options):
-    y = jax.eval_shape(functools.partial(_lax_conv, **options), images, kernel)
+    y = jax.eval_shape(functools.partial(plain_conv, **options), images, kernel)
     return jax.core.ShapedArray(y.shape, y.dtype)
 
 
@@ -227,13 +218,13 @@ def _batched_conv(operands, axes, **options):
     images, kernel = operands
     if axes[1] is None:  # More images.
         images = jnp.moveaxis(images, axes[0], 0)
-        y = _conv_p.bind(images.reshape(-1, *images.shape[2:]), kernel, **options)
+        y = conv_p.bind(images.reshape(-1, *images.shape[2:]), kernel, **options)
         return y.reshape(*images.shape[:2], *y.shape[1:]), 0
     kernel = jnp.moveaxis(kernel, axes[1], 0)
     many = [images] * len(kernel)
     if axes[0] is not None:
         many = jnp.moveaxis(images, axes[0], 0)
-    each = [_conv_p.bind(*xw, **options) for xw in zip(many, kernel, strict=True)]
+    each = [conv_p.bind(*xw, **options) for xw in zip(many, kernel, strict=True)]
     return jnp.stack(each), 0
 
 
@@ -287,7 +278,7 @@ def _image_of_kernel_gradient(dw, images, dy, *, window, **options):
 
 
 def _dy_of_kernel_gradient(dw, images, dy, *, window, **options):
-    return _conv_p.bind(images, dw, layout="HWIO", **options)
+    return conv_p.bind(images, dw, layout="HWIO", **options)
 
 
 def _batched_kernel_gradient(operands, axes, **options):
@@ -305,13 +296,13 @@ def _transposed_in_memory(images):
     return with_layout_constraint(_transposed(images), Layout((0, 1, 2, 3)))
 
 
-def _gram(a, b):
+def plain_gram(a, b):
     """[N, A] and [N, B] to a' b [A, B]."""
     return lax.dot_general(a, b, (((0,), (0,)), ((), ())))
 
 
 def _batched_gram(operands, axes):
-    return jax.vmap(_gram, axes)(*operands), 0
+    return jax.vmap(plain_gram, axes)(*operands), 0
 
 
 def _gram_call(context, a, b):
@@ -329,9 +320,24 @@ def _call(context, target, operands, config):
     return lower(context, *operands)
 
 
-def _callable(*avals, **options):
+def _has_conv(*avals, **options):
     del avals, options
-    return AVAILABLE and (choice.uncached or not _cached())
+    return _may_call() and probes.has_call("convolution")
+
+
+def _has_matmul(*avals, **options):
+    del avals, options
+    return _may_call() and probes.has_call("matmul")
+
+
+def _may_call():
+    """Whether a program that has a call would stay out of the compilation cache."""
+    return choice.uncached or not _cached()
+
+
+def _always(*avals, **options):
+    del avals, options
+    return True
 
 
 def _native(*avals, **options):
@@ -358,15 +364,15 @@ def _register(primitive, plain, *calls):
 
 _STATIC = ("strides", "padding", "dilation", "groups", "layout", "window")
 
-_conv_p = Primitive("onednn_conv")
-_conv_p.def_abstract_eval(_conv_shape)
-ad.defbilinear(_conv_p, _image_gradient, _kernel_gradient)
-batching.primitive_batchers[_conv_p] = _batched_conv
+conv_p = Primitive("onednn_conv")
+conv_p.def_abstract_eval(_conv_shape)
+ad.defbilinear(conv_p, _image_gradient, _kernel_gradient)
+batching.primitive_batchers[conv_p] = _batched_conv
 _register(
-    _conv_p,
-    _lax_conv,
+    conv_p,
+    plain_conv,
     (mlir.lower_fun(_winograd, multiple_results=False), _winograd_applies),
-    (_conv_call, _callable),
+    (_conv_call, _has_conv),
 )
 
 _kernel_gradient_p = Primitive("kernel_gradient")
@@ -379,17 +385,17 @@ _register(
     (mlir.lower_fun(native.kernel_gradient, multiple_results=False), _native),
 )
 
-_gram_p = Primitive("onednn_gram")
-_gram_p.def_abstract_eval(
+gram_p = Primitive("onednn_gram")
+gram_p.def_abstract_eval(
     lambda a, b: jax.core.ShapedArray((a.shape[1], b.shape[1]), a.dtype)
 )
 ad.defbilinear(
-    _gram_p,
+    gram_p,
     lambda dy, a, b: lax.dot(b, dy.T),
     lambda dy, a, b: lax.dot(a, dy),
 )
-batching.primitive_batchers[_gram_p] = _batched_gram
-_register(_gram_p, _gram, (_gram_call, _callable))
+batching.primitive_batchers[gram_p] = _batched_gram
+_register(gram_p, plain_gram, (_gram_call, _has_matmul))
 
 _transposed_p = Primitive("onednn_transposed")
 _transposed_p.def_abstract_eval(
@@ -403,5 +409,5 @@ batching.primitive_batchers[_transposed_p] = lambda operands, axes: (
 _register(
     _transposed_p,
     _transposed,
-    (mlir.lower_fun(_transposed_in_memory, multiple_results=False), _callable),
+    (mlir.lower_fun(_transposed_in_memory, multiple_results=False), _always),
 )

@@ -8,7 +8,7 @@ import contextlib
 import jax
 import jaxlib
 
-from kernels import native, onednn
+from kernels import native, onednn, probes
 from kernels.choice import choice
 from kernels.convolution import conv_general_dilated as conv
 from kernels.pixel_sums import spread as spread_pixels
@@ -30,6 +30,13 @@ __all__ = [
     "sum_pixels",
     "use",
 ]
+
+# Compiler options of XLA's CPU backend (`compiler_options`).
+_BARRIERS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
+_LIBRARIES = {
+    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT",
+    "xla_cpu_prefer_vector_width": 512,
+}
 
 
 def use(kernels):
@@ -110,16 +117,8 @@ def compiler_options(platform):
     """
     if platform != "cpu":
         return {}
-    options = {"xla_disable_hlo_passes": "cse_barrier_expander"}
-    # The version of XLA that was measured.
-    if onednn.AVAILABLE and choice.kernels == "auto":
-        options |= {
-            "xla_cpu_experimental_ynn_fusion_type": (
-                "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
-            ),
-            "xla_cpu_prefer_vector_width": 512,
-        }
-    return options
+    wanted = _BARRIERS | (_LIBRARIES if choice.kernels == "auto" else {})
+    return {k: v for k, v in wanted.items() if probes.has_option(k, v)}
 
 
 def describe(devices=1, platform=None):
@@ -132,16 +131,17 @@ def describe(devices=1, platform=None):
     platform = platform or jax.default_backend()
     auto, cpu = choice.kernels == "auto", platform == "cpu"
     ours = auto and cpu and devices == 1  # XLA cannot divide a custom call.
-    built, called = ours and native.available(), ours and onednn.AVAILABLE
+    built = ours and native.available()
+    called = {name for name in probes.CALLS if ours and probes.has_call(name)}
     convolution = ["blocks"] if auto and cpu else []
     convolution += ["winograd"] if built else []
-    convolution += ["onednn"] if called else ["xla"]
+    convolution += ["onednn"] if "convolution" in called else ["xla"]
     options = compiler_options(platform).items()
     return {
         "kernels": choice.kernels,
         "convolution": "+".join(convolution),
         "kernel_gradient": "native" if built else "xla",
-        "product": "onednn" if called else "xla",
+        "product": "onednn" if "matmul" in called else "xla",
         "sum": "turns" if ours else "xla",
         "pool": "taps" if auto else "xla",
         "library": native.path().stem if built else "",

@@ -14,7 +14,7 @@ import pytest
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from kernels import native, onednn
+from kernels import native, onednn, probes
 
 FOLDER = pathlib.Path(native.__file__).parents[1]
 COMPILER = shutil.which("c++") and sys.platform == "linux"
@@ -287,8 +287,16 @@ def test_without_a_compiler(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(
+        probes, "probe", lambda: {"convolution": "", "matmul": "it bit"}
+    )
     native.main()
-    assert "stay oneDNN's and XLA's" in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("convolutions stay oneDNN's and XLA's")
+    assert lines[1:] == [
+        "oneDNN's convolution: works",
+        "oneDNN's matmul: XLA stands for it: it bit",
+    ]
     assert not list(tmp_path.rglob("*.so"))
 
 
@@ -304,6 +312,13 @@ def test_building(monkeypatch, tmp_path):
     assert [path] == list(tmp_path.rglob("*.so"))
     stamp = path.stat().st_mtime_ns
     assert native.build() == path and path.stat().st_mtime_ns == stamp
+
+
+def test_sanitizers_are_another_library(monkeypatch):
+    monkeypatch.delenv("CONVNETS_SANITIZE", raising=False)
+    before = native.path()
+    monkeypatch.setenv("CONVNETS_SANITIZE", "address")
+    assert native.path() != before
 
 
 @pytest.mark.parametrize("name", [*native.SOURCES, native.HEADER])

@@ -14,8 +14,12 @@ from gradients import value_and_gradients
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from kernels import onednn, ops
+from kernels import onednn, ops, probes
+from kernels.choice import choice
 
+called = pytest.mark.skipif(
+    not all(map(probes.has_call, probes.CALLS)), reason="jaxlib has no oneDNN"
+)
 NHWC = ("NHWC", "HWIO", "NHWC")
 PADDINGS = (((0, 0), (0, 0)), ((1, 1), (1, 1)), ((2, 1), (0, 3)), ((5, 4), (4, 5)))
 SIZES = ((9, 11), (12, 16))
@@ -133,20 +137,20 @@ def calls(sharding=None):
     return program.as_text().count("__onednn$")
 
 
-@pytest.mark.skipif(not onednn.AVAILABLE, reason="another jaxlib or machine")
+@called
 def test_the_calls_are_made_on_one_device_only():
     assert calls()
     sharding = NamedSharding(Mesh(jax.devices(), ("data",)), PartitionSpec("data"))
     assert not calls(sharding)
 
 
-@pytest.mark.skipif(not onednn.AVAILABLE, reason="another jaxlib or machine")
+@called
 def test_without_onednn_it_is_laxs(monkeypatch):
-    monkeypatch.setattr(onednn, "AVAILABLE", False)
+    monkeypatch.setattr(choice, "onednn", dict.fromkeys(probes.CALLS, "missing"))
     assert not calls()
 
 
-@pytest.mark.skipif(not onednn.AVAILABLE, reason="another jaxlib or machine")
+@called
 def test_no_program_with_a_call_is_cached(tmp_path):
     """XLA crashes when it stores one; tests have the compilation cache on."""
     script = """if 1:

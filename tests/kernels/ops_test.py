@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from kernels import native, onednn, ops
+from kernels import native, ops, probes
+from kernels.choice import choice
 
 ONE, NONE = ((1, 1), (1, 1)), ((0, 0), (0, 0))
 NHWC = ("NHWC", "HWIO", "NHWC")
 built = pytest.mark.skipif(not native.available(), reason="no library was built")
-called = pytest.mark.skipif(not onednn.AVAILABLE, reason="jaxlib has no oneDNN")
+called = pytest.mark.skipif(
+    not all(map(probes.has_call, probes.CALLS)), reason="jaxlib has no oneDNN"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -142,6 +145,9 @@ def test_describe(monkeypatch):
     without = ops.describe(1)
     assert without["convolution"] == "blocks+onednn"
     assert without["kernel_gradient"] == "xla" and without["library"] == ""
+    monkeypatch.setattr(choice, "onednn", {"convolution": "missing", "matmul": ""})
+    without = ops.describe(1)
+    assert without["convolution"] == "blocks+xla" and without["product"] == "onednn"
 
 
 def test_describe_says_xla(xla):

@@ -1,0 +1,153 @@
+"""What this jaxlib can do on this processor, each thing found out by trying it.
+
+oneDNN's custom calls are no public interface, and a call that XLA does not understand
+ends the process. So a child process makes them (kernels/onednn_check.py), once for this
+jaxlib, processor and source; its answer is kept in a file beside the built library.
+`python -m kernels.native` makes that file, at the latest the first program that could
+use a call does. XLA's compiler options are tried in this process, on a program that
+takes some milliseconds.
+
+Each thing that is missing is logged once, as a warning.
+"""
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+
+import jax
+import jaxlib
+from absl import logging
+from jax import lax
+
+from kernels import native
+from kernels.choice import choice
+
+CALLS = ("convolution", "matmul")  # after "__onednn$"
+_SOURCES = ("onednn.py", "onednn_check.py")
+_PATIENCE = 300  # seconds for a child, on a machine that is busy
+_FROM_OUTSIDE = (signal.SIGINT, signal.SIGKILL, signal.SIGTERM)
+
+
+def has_call(name):
+    """Whether oneDNN's call of that name, one of CALLS, works."""
+    if choice.onednn is None:
+        choice.onednn = _read() or probe()
+        for call, reason in choice.onednn.items():
+            if reason:
+                logging.warning(
+                    "oneDNN's %s is not used: %s (python -m kernels.native tries it "
+                    "again)",
+                    call,
+                    reason,
+                )
+    return not choice.onednn[name]
+
+
+def probe():
+    """Tries oneDNN's calls and keeps the answer: {name: "" or why it is not used}."""
+    answers, lasting = {}, True
+    for name in CALLS:
+        answers[name], final = _try(name)
+        lasting = lasting and final
+    if lasting:
+        _write(answers)
+    return answers
+
+
+def child(name):
+    """The command that tries one of CALLS, in the folder above this one."""
+    return [sys.executable, "-m", "kernels.onednn_check", name]
+
+
+def _try(name):
+    """(why a call cannot be used, or ""; whether that would be so another time)."""
+    # The answer must depend on jaxlib alone, and no accelerator be taken for it.
+    mine = ("XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR", "PYTHONSAFEPATH")
+    environment = {k: v for k, v in os.environ.items() if k not in mine}
+    environment |= {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "false"}
+    try:
+        done = subprocess.run(
+            child(name),
+            cwd=native.FOLDER.parent,
+            env=environment,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_PATIENCE,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"it could not be tried: {error}", False
+    if done.returncode < 0:
+        number = -done.returncode
+        return f"it ended the process with signal {number}", number not in _FROM_OUTSIDE
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["it failed"]
+        return lines[-1][:200], True
+    return "", True
+
+
+def _places():
+    """Where the answer may be: beside the library, else in the user's cache."""
+    parts = (*native.features(), jaxlib.__version__)
+    key = hashlib.sha256("\n".join(parts).encode())
+    for name in _SOURCES:
+        key.update((native.FOLDER / name).read_bytes())
+    name = f"onednn-{key.hexdigest()[:16]}.json"
+    yield native.path().parent / name
+    with contextlib.suppress(RuntimeError):  # There is no home.
+        cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+        yield pathlib.Path(cache, "convnets", name)
+
+
+def _read():
+    """The answer that was kept, or None."""
+    for place in _places():
+        with contextlib.suppress(OSError, ValueError):
+            answers = json.loads(place.read_text())
+            if isinstance(answers, dict) and answers.keys() == set(CALLS):
+                return answers
+    return None
+
+
+def _write(answers):
+    for place in _places():
+        with contextlib.suppress(OSError):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=place.parent) as folder:
+                whole = pathlib.Path(folder, place.name)
+                whole.write_text(json.dumps(answers, indent=2) + "\n")
+                whole.replace(place)  # Whole or not at all, when two write at once.
+            return
+    logging.warning(
+        "oneDNN's calls are tried at every start, because %s cannot be written",
+        " and ".join(str(place) for place in _places()),
+    )
+
+
+@functools.cache
+def has_option(name, value):
+    """Whether XLA's CPU backend takes a compiler option of that value.
+
+    XLA accepts every name of a pass to be left out. So the one pass that is left out
+    here, which removes barriers, must leave its trace: a barrier in the result.
+    """
+    x = jax.ShapeDtypeStruct((), "float32")
+    options = {name: value}
+    try:
+        with jax.default_device(jax.local_devices(backend="cpu")[0]):
+            program = jax.jit(lax.optimization_barrier, compiler_options=options)
+            text = program.lower(x).compile().as_text()
+    except jax.errors.JaxRuntimeError as error:
+        logging.warning("XLA's option %s=%s is not used: %s", name, value, error)
+        return False
+    if name == "xla_disable_hlo_passes" and "opt-barrier" not in text:
+        logging.warning("XLA's option %s=%s is not used: no effect", name, value)
+        return False
+    return True
