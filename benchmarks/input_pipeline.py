@@ -11,11 +11,11 @@ pipeline reads files that are in memory and gives batches of 64 as uint8:
               antialiased
     grain     PIL on Grain's threads; antialiased
 
-and ours alone from the two caches of images/cache.py. Each lives in a process of its
-own with as many threads (Grain: twice as many) or workers as there are cores, and works
-while the others wait, in turn, --rounds=3 times; printed are medians. A CPU second is
-one second of one core; it does not count what other programs take. What is not
-installed stays empty.
+and ours alone from the two caches of data_source/cache.py. Each lives in a process of
+its own with as many threads (Grain: twice as many) or workers as there are cores. They
+work in turn, while the others wait, --rounds=3 times; the table has the medians. A CPU
+second is one second of one core; it does not count what other programs take. What is
+not installed stays empty.
 """
 
 import argparse

@@ -7,7 +7,7 @@ compilation, training, and the evaluations of the whole test split after each ep
 clock stops when the first line is read that reports no more than the target error; the
 process is then told to stop. Seed 0 is run twice, first with an empty compilation cache
 (cold), then with the one that run has filled (warm); further seeds are warm, for a seed
-is no part of a program. `--data_dir` is for what is not found where README.md says.
+is no part of a program. `--data_dir` names a place that docs/data.md does not.
 """
 
 import argparse

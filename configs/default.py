@@ -33,7 +33,7 @@ def get_config():
     # A TFDS name, "folder:PATH" with a folder for each class, or "csv:PATH" of lines
     # path,label.
     config.dataset.name = "mnist"
-    config.dataset.data_dir = ""  # TFDS directory; "": the places README.md lists
+    config.dataset.data_dir = ""  # TFDS directory; "": the places in docs/data.md
     config.dataset.download = True  # let TFDS download a set found nowhere
     config.dataset.train_split = "train"  # TFDS syntax: "train[:50000]"
     config.dataset.eval_split = (
@@ -102,7 +102,7 @@ def get_config():
     config.model.dtype = "float32"  # of the computation; parameters stay float32
     config.model.fields = ConfigDict()  # further fields of that network
     # Stages to compute again for their gradient instead of keeping their activations:
-    # "conv2,conv3", or "all"; models/remat.py.
+    # "conv2,conv3", or "all"; training/remat.py.
     config.model.remat = ""
     # Batch normalisation uses in training, and keeps, the statistics of init_from.
     config.model.frozen_statistics = False
@@ -117,7 +117,7 @@ def get_config():
     config.loss.rubbish = 1.0  # "map": the constant j of LeNet-5's eq. 9
 
     config.optimizer = ConfigDict()
-    # A function of optax; "sdlm", "lars", "lamb" are those of optimizers.py.
+    # A function of optax; "sdlm", "lars", "lamb" are training/optimizers.py's.
     config.optimizer.name = "sgd"
     config.optimizer.learning_rate = 0.1
     config.optimizer.per_examples = (
@@ -160,7 +160,7 @@ def get_config():
     config.eval.batch_size = 1000  # images; changes nothing in the result
     # Of --mode=evaluate; a training looks at one view, "single", of each image.
     # "single"; "ten_crop" (AlexNet); "crops_144" (GoogLeNet); "dense", "multi_crop",
-    # "dense_multi_crop" (VGG); "scales" (ResNet); "offsets" (OverFeat): protocols.py.
+    # "dense_multi_crop" (VGG); "scales" (ResNet); "offsets" (OverFeat).
     config.eval.protocol = "single"
     config.eval.scales = ()  # short sides, pixels, of a protocol; (): its paper's
     config.eval.average = "softmax"  # what is averaged over views; or "logits"
