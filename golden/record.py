@@ -50,6 +50,7 @@ MASKS = (
     (r"[\d.]+ times as fast", "N times as fast"),
     (r"stopped at step \d+", "stopped at step N"),
     (r"0x[0-9a-f]{6,}", "0xN"),
+    (r"\b([IWEF])\d{4} [\d:.]+ +\d+ [\w.]+:\d+\]", r"\1 ...]"),
 )
 TIMES = re.compile("images_per_second|data_wait|seconds|speedup|^time$")
 
@@ -73,9 +74,12 @@ def main():
         for name in names:
             start = time.monotonic()
             new[name] = json.loads(json.dumps(SECTIONS[name]()))
+            if options.action == "write":
+                RECORD.write_text(
+                    json.dumps(old | new, indent=1, sort_keys=True) + "\n"
+                )
             print(f"{name}: {time.monotonic() - start:.0f} s", file=sys.stderr)
     if options.action == "write":
-        RECORD.write_text(json.dumps(old | new, indent=1, sort_keys=True) + "\n")
         return
     found = [
         line for name in new for line in differences(old.get(name), new[name], name)
@@ -311,7 +315,8 @@ def sweep():
 
 def errors():
     trained(commands.IN_ERRORS)
-    labels = {" ".join(arguments): arguments for arguments in commands.ERRORS}
+    modern = " ".join(commands.MODERN)
+    labels = {" ".join(x).replace(modern, "SMALL"): x for x in commands.ERRORS}
     commands.spoil_runs(TMP)
     found = in_threads(lambda label: error(label, labels[label]), labels)
     python_m = ["nosuch"], ["--format=xml"], ["resnet18", "--plot=a.txt"]
@@ -466,12 +471,12 @@ def values(name, image, channels, classes):
 
 
 SECTIONS = {
-    "table": table,
     "runs": runs,
-    "modes": modes,
-    "sweep": sweep,
     "errors": errors,
     "layers": layers,
+    "modes": modes,
+    "sweep": sweep,
+    "table": table,
     "networks": networks,
 }
 
