@@ -246,11 +246,11 @@ def filters(path, network):
 
 
 def activations(path, network, panel):
-    def stages(variables, images):
+    def maps_of(variables, images):
         inputs = network.inputs(images)
         return stages.forward(network.model, variables, inputs).stages
 
-    maps = jax.jit(stages)(network.variables, panel.images[:1])
+    maps = jax.jit(maps_of)(network.variables, panel.images[:1])
     maps = [np.asarray(x[0], np.float32) for x in maps]
     title = pictures.short(panel.titles[0], 40, 0 if panel.labels is not None else 9)
     pictures.draw_activations(
