@@ -113,17 +113,12 @@ def test_host_threads_and_prefetch_change_nothing_and_agree_with_the_device(
         states.append(runs.final_state(path)[0])
     runs.assert_same_bits(*states)
     # Another program (no loop) makes the steps, so sums may round otherwise.
-    assert_close(states[0], runs.final_state(reference[0])[0])
-
-
-def assert_close(a, b):
-    """30 steps of float32 in another order of summation: some 1e-6 of the values."""
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, 2e-4, 2e-5), a, b)
+    runs.assert_close(states[0], runs.final_state(reference[0])[0])
 
 
 def test_eight_devices_give_what_one_gives(reference, tmp_path):
     runs.train_small(tmp_path / "run", num_devices=8)
-    assert_close(
+    runs.assert_close(
         runs.final_state(tmp_path / "run")[0], runs.final_state(reference[0])[0]
     )
     one, eight = (
@@ -145,14 +140,14 @@ def test_four_devices_go_on_from_one_and_back(reference, tmp_path):
             schedule__name="constant",
         )
     runs.train_small(tmp_path / "whole", schedule__name="constant")
-    assert_close(
+    runs.assert_close(
         runs.final_state(tmp_path / "run")[0], runs.final_state(tmp_path / "whole")[0]
     )
 
 
 def test_micro_batches_give_what_one_batch_gives(reference, tmp_path):
     runs.train_small(tmp_path / "run", optimizer__accumulate=4)
-    assert_close(
+    runs.assert_close(
         runs.final_state(tmp_path / "run")[0], runs.final_state(reference[0])[0]
     )
 

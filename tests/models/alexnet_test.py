@@ -6,22 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from traced import stages
 
 import models
 from models import alexnet
 
 
-def stages(name, size, **fields):
-    """The shapes of the stages' outputs for images of that size, without the batch."""
-    model = models.create(name, num_classes=1000, **fields)
-
-    def backbone(images):
-        return model.init_with_output(
-            jax.random.key(0), images, method=lambda m, x: m.backbone(x, train=False)
-        )[0]
-
-    shapes = jax.eval_shape(backbone, jnp.zeros((1, size, size, 3)))
-    return {name: x.shape[1:] for name, x in shapes.items()}
+def shapes_of(name, size, **fields):
+    return stages(models.create(name, num_classes=1000, **fields), size)
 
 
 def parameters(name, size, **fields):
@@ -72,7 +64,7 @@ def run(module, params, x):
 @pytest.mark.parametrize("size", [224, 227])
 @pytest.mark.parametrize("name", ["alexnet", "alexnet_ungrouped"])
 def test_maps_are_those_of_figure_2(name, size):
-    shapes = stages(name, size)
+    shapes = shapes_of(name, size)
     assert shapes == {
         "conv1": (55, 55, 96),
         "pool1": (27, 27, 96),
@@ -88,7 +80,7 @@ def test_maps_are_those_of_figure_2(name, size):
 
 
 def test_maps_of_the_single_tower():
-    assert stages("alexnet_one_tower", 224) == {
+    assert shapes_of("alexnet_one_tower", 224) == {
         "conv1": (55, 55, 64),
         "pool1": (27, 27, 64),
         "conv2": (27, 27, 192),
@@ -160,12 +152,12 @@ def test_normalisation_is_between_conv_and_pool_or_left_out(fields, alpha):
 
 
 def test_pools_without_overlap_give_maps_of_the_same_sizes():
-    assert stages("alexnet", 227, pool_window=2) == stages("alexnet", 227)
+    assert shapes_of("alexnet", 227, pool_window=2) == shapes_of("alexnet", 227)
 
 
 def test_kernels_change_parameters_and_not_the_maps():
     kernels = (7, 3, 3, 5, 1)
-    assert stages("alexnet", 227, kernels=kernels)["pool5"] == (6, 6, 256)
+    assert shapes_of("alexnet", 227, kernels=kernels)["pool5"] == (6, 6, 256)
     params = parameters("alexnet", 227, kernels=kernels)
     sizes = [params[f"conv{i}"]["kernel"].shape[:2] for i in range(1, 6)]
     assert sizes == [(k, k) for k in kernels]

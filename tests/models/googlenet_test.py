@@ -7,36 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from traced import count, stages, variables
 
 import models
 from models import googlenet, googlenet_bn
-
-
-@functools.cache
-def variables(model, size=224):
-    init = functools.partial(model.init, jax.random.key(0), train=False)
-    return jax.eval_shape(init, jnp.zeros((1, size, size, 3)))
-
-
-def stages(model, size=224):
-    """What the stages of the backbone are called, in order, and their shapes."""
-    names = []
-
-    def backbone(variables, images):
-        outputs = model.apply(
-            variables, images, method=lambda m, x: m.backbone(x, train=False)
-        )
-        names.extend(outputs)
-        return outputs
-
-    images = jnp.zeros((1, size, size, 3))
-    outputs = jax.eval_shape(backbone, variables(model, size), images)
-    return {name: outputs[name].shape[1:] for name in names}
-
-
-def count(tree):
-    return sum(leaf.size for leaf in jax.tree.leaves(tree))
-
 
 # Table 1, output size and depth.
 SIZES = {

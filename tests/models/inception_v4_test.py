@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from traced import count
 
 import models
 from models import inception_v4
@@ -39,10 +40,6 @@ def trace(name, size=299, **fields):
         stages, variables = jax.eval_shape(init, jnp.zeros((1, size, size, 3)))
     table, _ = inception_v4.NETWORKS[name]
     return variables, [stages[stage].shape[1:] for stage in table], inits
-
-
-def count(tree):
-    return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
 def test_stages_of_inception_v4_have_the_sizes_of_figures_3_and_9():

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from traced import count
 
 import models
 from models import lenet, lenet_modern
@@ -45,10 +46,6 @@ def lenet5():
 def shapes(model, image):
     init = functools.partial(model.init, jax.random.key(0), train=False)
     return jax.eval_shape(init, jnp.zeros((1, *image)))["params"]
-
-
-def count(tree):
-    return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
 def test_parameters_of_each_layer_are_the_papers():

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from traced import count
 
 import models
 from models import senet
@@ -28,10 +29,6 @@ def trace(name, size, **fields):
 
     variables = jax.eval_shape(init, jax.random.key(0))
     return stages, variables["params"]["backbone"]
-
-
-def count(tree):
-    return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
 def test_stages_are_table_1s():

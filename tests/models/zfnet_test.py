@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from traced import stages, variables
 
 import models
 from models import zfnet
@@ -14,17 +15,7 @@ from models import zfnet
 def shapes(name, size=224, **fields):
     """Shapes of the stages' outputs, without the batch, and of the parameters."""
     model = models.create(name, num_classes=1000, **fields)
-    init = functools.partial(model.init, jax.random.key(0), train=False)
-    images = jnp.zeros((1, size, size, 3))
-    variables = jax.eval_shape(init, images)
-
-    def run(variables, images):
-        return model.apply(
-            variables, images, method=lambda m, x: m.backbone(x, train=False)
-        )
-
-    outputs = jax.eval_shape(run, variables, images)
-    return {name: x.shape[1:] for name, x in outputs.items()}, variables["params"]
+    return stages(model, size), variables(model, size)["params"]
 
 
 def backbone(maps):
