@@ -19,8 +19,8 @@ to the other tower, as in Caffe. Dropout doubles what it keeps in training, wher
 paper halves every output in tests: the same network with the next layer's kernel
 halved.
 
-Counts and published results: comparison/published.py; twins: weights/names.py,
-compared in tests/parity/alexnet_test.py.
+Counts: tests/models/registry_test.py; published results: comparison/published.py;
+twins: weights/names.py, compared in tests/parity/alexnet_test.py.
 """
 
 import functools

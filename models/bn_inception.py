@@ -12,8 +12,8 @@ zeros around the map, and weights start from N(0, 2 / n), n the inputs of a unit
 `bn_inception_128` is the form of the Caffe models in circulation: 128 channels in these
 places, so 4c and 4d give 608, and average pools that count the zeros.
 
-Counts and published results: comparison/published.py; twin: the Caffe model, as ONNX
-ships it, in tests/parity/bn_inception_test.py.
+Counts: tests/models/registry_test.py; published results: comparison/published.py; twin:
+the Caffe model, as ONNX ships it, in tests/parity/bn_inception_test.py.
 """
 
 import functools

@@ -10,8 +10,8 @@ N(0, 2 / n) with n the outputs times the kernel's pixels; the paper only cites H
 Training keeps every layer's input for the gradient, each as an array of its own, so
 memory grows with the square of a block's layers (https://arxiv.org/abs/1707.06990).
 
-Counts and published results: comparison/published.py; twins: weights/names.py,
-compared in tests/parity/densenet_test.py.
+Counts: tests/models/registry_test.py; published results: comparison/published.py;
+twins: weights/names.py, compared in tests/parity/densenet_test.py.
 """
 
 import functools

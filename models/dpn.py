@@ -7,8 +7,8 @@ Differs from the paper: nothing known. Only the authors' code has DPN-68 and DPN
 (https://github.com/cypw/DPNs). What Table 1 leaves open follows that code: where batch
 normalisation is, its constants, and which path a block's first outputs belong to.
 
-Counts and published results: comparison/published.py; twins: weights/names.py,
-compared in tests/parity/dpn_test.py.
+Counts: tests/models/registry_test.py; published results: comparison/published.py;
+twins: weights/names.py, compared in tests/parity/dpn_test.py.
 """
 
 import functools

@@ -21,7 +21,8 @@ weight of old batch statistics is 0.99; Caffe's is 0.999 with a correction for t
 steps. `fractalnet_34` pools between its four blocks and not after the last, where
 ResNet-34 has its average: our reading of "first and last layers of ResNet-34".
 
-Counts and published results: comparison/published.py; twins: none.
+Counts: tests/models/registry_test.py; published results: comparison/published.py;
+twins: none.
 """
 
 import functools

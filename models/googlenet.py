@@ -7,8 +7,8 @@ counts printed in Table 1 disagree with its own layers: conv1 has 9,472, not 2.7
 
 The network that torchvision calls GoogLeNet is in models/googlenet_bn.py.
 
-Counts and published results: comparison/published.py; twin: BVLC's network, as ONNX
-ships it, in tests/parity/googlenet_test.py.
+Counts: tests/models/registry_test.py; published results: comparison/published.py; twin:
+BVLC's network, as ONNX ships it, in tests/parity/googlenet_test.py.
 """
 
 import functools

@@ -6,8 +6,8 @@ kernels; the pool before inception_5a is 2x2; the side heads average over 4x4
 overlapping parts of a map of any size; dropout is 0.2; and weights start from
 N(0, 0.01^2).
 
-Counts and published results: comparison/published.py; twin: weights/names.py, compared
-in tests/parity/googlenet_test.py.
+Counts: tests/models/registry_test.py; published results: comparison/published.py; twin:
+weights/names.py, compared in tests/parity/googlenet_test.py.
 """
 
 import functools

@@ -13,8 +13,8 @@ are also the released ones; the paper does not give them. The released batch
 normalisation has no scale; here it has one, as in torchvision. Padding does not count
 in the averages of the modules; in torchvision it does (`count_include_pad=True`).
 
-Counts and published results: comparison/published.py; twins: weights/names.py,
-compared in tests/parity/inception_v3_test.py.
+Counts: tests/models/registry_test.py; published results: comparison/published.py;
+twins: weights/names.py, compared in tests/parity/inception_v3_test.py.
 """
 
 import functools

@@ -11,8 +11,8 @@ convolution to 1536 channels before the average. The auxiliary classifier of the
 released trainers, which the paper does not mention, is left out. Initialisation and
 batch normalisation are as released, but with a scale: see models/inception_v3.py.
 
-Counts and published results: comparison/published.py; twins: weights/names.py,
-compared in tests/parity/inception_v4_test.py.
+Counts: tests/models/registry_test.py; published results: comparison/published.py;
+twins: weights/names.py, compared in tests/parity/inception_v4_test.py.
 """
 
 import functools

@@ -12,7 +12,8 @@ changed, so the paper's argmin is an argmax here.
 
 What libraries call LeNet-5 is in models/lenet_modern.py.
 
-Counts and published results: comparison/published.py; twins: none.
+Counts: tests/models/registry_test.py; published results: comparison/published.py;
+twins: none.
 """
 
 import flax.linen as nn

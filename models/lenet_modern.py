@@ -3,7 +3,8 @@
 Pooling has no parameters, C3 sees all maps of S2, and the output is linear, for softmax
 cross-entropy: 61,706 parameters for 28x28x1 images and ten classes.
 
-Counts and published results: comparison/published.py; twins: none.
+Counts: tests/models/registry_test.py; published results: comparison/published.py;
+twins: none.
 """
 
 import flax.linen as nn

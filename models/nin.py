@@ -12,7 +12,8 @@ has a ReLU, so no logit is negative.
 Differs from the paper: dropout doubles what it keeps in training instead of halving in
 tests.
 
-Counts and published results: comparison/published.py; twins: none.
+Counts: tests/models/registry_test.py; published results: comparison/published.py;
+twins: none.
 """
 
 import functools

@@ -12,7 +12,8 @@ The paper's "6th and 7th" are these in the fast network; in the accurate one the
 the 7th and 8th. Dropout doubles what it keeps in training instead of halving in tests
 (`alexnet`).
 
-Counts and published results: comparison/published.py; twins: none.
+Counts: tests/models/registry_test.py; published results: comparison/published.py;
+twins: none.
 """
 
 import functools

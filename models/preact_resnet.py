@@ -11,8 +11,8 @@ on its first 1x1, and https://github.com/facebookarchive/fb.resnet.torch for Ima
 where it is on the 3x3 and the stem has a batch normalisation, a ReLU and a pool.
 Projections have no batch normalisation in either.
 
-Counts and published results: comparison/published.py; twins: weights/names.py,
-compared in tests/parity/preact_resnet_test.py.
+Counts: tests/models/registry_test.py; published results: comparison/published.py;
+twins: weights/names.py, compared in tests/parity/preact_resnet_test.py.
 """
 
 import functools

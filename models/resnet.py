@@ -13,8 +13,8 @@ has it). `zero_init` starts the last scale of each block at 0
 shortcut with probability 1 - drop_path, its first block always, and those between with
 probabilities that fall in proportion.
 
-Counts and published results: comparison/published.py; twins: weights/names.py,
-compared in tests/parity/resnet_test.py.
+Counts: tests/models/registry_test.py; published results: comparison/published.py;
+twins: weights/names.py, compared in tests/parity/resnet_test.py.
 """
 
 import functools

@@ -9,8 +9,8 @@ CIFAR networks put batch normalisation and ReLU ahead of the convolutions; here 
 have the ImageNet blocks, which the authors later found slightly better
 (https://github.com/facebookresearch/ResNeXt).
 
-Counts and published results: comparison/published.py; twins: weights/names.py,
-compared in tests/parity/resnext_test.py.
+Counts: tests/models/registry_test.py; published results: comparison/published.py;
+twins: weights/names.py, compared in tests/parity/resnext_test.py.
 """
 
 import functools

@@ -8,8 +8,8 @@ Differs from the paper: nothing known. As in the authors' Caffe networks
 padding, and an SE-ResNet's bottlenecks have their stride on the first 1x1; timm's newer
 networks have `stride_on="3x3"` and `padded_pool=True`.
 
-Counts and published results: comparison/published.py; twins: weights/names.py,
-compared in tests/parity/senet_test.py.
+Counts: tests/models/registry_test.py; published results: comparison/published.py;
+twins: weights/names.py, compared in tests/parity/senet_test.py.
 """
 
 import functools

@@ -10,8 +10,8 @@ footnote of Section 3.1 found sufficient without pre-training. With
 variance 0.01 that the section prints. The deeper networks then need what it says next:
 the first four convolutions and the three fully connected layers of a trained network A.
 
-Counts and published results: comparison/published.py; twins: weights/names.py,
-compared in tests/parity/vgg_test.py.
+Counts: tests/models/registry_test.py; published results: comparison/published.py;
+twins: weights/names.py, compared in tests/parity/vgg_test.py.
 """
 
 import functools

@@ -7,8 +7,8 @@ bottlenecks (Section 3, on ImageNet), all with the activation after the convolut
 
 Differs from the paper: WRN-101-2 is not in it; torchvision has it.
 
-Counts and published results: comparison/published.py; twins: weights/names.py,
-compared in tests/parity/wide_resnet_test.py.
+Counts: tests/models/registry_test.py; published results: comparison/published.py;
+twins: weights/names.py, compared in tests/parity/wide_resnet_test.py.
 """
 
 import functools

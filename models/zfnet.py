@@ -13,7 +13,8 @@ whose root mean square exceeds 0.1 back to 0.1; the optimizer does that
 (config.optimizer). Dropout doubles what it keeps in training instead of halving in
 tests (`alexnet`).
 
-Counts and published results: comparison/published.py; twins: none.
+Counts: tests/models/registry_test.py; published results: comparison/published.py;
+twins: none.
 """
 
 import functools
