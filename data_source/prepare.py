@@ -8,7 +8,7 @@ them; they are read in place, nothing is unpacked. The examples, their order and
 division into shards are those of tfds' own preparation, which starts anew after a
 kill. Here each shard is read from where its images lie in the tars and gets its name
 when it is whole: the same command goes on after a kill. Image files may be folder:PATH
-or csv:PATH, as image_folder.py describes them.
+or csv:PATH, as data_source/image_folder.py describes them.
 """
 
 import argparse

@@ -31,8 +31,8 @@ def decode(data, channels):
 def decode_lazily(data, channels):
     """As `decode`, but the result may be a `LazyJpeg` instead of an array.
 
-    The views of images/views.py take either, and a random crop needs three quarters of
-    an image's rows or so.
+    The views of transforms/resizing.py take either, and a random crop needs three
+    quarters of an image's rows or so.
     """
     if isinstance(data, np.ndarray) and data.shape[-1] == channels:
         return data

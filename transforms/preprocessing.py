@@ -33,7 +33,7 @@ class Preprocessing:
     short_side: int = 256
     interpolation: str = "bilinear"
     whiten: str = ""
-    # Arrays of images.whitening.fit; a run keeps them in statistics.npz.
+    # Arrays of whitening.fit; a run keeps them in statistics.npz.
     statistics: dict | None = dataclasses.field(default=None, compare=False, repr=False)
 
     def __post_init__(self):

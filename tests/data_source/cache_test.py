@@ -50,7 +50,7 @@ class Photos:
 
 @dataclasses.dataclass(frozen=True)
 class PhotoSplit:
-    """What images/cache.py uses of a data_source.Split."""
+    """What data_source/cache.py uses of a data_source.Split."""
 
     source: Photos
     name: str = "folder:/some/photos"

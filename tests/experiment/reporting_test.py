@@ -260,24 +260,26 @@ def test_the_line(clock):
     progress = reporting.Progress(0, 1000, batch_size=50, num_examples=2000)
     clock.now += 30
     progress.waiting(3)
-    scalars = {"train/loss": 0.123456, "train/error": 1.234}
-    assert progress.line(30, {**scalars, **progress.report(30)}) == (
-        "step   30/1000  epoch   0.75  loss 0.1235  error  1.23 %"
+    scalars = {"train/loss": 0.123456, **progress.report(30)}
+    assert progress.line(30, scalars, "far  1.23 %") == (
+        "step   30/1000  epoch   0.75  loss 0.1235  far  1.23 %"
         "        50 images/s  data wait  10 %  ETA 0:16:10"
     )
 
 
 def test_eta_is_of_the_steps_since_the_start_and_counts_all_time(clock):
-    scalars = {"progress/epoch": 1.0, "train/loss": 1.0, "train/error": 50.0}
+    words = "far 50.00 %"
+    scalars = {"progress/epoch": 1.0, "train/loss": 1.0}
     scalars |= {"progress/images_per_second": 123456.7, "progress/data_wait": 1.0}
     progress = reporting.Progress(500, 1000, batch_size=50, num_examples=2000)
-    assert progress.line(500, scalars).endswith("ETA 0:00:00")  # no step done yet
+    line = progress.line(500, scalars, words)
+    assert line.endswith("ETA 0:00:00")  # no step is done yet
     clock.now += 36
     progress.exclude(20)  # evaluations go on until the end, too
-    line = progress.line(510, scalars)
-    assert line.startswith("step  510/1000  epoch   1.00  loss 1.0000  error 50.00 %")
+    line = progress.line(510, scalars, words)
+    assert line.startswith("step  510/1000  epoch   1.00  loss 1.0000  far 50.00 %")
     assert line.endswith("   123,457 images/s  data wait 100 %  ETA 0:29:24")
-    assert progress.line(1000, scalars).endswith("ETA 0:00:00")
+    assert progress.line(1000, scalars, words).endswith("ETA 0:00:00")
 
 
 @pytest.mark.parametrize(
