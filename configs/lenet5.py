@@ -11,8 +11,8 @@
 
 README.md has the measured results. How :paper differs from the paper: the weights start
 within 2.4 / sqrt(fan-in) (models/lenet.py says why), the curvature of the criterion is
-eq. 8's (training/losses.py). The paper does not give eq. 9's j (10 here) or the ranges of the
-distortions, which here are drawn anew at every presentation.
+eq. 8's (training/losses.py). The paper does not give eq. 9's j (10 here) or the ranges
+of the distortions, which here are drawn anew at every presentation.
 """
 
 from configs import default

@@ -100,9 +100,9 @@ def compiler_options(platform):
     """XLA's options for a training step, for `jax.jit`; there are none but on a CPU.
 
     XLA's CPU backend (jaxlib 0.10.2) removes the barriers of a program ahead of its
-    fusions. Rematerialised stages (training/remat.py) then run beside the first pass, and
-    ResNet-50 needs more memory than without, 1,208 MB instead of 1,082 MB at batch 8;
-    with the barriers it is 351 MB. `once`, kernels/onednn.py and max pooling need
+    fusions. Rematerialised stages (training/remat.py) then run beside the first pass,
+    and ResNet-50 needs more memory than without, 1,208 MB instead of 1,082 MB at batch
+    8; with the barriers it is 351 MB. `once`, kernels/onednn.py and max pooling need
     theirs to be fast.
 
     It gives convolutions to YNNPACK, whose gradient of a kernel takes 30 ms where Eigen
