@@ -202,39 +202,43 @@ void Add(const Layer& layer, int64_t tap, int64_t element, int64_t block,
 // The chunks of one task, for some panels of the outputs of one dense layer.
 void Work(const Layer& layer, const float* images, const float* dy, const Chunk* chunk,
           const Chunk* end, int64_t dense, int64_t panel, int64_t last_panel, float* dw) {
-  static thread_local std::vector<float> x_panels, dy_panels;
   const int64_t inputs = layer.inputs(), outputs = layer.outputs();
   const int64_t parts = CeilDiv(inputs, kInputs);
   const int64_t columns = (layer.wo - 1) * layer.stride[1] +
                           (layer.kw - 1) * layer.dilation[1] + 1;
+  const auto rows_of = [&](const Chunk& chunk) {
+    return (chunk.rows - 1) * layer.stride[0] + (layer.kh - 1) * layer.dilation[0] + 1;
+  };
+  // One panel of all channels is what dy is already.
+  const bool whole = outputs == layer.cout && outputs == Width(outputs);
+  int64_t x_pixels = 0, most_dy_pixels = 0;
+  for (const Chunk* c = chunk; c != end; ++c) {
+    x_pixels = std::max(x_pixels, c->images * rows_of(*c) * columns);
+    most_dy_pixels = std::max(most_dy_pixels, c->images * c->rows * layer.wo);
+  }
+  const Buffer x_panel = MakeBuffer(x_pixels * CeilDiv(inputs, parts));
+  const Buffer dy_panels =
+      MakeBuffer(whole ? 0 : (last_panel - panel) * most_dy_pixels * kOutputs);
   float sums[kSums * kLanes];
   for (; chunk != end; ++chunk) {
-    const int64_t rows = (chunk->rows - 1) * layer.stride[0] +
-                         (layer.kh - 1) * layer.dilation[0] + 1;
-    const int64_t x_pixels = chunk->images * rows * columns;
+    const int64_t rows = rows_of(*chunk);
     const int64_t dy_pixels = chunk->images * chunk->rows * layer.wo;
-    dy_panels.resize(std::max<size_t>(
-        dy_panels.size(), (last_panel - panel) * dy_pixels * kOutputs));
-    x_panels.resize(
-        std::max<size_t>(x_panels.size(), x_pixels * CeilDiv(inputs, parts)));
-    // One panel of all channels is what dy is already.
-    const bool whole = outputs == layer.cout && outputs == Width(outputs);
     for (int64_t p = panel; p < last_panel && !whole; ++p) {
       PackOutputs(layer, dy, *chunk, dense * outputs + p * kOutputs, Channels(layer, p),
-                  dy_panels.data() + (p - panel) * dy_pixels * kOutputs);
+                  dy_panels.get() + (p - panel) * dy_pixels * kOutputs);
     }
     for (int64_t part = 0; part < parts; ++part) {
       const int64_t input = inputs * part / parts;
       const int64_t channels = inputs * (part + 1) / parts - input;
       PackInputs(layer, images, *chunk, rows, columns, dense * inputs + input, channels,
-                 x_panels.data());
+                 x_panel.get());
       // Without dilation the taps of a row lie side by side.
       const int64_t segments = layer.dilation[1] == 1 ? 1 : layer.kw;
       const int64_t elements = channels * (layer.kw / segments);
       for (int64_t p = panel; p < last_panel; ++p) {
         const float* dy_panel =
             whole ? dy + (chunk->image * layer.ho + chunk->row) * layer.wo * layer.cout
-                  : dy_panels.data() + (p - panel) * dy_pixels * kOutputs;
+                  : dy_panels.get() + (p - panel) * dy_pixels * kOutputs;
         const int64_t width = Width(Channels(layer, p));
         const Walk walk = {chunk->images,
                            chunk->rows,
@@ -253,7 +257,7 @@ void Work(const Layer& layer, const float* images, const float* dy, const Chunk*
               const int64_t element = elements * b / blocks;
               const int64_t block = elements * (b + 1) / blocks - element;
               const auto outer = width > kLanes ? kOuter2[block - 1] : kOuter1[block - 1];
-              outer(x_panels.data() + pixel * channels + element, dy_panel, walk, sums);
+              outer(x_panel.get() + pixel * channels + element, dy_panel, walk, sums);
               Add(layer, kh * layer.kw + s, element, block, input, channels, dense,
                   p * kOutputs, Channels(layer, p), sums, dw);
             }
@@ -287,10 +291,10 @@ ffi::Error KernelGradient(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> images,
                                              1 + kPartialBytes / (4 * size));
   const std::vector<Chunk> chunks = Chunks(layer, wanted);
   const int64_t copies = std::min<int64_t>(wanted, chunks.size());
-  std::vector<float> partial((copies - 1) * size);
+  const Buffer partial = MakeBuffer((copies - 1) * size);
   InParallel(pool, layers * parts * copies, [&](int64_t task) {
     const int64_t copy = task % copies, part = task / copies % parts;
-    float* sums = copy ? partial.data() + (copy - 1) * size : dw->typed_data();
+    float* sums = copy ? partial.get() + (copy - 1) * size : dw->typed_data();
     const int64_t dense = task / (copies * parts);
     const int64_t panel = panels * part / parts, last = panels * (part + 1) / parts;
     const int64_t channel = dense * layer.outputs() + panel * kOutputs;
@@ -305,7 +309,7 @@ ffi::Error KernelGradient(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> images,
          chunks.data() + count * (copy + 1) / copies, dense, panel, last, sums);
   });
   for (int64_t copy = 1; copy < copies; ++copy) {
-    const float* sums = partial.data() + (copy - 1) * size;
+    const float* sums = partial.get() + (copy - 1) * size;
     for (int64_t i = 0; i < size; ++i) dw->typed_data()[i] += sums[i];
   }
   return ffi::Error::Success();

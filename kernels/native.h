@@ -1,8 +1,8 @@
 // What the programs beside this file share: vectors of the processor's width, and loops
 // on XLA's threads.
 
-#ifndef MODELS_NATIVE_H_
-#define MODELS_NATIVE_H_
+#ifndef KERNELS_NATIVE_H_
+#define KERNELS_NATIVE_H_
 
 #include <algorithm>
 #include <atomic>
@@ -11,6 +11,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <new>
 
 #include "xla/ffi/api/ffi.h"
 
@@ -33,10 +34,27 @@ inline void Store(float* to, Vector v) { *reinterpret_cast<Vector*>(to) = v; }
 
 inline int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Runs task(0), ..., task(count - 1) on the pool's threads and this one. This thread
-// waits for none that has not begun: the pool may be busy with threads like it.
+// Memory for floats, not initialised. It begins with a line of the cache, so that no
+// vector lies in two: with all aligned to 16 bytes the layers took 6% longer.
+constexpr size_t kLine = 64;
+struct Deleter {
+  void operator()(float* floats) const {
+    ::operator delete[](floats, std::align_val_t(kLine));
+  }
+};
+using Buffer = std::unique_ptr<float[], Deleter>;
+
+inline Buffer MakeBuffer(int64_t floats) {
+  return Buffer(new (std::align_val_t(kLine)) float[floats]);
+}
+
+// Runs task(0, scratch), ..., task(count - 1, scratch) on the pool's threads and on this
+// one. Each thread has a scratch of its own, of so many floats, until its last task ends.
+// This thread waits for no thread that has not begun: the pool may be busy with others
+// like it.
 template <typename Task>
-void InParallel(xla::ffi::ThreadPool& pool, int64_t count, const Task& task) {
+void InParallel(xla::ffi::ThreadPool& pool, int64_t count, int64_t floats,
+                const Task& task) {
   struct Shared {
     std::atomic<int64_t> next{0};
     std::mutex mutex;
@@ -44,9 +62,15 @@ void InParallel(xla::ffi::ThreadPool& pool, int64_t count, const Task& task) {
     int64_t finished = 0;
   };
   auto shared = std::make_shared<Shared>();
-  auto run = [shared, count, &task] {
+  auto run = [shared, count, floats, &task] {
     int64_t mine = 0;
-    for (int64_t i; (i = shared->next.fetch_add(1)) < count; ++mine) task(i);
+    {
+      Buffer scratch;
+      for (int64_t i; (i = shared->next.fetch_add(1)) < count; ++mine) {
+        if (mine == 0 && floats > 0) scratch = MakeBuffer(floats);
+        task(i, scratch.get());
+      }
+    }
     if (mine == 0) return;
     std::lock_guard<std::mutex> lock(shared->mutex);
     shared->finished += mine;
@@ -59,6 +83,11 @@ void InParallel(xla::ffi::ThreadPool& pool, int64_t count, const Task& task) {
   shared->done.wait(lock, [&] { return shared->finished == count; });
 }
 
+template <typename Task>
+void InParallel(xla::ffi::ThreadPool& pool, int64_t count, const Task& task) {
+  InParallel(pool, count, 0, [&task](int64_t i, float*) { task(i); });
+}
+
 }  // namespace convnets
 
-#endif  // MODELS_NATIVE_H_
+#endif  // KERNELS_NATIVE_H_

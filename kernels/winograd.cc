@@ -246,24 +246,22 @@ ffi::Error Convolution(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> images,
   const int64_t block = layer.block(layer.cin + layer.cout), tiles = layer.tiles();
   const int64_t v_stride = Stride(block, layer.cin);
   const int64_t m_stride = Stride(block, layer.cout);
-  InParallel(pool, CeilDiv(tiles, block), [&](int64_t task) {
-    static thread_local std::vector<float> v, m;
-    v.resize(std::max<size_t>(v.size(), kElements * v_stride));
-    m.resize(std::max<size_t>(m.size(), kElements * m_stride));
+  const int64_t floats = kElements * (v_stride + m_stride);
+  InParallel(pool, CeilDiv(tiles, block), floats, [&](int64_t task, float* v) {
+    float* m = v + kElements * v_stride;
     const int64_t first = task * block, count = std::min(block, tiles - first);
-    TransformImages(layer, images.typed_data(), first, count, 0, layer.cin, block,
-                    v.data());
+    TransformImages(layer, images.typed_data(), first, count, 0, layer.cin, block, v);
     for (int e = 0; e < kElements; ++e) {
       for (int64_t p = 0; p < panels; ++p) {
         const float* up = panel(p) + e * u_stride;
         for (int64_t r = 0; r < count; r += kRows) {
           (width(p) == kPanel ? Multiply<2> : Multiply<1>)(
-              v.data() + e * v_stride + r * kLanes, layer.cin, block, up,
-              m.data() + e * m_stride + p * kPanel * block + r * kLanes);
+              v + e * v_stride + r * kLanes, layer.cin, block, up,
+              m + e * m_stride + p * kPanel * block + r * kLanes);
         }
       }
     }
-    TransformOutputs(layer, m.data(), first, count, block, outputs->typed_data());
+    TransformOutputs(layer, m, first, count, block, outputs->typed_data());
   });
   return ffi::Error::Success();
 }
@@ -339,26 +337,24 @@ Part PartOf(const Layer& layer, int64_t i) {
 // Adds the tiles' part to du [kElements][inputs][outputs].
 void Sum(const Layer& layer, const float* images, const float* dy, const Part& part,
          int64_t first, int64_t end, float* du) {
-  static thread_local std::vector<float> v, d;
   const int64_t block = layer.block(part.inputs + part.outputs);
   const int64_t v_stride = Stride(block, part.inputs);
   const int64_t d_stride = Stride(block, part.outputs);
-  v.resize(std::max<size_t>(v.size(), kElements * v_stride));
-  d.resize(std::max<size_t>(d.size(), kElements * d_stride));
+  const Buffer v = MakeBuffer(kElements * v_stride), d = MakeBuffer(kElements * d_stride);
   for (; first < end; first += block) {
     const int64_t count = std::min(block, end - first);
     TransformImages(layer, images, first, count, part.input, part.inputs, block,
-                    v.data());
+                    v.get());
     TransformGradients(layer, dy, first, count, part.output, part.outputs, block,
-                       d.data());
+                       d.get());
     float* sums = du;
     for (int e = 0; e < kElements; ++e, sums += part.inputs * part.outputs) {
       for (int64_t o = 0; o < part.outputs; o += kPanel) {
         const auto correlate = part.outputs - o > kLanes ? Correlate<2> : Correlate<1>;
         for (int64_t i = 0; i < part.inputs; i += kInputs) {
           const int64_t lane = i % kLanes;
-          correlate(v.data() + e * v_stride + (i - lane) * block + lane,
-                    d.data() + e * d_stride + o * block, count, block,
+          correlate(v.get() + e * v_stride + (i - lane) * block + lane,
+                    d.get() + e * d_stride + o * block, count, block,
                     sums + i * part.outputs + o, part.outputs);
         }
       }
