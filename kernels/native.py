@@ -21,7 +21,6 @@ import hashlib
 import math
 import os
 import pathlib
-import platform
 import shutil
 import subprocess
 import sys
@@ -32,7 +31,8 @@ import jaxlib
 import numpy as np
 from absl import logging
 
-FOLDER = pathlib.Path(__file__).parent
+from kernels import probes, processor
+
 SOURCES = ("kernel_gradient.cc", "winograd.cc")
 HEADER = "native.h"
 _OPTIONS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared")
@@ -62,28 +62,14 @@ def _options():
     return *_OPTIONS, f"-fsanitize={sanitizers}", *checked
 
 
-def features():
-    """The processor's name and its instruction sets, as text."""
-    cpu = pathlib.Path("/proc/cpuinfo")
-    lines = cpu.read_text().splitlines() if cpu.exists() else []
-    features = {line for line in lines if line.startswith(("flags", "Features"))}
-    return platform.machine(), *sorted(features)
-
-
-def processor():
-    """A short name of this kind of processor: others have other instruction sets."""
-    name = hashlib.sha256("\n".join(features()).encode()).hexdigest()
-    return f"{platform.machine()}-{name[:8]}"
-
-
 def path():
     """Where the library for this source, jaxlib and processor is, if it was built."""
-    parts = *features(), jaxlib.__version__, *_options()
+    parts = *processor.features(), jaxlib.__version__, *_options()
     key = hashlib.sha256("\n".join(parts).encode())
     for name in (*SOURCES, HEADER):
-        key.update((FOLDER / name).read_bytes())
+        key.update((processor.FOLDER / name).read_bytes())
     name = f"native-{key.hexdigest()[:16]}.so"
-    return pathlib.Path(sys.prefix, "lib", "convnets", name)
+    return processor.LIBRARIES / name
 
 
 def build():
@@ -102,7 +88,7 @@ def build():
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
             built = pathlib.Path(folder, target.name)
             include = ("-isystem", jax.ffi.include_dir())
-            sources = [str(FOLDER / name) for name in SOURCES]
+            sources = [str(processor.FOLDER / name) for name in SOURCES]
             command = [compiler, *_options(), *include, *sources, "-o", str(built)]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
@@ -197,7 +183,6 @@ def _low(padding):
 
 
 def main():
-    from kernels import probes  # which needs this file
 
     try:
         print(f"convolutions: {build()}")

@@ -8,7 +8,7 @@ import contextlib
 import jax
 import jaxlib
 
-from kernels import native, onednn, probes
+from kernels import native, onednn, probes, processor
 from kernels.choice import choice
 from kernels.convolution import conv_general_dilated as conv
 from kernels.pixel_sums import spread as spread_pixels
@@ -146,7 +146,7 @@ def describe(devices=1, platform=None):
         "pool": "taps" if auto else "xla",
         "library": native.path().stem if built else "",
         "options": " ".join(f"{name}={value}" for name, value in options),
-        "device": native.processor()
+        "device": processor.name()
         if cpu
         else jax.local_devices(backend=platform)[0].device_kind,
         "jaxlib": jaxlib.__version__,

@@ -14,7 +14,7 @@ import pytest
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from kernels import native, onednn, probes
+from kernels import native, onednn, probes, processor
 
 FOLDER = pathlib.Path(native.__file__).parents[1]
 COMPILER = shutil.which("c++") and sys.platform == "linux"
@@ -325,7 +325,7 @@ def test_sanitizers_are_another_library(monkeypatch):
 def test_another_source_is_another_library(name, monkeypatch, tmp_path):
     before = native.path()
     for source in (*native.SOURCES, native.HEADER):
-        shutil.copy(native.FOLDER / source, tmp_path)
+        shutil.copy(processor.FOLDER / source, tmp_path)
     monkeypatch.setattr(native, "FOLDER", tmp_path)
     assert native.path() == before
     with (tmp_path / name).open("a") as file:
