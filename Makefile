@@ -26,7 +26,7 @@ lint: .venv/installed-dev
 sanitize: .venv/installed-dev
 	CXX=c++ CONVNETS_SANITIZE=address,undefined ASAN_OPTIONS=detect_leaks=0 \
 	  LD_PRELOAD="$(foreach l,asan ubsan stdc++,$(shell c++ -print-file-name=lib$(l).so))" \
-	  $(BIN)/python -m pytest -k "not building" tests/kernels/native_test.py
+	  $(BIN)/python -m pytest -s -k "not building" tests/kernels/native_test.py
 
 setup: .venv/installed-dev
 
