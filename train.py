@@ -231,7 +231,7 @@ class Trainer:
         return float(self.schedule(step - 1)) * scale
 
     def _checked(self, sums):
-        """Returns the sums on the host; raises NonFiniteLoss if need be."""
+        """Fetches the sums; raises NonFiniteLoss if a loss was not finite."""
         sums = jax.device_get(sums)
         if sums["bad_step"] >= 0:
             self.saved.wait()

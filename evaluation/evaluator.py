@@ -58,7 +58,7 @@ def describe_errors(metrics, split, size, step):
 
 
 class Evaluator(typing.Protocol):
-    """The interface that training needs of an evaluation, whatever the task."""
+    """The interface that training needs from an evaluation, whatever the task."""
 
     split: data_source.Split
 
