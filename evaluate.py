@@ -2,8 +2,8 @@
 
 Every image of a split is counted once, whatever the batch size. `evaluate_run` is for
 one run, `evaluate_ensemble` for several and their average; both take any of the papers'
-protocols (evaluation/protocols.py). What training asks for meanwhile, one view of each
-image, is counted by evaluation/evaluator.py.
+protocols (evaluation/protocols.py). Training evaluates one view of each image with
+evaluation/evaluator.py.
 """
 
 import contextlib
@@ -33,15 +33,15 @@ from transforms import preprocessing as preprocessings
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What was found of one run.
+    """The evaluation of one run.
 
     Attributes:
-      record: as it is written to evaluation-<step>.json.
+      record: the content of evaluation-<step>.json.
       split: name of the split, which holds `size` images.
       protocol: how the images were shown.
       worst: the classes with the largest error, as text.
       damaged: names of images that could not be read.
-      files: what was written in the run directory.
+      files: names of the files written in the run directory.
     """
 
     run: str
@@ -72,7 +72,7 @@ class Evaluation:
 
 @dataclasses.dataclass(frozen=True)
 class Ensemble:
-    """What was found of several runs, and of the average of their scores."""
+    """The evaluations of several runs, and of the average of their scores."""
 
     members: list
     average: str
@@ -99,21 +99,22 @@ def evaluate_run(run, config, checkpoint="latest", batch_stats="moving"):
 
     Args:
       run: a workdir.Workdir.
-      config: the run's own, or one that differs in what the network does not depend on.
+      config: the run's own, or one that differs only in fields that do not affect the
+        network.
       checkpoint: "latest", "best" or a step.
-      batch_stats: of batch normalisation: "moving" averages, which the checkpoint has,
-        or those of the "population", from a pass over the training data.
+      batch_stats: statistics for batch normalisation: the checkpoint's "moving"
+        averages, or those of the "population", from a pass over the training data.
 
     Returns:
       The `Evaluation`. It is also written to <run>/evaluation-<step>.json, with tables
-      beside it (evaluation/results.py); the names end with the protocol, if it is not
-      "single", and what else is not the run's own.
+      beside it (evaluation/results.py). The names end with the protocol, unless it is
+      "single", and with every other setting that is not the run's own.
     """
     return _evaluate_run(run, config, checkpoint, batch_stats)[0]
 
 
 def evaluate_ensemble(runs, configs, checkpoint="latest", batch_stats="moving"):
-    """Evaluates several runs, as `evaluate_run` does each; returns the `Ensemble`.
+    """Evaluates each of several runs as `evaluate_run` does; returns the `Ensemble`.
 
     Each has its own network, preprocessing and protocol; they must have the same
     examples in the same order. `config.eval.average` says what is averaged over them.
@@ -136,11 +137,11 @@ def evaluate_ensemble(runs, configs, checkpoint="latest", batch_stats="moving"):
 
 
 def _evaluate_run(run, config, checkpoint, batch_stats):
-    """(Evaluation, scoring.Predictions) of one run."""
+    """Returns (Evaluation, scoring.Predictions) of one run."""
     checks.check_devices(config, jax.device_count(), jax.process_count())
     dataset = config.dataset
     if config.eval.protocol != "single" and dataset.cache:
-        # Whose images may be smaller than a protocol asks for.
+        # The cache's images may be smaller than a protocol asks for.
         dataset = dataset.copy_and_resolve_references()
         dataset.cache = ""
     split = build.open_split(dataset, dataset.eval_split)
@@ -165,7 +166,7 @@ def _evaluate_run(run, config, checkpoint, batch_stats):
         try:
             files = results.write(run, suffix, record, predictions)
         except workdir.WorkdirError as e:
-            logging.warning("%s", e)  # a run that can only be read is fine
+            logging.warning("%s", e)  # a read-only run is fine
     worst = scoring.worst_classes(predictions)
     evaluation = Evaluation(
         str(run), split.split, len(split), record, shown, worst, damaged, files
@@ -177,7 +178,7 @@ def _evaluate_run(run, config, checkpoint, batch_stats):
 
 
 def _population_variables(opened):
-    """A trained.Trained's variables with the statistics of a pass over training data.
+    """Returns the variables with the statistics of a pass over the training data.
 
     Raises:
       ConfigError: the network has no batch normalisation.
@@ -193,7 +194,7 @@ def _population_variables(opened):
     preprocessing, view = build.make_view(
         config, split.image_shape, len(split) / batch_size
     )
-    if view:  # the size that the training ended with
+    if view:  # show the size with which the training ended
         view = dataclasses.replace(view, sizes=((0, view.sizes[-1][1]),))
     prepare = functools.partial(
         preprocessings.network_input,
@@ -231,7 +232,7 @@ def _population_variables(opened):
 
 
 def make_protocol(config, preprocessing, image_shape):
-    """The protocol of `config.eval` for stored images of `image_shape` [H, W, C]."""
+    """Makes the protocol of `config.eval` for stored images `image_shape` [H, W, C]."""
     name = config.eval.protocol
     scales, view = (), None
     if name == "single":
@@ -255,15 +256,15 @@ def make_protocol(config, preprocessing, image_shape):
 
 
 def make_steps(opened, variables, protocol):
-    """{kind of view: compiled `protocols.make_step`} for what `protocol` shows.
+    """Returns {kind of view: jitted `protocols.make_step`} for what `protocol` shows.
 
     Raises:
-      ConfigError: the network of the trained.Trained cannot be tested so.
+      ConfigError: the network of the trained.Trained cannot be tested this way.
     """
     config, model, preprocessing = opened.config, opened.model, opened.preprocessing
     size, image_shape = protocol.image_size, opened.image_shape
     shapes = {"crop": image_shape}
-    if protocol.name != "single" or protocol.view:  # views have their size
+    if protocol.name != "single" or protocol.view:  # views have the right size already
         preprocessing = dataclasses.replace(preprocessing, fit="crop")
         parts = protocols.PROTOCOLS.get(protocol.name, (("crop", None),))
         shapes = {
@@ -308,13 +309,14 @@ def make_steps(opened, variables, protocol):
 
 
 def predict_split(config, split, steps, variables, protocol):
-    """The scores of a split's images as scoring.Predictions, and the damaged ones.
+    """Returns the scores of a split as scoring.Predictions, and the damaged images.
 
     Each process evaluates every n-th image on its own devices.
     """
     same_size = None not in split.image_shape
     if same_size and len(split) * math.prod(split.image_shape) <= 2**30:
-        # Read at once, `examples` is fast. A damaged one is found again, one by one.
+        # Reading all at once makes `examples` fast. If one is damaged, reading them one
+        # by one finds it again.
         with contextlib.suppress(data_source.DataError):
             split.arrays()
     process, processes = jax.process_index(), jax.process_count()
@@ -355,7 +357,7 @@ REPORT_SECONDS = 30
 
 
 def _reporter(count):
-    """A function that prints now and then how many of `count` images are read."""
+    """Returns a function that prints now and then how many of `count` were read."""
     last = time.monotonic()
 
     def report(done):
@@ -368,7 +370,7 @@ def _reporter(count):
 
 
 def _from_all_processes(rows, count):
-    """Rows 0 to count - 1, of which each process has every n-th, on all processes."""
+    """Gathers rows 0 to count - 1 on all processes, of which each has every n-th."""
     processes = jax.process_count()
     if processes == 1:
         return rows
@@ -385,7 +387,7 @@ def _from_all_processes(rows, count):
 
 
 def mean_loss(loss, predictions):
-    """The loss per image that has an answer."""
+    """Returns the loss per image that has an answer."""
     answered = ~np.isnan(predictions.logits).any(1)
     logits, labels = predictions.logits[answered], predictions.label[answered]
     total = 0.0

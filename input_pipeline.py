@@ -1,6 +1,6 @@
-"""Which example is seen when; batches; how they reach the devices.
+"""Decides which example is seen when, makes batches, and sends them to the devices.
 
-A batch is a dict: image uint8 [B, H, W, C], the arrays of the examples' targets (of a
+A batch is a dict: image uint8 [B, H, W, C], the arrays of the examples' targets (for a
 classifier: label int32 [B]), mask float32 [B] (1 real, 0 padding), index int32 [B] (the
 example in its split) and epoch int32 [B] (with repeats: see TrainPlan.indices).
 
@@ -35,17 +35,17 @@ def _permutation(num_examples, seed, epoch):
 
 @dataclasses.dataclass(frozen=True)
 class TrainPlan:
-    """Which examples each training step sees: an endless row of shuffled epochs.
+    """Says which examples each training step sees: an endless row of shuffled epochs.
 
     Epoch e is numpy's permutation for the generator (seed, e); with order="fixed" every
-    epoch is epoch 0's (LeNet-5's fixed random order). Batches are cut from the row
+    epoch repeats epoch 0's (LeNet-5's fixed random order). Batches are cut from the row
     regardless of epochs, so one may hold the end of an epoch and the start of the next,
-    and an epoch has num_examples / batch_size steps, a fraction.
+    and an epoch has num_examples / batch_size steps, which may be a fraction.
 
-    With repeats r, repeated augmentation (Hoffer et al., 2019; Berman et al., 2019): a
-    batch holds batch_size / r examples r times, and an epoch, still of num_examples
-    images, only the first 1 / r of its permutation. The repeats of an example lie
-    batch_size / r apart.
+    repeats = r means repeated augmentation (Hoffer et al., 2019; Berman et al., 2019):
+    a batch holds batch_size / r examples r times, and an epoch, which still has
+    num_examples images, shows only the first 1 / r of its permutation. The repeats of
+    an example lie batch_size / r apart.
     """
 
     num_examples: int
@@ -71,10 +71,10 @@ class TrainPlan:
             )
 
     def indices(self, start_step, stop_step):
-        """Example indices int32 [S, B] and their epochs int32 [S, B] of those steps.
+        """Returns example indices int32 [S, B] and epochs int32 [S, B] of those steps.
 
-        With repeats, instead of the epoch, repeats * epoch + the number of the repeat:
-        in either case no example has the same number twice.
+        With repeats, the epoch is replaced by repeats * epoch + the number of the
+        repeat. In either case no example has the same number twice.
         """
         distinct = self.batch_size // self.repeats
         first, stop = start_step * distinct, stop_step * distinct
@@ -99,7 +99,7 @@ class TrainPlan:
 
 
 def eval_indices(num_examples, batch_size):
-    """Every example once: index int32 [S, B] and mask float32 [S, B], 0 where padded.
+    """Returns each example once: index int32 [S, B], mask float32 [S, B], 0 if padded.
 
     Padding has index 0.
     """
@@ -111,7 +111,7 @@ def eval_indices(num_examples, batch_size):
 
 
 def process_slice(batch_size, process_index, process_count):
-    """The rows of a global batch that one process loads.
+    """Returns the rows of a global batch that one process loads.
 
     Raises:
       ValueError: the batch does not divide evenly.
@@ -142,11 +142,11 @@ def train_batches(
 ):
     """Iterates over this process' part of the batches of steps [start, stop).
 
-    `num_threads` read ahead up to `prefetch` batches, or one each if these are more,
-    from the moment of the call; 0 reads when asked. The iterator's close() stops them
-    early, as its deletion does.
+    From the call on, `num_threads` threads read up to `prefetch` batches ahead, or one
+    each if there are more threads; 0 reads on demand. Closing or deleting the iterator
+    stops them early.
 
-    `view` maps (image, target, rng, step) to an image uint8 [H, W, C], of one size in a
+    `view` maps (image, target, rng, step) to an image uint8 [H, W, C], of one size per
     step, and its target, a dict of arrays. Without it all images of the split must have
     one size. `rng` is a function of (seed, epoch, index). An image that cannot be read
     raises DataError; with `damaged` "replace" it is logged, and the next readable
@@ -185,11 +185,11 @@ def eval_batches(
 ):
     """Iterates over this process' part of batches that hold every example once.
 
-    The last batch is filled up with mask 0. A batch size that does not divide evenly
-    among the processes is rounded up, so that each has equally many, equal batches.
+    The last batch is padded with mask 0. A batch size that does not divide evenly among
+    the processes is rounded up, so all have the same number of batches of one size.
     `view` maps an image to uint8 [H, W, C] of one size. With `damaged` "wrong" an image
-    that cannot be read is black and its label UNREADABLE; `num_threads`, `prefetch` and
-    the other values of `damaged` are as for `train_batches`.
+    that cannot be read becomes black and its label UNREADABLE; `num_threads`,
+    `prefetch` and the other values of `damaged` are as for `train_batches`.
     """
     batch_size += -batch_size % process_count
     rows = process_slice(batch_size, process_index, process_count)
@@ -205,9 +205,10 @@ def eval_batches(
 
 
 def read_examples(split, index, view=None, damaged="fail"):
-    """{"image": uint8 [n, H, W, C] in their test `view`, and the targets' arrays}.
+    """Returns {"image": uint8 [n, H, W, C] in test `view`, and the targets' arrays}.
 
-    `view` is Preprocessing.view of the split's images, `damaged` as for `eval_batches`.
+    `view` is Preprocessing.view for the split's images; `damaged` is as for
+    `eval_batches`.
     """
     if view is None:
         try:
@@ -234,8 +235,8 @@ def _read_views(split, index, show, damaged):
     `show(at, image, target)` gives the image and the target of the example index[at].
 
     Raises:
-      DataError: an image cannot be read and `damaged` is "fail", or with "replace" a
-        hundred in a row cannot.
+      DataError: an image cannot be read and `damaged` is "fail", or it is "replace" and
+        a hundred images in a row cannot be read.
     """
     images, targets = None, []
     for at in range(len(index)):
@@ -249,7 +250,7 @@ def _read_views(split, index, show, damaged):
 
 
 def _readable(split, index, damaged, at, show):
-    """What is shown of example `index`, or of what stands for it: (image, target)."""
+    """Returns (image, target) shown for example `index` or for its replacement."""
     error = None
     for number in range(min(100, len(split))):
         try:
@@ -266,19 +267,19 @@ def _readable(split, index, damaged, at, show):
             logging.warning("%s; it counts as an error", error)
             black = np.zeros([size or 64 for size in split.image_shape], np.uint8)
             return show(at, black, {"label": np.int32(UNREADABLE)})
-        logging.warning("%s; the next image stands for it", error)
+        logging.warning("%s; the next image takes its place", error)
     raise data_source.DataError(f"{error}; nor can the images after it be read")
 
 
 def _stream(load, start, stop, num_threads, prefetch):
     import grain
 
-    # A thread makes a whole batch; more of them than the buffer holds would be idle.
+    # A thread makes a whole batch; more threads than the buffer holds would be idle.
     options = grain.ReadOptions(
         num_threads=num_threads if prefetch else 0,
         prefetch_buffer_size=max(prefetch, num_threads) if num_threads else 0,
     )
-    # Not range(start, stop): Grain's range of length 0 is an error of its own.
+    # Grain's own range(start, stop) raises an error when its length is 0.
     steps = grain.MapDataset.source(range(start, stop)).map(load)
     iterator = iter(steps.to_iter_dataset(options))
     iterator.start_prefetch()
@@ -289,7 +290,7 @@ def _stream(load, start, stop, num_threads, prefetch):
 
 
 def device_batch(images, labels, index, epoch):
-    """The batch of the given examples [B] from arrays that live on the device."""
+    """Makes the batch of the given examples [B] from arrays that live on the device."""
     batch = {
         "image": images.at[index].get(mode="promise_in_bounds"),
         "label": labels.at[index].get(mode="promise_in_bounds"),
@@ -297,7 +298,7 @@ def device_batch(images, labels, index, epoch):
         "index": index,
         "epoch": epoch,
     }
-    # Fused with the gather, what follows could round otherwise than on a host batch.
+    # Fused with the gather, later operations could round differently than on the host.
     return jax.lax.optimization_barrier(batch)
 
 
@@ -305,7 +306,7 @@ def device_batch(images, labels, index, epoch):
 
 
 class DeviceFeed:
-    """The whole split lies on every device; only indices travel, for many steps."""
+    """Keeps the whole split on every device; only indices travel, for many steps."""
 
     def __init__(self, split, plan, mesh, steps):
         replicated = NamedSharding(mesh, PartitionSpec())
@@ -317,7 +318,7 @@ class DeviceFeed:
         self._arrays = tuple(put(x, replicated) for x in split.arrays())
 
     def take(self, step, stop):
-        """(data for make_run_steps, number of steps) from `step` to at most `stop`."""
+        """Returns (data for make_run_steps, number of steps), up to step `stop`."""
         count = min(self.steps, stop - step)
         places = self._plan.indices(step, step + count)
         padding = ((0, self.steps - count), (0, 0))
@@ -335,9 +336,9 @@ class DeviceFeed:
 
 
 class HostFeed:
-    """Batches are read, decoded and sent by host threads, one step at a time.
+    """Host threads read, decode and send batches, one step at a time.
 
-    Only the arrays named by `keys` are sent. `reading` are further arguments of
+    Only the arrays named by `keys` are sent. `reading` holds further arguments of
     `train_batches`.
     """
 
@@ -371,5 +372,5 @@ class HostFeed:
 
 
 def put(local, sharding):
-    """A global array of which this process holds `local`."""
+    """Makes a global array of which this process holds `local`."""
     return jax.make_array_from_process_local_data(sharding, local)

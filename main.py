@@ -22,14 +22,14 @@ import sys
 from kernels import huge_pages
 
 if __name__ == "__main__":
-    huge_pages.start_anew()  # ahead of the imports, which it would pay for twice
+    huge_pages.start_anew()  # before the imports, which it would otherwise repeat
 
 from absl import logging  # noqa: E402
 
 from errors import PREEMPTED, UserError, foreign  # noqa: E402
 from experiment import options as flags  # noqa: E402
 
-# The modes: (options, config, runs) -> what is printed. Each imports what it needs.
+# Each mode maps (options, config, runs) to what is printed, and imports what it needs.
 
 
 def _train(options, config, runs):
@@ -132,7 +132,7 @@ def main(argv):
 def _run(options):
     from experiment import checks, workdir
 
-    # One run has a comma in its path only where it exists.
+    # A comma belongs to a run's path only if that path exists.
     several = options.mode in ("evaluate", "plot")
     paths = flags.paths(options.workdir or "") if several else [options.workdir]
     runs = [workdir.Workdir(path) for path in paths if path]
@@ -166,7 +166,7 @@ def _images(options):
 
 
 def _is_first_process():
-    jax = sys.modules.get("jax")  # what says no word of it needs no processes
+    jax = sys.modules.get("jax")  # a mode that does not import it has one process
     return jax is None or jax.process_index() == 0
 
 

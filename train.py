@@ -1,8 +1,8 @@
-"""Training: one run in memory, and the loop that moves it.
+"""Trains a network: holds one run in memory and moves it in a loop.
 
-The loop does not know the task: what is minimised and counted is the objective's
-(training/objective.py), and what an evaluation finds is the evaluator's
-(evaluation/evaluator.py).
+The loop does not know the task: the objective (training/objective.py) says what is
+minimised and counted, and the evaluator (evaluation/evaluator.py) what an evaluation
+finds.
 """
 
 import contextlib
@@ -48,7 +48,7 @@ class Preempted(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class Finished:
-    """How a training ended: its last evaluation, and after which step."""
+    """How training ended: the last evaluation, and the step after which it was made."""
 
     run: Workdir
     step: int
@@ -59,7 +59,7 @@ class Finished:
 
 
 def train(config, run, stop):
-    """Trains, or goes on training, what `config` describes in the directory `run`.
+    """Trains what `config` describes in the directory `run`, or resumes it.
 
     Args:
       config: a checked config.
@@ -92,7 +92,7 @@ class Trainer:
     def __init__(self, config, run, stop):
         self.config, self.workdir = config, run
         self.first = jax.process_index() == 0
-        self.seed = np.int64(config.seed)  # a program takes it as jax.random.key does
+        self.seed = np.int64(config.seed)  # programs take it as jax.random.key does
         if self.first:
             run.check(config)  # before a long download
         setup = build.setup(config)
@@ -142,7 +142,7 @@ class Trainer:
             config.batch_size,
             config.optimizer.accumulate,
         )
-        self.pixels = None  # side of the images of the step that memory was planned for
+        self.pixels = None  # side of the images for which memory was planned
         self.sums, self.pending = self.programs.new_sums(), None
         self.result = None
 
@@ -154,7 +154,7 @@ class Trainer:
 
         last = self.step == self.total
         if self.evaluated < self.step and (due(self.step, eval_every) or last):
-            self._evaluate()  # a stop cut it short, or nothing is to be trained
+            self._evaluate()  # a stop cut it short, or there is nothing to train
             if self.total == 0:
                 self._save()
         while self.step < self.total:
@@ -179,7 +179,7 @@ class Trainer:
             if due(self.step, save_every) or due(self.step, save_every_steps) or last:
                 self._save()
         self.saved.wait()
-        return self.result or self._run_evaluator()  # a run that was finished before
+        return self.result or self._run_evaluator()  # the run was finished before
 
     def _advance(self, until):
         start = time.perf_counter()
@@ -231,7 +231,7 @@ class Trainer:
         return float(self.schedule(step - 1)) * scale
 
     def _checked(self, sums):
-        """The sums on the host; raises NonFiniteLoss if a loss was not finite."""
+        """Fetches the sums; raises NonFiniteLoss if a loss was not finite."""
         sums = jax.device_get(sums)
         if sums["bad_step"] >= 0:
             self.saved.wait()
@@ -247,11 +247,11 @@ class Trainer:
         return sums
 
     def _evaluate_or_save(self):
-        """Evaluates; what no evaluation can mend leaves the steps saved."""
+        """Evaluates; if that can never succeed, saves the steps before it raises."""
         try:
             self._evaluate()
         except (DataError, memory.OutOfMemory):
-            if jax.process_count() == 1:  # the others may not have met it
+            if jax.process_count() == 1:  # other processes may not have failed
                 # Otherwise a restart repeats these steps and fails the same way.
                 self._save()
                 self.saved.wait()
@@ -285,7 +285,8 @@ class Trainer:
                 raise
             raise memory.OutOfMemory(
                 f"out of memory in the evaluation of config.eval.batch_size = "
-                f"{self.config.eval.batch_size} images; a smaller one gives the same"
+                f"{self.config.eval.batch_size} images; a smaller one gives the same "
+                "result"
             ) from error
 
     def _save(self):
@@ -315,7 +316,7 @@ class Trainer:
             )
 
     def close(self):
-        with contextlib.ExitStack() as stack:  # each, whatever the others raise
+        with contextlib.ExitStack() as stack:  # closes each, whatever the others raise
             stack.callback(self.saved.close)
             stack.callback(self.writer.close)
             stack.callback(self.feed.close)
@@ -323,7 +324,7 @@ class Trainer:
 
 
 def _title(setup, params):
-    """The line about what is trained, and on what."""
+    """Returns the line that says what is trained, and on what."""
     config, devices = setup.config, setup.mesh.devices
     parameters = sum(x.size for x in jax.tree.leaves(params))
     return (

@@ -14,15 +14,15 @@ def open_split(name, split, *, data_dir=None, download=True, holdout=0.1):
 
     The name is a TFDS name ("mnist", "name/config:1.2.3"), or "folder:PATH" or
     "csv:PATH". image_folder.py says what the latter hold and what `holdout` means for
-    them; `data_dir` and `download` apply to TFDS alone.
+    them; `data_dir` and `download` apply only to TFDS.
 
-    A given `data_dir` is the only place searched. Otherwise TFDS_DATA_DIR, the home
-    folder's tensorflow_datasets and this repository's data/ are searched in this order,
-    and tfds downloads and prepares a set found nowhere into the first of them. The
+    If `data_dir` is given, no other place is searched. Otherwise TFDS_DATA_DIR, the
+    home folder's tensorflow_datasets and this repository's data/ are searched in this
+    order; if none holds the set, tfds downloads it and prepares it in the first. The
     split "auto" is the one to evaluate on: "validation" if there is one, else "test".
 
     Raises:
-      DataError: the set, split or features do not exist or cannot be had.
+      DataError: the set, split or features do not exist or cannot be obtained.
     """
     if _is_files(name):
         return image_folder.open_split(name, split, holdout=holdout)
@@ -30,7 +30,7 @@ def open_split(name, split, *, data_dir=None, download=True, holdout=0.1):
 
 
 def describe(name, *, data_dir=None):
-    """(image_shape, num_classes) of a data set, which need not be there if tfds has it.
+    """Returns (image_shape, num_classes); a set known to tfds need not be on disk.
 
     Raises:
       DataError: as for open_split.

@@ -1,15 +1,15 @@
-"""A split stored anew, smaller: as JPEG, or as pixels that are mapped into memory.
+"""Stores a smaller copy of a split: as JPEG, or as pixels mapped into memory.
 
-For machines whose cores cannot feed their accelerator from the original files. In
-DIRECTORY/<data set>-<split>-<kind>-<side>/ lie
+This helps machines whose cores cannot feed their accelerator from the original files.
+DIRECTORY/<data set>-<split>-<kind>-<side>/ holds
 
-    examples    of each example in turn, its image and then its name
-    index       a record for each (INDEX)
-    cache.json  what all this was made from, and whether it is complete
+    examples    for each example in turn, its image and then its name
+    index       one record per example (INDEX)
+    cache.json  what the cache was made from, and whether it is complete
     lock        held by the process that builds
 
-A record is appended to the index only when its example is on the disk, so a build that
-was killed goes on where it was.
+A record is appended to the index only once its example is on the disk, so a build that
+was killed resumes where it stopped.
 """
 
 import concurrent.futures
@@ -34,20 +34,20 @@ from transforms import resizing
 from transforms.decode import DamagedImage, decode
 
 KINDS = ("resized", "pixels")
-FORMAT = 1  # of the files
+FORMAT = 1  # version of the file format
 QUALITY = 90  # of the JPEGs
 INDEX = np.dtype(
     [
-        ("offset", "<i8"),  # of the image in `examples`; its name comes right after
+        ("offset", "<i8"),  # of the image in `examples`; its name follows directly
         ("size", "<i4"),  # bytes of the image; 0: damaged in the source
         ("name_size", "<i4"),
         ("label", "<i4"),
         ("shape", "<i4", 3),
     ]
 )
-SAMPLE = 64  # examples that stand for all, in the fingerprint and the size expected
-NAME = 64  # bytes of a name, for that size
-BLOCK, CHUNK = 16, 1024  # examples that a thread takes, and that are written at once
+SAMPLE = 64  # examples on which the fingerprint and the size estimate are based
+NAME = 64  # bytes that the estimate allows for a name
+BLOCK, CHUNK = 16, 1024  # examples per thread's task, and per write
 REPORT_SECONDS = 30
 
 
@@ -61,17 +61,17 @@ def open_cached(
     num_threads=None,
     report=print,
 ):
-    """`split` with its images in a cache under `directory`, built if it is not there.
+    """Returns `split` with its images in a cache under `directory`, built if missing.
 
     A larger image is rescaled to a short side of `side` pixels and, for the kind
-    "resized", stored as JPEG of quality 90; a smaller one is stored as it is. "pixels"
-    are decoded. With the evaluation's interpolation and side, its centre crops from
-    "pixels" are those of the original to the bit. An image that is damaged stays so:
-    its bytes are empty. Several processes may call this at once; one builds, on
-    `num_threads` threads (all cores).
+    "resized", stored as JPEG of quality 90; a smaller one is stored as it is. The kind
+    "pixels" stores decoded images. With the evaluation's interpolation and side, centre
+    crops from "pixels" equal those of the original to the bit. A damaged image stays
+    damaged: its bytes are empty. Several processes may call this at once; one builds,
+    on `num_threads` threads (by default one per core).
 
     Raises:
-      DataError: the disk is too small, or what lies there was made from something else.
+      DataError: the disk is too small, or the cache was made from something else.
     """
     if kind not in KINDS:
         raise DataError(f"config.dataset.cache {kind!r} is none of {', '.join(KINDS)}")
@@ -128,7 +128,7 @@ class CachedSource:
         return {"image": image, "label": example.label}
 
     def examples(self, indices):
-        """The examples as a list of `Example`; pixels as a view of the mapped file."""
+        """Returns a list of `Example`; pixels are views of the mapped file."""
         found = []
         for index in indices:
             record = self._index[index]
@@ -146,10 +146,10 @@ class CachedSource:
         return found
 
     def read(self, indices):
-        """Images uint8 [n, H, W, C] and labels int32 [n] of the given examples.
+        """Returns images uint8 [n, H, W, C] and labels int32 [n] of the given examples.
 
         Raises:
-          DataError: they differ in size, or one is damaged.
+          DataError: the images differ in size, or one is damaged.
         """
         if self._arrays is not None:
             images, labels = self._arrays
@@ -165,7 +165,7 @@ class CachedSource:
         return np.stack(images), np.array([e.label for e in examples], np.int32)
 
     def arrays(self):
-        """All images uint8 [N, H, W, C] and labels int32 [N], read once."""
+        """Returns all images uint8 [N, H, W, C] and labels int32 [N], read once."""
         if self._arrays is None:
             self._arrays = self.read(range(len(self)))
         return self._arrays
@@ -187,10 +187,10 @@ def _fingerprint(sample, label_names):
 
 
 def _is_complete(place, made_from):
-    """Whether the cache can be read.
+    """Returns whether the cache is there and complete.
 
     Raises:
-      DataError: it was made from something else, or was damaged since.
+      DataError: it was made from something else, or has been damaged since.
     """
     delete = f"Delete {place} or set another config.dataset.cache_dir"
     try:
@@ -221,14 +221,14 @@ def _is_complete(place, made_from):
 
 
 def _describe(place, made_from, size):
-    """Writes cache.json in one move; size None: not complete."""
+    """Writes cache.json atomically; a size of None marks the cache as incomplete."""
     text = json.dumps({"made from": made_from, "bytes": size}, indent=1)
     (place / "cache.json.tmp").write_text(text)
     os.replace(place / "cache.json.tmp", place / "cache.json")
 
 
 def _encode(example, *, kind, side, channels, interpolation):
-    """(bytes to store, shape of the image) of an example."""
+    """Returns (bytes to store, shape of the image) for an example."""
     try:
         image = decode(example.image, channels)
     except DamagedImage:
@@ -306,10 +306,10 @@ def _build(split, place, made_from, encode, sample, num_threads, report):
 
 
 def _resume(place):
-    """How many examples an earlier build has stored; what it left beyond is cut off."""
+    """Returns how many examples an earlier build stored; cuts off what follows."""
     for name in ("examples", "index"):
         (place / name).touch()
-    # The last record may be cut; examples are on the disk ahead of their records.
+    # The last record may be cut; examples reach the disk before their records.
     count = (place / "index").stat().st_size // INDEX.itemsize
     records = np.fromfile(place / "index", INDEX, count)
     ends = records["offset"] + records["size"] + records["name_size"]

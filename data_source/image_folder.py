@@ -1,16 +1,16 @@
 """Data sets of image files: a folder for each class, or a CSV of path,label.
 
-folder:PATH is PATH/{train,validation|val,test}/<class>/..., where the split folders
-themselves hold folders, or else PATH/<class>/...; csv:PATH has lines path,label or
-path,label,split under an optional header of these words, the paths relative to the
-CSV's own folder. Classes are numbered in the order of their sorted names, those of the
-training split; a CSV whose labels are all integers has the classes 0, 1, 2, ...
+folder:PATH means PATH/{train,validation|val,test}/<class>/... if the split folders
+themselves hold folders, otherwise PATH/<class>/...; csv:PATH has lines path,label or
+path,label,split under an optional header of these words, and its paths are relative to
+the CSV's own folder. Classes are numbered by the sorted names in the training split; a
+CSV whose labels are all integers has the classes 0, 1, 2, ...
 
-Examples are in the order of their sorted paths, whatever order the file system or the
-CSV has. Where the files have no splits, a hash of its path puts a file into "train" or
-"validation": it stays there when others come or go. A slice such as "train[:80%]" takes
-from the files in the order of that hash and so is a fair sample of all classes, as it
-is in a TFDS set, which is shuffled when it is prepared.
+Examples are sorted by path, whatever order the file system or the CSV has. If the files
+have no splits, a hash of its path puts each file into "train" or "validation", where it
+stays when other files come or go. A slice such as "train[:80%]" takes files in the
+order of that hash, so it is a fair sample of all classes; a slice of a TFDS set is one
+too, because TFDS shuffles a set when it prepares it.
 """
 
 import array
@@ -29,17 +29,17 @@ SPLITS |= {"test": "test"}
 EXTENSIONS = frozenset(
     ".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .ppm .pgm .pbm".split()
 )
-IMAGE_SHAPE = (None, None, 3)  # of any size; grey files are read as RGB
+IMAGE_SHAPE = (None, None, 3)  # images have any size; grey files are read as RGB
 
 
 def open_split(name, split, *, holdout):
-    """A split of "folder:PATH" or "csv:PATH", as data_source.open_split has it.
+    """Opens a split of "folder:PATH" or "csv:PATH" for data_source.open_split.
 
-    `holdout` is the share of files in "validation" where the files have no splits.
+    `holdout` is the share of files in "validation" if the files have no splits.
 
     Raises:
-      DataError: no such folder, file or split; a class without images, or one that the
-        training split lacks; a wrong line of a CSV.
+      DataError: the folder, file or split does not exist; a class has no images or is
+        missing from the training split; a line of the CSV is wrong.
     """
     if not 0 <= holdout < 1:
         raise DataError(f"The share to hold out, {holdout}, is not in [0, 1).")
@@ -54,12 +54,12 @@ def open_split(name, split, *, holdout):
 
 
 def describe(name):
-    """(image_shape, num_classes), as data_source.describe has it."""
+    """Returns (image_shape, num_classes) for data_source.describe."""
     return IMAGE_SHAPE, len(find(name, holdout=0).label_names)
 
 
 def find(name, holdout):
-    """The `Folder` or `Table` that "folder:PATH" or "csv:PATH" names."""
+    """Returns the `Folder` or `Table` that "folder:PATH" or "csv:PATH" names."""
     kind, _, path = name.partition(":")
     if not path:
         raise DataError(f"{name!r} lacks its path: {kind}:PATH.")
@@ -68,7 +68,7 @@ def find(name, holdout):
 
 
 class Files:
-    """Paths and labels in three pieces of memory.
+    """Keeps paths and labels in three buffers.
 
     ImageNet's 1,281,167 take 60 MB; as Python strings they would take 130 MB.
     """
@@ -89,7 +89,7 @@ class Files:
         return os.fsdecode(bytes(self.text[self.ends[index] : self.ends[index + 1]]))
 
     def hashes(self):
-        """A number for each path, uint64 [N], evenly spread over all such numbers."""
+        """Returns a hash of each path, uint64 [N], evenly spread over all uint64."""
         digests = (_digest(self[i]) for i in range(len(self)))
         return np.frombuffer(b"".join(digests), ">u8")
 
@@ -99,12 +99,12 @@ def _digest(path):
 
 
 def _held_out(path, holdout):
-    """Whether a file belongs to "validation"."""
+    """Returns whether a file belongs to "validation"."""
     return int.from_bytes(_digest(path)) < holdout * 2**64
 
 
 def _select(name, data, split):
-    """The files of a split, a slice, or a sum of these, in the syntax of TFDS."""
+    """Returns the files of a split, a slice, or a sum of these, in TFDS syntax."""
     if split in data.splits:
         return data.files(split)
     import tensorflow_datasets as tfds
@@ -142,7 +142,7 @@ class FileSource:
         return len(self._files)
 
     def examples(self, indices):
-        """The examples as a list of `Example`, named by their paths.
+        """Returns the examples as a list of `Example`, named by their paths.
 
         Raises:
           UnreadableFile: a file cannot be read.
@@ -169,7 +169,7 @@ class FileSource:
 class Folder:
     """The splits, classes and files under a folder.
 
-    The classes are known from one look at the training folder; `files` lists those of a
+    Listing the training folder once gives the classes; `files` lists the files of a
     split (ImageNet's training images take 3.5 s from a local disk).
     """
 
@@ -182,14 +182,14 @@ class Folder:
             if split and _entries(root / folder)[0]:
                 if split in self._folders:
                     raise DataError(
-                        f"{root} has both {self._folders[split]}, {folder}."
+                        f"{root} has both {self._folders[split]} and {folder}."
                     )
                 self._folders[split] = folder
         self.splits = tuple(self._folders) or ("train", "validation")
         if "train" not in self.splits:
             raise DataError(
                 f"{root} has no train folder beside {', '.join(self.splits)}; the "
-                f"classes of the training images say how they are numbered."
+                f"classes of the training images set the numbering."
             )
         training = root / self._folders.get("train", "")
         self.label_names, _ = _entries(training)
@@ -224,7 +224,7 @@ class Folder:
 
 
 def _entries(path):
-    """Sorted names of the folders and of the image files in a folder."""
+    """Returns the sorted names of the folders and of the image files in a folder."""
     folders, images = [], []
     try:
         with os.scandir(path) as entries:
@@ -241,7 +241,7 @@ def _entries(path):
 
 
 def _images(root, folder):
-    """Paths, relative to root, of the image files in and under a folder."""
+    """Yields the paths, relative to root, of the image files in and under a folder."""
     folders, images = _entries(os.path.join(root, folder))
     yield from (f"{folder}/{name}" for name in images)
     for name in folders:
@@ -279,9 +279,9 @@ class Table:
             self.label_names = sorted(labels)
 
     def files(self, split):
-        """The files of a split, all of which must be there.
+        """Returns the files of a split, all of which must exist.
 
-        A look into each of their folders is much faster than one at each file.
+        Listing each folder is much faster than looking at each file.
         """
         numbers = {label: number for number, label in enumerate(self.label_names)}
         files, present = Files(), {}
@@ -309,7 +309,7 @@ class Table:
 
 
 def _rows(file):
-    """{path: (label, split or None, line number)} of a CSV."""
+    """Reads a CSV as {path: (label, split or None, line number)}."""
     rows, width, line = {}, None, 1
     try:
         with open(file, newline="", encoding="utf-8-sig") as lines:

@@ -3,12 +3,12 @@
     python prepare.py imagenet2012 --manual_dir=TARS --data_dir=OUT
     python prepare.py folder:PATH --data_dir=OUT --name=birds
 
-TARS holds ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar as image-net.org gives
-them; they are read in place, nothing is unpacked. The examples, their order and their
-division into shards are those of tfds' own preparation, which starts anew after a
-kill. Here each shard is read from where its images lie in the tars and gets its name
-when it is whole: the same command goes on after a kill. Image files may be folder:PATH
-or csv:PATH, as data_source/image_folder.py describes them.
+TARS holds ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar as image-net.org provides
+them; they are read in place, and nothing is unpacked. The examples, their order and
+their division into shards are those of tfds' own preparation, which starts over after a
+kill. Here each shard is read straight from the tars and gets its name only when it is
+complete, so the same command resumes after a kill. Image files may be folder:PATH or
+csv:PATH, as data_source/image_folder.py describes them.
 """
 
 import argparse
@@ -30,12 +30,12 @@ IMAGENET_TARS = {
     "train": "ILSVRC2012_img_train.tar",
     "validation": "ILSVRC2012_img_val.tar",
 }
-READERS = 16  # threads; more reads at once suit disks and networks
+READERS = 16  # threads; disks and networks are faster with many reads at once
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Piece:
-    """An image and where its bytes are: a part of a tar, or a whole file."""
+    """An image and where its bytes are: in a part of a tar, or in a whole file."""
 
     name: str
     label: str
@@ -62,12 +62,12 @@ def prepare_imagenet(
 ):
     """Prepares the official tars; returns the TFDS directory.
 
-    `counts` {split: images} and `classes` (synsets; by default tfds' 1000) are what the
-    tars must hold; `validation_labels` are synsets in the order of the file names, by
-    default those that tfds comes with.
+    The tars must hold `counts` {split: images} and `classes` (synsets; by default tfds'
+    1000). `validation_labels` are synsets in the order of the file names, by default
+    those that come with tfds.
 
     Raises:
-      DataError: a tar is missing, cut or not what it should be; the disk is too small.
+      DataError: a tar is missing, cut or has other contents; the disk is too small.
     """
     import tensorflow_datasets as tfds
 
@@ -98,7 +98,7 @@ def prepare_imagenet(
             raise DataError(f"{tar} does not hold the classes it should: {wrong}.")
 
     def as_tfds(piece, data):
-        # 22 images are CMYK and one is a PNG; as tfds does, they become RGB JPEGs.
+        # 22 images are CMYK and one is a PNG; tfds makes them RGB JPEGs, and so do we.
         return builder._fix_image(piece.name, io.BytesIO(data)).read()
 
     return output.write(pieces, as_tfds)
@@ -107,15 +107,15 @@ def prepare_imagenet(
 def prepare_files(name, data_dir, dataset, *, file_format="array_record", holdout=0.1):
     """Prepares "folder:PATH" or "csv:PATH" as the TFDS set `dataset`, version 1.0.0.
 
-    Files keep their bytes, and their paths as the feature file_name.
+    Files keep their bytes; their paths become the feature file_name.
 
     Raises:
-      DataError: as image_folder.open_split; the disk is too small.
+      DataError: as for image_folder.open_split, or the disk is too small.
     """
     import tensorflow_datasets as tfds
 
     if not re.fullmatch(r"[a-z]\w*", dataset):
-        raise DataError(f"{dataset!r} is no name of a data set, such as 'birds'.")
+        raise DataError(f"{dataset!r} is not a data set name such as 'birds'.")
     files = image_folder.find(name, holdout)
     pieces = {}
     for split in files.splits:
@@ -140,7 +140,7 @@ def prepare_files(name, data_dir, dataset, *, file_format="array_record", holdou
         supervised_keys=("image", "label"),
     )
     info.set_file_format(file_format)
-    # A record is its image and less than 512 bytes of name, label and checksums.
+    # Name, label and checksums add less than 512 bytes to the image of a record.
     output = Output(info, sum(p.size + 512 for part in pieces.values() for p in part))
     if output.is_done():
         return output.directory
@@ -151,7 +151,7 @@ def prepare_files(name, data_dir, dataset, *, file_format="array_record", holdou
 
 
 def _members(tar, file, start=0):
-    """The regular files of a tar that begins at an offset of `file`, sorted by name."""
+    """Returns the files of the tar at byte `start` of `file`, sorted by name."""
     file.seek(start)
     try:
         with tarfile.open(fileobj=file, mode="r:") as archive:
@@ -164,9 +164,9 @@ def _members(tar, file, start=0):
 
 
 def _training_pieces(tar):
-    """The images of a tar of one tar per class, n01440764.tar.
+    """Lists the images of a tar that holds one tar per class, such as n01440764.tar.
 
-    Only headers are read: 1.3 million times 512 bytes.
+    It reads only headers: 1.3 million times 512 bytes.
     """
     pieces = []
     with open(tar, "rb", buffering=0) as file:
@@ -195,9 +195,9 @@ def _check_count(tar, found, expected):
 
 
 class Output:
-    """A TFDS directory in the making, beside its final place until it is complete.
+    """Builds a TFDS directory beside its final place and moves it there when complete.
 
-    `size` bounds its bytes.
+    `size` is an upper bound on its bytes.
     """
 
     def __init__(self, info, size):
@@ -212,10 +212,10 @@ class Output:
         return (self.directory / "dataset_info.json").is_file()
 
     def announce(self):
-        """Says how much disk is needed and free.
+        """Prints how much disk space is needed and how much is free.
 
         Raises:
-          DataError: it is not enough.
+          DataError: there is not enough.
         """
         self._making.mkdir(parents=True, exist_ok=True)
         shards = self._making.glob(f"*.{self._format}-*")
@@ -231,13 +231,13 @@ class Output:
         print(f"{line}.", flush=True)
 
     def write(self, pieces, convert):
-        """Writes {split: list of Piece}, their bytes as `convert(piece, bytes)` says.
+        """Writes {split: list of Piece}; `convert(piece, bytes)` gives bytes to store.
 
         Returns the directory.
         """
         import tensorflow_datasets as tfds
 
-        # Shards of a preparation that was cut off belong to one of the same images.
+        # Shards of an interrupted preparation can be kept only for the same images.
         origin = hashlib.sha256()
         for split, part in pieces.items():
             for piece in part:
@@ -313,10 +313,10 @@ class Output:
 
 
 def _num_records(path, file_format):
-    """The number of records in a file, None where there is no whole one."""
+    """Returns the number of records in a file; None if it is missing or damaged."""
     try:
         return records.open_file(path, file_format).num_records()
-    except Exception:  # array_record has a class of errors for each kind of damage
+    except Exception:  # array_record raises another class for each kind of damage
         return None
 
 
@@ -346,12 +346,12 @@ def main(arguments=None):
     parser.add_argument("source", help="imagenet2012, folder:PATH or csv:PATH")
     parser.add_argument("--data_dir", required=True, help="TFDS directory to write to")
     parser.add_argument("--manual_dir", help="imagenet2012: where the tars are")
-    parser.add_argument("--name", help="folder, csv: what the data set is to be called")
+    parser.add_argument("--name", help="folder, csv: name of the data set")
     parser.add_argument(
         "--holdout",
         type=float,
         default=0.1,
-        help="folder, csv: share for validation, where the files have no splits",
+        help="folder, csv: share for validation if the files have no splits",
     )
     parser.add_argument(
         "--file_format",

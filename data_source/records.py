@@ -1,4 +1,4 @@
-"""The examples of a TFDS directory: array_record and tfrecord files, read at random."""
+"""Random access to the examples in a TFDS directory's array_record, tfrecord files."""
 
 import bisect
 import contextlib
@@ -18,23 +18,23 @@ from PIL import Image
 
 from data_source.split import DataError, Example
 
-# The index of records is kept for TFRecord files of at least this size. Finding the
+# The index of a TFRecord file of at least this size is kept on disk. Finding the
 # 1,281,167 records of ImageNet takes 1 to 2.5 minutes on a local disk, and longer over
-# a network, because each record is looked at. The index of all is 10 MB and loads in
-# 0.2 s.
+# a network, because each record must be visited. The index of all is 10 MB and loads
+# in 0.2 s.
 CACHED_FROM_BYTES = 2**26
 
 
 class TFRecordFile:
     """Random access to the records of a TFRecord file by their offsets.
 
-    A record is: length uint64, its crc uint32, data, crc uint32, all little-endian. The
-    file is opened anew for each read; ImageNet's 1024 could not all stay open
-    everywhere.
+    A record is: length uint64, its crc uint32, data, crc uint32, all little-endian.
+    Each read opens the file again, because some systems could not keep all of
+    ImageNet's 1024 open.
 
     Raises:
-      ValueError: a length whose checksum is wrong, or data that are cut; `read` alone
-        raises it for data whose checksum is wrong.
+      ValueError: the checksum of a length is wrong, or data are cut; only `read` checks
+        the checksum of the data.
     """
 
     def __init__(self, path):
@@ -67,7 +67,7 @@ class TFRecordFile:
 
 
 def _record_starts(path, size):
-    """Offsets int64 [N + 1] of the records of a TFRecord file, and its end."""
+    """Returns offsets int64 [N + 1]: of a TFRecord file's records, and of its end."""
     starts = [0]
     with open(path, "rb", buffering=0) as file:
         while starts[-1] < size:
@@ -81,7 +81,7 @@ def _record_starts(path, size):
 
 
 def _masked_crc(data):
-    """A TFRecord's checksum of its parts: CRC-32C, rotated and shifted; 4 bytes."""
+    """Returns a TFRecord's checksum, 4 bytes: a rotated CRC-32C plus a constant."""
     import google_crc32c
 
     crc = google_crc32c.value(data)
@@ -90,7 +90,7 @@ def _masked_crc(data):
 
 
 def _save(path, array):
-    """np.save that leaves a whole file or none; it may fail, as on a full disk."""
+    """Saves an array in a whole file or none; only logs a failure (a full disk)."""
     partial = path.with_suffix(f".{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -108,9 +108,9 @@ def open_file(path, file_format):
         return TFRecordFile(path)
     from array_record.python import array_record_module
 
-    # What tfds' own source passes: without it each random read costs 4 MB of reading
-    # ahead. That source is not used because it logs an error for every group size but
-    # 1 and starts a thread pool for each read.
+    # tfds' own source passes these options too: without them each random read reads
+    # 4 MB ahead. That source is not used because it logs an error for every group size
+    # except 1 and starts a thread pool for each read.
     return array_record_module.ArrayRecordReader(
         str(path), options="readahead_buffer_size:0", file_reader_buffer_size=32768
     )
@@ -125,7 +125,9 @@ class Source:
 
     def __init__(self, name, split, features, files, file_format):
         if file_format not in ("array_record", "tfrecord"):
-            raise DataError(f"{name!r} is prepared as {file_format}; that is not read.")
+            raise DataError(
+                f"{name!r} is prepared as {file_format}, which is not supported."
+            )
         import tensorflow_datasets as tfds
 
         self._what = f"split {split!r} of {name!r}"
@@ -145,7 +147,7 @@ class Source:
             if not os.path.isfile(file.filename):
                 raise DataError(f"{file.filename} is missing ({self._what}).")
         if file_format == "array_record":
-            # Each file stays open; 1024 are ImageNet's and a process' usual limit.
+            # Each file stays open; ImageNet has 1024, a process' usual limit.
             _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
             with contextlib.suppress(ValueError):  # macOS: "unlimited" is refused
                 resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
@@ -157,7 +159,7 @@ class Source:
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices):
-        """The examples as a list of {"image": uint8 [H, W, C], "label": int}."""
+        """Returns a list of examples {"image": uint8 [H, W, C], "label": int}."""
         indices = [range(len(self))[int(i)] for i in indices]
         if self._arrays is not None:
             images, labels = self._arrays
@@ -165,7 +167,7 @@ class Source:
         return list(map(self._decode, indices, self._records(indices)))
 
     def read(self, indices):
-        """Images uint8 [n, H, W, C] and labels int32 [n] of the given examples."""
+        """Returns images uint8 [n, H, W, C] and labels int32 [n] of given examples."""
         if self._arrays is not None:
             images, labels = self._arrays
             return images[indices], labels[indices]
@@ -173,10 +175,10 @@ class Source:
         return self._stack(indices, self._records(indices))
 
     def examples(self, indices):
-        """The examples as a list of `Example`; images decoded only if in memory.
+        """Returns a list of `Example`; images are decoded only if they are in memory.
 
         Raises:
-          DataError: one of them is damaged; the others can be had without it.
+          DataError: one of them is damaged; the others can be read without it.
         """
         indices = [range(len(self))[int(i)] for i in indices]
         if self._arrays is not None:
@@ -185,7 +187,7 @@ class Source:
         return list(map(self._example, indices, self._records(indices)))
 
     def _name(self, index, file_name=b""):
-        """What an example is called; `file_name` is of the set's own features."""
+        """Returns the name of an example; `file_name` is a feature of some sets."""
         name = f"{self._what}, record {index}"
         return f"{name}, {os.fsdecode(file_name)}" if file_name else name
 
@@ -202,7 +204,7 @@ class Source:
             ) from error
 
     def arrays(self):
-        """All images uint8 [N, H, W, C] and labels int32 [N], read once."""
+        """Returns all images uint8 [N, H, W, C] and labels int32 [N], read once."""
         if self._arrays is None:
             parts = []
             for start in range(0, len(self), 8192):
@@ -231,7 +233,7 @@ class Source:
             return self._readers[number]
 
     def _records(self, indices):
-        """The serialized examples, read file by file."""
+        """Returns the serialized examples, read file by file."""
         places = {}
         for at, index in enumerate(indices):
             number = bisect.bisect_right(self._ends, index)
@@ -293,13 +295,13 @@ class Source:
 
 
 def _decode_alike(records, image, label):
-    """Decodes records that store their pixels plainly, all at once; None for others.
+    """Decodes records with uncompressed pixels all at once; returns None for others.
 
-    data/mnist holds PNGs of deflate level 0 inside compressed blocks, so that a record
-    is a fixed frame around the pixels, the label and two checksums. `image` and
-    `label`, decoded from the first record, say where these are; every other byte must
-    be equal in all records, which makes the result equal to decoding each. The stored
-    Adler-32 is checked as a decoder would. 60,000 examples take 0.4 s, not 3.5 s.
+    data/mnist holds PNGs of deflate level 0 inside compressed blocks, so a record is a
+    fixed frame around the pixels, the label and two checksums. `image` and `label`,
+    decoded from the first record, show where these are. Every other byte must be equal
+    in all records, so the result equals decoding each one. The stored Adler-32 is
+    checked as a decoder would check it. 60,000 examples take 0.4 s instead of 3.5 s.
     """
     height, width, channels = image.shape
     rows = np.zeros((height, 1 + width * channels), np.uint8)  # filter byte 0, pixels

@@ -1,4 +1,4 @@
-"""A split of a data set, its examples, and what can be wrong with them."""
+"""A split of a data set, its examples, and their errors."""
 
 import dataclasses
 import typing
@@ -25,8 +25,7 @@ class Split:
     """One split of a data set; `split` may be a slice such as "train[:50000]".
 
     `source[i]` is {"image": uint8 [H, W, C], "label": int}; `image_shape` holds None
-    where the sizes differ between images. Splits of image files support only
-    `examples`.
+    where images differ in size. Splits of image files support only `examples`.
     """
 
     name: str
@@ -43,18 +42,18 @@ class Split:
         return len(self.source)
 
     def arrays(self):
-        """All images uint8 [N, H, W, C] and labels int32 [N], read once.
+        """Returns all images uint8 [N, H, W, C] and labels int32 [N], read once.
 
-        `read` then takes its examples from memory too.
+        Afterwards `read` takes its examples from memory too.
         """
         return self.source.arrays()
 
     def read(self, indices):
-        """Images uint8 [n, H, W, C] and labels int32 [n] of the given examples."""
+        """Returns images uint8 [n, H, W, C] and labels int32 [n] of given examples."""
         return self.source.read(indices)
 
     def examples(self, indices):
-        """The given examples as a list of `Example`, their images as stored."""
+        """Returns the given examples as a list of `Example`, with images as stored."""
         return self.source.examples(indices)
 
 
@@ -71,5 +70,5 @@ class Example:
 
     @property
     def target(self):
-        """What a batch holds of the example beside its image: a dict of arrays."""
+        """The arrays, by name, that a batch holds of the example beside its image."""
         return {"label": np.int32(self.label)}

@@ -1,6 +1,6 @@
 """Finds a directory that TFDS prepared, or has tfds download and prepare it.
 
-tfds and, for a download only, tensorflow are imported by the functions that need them.
+Functions import tfds, and tensorflow for a download, only when they need them.
 """
 
 import difflib
@@ -22,7 +22,7 @@ PROBE_SECONDS = 5
 
 
 def open_split(name, split, *, data_dir=None, download=True):
-    """Opens a split of the TFDS set `name`, as data_source.open_split has it."""
+    """Opens a split of the TFDS set `name` for data_source.open_split."""
     builder = _find_builder(name, data_dir, download)
     info = builder.info
     image, label = _image_and_label(name, info.features)
@@ -44,7 +44,7 @@ def open_split(name, split, *, data_dir=None, download=True):
 
 
 def describe(name, *, data_dir=None):
-    """(image_shape, num_classes), as data_source.describe has it."""
+    """Returns (image_shape, num_classes) for data_source.describe."""
     try:
         builder = _find_builder(name, data_dir, download=False)
     except DataError:
@@ -75,7 +75,7 @@ def _image_and_label(name, features):
 
 def _find_builder(name, data_dir, download):
     if not re.fullmatch(r"\w+(/[\w.-]+)?(:[\d.*]+)?", name):
-        raise DataError(f"{name!r} is no name of a data set, such as 'mnist'.")
+        raise DataError(f"{name!r} is not a data set name such as 'mnist'.")
     usual = [os.environ.get("TFDS_DATA_DIR"), "~/tensorflow_datasets", EMBEDDED]
     usual = [Path(d).expanduser() for d in usual if d]
     places = [Path(data_dir).expanduser()] if data_dir else usual
@@ -91,7 +91,7 @@ def _find_builder(name, data_dir, download):
                 raise DataError(f"{directory} cannot be opened: {error}") from error
     elsewhere = [d for d in (_prepared(p, name) for p in usual) if d]
     if data_dir and elsewhere:
-        # Downloading a second copy is hardly ever what was meant.
+        # The user hardly ever wants to download a second copy.
         raise DataError(
             f"The data directory {data_dir} does not hold {name!r}; it is prepared in "
             f"{elsewhere[0]} (found when no data directory is given)."
@@ -100,7 +100,7 @@ def _find_builder(name, data_dir, download):
 
 
 def _prepared(place, name):
-    """The newest prepared version of `name` under a TFDS directory, or None."""
+    """Returns the newest prepared version of `name` under a TFDS directory, or None."""
     name, _, version = name.partition(":")
     base = place / name
     if not base.is_dir():
@@ -120,7 +120,7 @@ def _prepared(place, name):
 
 
 def _download(name, places, download):
-    """Prepares `name` with tfds as array_record in the first place of the list."""
+    """Prepares `name` with tfds as array_record in the first of `places`."""
     import tensorflow_datasets as tfds
 
     tried = "It is not prepared in " + ", ".join(map(str, places))
@@ -129,7 +129,7 @@ def _download(name, places, download):
             name, data_dir=str(places[0]), file_format="array_record", try_gcs=False
         )
     except tfds.core.registered.DatasetNotFoundError:
-        # With community sets this would import tensorflow and ask the network.
+        # Including community sets would import tensorflow and ask the network.
         known = set(tfds.list_builders(with_community_datasets=False))
         known |= {d.name for p in places if p.is_dir() for d in p.iterdir()}
         near = difflib.get_close_matches(name, known, 3)
@@ -170,10 +170,10 @@ def _download(name, places, download):
 
 
 def _unreachable(url):
-    """Why the host of `url` (or its proxy) takes no connection; None if it does.
+    """Returns why the host of `url` (or its proxy) is unreachable; None if it is not.
 
-    tfds itself retries for 204 s. The thread bounds the name look-up, which knows no
-    time-out.
+    tfds itself retries for 204 s. The thread limits the time of the name look-up, which
+    has no time-out of its own.
     """
     scheme = urllib.parse.urlsplit(url).scheme
     host = urllib.parse.urlsplit(url).hostname

@@ -4,7 +4,7 @@ FAILED, USAGE, NOT_FINITE, PREEMPTED = 1, 2, 3, 75
 
 
 class UserError(Exception):
-    """Something that the user can mend; the message says what and how.
+    """An error that the user can fix; the message says what is wrong and how to fix it.
 
     main.py prints it as one line and exits with `exit_code`: 1 failed, 2 a wrong flag
     or config, 3 the loss is not finite, 75 told to stop.
@@ -20,4 +20,4 @@ class UsageError(UserError):
 
 
 class ConfigError(UsageError):
-    """A config that cannot be run; the message names the field."""
+    """The config cannot be run; the message names the field."""

@@ -1,7 +1,7 @@
-"""Errors of libraries that their user can mend, as one line of ours.
+"""Turns library errors that the user can fix into one line of ours.
 
-Nothing is imported to name them: most are a RuntimeError or ValueError whose words say
-what they are.
+No library is imported to name them: most are a RuntimeError or ValueError, recognised
+by its message.
 """
 
 import os
@@ -15,7 +15,7 @@ ADVICE = (
 
 
 def as_user_error(error):
-    """The `UserError` that says what `error` means, or None for a bug of ours."""
+    """Returns the `UserError` that says what `error` means; None for a bug of ours."""
     if isinstance(error, UserError):
         return error
     text = _one_line(error)
@@ -43,6 +43,6 @@ def _has(text, *words):
 
 
 def _one_line(error):
-    """What an exception says, in one line of at most 300 letters."""
+    """Returns an exception's message in one line of at most 300 characters."""
     text = " ".join(str(error).split())
     return text if len(text) <= 300 else f"{text[:297]}..."

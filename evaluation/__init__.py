@@ -1,1 +1,1 @@
-"""How images are scored: one view or a paper's protocol, and what is made of it."""
+"""Scores images by one view or a paper's protocol, and turns scores into results."""

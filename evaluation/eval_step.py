@@ -6,7 +6,7 @@ import input_pipeline
 
 
 def make_eval_step(model, prepare, loss):
-    """(variables, batch) -> sums over the batch's real examples, integers where counts.
+    """Makes (variables, batch) -> sums over the real examples; counts are integers.
 
     Args:
       model: a network of models/.
@@ -20,8 +20,8 @@ def make_eval_step(model, prepare, loss):
         real = mask > 0
         readable = labels != input_pipeline.UNREADABLE
         labels = jnp.maximum(labels, 0)
-        # The rank of the true class is the number of classes that score higher. Of
-        # equal scores the class of lower number counts as higher, as argmax has it.
+        # The rank of the true class is the number of classes that score higher. Among
+        # equal scores the class of lower number counts as higher, as in argmax.
         score = jnp.take_along_axis(logits, labels[:, None], axis=1)
         classes = jnp.arange(logits.shape[1])[None]
         ahead = (logits > score) | ((logits == score) & (classes < labels[:, None]))

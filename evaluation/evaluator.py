@@ -1,7 +1,7 @@
 """Exact evaluation: every example of a split is counted once, whatever the batch size.
 
-The last batch is filled up and carries a mask, and errors are integers that are summed
-under it. The number counted must be the number in the split.
+The last batch is padded and carries a mask, and errors are integers that are summed
+under it. The number of images counted must be the size of the split.
 """
 
 import dataclasses
@@ -24,11 +24,11 @@ class Interrupted(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What an evaluation found.
+    """The result of an evaluation.
 
     `metrics` are numbers by name; `reported` names those that go to TensorBoard and
-    metrics.jsonl; `score` names the one that chooses the best checkpoint and drives the
-    plateau schedule, where lower is better.
+    metrics.jsonl; `score` names the one, lower is better, that chooses the best
+    checkpoint and drives the plateau schedule.
     """
 
     split: str
@@ -45,12 +45,12 @@ class Result:
         return {f"eval/{name}": self.metrics[name] for name in self.reported}
 
     def describe(self, step):
-        """The line that ends an evaluation."""
+        """Returns the line that ends an evaluation."""
         return describe_errors(self.metrics, self.split, self.size, step)
 
 
 def describe_errors(metrics, split, size, step):
-    """The line about the errors on `split`, which holds `size` images."""
+    """Returns the line about the errors on `split`, which holds `size` images."""
     return (
         f"{split} error {metrics['error']:.2f} % ({metrics['errors']} errors, "
         f"{metrics['count']}/{size} images counted) after step {step}"
@@ -58,7 +58,7 @@ def describe_errors(metrics, split, size, step):
 
 
 class Evaluator(typing.Protocol):
-    """What training asks of an evaluation, whatever the task."""
+    """The interface that training needs from an evaluation, whatever the task."""
 
     split: data_source.Split
 
@@ -74,8 +74,8 @@ class Classification:
       step: a jitted `eval_step.make_eval_step`.
       batch_size: images per step over all hosts, which is rounded up to a multiple of
         the devices.
-      view: Preprocessing.view of the split's images.
-      reading: num_threads, prefetch and damaged of input_pipeline.eval_batches.
+      view: Preprocessing.view for the split's images.
+      reading: reader options for eval_batches: num_threads, prefetch and damaged.
     """
 
     step: Callable
@@ -86,10 +86,10 @@ class Classification:
     reading: dict = dataclasses.field(default_factory=dict)
 
     def run(self, variables, stop=lambda: False):
-        """The `Result`: error and top5_error in per cent, loss per readable image.
+        """Returns a `Result`: error, top5_error in per cent, loss per readable image.
 
         Raises:
-          Interrupted: `stop()`, which is asked between batches, was true.
+          Interrupted: `stop()`, which is called between batches, returned true.
           DataError: an image cannot be read.
         """
         devices = self.mesh.devices.size

@@ -1,6 +1,6 @@
-"""Batch statistics of the population, in place of a training's moving averages.
+"""Batch statistics of the population, instead of training's moving averages.
 
-Ioffe and Szegedy (2015), algorithm 2, https://arxiv.org/abs/1502.03167.
+The source is Ioffe and Szegedy (2015), algorithm 2, https://arxiv.org/abs/1502.03167.
 """
 
 import functools
@@ -12,10 +12,10 @@ import jax.numpy as jnp
 
 
 def make_population_step(model, prepare):
-    """(variables, batch, key) -> mean and variance of what each batch norm sees.
+    """Makes (variables, batch, key) -> mean and variance of each batch norm's input.
 
-    A tree like batch_stats, of one batch in training mode (`prepare(batch)` gives the
-    network's input); the variance is the unbiased one, of m - 1.
+    They are a tree like batch_stats, from one batch in training mode; `prepare(batch)`
+    gives the network's input. The variance is unbiased, divided by m - 1.
     """
 
     def population_step(variables, batch, key):
@@ -46,10 +46,10 @@ def make_population_step(model, prepare):
 
 
 def population_statistics(population_step, variables, batches, seed=0):
-    """Batch statistics of the population, as an alternative to moving averages.
+    """Computes the population's batch statistics, instead of moving averages.
 
-    Ioffe and Szegedy (2015), algorithm 2: with the weights frozen, the mean over
-    training batches of each batch's mean and of its unbiased variance.
+    As in Ioffe and Szegedy (2015), algorithm 2, the weights are frozen, and each
+    batch's mean and unbiased variance are averaged over training batches.
 
     Args:
       population_step: what `make_population_step` made, compiled.

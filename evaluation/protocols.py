@@ -9,18 +9,18 @@ dense_multi_crop  VGG, Section 4.3: both, averaged
 scales            ResNet (2015), Section 3.4: slid over the whole image at 5 scales
 offsets           OverFeat (2013), Section 3.3: slid at the fine stride of its last pool
 
-All but single show each view and its mirror image. The host makes views, uint8, and the
-device the rest; images are never padded, so that those that differ in size are in
-different batches.
+All except single show each view and its mirror image. The host makes the views, uint8,
+and the device does the rest. Images are never padded, so images that differ in size go
+into different batches.
 
 AlexNet, GoogLeNet and VGG average the softmax outputs of views; ResNet and OverFeat
-say scores. So average="softmax" is the default, "logits" the alternative. Within a map
-VGG averages the class scores, ahead of the softmax; OverFeat takes each class's maximum
-over the map, here after the softmax.
+speak of scores. So average="softmax" is the default and "logits" the alternative.
+Within a map, VGG averages the class scores before the softmax; OverFeat takes each
+class's maximum over the map, here after the softmax.
 
-Our reading, where the papers are silent: "scales" has mirror images, as the two papers
-that ResNet's refers to have; other papers' 10 crops are AlexNet's; OverFeat's six sizes
-(Table 5) are those of the shorter side, and the longer is as the image has it.
+Where the papers are silent, we read them as follows: "scales" has mirror images, as in
+the two papers that ResNet's refers to; other papers' 10 crops are AlexNet's; OverFeat's
+six sizes (Table 5) are of the shorter side, and the longer keeps the image's aspect.
 """
 
 import collections
@@ -39,11 +39,11 @@ from evaluation import scoring
 from kernels import ops
 from transforms import decode, resizing
 
-# The views, without their mirror images, of an image rescaled to one of the scales.
+# These functions make the views, without mirror images, of a rescaled image.
 
 
 def five_crops(image, size):
-    """The four corners and the centre of an image, each [size, size, C]."""
+    """Returns the four corners and the centre of an image, each [size, size, C]."""
     below, right = image.shape[0] - size, image.shape[1] - size
     places = [(y, x) for y in (0, below) for x in (0, right)]
     places.append((round(below / 2), round(right / 2)))
@@ -51,7 +51,7 @@ def five_crops(image, size):
 
 
 def squares(image):
-    """Left, middle and right of an image; of an upright one top, middle and bottom."""
+    """Cuts three squares: left to right from a wide image, else top to bottom."""
     height, width = image.shape[:2]
     side, rest = min(height, width), abs(height - width)
     starts = (0, round(rest / 2), rest)
@@ -74,7 +74,7 @@ def crops_144(image, size, interpolation):
 
 
 def grid(image, size, interpolation):
-    """5x5 crops, evenly from the top left to the bottom right corner."""
+    """Returns 5x5 crops, evenly spaced from the top left to the bottom right corner."""
     del interpolation
     ys, xs = (
         np.linspace(0, side - size, 5).round().astype(int) for side in image.shape[:2]
@@ -87,8 +87,9 @@ def whole(image, size, interpolation):
     return [image]
 
 
-# What a protocol averages, in equal parts: views, and what the network makes of one:
-# "crop" logits, "map" the mean of a map of them, "fine_map" a maximum.
+# A protocol averages these parts equally. Each part has its views, and a kind that says
+# what the network makes of a view: "crop" gives logits, "map" the mean of a map of
+# logits, "fine_map" a maximum.
 PROTOCOLS = {
     "ten_crop": (("crop", ten_crop),),
     "crops_144": (("crop", crops_144),),
@@ -98,7 +99,7 @@ PROTOCOLS = {
     "scales": (("map", whole),),
     "offsets": (("fine_map", whole),),
 }
-# Short sides in pixels, where a paper has several; else the one of a single crop.
+# Short sides in pixels, if a paper has several; otherwise a single crop's is used.
 SCALES = {
     "crops_144": (256, 288, 320, 352),
     "dense": (256, 384, 512),
@@ -123,9 +124,9 @@ class Protocol:
 
     Args:
       image_size: side of a crop.
-      scales: short sides of the rescaled image; of "single" the one, if any, that its
-        view is cropped from.
-      view: what "single" shows of an image; None: the image as it is stored.
+      scales: short sides of the rescaled image; for "single", the one, if any, from
+        which its view is cropped.
+      view: makes the view that "single" shows; None shows the image as stored.
       average: "softmax" or "logits".
 
     Raises:
@@ -150,10 +151,10 @@ class Protocol:
             )
 
     def views(self, image):
-        """The views of an image uint8 [H, W, C]; their weights add up to 1.
+        """Returns the views of an image uint8 [H, W, C]; their weights add up to 1.
 
         Raises:
-          ValueError: an image that is too large to pad.
+          ValueError: the image is too large to pad.
         """
         if self.name == "single":
             shown = self.view(image) if self.view else image
@@ -172,7 +173,7 @@ class Protocol:
         return shown
 
     def describe(self):
-        """What a result must say of its protocol, a dict."""
+        """Returns a dict of what a result must say about its protocol."""
         record = {"protocol": self.name, "image_size": self.image_size}
         if self.name == "single":
             return record | ({"short_side": self.scales[0]} if self.scales else {})
@@ -183,14 +184,14 @@ class Protocol:
 
 
 def make_step(model, kind, prepare, *, average, image_size):
-    """(variables, views uint8 [B, H, W, C]) -> scores [B, K].
+    """Makes (variables, views uint8 [B, H, W, C]) -> scores [B, K].
 
     Args:
-      kind: of the views (`PROTOCOLS`).
-      prepare: from views to the network's input.
+      kind: kind of the views (`PROTOCOLS`).
+      prepare: maps views to the network's input.
       average: "logits", or "softmax" for log probabilities, which are averaged as
         probabilities.
-      image_size: of the images that the network was trained on.
+      image_size: size of the images that the network was trained on.
     """
 
     def step(variables, images):
@@ -223,18 +224,18 @@ def average_scores(
     damaged="fail",
     report=lambda done: None,
 ):
-    """Scores of the given examples, averaged over their views.
+    """Computes the scores of the given examples, averaged over their views.
 
-    Each distinct size of views is a program of its own, and each number of rows: there
-    are at most log2(batch_size) + 2 for a size, one or two as a rule.
+    Each view size and each number of rows needs its own program: at most
+    log2(batch_size) + 2 per size, usually one or two.
 
     Args:
       steps: {kind: a jitted `make_step`}.
       mesh: devices of this process, which evaluates its examples alone.
-      batch_size: most views in a program that have protocol.image_size^2 pixels; of
-        larger ones correspondingly fewer (but one for each device).
-      damaged: what becomes of a file that cannot be read or an image that cannot be
-        decoded: "fail", or "wrong": its scores are not-a-number.
+      batch_size: most views of protocol.image_size^2 pixels in a program; it takes
+        correspondingly fewer larger ones (but at least one per device).
+      damaged: for a file that cannot be read or an image that cannot be decoded, "fail"
+        raises and "wrong" makes its scores not-a-number.
       report: called with the number of images read so far.
 
     Returns:
@@ -242,7 +243,8 @@ def average_scores(
       damaged, bool [n]. With average="softmax" the scores are log probabilities.
 
     Raises:
-      DataError: an image is damaged; a record of which not even the label is known.
+      DataError: an image is damaged and `damaged` is "fail", or a record is damaged so
+        that not even its label is known.
     """
     softmax = protocol.average == "softmax"
     number = len(indices)
@@ -291,7 +293,7 @@ def average_scores(
         add(places, scores)
     if len(names) != number or not np.allclose(weights, 1.0, atol=1e-9):
         raise AssertionError(f"not each view of {split.name} was counted once")
-    if softmax:  # OverFeat's maxima are no probabilities yet
+    if softmax:  # OverFeat's maxima are not probabilities yet
         totals = scoring.log_normalized(totals)
     return names, labels, totals, unreadable
 
@@ -331,15 +333,15 @@ def _load(split, indices, protocol, num_threads, prefetch):
             yield from waiting.popleft().result()
 
 
-WAITING_BYTES = 2**30  # of views whose batch is not yet full
+WAITING_BYTES = 2**30  # most bytes of views whose batch is not yet full
 
 
 def _batches(rows, batch_size, pixels, devices):
     """Yields (kind, [(row, weight)], images uint8 [B, H, W, C]) of views of one size.
 
-    A batch has at most batch_size views and so many pixels, rounded to a multiple of
-    `devices`. What is left over in the end, or when too much waits, is filled up with
-    zeros to a size of batch that there was before, or else to the next power of two.
+    A batch has at most batch_size views and `pixels` pixels; its size is a multiple of
+    `devices`. An unfinished batch, at the end or when too much waits, is padded with
+    zeros to a batch size used before, or else to the next power of two.
     """
     waiting, known, size = {}, {}, 0
 

@@ -1,4 +1,4 @@
-"""What an evaluation of a run leaves in its directory."""
+"""Writes the files that an evaluation leaves in a run's directory."""
 
 import functools
 import io
@@ -10,7 +10,7 @@ MOST_DRAWN_CLASSES = 100
 
 
 def suffix(config, own, batch_stats):
-    """What tells the files of an evaluation from those of the run's `own` config."""
+    """Returns the part of file names that sets `config` apart from a run's `own`."""
     parts = [] if config.eval.protocol == "single" else [config.eval.protocol]
     parts += ["population"] if batch_stats == "population" else []
     for name in ("eval_split", "scales", "average", "image_size", "short_side"):
@@ -25,8 +25,8 @@ def suffix(config, own, batch_stats):
 def write(run, suffix, record, predictions):
     """Writes what an evaluation found to <run>/<name>-<suffix>; returns the names.
 
-    evaluation .json: the `record`; predictions .npz: all scores, for `python
-    scoring.py`; classes .csv; confusion .csv, and .png where that can be read.
+    The files are evaluation .json, the `record`; predictions .npz, all scores, for
+    `python scoring.py`; classes .csv; confusion .csv, and .png if it can be read.
     """
 
     def binary(write):

@@ -1,6 +1,6 @@
-"""What the predictions of an evaluation say: errors, tables of classes, files.
+"""Turns the predictions of an evaluation into errors, class tables and files.
 
-Scores files again, several of them as an ensemble:
+Scores prediction files again, several of them also as an ensemble:
 
     python scoring.py runs/a/predictions-500.npz runs/b/predictions-500.npz
         [--average=logits]
@@ -18,17 +18,16 @@ from errors import UserError
 
 
 class PredictionsError(UserError):
-    """Predictions that cannot be read, scored or averaged."""
+    """The predictions cannot be read, scored or averaged."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
     """The scores of a split's examples, in its order.
 
-    id [N] names the examples; label int32 [N]; logits float32 [N, K], not-a-number
-    where there is no answer. `average` says what the logits are: "logits" of the
-    network or their mean over views, or of "softmax" outputs averaged over views the
-    logarithm.
+    id [N] names the examples; label is int32 [N]; logits are float32 [N, K],
+    not-a-number where there is no answer. `average` says how they were averaged over
+    views: "logits": mean of logits; "softmax": log of the mean probabilities.
     """
 
     id: np.ndarray
@@ -39,7 +38,7 @@ class Predictions:
 
     def __post_init__(self):
         if ((self.label < 0) | (self.label >= self.logits.shape[1])).any():
-            raise PredictionsError("labels that are no classes: the split has none")
+            raise PredictionsError("labels are not classes: the split has no labels")
 
     def write(self, file):
         """Writes a .npz of the fields."""
@@ -50,7 +49,11 @@ FIELDS = dataclasses.fields(Predictions)
 
 
 def read(path):
-    """The Predictions of a file."""
+    """Reads the Predictions from a file.
+
+    Raises:
+      PredictionsError: the file holds no predictions.
+    """
     try:
         with np.load(path) as file:
             values = {f.name: file[f.name] for f in FIELDS}
@@ -60,9 +63,9 @@ def read(path):
 
 
 def score(predictions):
-    """A dict: error and top5_error in per cent, errors, top5_errors and count.
+    """Returns error and top5_error in per cent, errors, top5_errors and count.
 
-    Of equal scores the class of lower number counts as higher, as argmax has it.
+    Among equal scores the class of lower number counts as higher, as in argmax.
     """
     logits, labels = predictions.logits, predictions.label
     own = np.take_along_axis(logits, labels[:, None], axis=1)
@@ -82,7 +85,7 @@ def score(predictions):
 
 
 def confusion(predictions):
-    """Counts int64 [K, K + 1]: of class i, called j; the last column has no answer."""
+    """Counts images of class i called j, int64 [K, K + 1]; column K has no answer."""
     logits, labels = predictions.logits, predictions.label
     classes = logits.shape[1]
     answer = np.where(np.isnan(logits).any(1), classes, logits.argmax(1))
@@ -92,7 +95,7 @@ def confusion(predictions):
 
 
 def class_table(predictions):
-    """Rows (class name, images, errors, error in per cent) in the order of the classes.
+    """Returns rows (class name, images, errors, error in per cent) in class order.
 
     A class without images has an error of not-a-number.
     """
@@ -108,7 +111,7 @@ def class_table(predictions):
 
 
 def worst_classes(predictions, number=5):
-    """The classes with the largest error as lines of text, "" if all is right."""
+    """Returns the classes with the largest error as lines of text, or ""."""
     rows = [row for row in class_table(predictions) if row[2]]
     rows = sorted(rows, key=lambda row: -row[3])[:number]
     width = max((len(row[0]) for row in rows), default=0)
@@ -119,7 +122,7 @@ def worst_classes(predictions, number=5):
 
 
 def log_normalized(x):
-    """Logits or unnormalized log probabilities [N, K] to log probabilities."""
+    """Turns logits or unnormalized log probabilities [N, K] into log probabilities."""
     x = x - x.max(axis=1, keepdims=True)
     return x - np.log(np.exp(x).sum(axis=1, keepdims=True))
 
@@ -135,7 +138,7 @@ def class_csv(predictions):
 
 
 def confusion_csv(predictions):
-    """A row for each true class, a column for each answer."""
+    """Writes a row for each true class and a column for each answer."""
     names = [str(name) for name in predictions.label_names]
     rows = confusion(predictions).tolist()
     rows = [[name, *row] for name, row in zip(names, rows, strict=True)]
@@ -143,7 +146,7 @@ def confusion_csv(predictions):
 
 
 def draw_confusion(predictions, file):
-    """A PNG of the confusion matrix, coloured by the root of a class's share."""
+    """Draws the confusion matrix as a PNG, coloured by the root of a class's share."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -170,12 +173,12 @@ def draw_confusion(predictions, file):
 
 
 def ensemble(members, average="softmax"):
-    """The Predictions of several networks together, all with the same weight.
+    """Averages the Predictions of several networks, all with the same weight.
 
     average "softmax" averages their probabilities, "logits" their logits.
 
     Raises:
-      PredictionsError: they are not of the same examples in the same order.
+      PredictionsError: they are not for the same examples in the same order.
     """
     first = members[0]
     for number, other in enumerate(members[1:], 2):
@@ -195,7 +198,7 @@ def ensemble(members, average="softmax"):
 
 
 def describe(result):
-    """The errors of `score` in words."""
+    """Returns the errors of `score` in words."""
     return (
         f"error {result['error']:.2f} %, top-5 {result['top5_error']:.2f} % "
         f"({result['errors']} and {result['top5_errors']} errors of {result['count']})"

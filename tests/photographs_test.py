@@ -109,7 +109,7 @@ def test_a_damaged_image_is_replaced_by_the_next_and_changes_no_other(
         np.testing.assert_array_equal(found[name][~bad], whole[name][~bad])
     np.testing.assert_array_equal(found["label"][bad], 6 % 3)
     np.testing.assert_array_equal(found["index"][bad], whole["index"][bad])
-    assert "record 4" in caplog.text and "the next image stands for it" in caplog.text
+    assert "record 4" in caplog.text and "the next image takes its place" in caplog.text
     with pytest.raises(data_source.DataError, match="record [45]"):
         batches(other, 0, 6)
 

@@ -1,1 +1,1 @@
-"""What a training step is made of: the loss, the optimizer, the schedule, memory."""
+"""The parts of a training step: the loss, the optimizer, the schedule, memory."""

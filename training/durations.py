@@ -1,16 +1,16 @@
-"""From epochs to steps, and when something is due."""
+"""Converts epochs to steps, and says when something is due."""
 
 import fractions
 import math
 
 
 def exact_steps(epochs, epoch_steps):
-    """`epochs` in steps as a Fraction, with 0.1 meaning 1/10."""
+    """Converts `epochs` to steps as a Fraction; 0.1 means 1/10."""
     return fractions.Fraction(str(epochs)) * epoch_steps
 
 
 def in_steps(epochs, epoch_steps):
-    """The number of whole steps in `epochs`, nearest."""
+    """Converts `epochs` to the nearest number of whole steps."""
     return round(exact_steps(epochs, epoch_steps))
 
 
@@ -20,5 +20,5 @@ def due(step, every):
 
 
 def next_due(step, every):
-    """The first step after `step` at which something is due."""
+    """Returns the first step after `step` at which something is due."""
     return math.ceil((step // every + 1) * every) if every > 0 else math.inf

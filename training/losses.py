@@ -1,7 +1,7 @@
 """Training criteria by name: functions (logits [B, K], labels [B]) -> losses [B].
 
-A loss is linear in the target where an image has two labels (mixup, cutmix): it is
-then the weighted sum of the loss for each.
+If an image has two labels (mixup, cutmix), its loss is linear in the target: it is the
+weighted sum of the loss for each label.
 """
 
 import functools
@@ -13,7 +13,7 @@ from models import lenet
 
 
 def make_loss(config):
-    """The function that `config.loss` describes, in float32."""
+    """Returns the function that `config.loss` describes, in float32."""
     if config.name == "map":
         return functools.partial(lenet.map_loss, rubbish=config.rubbish)
     if config.name == "ml":
@@ -26,24 +26,24 @@ def make_loss(config):
 
 
 def make_criterion(config):
-    """What "sdlm" takes second derivatives of: the loss, but for eq. 9 eq. 8.
+    """The criterion whose curvature "sdlm" uses: eq. 8 for "map", else the loss.
 
-    Of eq. 8 they are the 2 of LeNet-5's appendix C. Eq. 9 has none for a pattern that
-    is learnt, and steps would grow from pass to pass.
+    The second derivatives of eq. 8 are the 2 of LeNet-5's appendix C. Those of eq. 9
+    vanish for a pattern that is learnt, so steps would grow from pass to pass.
     """
     return lenet.ml_loss if config.name == "map" else make_loss(config)
 
 
 def softmax_cross_entropy(logits, labels, label_smoothing=0.0):
-    """Smoothed as in Inception-v3 (Szegedy et al., 2015, Section 7)."""
+    """Smooths the labels as in Inception-v3 (Szegedy et al., 2015, Section 7)."""
     targets = _targets(logits, labels, label_smoothing)
     return optax.softmax_cross_entropy(logits, targets)
 
 
 def binary_cross_entropy(logits, labels, label_smoothing=0.0):
-    """Every class a yes or no of its own, by a sigmoid; the mean over the classes.
+    """Scores each class by its own sigmoid and averages over the classes.
 
-    ResNet strikes back (Wightman, Touvron, Jegou, 2021, Section 2.3),
+    The source is ResNet strikes back (Wightman, Touvron, Jegou, 2021, Section 2.3),
     https://arxiv.org/abs/2110.00476.
     """
     targets = _targets(logits, labels, label_smoothing)

@@ -1,4 +1,4 @@
-"""Device memory of a compiled step: what it plans, what there is, which batch fits."""
+"""Device memory of a compiled step: its plan, the limit, and the batch that fits."""
 
 import dataclasses
 import itertools
@@ -23,8 +23,8 @@ class Plan:
 
     parameters: int  # with batch statistics and the Polyak average
     optimizer: int
-    data: int  # the batch, or the split where it lies on the device
-    scratch: int  # activations, gradients and all else that is computed
+    data: int  # the batch, or the whole split if it lies on the device
+    scratch: int  # activations, gradients and everything else that is computed
 
     @property
     def total(self):
@@ -44,10 +44,10 @@ class Plan:
 
 
 def plan(compiled, state, data):
-    """The `Plan` of a compiled (state, sums, data, ...) -> (state, sums).
+    """Returns the `Plan` of a compiled (state, sums, data, ...) -> (state, sums).
 
     `state` is a train_step.TrainState; it and `data` hold arrays or shapes with
-    shardings. The sums' few bytes do not count.
+    shardings. The few bytes of the sums are ignored.
     """
     kept = (state.params, state.batch_stats, state.ema)
     analysis = compiled.memory_analysis()
@@ -61,10 +61,10 @@ def plan(compiled, state, data):
 
 
 class StepMemory:
-    """What a compiled step takes: planned ahead of it, explained when it was too much.
+    """Plans the memory of a compiled step, and explains the plan if it was too much.
 
     `run_steps` is jitted: (state, sums, data, count, seed) -> (state, sums). A batch is
-    a multiple of the devices and of the parts that it is accumulated in.
+    a multiple of the devices times the parts in which it is accumulated.
     """
 
     def __init__(self, run_steps, mesh, batch_size, accumulate=1):
@@ -80,7 +80,7 @@ class StepMemory:
         return report(self.plan_of(self._batch_size), self._device)
 
     def plan_of(self, batch_size):
-        """The `Plan` of a step for batches of another size."""
+        """Returns the `Plan` of a step for batches of another size."""
         state, sums, data, count, seed = self._shapes
         data = with_batch(data, batch_size)
         with ops.for_mesh(self._mesh):
@@ -88,17 +88,18 @@ class StepMemory:
         return plan(compiled, state, data)
 
     def explain(self):
-        """What to say about the step that a device could not hold."""
+        """Returns the message about a step that a device could not hold."""
         if self._shapes is None:
             return "out of memory before the first step: the state or the data"
         return explain(self.plan_of, self._batch_size, self._multiple, self._device)
 
 
 def limit(device):
-    """(bytes that a program may take on this device, what that is), or (None, "").
+    """Returns (bytes that a program may take on this device, a name for them).
 
-    On a GPU it is JAX's share of the memory (XLA_PYTHON_CLIENT_MEM_FRACTION, 0.75). CPU
-    devices share what the system has available now.
+    On a GPU they are JAX's share of the memory (XLA_PYTHON_CLIENT_MEM_FRACTION, 0.75).
+    CPU devices share the memory that the system has available now. If the limit is
+    unknown, the result is (None, "").
     """
     stats = device.memory_stats()
     if stats and "bytes_limit" in stats:
@@ -112,7 +113,7 @@ def limit(device):
 
 
 def report(plan, device):
-    """The line about a `Plan`, with a warning where the device has less."""
+    """Returns the line about a `Plan`, with a warning if the device has less."""
     bytes_limit, what = limit(device)
     line = f"memory per device: {plan}"
     if bytes_limit is not None:
@@ -123,7 +124,7 @@ def report(plan, device):
 
 
 def shapes(tree):
-    """The arrays of a tree as shapes with shardings; other leaves as they are."""
+    """Turns a tree's arrays into shapes with shardings; keeps other leaves."""
 
     def shape(x):
         if not isinstance(x, jax.Array):
@@ -134,7 +135,7 @@ def shapes(tree):
 
 
 def with_batch(tree, batch_size):
-    """`shapes` whose axes along the mesh's "data" are `batch_size` long."""
+    """Makes those axes of `shapes` that the mesh's "data" shards `batch_size` long."""
 
     def resize(x):
         if not isinstance(x, jax.ShapeDtypeStruct):
@@ -147,9 +148,10 @@ def with_batch(tree, batch_size):
 
 
 def fitting_batch(totals, limit, multiple):
-    """The largest multiple of `multiple` that fits, by a line through two batches.
+    """Returns the largest multiple of `multiple` that fits; 0 if none does.
 
-    `totals` is {batch size: bytes} of two batches, `limit` in bytes. 0: none fits.
+    It draws a line through `totals`, {batch size: bytes} of two batches; `limit` is in
+    bytes.
     """
     (small, low), (large, high) = sorted(totals.items())
     slope = (high - low) / (large - small)
@@ -157,7 +159,7 @@ def fitting_batch(totals, limit, multiple):
 
 
 def is_out_of_memory(error):
-    """Whether a JaxRuntimeError is one: it has no class of its own.
+    """Returns whether a JaxRuntimeError means this, which has no class of its own.
 
     A CPU that could not allocate says INTERNAL: ... Out of memory allocating ...
     """
@@ -165,10 +167,10 @@ def is_out_of_memory(error):
 
 
 def explain(plan_of, batch_size, multiple, device):
-    """What to tell the user when a step of `batch_size` images was too much.
+    """Returns the message for a step of `batch_size` images that was too large.
 
-    `plan_of(batch_size)` compiles the step for another batch and gives its `Plan`; two
-    smaller ones are asked for. A batch is a `multiple` of the devices.
+    `plan_of(batch_size)` compiles the step for another batch and returns its `Plan`; it
+    is called for two smaller ones. Batch sizes are multiples of `multiple`.
     """
     bytes_limit, what = limit(device)
     text = f"out of memory in a step of config.batch_size = {batch_size}"
@@ -181,7 +183,8 @@ def explain(plan_of, batch_size, multiple, device):
     needed = totals[large] + slope * (batch_size - large)
     fits = fitting_batch(totals, bytes_limit, multiple)
     if fits >= batch_size:
-        fit = "which could not be had"  # taken meanwhile, or a limit of the process
+        # Other programs took it meanwhile, or the process has a limit of its own.
+        fit = "which could not be allocated"
     else:
         fit = f"{fits or 'no'} images would fit"
     return (
@@ -205,10 +208,10 @@ def _bytes_per_device(tree):
 
 
 def _available_bytes():
-    """What Linux can give without swapping, at most what a container may take, or None.
+    """Returns the bytes that Linux can give without swapping; None if unknown.
 
-    Pages of files that a container has read count as its own although they can be
-    dropped, so that there is more rather than less.
+    A container's limit caps them. Pages of files that a container has read count as
+    used although they can be dropped, so there may be more than this, not less.
     """
     container = pathlib.Path("/sys/fs/cgroup")
     try:
@@ -221,12 +224,12 @@ def _available_bytes():
         limit = int((container / "memory.max").read_text())
         used = int((container / "memory.current").read_text())
         return min(available, max(0, limit - used))
-    except (OSError, ValueError):  # No such file, or no limit: "max".
+    except (OSError, ValueError):  # There is no such file, or no limit: "max".
         return available
 
 
 def _text(number):
-    """Bytes as "1.90 GiB" or "23.4 MiB"."""
+    """Writes bytes as "1.90 GiB" or "23.4 MiB"."""
     unit, size = ("GiB", GIB) if number >= GIB else ("MiB", GIB / 1024)
     number /= size
     return f"{number:.{2 if number < 10 else 1}f} {unit}"

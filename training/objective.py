@@ -1,13 +1,13 @@
-"""What a training minimises: the only part of a training step that knows the task.
+"""What training minimises: the only part of a training step that knows the task.
 
 An objective is called as objective(variables, batch, seed, key) and returns
 (losses [B], sums, batch_stats): the examples' losses, whose mean is minimised; scalars
-that add up over batches; and the batch statistics after this batch. Beside that it has
+that add up over batches; and the batch statistics after this batch. It also has
 
-    keys             the arrays of a batch that travel to the devices
-    zero_sums()      what `sums` start from
-    scalars(sums, n) {name: value} to report of the sums over n images
-    progress(...)    the same as the words of a line of progress
+    keys              the arrays of a batch that travel to the devices
+    zero_sums()       the values that `sums` start from
+    scalars(sums, n)  {name: value} to report for the sums over n images
+    progress(scalars) those scalars as text for the progress line
 """
 
 import jax
@@ -15,22 +15,22 @@ import jax.numpy as jnp
 
 from models import layers
 
-MIX = 2**31 - 2  # a random stream beside those of initialisation, examples and dropout
+MIX = 2**31 - 2  # a random stream apart from initialisation's, examples' and dropout's
 
 
 class Classification:
-    """The loss of a classifier, and how many images it takes for another class.
+    """The loss of a classifier, and how many images it assigns to a wrong class.
 
     Args:
       model: a network of models/.
       loss: maps logits [B, K] and labels [B] to losses [B].
       prepare: prepare(batch, seed=seed) gives the network's input for the stored images
-        of a batch, randomly changed as the training wants it.
+        of a batch, with the training's random changes.
       auxiliary_weight: factor of the loss of each auxiliary head.
-      mix: mixes the images of a batch, mix(images, labels, key)
-        (transforms.augment.mix). An error is counted against the first label.
-      frozen_statistics: batch normalisation uses the statistics it is given, and keeps
-        them.
+      mix: mix(images, labels, key) mixes the images of a batch
+        (transforms.augment.mix). Errors are counted against the first label.
+      frozen_statistics: batch normalisation uses the statistics it is given and does
+        not change them.
     """
 
     keys = ("image", "label", "index", "epoch")

@@ -24,11 +24,11 @@ def make_optimizer(
     unfreeze=(),
     filter_rms=(),
 ):
-    """The transformation called `name` (of OWN or optax) with its learning rate.
+    """Makes the transformation called `name` (of OWN or optax) with its learning rate.
 
-    In this order: the gradient is clipped, L2 decay is added to it unless the optimizer
-    decays by itself, the optimizer, the plateau's factor, the parameters' own factors,
-    what is frozen yet, the limit of the filters.
+    It clips the gradient, adds L2 decay unless the optimizer decays by itself, applies
+    the optimizer, the plateau's factor and the parameters' own factors, zeroes the
+    updates of what is still frozen, and limits the filters, in this order.
     """
     make = constructor(name)
     accepted = inspect.signature(make).parameters
@@ -68,8 +68,9 @@ def lars(
         trust = coefficient |w| / (|g| + decay |w| + eps), or 1 if |w| or |g| is 0
         v <- momentum v - rate trust (g + decay w);  w <- w + v
 
-    for each array of parameters. What `mask` (parameters -> booleans) leaves out has
-    neither trust nor decay. optax.lars divides by |g + decay w| instead.
+    This holds for each array of parameters. Parameters that `mask` (parameters ->
+    booleans) leaves out have neither trust nor decay. optax.lars divides by
+    |g + decay w| instead.
     """
 
     def adapt(g, w):
@@ -89,8 +90,9 @@ def lars(
 def lamb(learning_rate, b1=0.9, b2=0.999, eps=1e-6, weight_decay=0.0, mask=None):
     """LAMB (You et al., 2019), https://arxiv.org/abs/1904.00962, as timm has it.
 
-    What `mask` (parameters -> booleans) leaves out neither decays nor has its step
-    brought to the size of the parameters; optax.lamb's mask is of the decay alone.
+    Parameters that `mask` (parameters -> booleans) leaves out do not decay, and their
+    step is not scaled to the size of the parameters; optax.lamb's mask affects only the
+    decay.
     """
     trust = optax.scale_by_trust_ratio()
     return optax.chain(
@@ -105,12 +107,12 @@ OWN = {"sdlm": sdlm.sdlm, "lars": lars, "lamb": lamb}
 
 
 def constructor(name):
-    """The function of a learning rate and more that makes the optimizer `name`."""
+    """Returns the function of a learning rate and more that makes optimizer `name`."""
     return OWN.get(name) or getattr(optax, name)
 
 
 def paths(params):
-    """The names of all parameters, as "backbone/conv1/kernel"."""
+    """Returns the names of all parameters, such as "backbone/conv1/kernel"."""
     return [_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
 
 
@@ -119,13 +121,13 @@ def _path(keys):
 
 
 def _first(rules, keys):
-    """The value of the first (expression, value) found in a path; None without any."""
+    """Returns the value of the first (expression, value) found in a path, or None."""
     found = (value for expression, value in rules if re.search(expression, _path(keys)))
     return next(found, None)
 
 
 def scale_by_path(factors):
-    """Multiplies updates by the first of (expression, factor) that fits their path."""
+    """Multiplies updates by the first (expression, factor) that matches their path."""
 
     def scale(keys, update):
         factor = _first(factors, keys)
@@ -139,9 +141,9 @@ def scale_by_path(factors):
 
 
 def unfreeze_at(releases):
-    """Zero updates until step n for the first of (expression, n) that fits their path.
+    """Zeroes updates until step n of the first (expression, n) that matches their path.
 
-    What the optimizer averages, moments and momentum, it averages from the first step.
+    The optimizer averages its moments and momentum from the first step on.
     """
 
     def label(keys, param):
@@ -149,7 +151,7 @@ def unfreeze_at(releases):
         return "free" if release is None else str(release)
 
     def released(step):
-        # Not a product: a frozen parameter stays as it is whatever its gradient.
+        # A product with 0 would let a gradient that is not finite change a parameter.
         def update(updates, count):
             return jax.tree.map(lambda u: jnp.where(count < step, 0, u), updates)
 
@@ -166,10 +168,10 @@ def unfreeze_at(releases):
 
 
 def limit_filters(limits):
-    """Scales a filter back whose root mean square would exceed its limit.
+    """Scales back each filter whose root mean square would exceed its limit.
 
-    ZFNet (Zeiler, Fergus, 2013, Section 3.1). `limits` are (expression, limit); a
-    filter is all that one output sees, kernel[..., k].
+    ZFNet does this (Zeiler, Fergus, 2013, Section 3.1). `limits` are (expression,
+    limit); a filter is all the weights of one output, kernel[..., k].
     """
 
     def limited(keys, update, kernel):
@@ -189,5 +191,5 @@ def limit_filters(limits):
 
 
 def _is_kernel(params):
-    """True for what multiplies activations; biases, norms and scales are vectors."""
+    """Returns True for what multiplies activations; biases and scales are vectors."""
     return jax.tree.map(lambda p: p.ndim > 1, params)

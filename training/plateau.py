@@ -26,7 +26,7 @@ def scale_by_plateau():
 
 
 def observe(opt_state, value, *, factor, patience, min_factor=0.0):
-    """`opt_state` after an evaluation gave `value` (lower is better).
+    """Returns `opt_state` after an evaluation gave `value` (lower is better).
 
     After `patience` evaluations without improvement the scale is multiplied by
     `factor`, and never falls below `min_factor`.
@@ -39,5 +39,5 @@ def observe(opt_state, value, *, factor, patience, min_factor=0.0):
 
 
 def state_of(opt_state):
-    """The state of the plateau rule in `opt_state`; None where there is none."""
+    """Returns the state of the plateau rule in `opt_state`, or None."""
     return optax.tree_utils.tree_get(opt_state, "plateau")

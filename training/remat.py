@@ -3,8 +3,8 @@
 Such a stage drops the activations of its blocks after the forward pass and computes
 them again, from each block's input, when the block's gradient is due
 (https://arxiv.org/abs/1604.06174). This saves memory for up to a third more arithmetic.
-Parameters, draws of dropout and batch statistics are those of the network itself;
-numbers agree to rounding.
+Parameters, dropout's draws and batch statistics stay those of the network itself;
+numbers agree up to rounding.
 
 A block is a module of the backbone whose call takes `train` (a bottleneck, an Inception
 module, a dense layer; not a convolution). Its stage is its name without its number or
@@ -76,7 +76,7 @@ def rematerialised(model, names, shape):
 
 
 def stages(model, shape):
-    """The names of the stages that can be rematerialised, in order."""
+    """Returns the names of the stages that can be rematerialised, in order."""
     found = {}  # for its order
 
     def note(call, args, kwargs, context):
@@ -92,7 +92,7 @@ def stages(model, shape):
 
 
 def _stage(module, method, kwargs):
-    """The stage to which a call of a module's method belongs as a block, or None."""
+    """Returns the stage to which a method call belongs as a block, or None."""
     if method == "stage" and module.path == ("backbone",):
         return kwargs["name"]
     if method == "__call__" and module.path[:-1] == ("backbone",) and "train" in kwargs:

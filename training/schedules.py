@@ -23,12 +23,12 @@ def make_schedule(
     patience,
     min_factor,
 ):
-    """step -> learning rate, for the fields of `config.schedule`.
+    """Makes step -> learning rate from the fields of `config.schedule`.
 
-    `rate` is the learning rate that factors refer to, `epoch_steps` the steps per epoch
-    as a Fraction.
+    `rate` is the learning rate that factors multiply; `epoch_steps` is the number of
+    steps per epoch as a Fraction.
     """
-    del patience, min_factor  # of the plateau, which the optimizer's state keeps
+    del patience, min_factor  # the plateau's, whose state is the optimizer's
     warmup = in_steps(warmup_epochs, epoch_steps)
     after = max(total_steps - warmup, 1)
     if name == "step":

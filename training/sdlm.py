@@ -25,18 +25,18 @@ ROUTING = set(
     "pixel_total reduce_max reduce_sum reduce_window_max reduce_window_sum reshape rev "
     "select_n slice split squeeze transpose".split()
 )
-# The parameters by which a primitive holds a program of its own.
+# A primitive keeps a program of its own in one of these parameters.
 PROGRAMS = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 
 
 class DiagonalCurvatureState(NamedTuple):
-    """`curvature` is a tree like the parameters, which `update` leaves as it is."""
+    """`curvature` is a tree like the parameters; `update` does not change it."""
 
     curvature: optax.Params
 
 
 def scale_by_diagonal_curvature(mu):
-    """Divides each gradient by mu + its curvature, which is 0 until somebody sets it.
+    """Divides each gradient by mu + its curvature, which is 0 until it is set.
 
     `mu` bounds the step where the curvature vanishes (the paper: 0.02).
     """
@@ -53,14 +53,14 @@ def scale_by_diagonal_curvature(mu):
 
 
 def sdlm(learning_rate, mu=0.02):
-    """Stochastic diagonal Levenberg-Marquardt, without what sets the curvature."""
+    """Stochastic diagonal Levenberg-Marquardt; `make_set_curvature` sets curvature."""
     return optax.chain(
         scale_by_diagonal_curvature(mu), optax.scale_by_learning_rate(learning_rate)
     )
 
 
 def criterion_curvature(criterion, outputs, labels):
-    """The diagonal of the Hessian of each example's `criterion` in its own outputs.
+    """Returns the Hessian's diagonal of each example's `criterion` in its own outputs.
 
     `criterion(outputs, labels)` maps [B, D] and [B] to losses [B]; the result [B, D] is
     exact. For the criteria of LeNet-5 it is not negative (for eq. 8 it is 2).
@@ -76,19 +76,20 @@ def criterion_curvature(criterion, outputs, labels):
 def diagonal_gauss_newton(f, params, top):
     """The paper's second-order back-propagation: a tree like `params`, never negative.
 
-    `f(params)` is [..., D], the outputs for a batch, and `top`, of the same shape, the
-    criterion's second derivatives there (divided by the size of the batch, for a mean).
+    `f(params)` is [..., D], the outputs for a batch. `top` has the same shape and holds
+    the criterion's second derivatives there (divided by the size of the batch, for a
+    mean).
     From the top down, with u the weight of the connection from x to a:
 
         h(u) = h(a) x^2,   h(x) = sum over a of h(a) u^2,   h(a) = h(f(a)) f'(a)^2,
 
     and a weight that connections share has the sum of their h. This is the
-    back-propagation of gradients with every coefficient squared, so the program of f is
-    read backwards with squared coefficients. It leaves out f'' (Gauss-Newton), and the
-    products of different paths from a weight to an output.
+    back-propagation of gradients with every coefficient squared, so `_run` reads the
+    program of f backwards with squared coefficients. It leaves out f'' (Gauss-Newton)
+    and the products of different paths from a weight to an output.
 
     Raises:
-      NotImplementedError: f uses a primitive for which there is no rule; names it.
+      NotImplementedError: f uses a primitive without a rule; the message names it.
     """
     leaves, tree = jax.tree.flatten(params)
     program = jax.make_jaxpr(lambda *x: f(jax.tree.unflatten(tree, x)))(*leaves)
@@ -104,7 +105,7 @@ def _run(jaxpr, consts, args, active):
     """Evaluates a program.
 
     Returns its outputs, and a function from their curvatures to the curvatures of the
-    arguments: None for those that are not `active` and for those without an influence.
+    arguments, which are None for arguments that are not `active` or have no influence.
     """
     values = dict(zip(jaxpr.constvars + jaxpr.invars, [*consts, *args], strict=True))
     live = {var for var, flag in zip(jaxpr.invars, active, strict=True) if flag}
@@ -149,7 +150,7 @@ def _run(jaxpr, consts, args, active):
 def _apply(eqn, operands, active):
     """Evaluates one equation; returns what `_run` returns."""
     name, params = eqn.primitive.name, eqn.params
-    if name == "cond":  # In a model: one function, a branch for each platform.
+    if name == "cond":  # A model has these for one function, a branch per platform.
         inner = params["branches"][-1]
         results, pull = _run(inner.jaxpr, inner.consts, operands[1:], active[1:])
         return results, lambda above: [None, *pull(above)]
@@ -192,16 +193,16 @@ def _apply(eqn, operands, active):
 
 
 def _sum_to(x, h):
-    """The curvature of x from that of x broadcast to the shape of h."""
+    """Returns the curvature of x, given that of x broadcast to the shape of h."""
     _, transposed = jax.vjp(lambda x: jnp.broadcast_to(x, h.shape), x)
     return transposed(h)[0]
 
 
 def make_set_curvature(model, criterion, prepare):
-    """(state, images, labels) -> state with the curvature estimated on those images.
+    """Makes (state, images, labels) -> state with the curvature of those images.
 
-    The criterion's own second derivatives are exact. They are taken in the logits, or,
-    where the classifier has no parameters (LeNet-5's RBF units), in its inputs.
+    The criterion's own second derivatives are exact. They are taken in the logits, or
+    in the classifier's inputs if it has no parameters (LeNet-5's RBF units).
 
     Args:
       criterion: maps logits [B, K] and labels [B] to losses [B].

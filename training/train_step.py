@@ -1,7 +1,7 @@
 """The state of a training, and the programs that change it.
 
-Everything here is pure and compiled by the caller: on one device, on many, or inside a
-benchmark.
+Everything here is pure, and the caller compiles it: for one device, for many, or inside
+a benchmark.
 """
 
 import functools
@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-DROPOUT = 2**31 - 1  # a random stream beside those of initialisation and examples
+DROPOUT = 2**31 - 1  # a random stream apart from initialisation's and the examples'
 
 
 @flax.struct.dataclass
 class TrainState:
-    """All that changes during training; with the config, all that a resume needs."""
+    """Everything that changes in training; a resume needs only this and the config."""
 
     step: jax.Array
     params: flax.core.FrozenDict
@@ -26,7 +26,7 @@ class TrainState:
 
 
 def make_init(model, tx, shape, ema):
-    """seed -> TrainState at step 0, for images of `shape` [H, W, C]."""
+    """Makes seed -> TrainState at step 0, for images of `shape` [H, W, C]."""
 
     def init(seed):
         variables = model.init(
@@ -45,7 +45,7 @@ def make_init(model, tx, shape, ema):
 
 
 def start_from(state, variables, tx):
-    """The state at step 0 with other `variables`: a dict of params and batch_stats."""
+    """Returns the state at step 0 with other `variables`: params and batch_stats."""
     params = variables["params"]
     return state.replace(
         **variables,
@@ -55,12 +55,12 @@ def start_from(state, variables, tx):
 
 
 def make_train_step(objective, tx, *, accumulate=1, ema_decay=0.0, ema_every=1):
-    """(state, batch, seed) -> (state, sums over the batch).
+    """Makes (state, batch, seed) -> (state, sums over the batch).
 
-    The gradient of the mean of the objective's losses is averaged over `accumulate`
-    parts of the batch. The average of the parameters takes in every `ema_every`-th
-    step. The objective draws from the seed and the step. The seed is an argument, so
-    that all seeds share one compiled program.
+    The gradient of the objective's mean loss is averaged over `accumulate` parts of the
+    batch. Every `ema_every`-th step updates the average of the parameters. The
+    objective draws from the seed and the step. The seed is an argument, so that all
+    seeds share one compiled program.
     """
 
     def gradients(params, batch_stats, batch, seed, key):
@@ -73,7 +73,7 @@ def make_train_step(objective, tx, *, accumulate=1, ema_decay=0.0, ema_every=1):
         return grads, *aux
 
     def accumulated(params, batch_stats, batch, seed, key):
-        # Every accumulate-th example: each device keeps its own part of the batch.
+        # A part is every accumulate-th example, so each device keeps its own examples.
         micro = jax.tree.map(
             lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), batch
         )
@@ -95,7 +95,7 @@ def make_train_step(objective, tx, *, accumulate=1, ema_decay=0.0, ema_every=1):
         return jax.tree.map(lambda g: g / accumulate, total), batch_stats, sums
 
     def train_step(state, batch, seed):
-        # A stream of its own, beside those of initialisation and augmentation.
+        # This stream is apart from those of initialisation and augmentation.
         key = jax.random.fold_in(jax.random.key(seed), DROPOUT)
         key = jax.random.fold_in(key, state.step)
         compute = gradients if accumulate == 1 else accumulated
@@ -122,22 +122,22 @@ def make_train_step(objective, tx, *, accumulate=1, ema_decay=0.0, ema_every=1):
 
 
 def zero_sums(objective):
-    """What the steps between two reports add up."""
+    """Returns the zeros to which the steps between two reports add."""
     return {
         "loss": jnp.zeros(()),
         **objective.zero_sums(),
-        "bad_step": jnp.full((), -1, jnp.int32),  # first step of a non-finite loss
+        "bad_step": jnp.full((), -1, jnp.int32),  # first step with a non-finite loss
     }
 
 
 def make_run_steps(train_step, fetch):
-    """(state, sums, data, num_steps, seed) -> (state, sums) after so many steps.
+    """Makes (state, sums, data, num_steps, seed) -> (state, sums) after those steps.
 
     `fetch(data, i)` gives the batch of the i-th of these steps. The number of steps is
-    no constant of the program: whatever parts a run is cut into, the same program makes
-    every step, so a resumed run has the bits of an uninterrupted one. Only a Python 1,
-    static in jit, makes a program without the loop, which XLA runs faster on a CPU. The
-    loop ends early at a loss that is not finite.
+    not a constant of the program: however a run is cut into parts, the same program
+    makes every step, so a resumed run has the bits of an uninterrupted one. Only a
+    Python 1, static in jit, makes a program without the loop, which XLA runs faster on
+    a CPU. The loop ends early at a loss that is not finite.
     """
 
     def run_steps(state, sums, data, num_steps, seed):
@@ -165,6 +165,6 @@ def make_run_steps(train_step, fetch):
 
 
 def evaluation_variables(state):
-    """What the network is evaluated with: the Polyak average where one is kept."""
+    """Returns the variables to evaluate with: the Polyak average if one is kept."""
     params = state.params if state.ema is None else state.ema
     return {"params": params, "batch_stats": state.batch_stats}

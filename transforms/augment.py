@@ -1,7 +1,7 @@
-"""What happens to training images inside jit: geometry, colour, holes, mixtures.
+"""Changes training images inside jit: geometry, colour, holes, mixtures.
 
-Images are [H, W, C], uint8 or float of 0..255, grey or RGB; each has a key of its own,
-and one function changes one image. Only `mix` sees a batch.
+Images are [H, W, C], uint8 or float in 0..255, grey or RGB; each has its own key, and
+each function changes one image. Only `mix` takes a batch.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ PCA_VECTORS = (
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """The options of `augment`; all off."""
+    """The options of `augment`; all are off by default."""
 
     translate: float = 0.0
     rotate: float = 0.0
@@ -45,10 +45,10 @@ def augment(images, keys, options):
     """Applies, in this order, random_affine, horizontal_flip, pad_and_crop,
     color_jitter, random_hue, pca_noise and random_erasing.
 
-    images [B, H, W, C], keys [B], options an Augmentation; what is 0 or False there is
-    left out. Returns float32 after random_affine or a change of colour, else the dtype
-    of images. Each part has its own key, so switching one on does not change what the
-    others draw.
+    Takes images [B, H, W, C], keys [B] and an Augmentation, whose options that are 0 or
+    False are skipped. Returns float32 after random_affine or a change of colour, else
+    the dtype of images. Each part has its own key, so switching one on does not change
+    what the others draw.
     """
     affine = {"translate": options.translate, "rotate": options.rotate}
     affine |= {"scale": options.scale, "squeeze": options.squeeze}
@@ -64,7 +64,7 @@ def augment(images, keys, options):
             image = horizontal_flip(image, keys[1])
         if options.crop:
             image = pad_and_crop(image, keys[2], options.crop, options.crop_mode)
-        # From 3 on: the first of fold_in are those of split.
+        # These start at 3, because fold_in's first keys are those of split.
         if any(jitter.values()):
             image = color_jitter(image, jax.random.fold_in(key, 3), **jitter)
         if options.hue:
@@ -84,9 +84,9 @@ def augment(images, keys, options):
 def pad_and_crop(image, key, pixels, mode="zeros"):
     """Shifts [H, W, C] by up to `pixels` either way on each axis.
 
-    What moves in is 0, which is the "mean" where that was subtracted before, or with
-    mode="reflect" the mirrored image, its edge not repeated (Wide ResNet, 2016,
-    Section 3).
+    The border is filled with 0, which is the mean if mode="mean", where the mean has
+    been subtracted before. mode="reflect" fills it with the mirrored image and does not
+    repeat the edge (Wide ResNet, 2016, Section 3).
     """
     padded = jnp.pad(
         image,
@@ -107,11 +107,12 @@ def random_affine(
 ):
     """LeNet-5's distortions (1998, Section III-A): a random planar affine map.
 
-    Each is uniform between plus and minus its limit: translate in pixels on each axis,
-    rotate in degrees, scale and squeeze as log factors (1 + limit)^u, u in -1..1, shear
-    horizontal, in pixels per row. Squeezing compresses one axis while it stretches the
-    other. About the centre, bilinear, background 0. The paper gives no limits and does
-    not rotate. Returns float32 [H, W, C].
+    Each parameter is uniform between plus and minus its limit: translate in pixels on
+    each axis, rotate in degrees, shear horizontally in pixels per row; scale and
+    squeeze are factors (1 + limit)^u with u uniform in -1..1. Squeezing compresses one
+    axis while it stretches the other. The map is about the centre and bilinear, with
+    background 0. The paper gives no limits and does not rotate. Returns float32
+    [H, W, C].
     """
     draws = jax.random.uniform(key, (6,), minval=-1.0, maxval=1.0)
     offset = translate * draws[:2]
@@ -119,28 +120,29 @@ def random_affine(
     scale, squeeze = (1 + scale) ** draws[3], (1 + squeeze) ** draws[4]
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     lean = shear * draws[5]
-    # Rows, then columns, of: rotation @ shear @ diag(scale squeeze, scale / squeeze).
+    # This is rotation @ shear @ diag(scale squeeze, scale / squeeze) on (row, column).
     matrix = jnp.array([[cos - sin * lean, -sin], [sin + cos * lean, cos]])
     factors = jnp.array([[scale * squeeze, scale / squeeze]])
     return affine(image, matrix * factors, offset)
 
 
 def affine(image, matrix, offset):
-    """Moves what is at p (row, column from the centre) to matrix @ p + offset.
+    """Moves the content at p (row, column from the centre) to matrix @ p + offset.
 
-    image [H, W, C], matrix [2, 2], offset [2]; bilinear, background 0; float32.
+    Takes image [H, W, C], matrix [2, 2] and offset [2]. Interpolates bilinearly, with
+    background 0, and returns float32.
     """
     height, width, channels = image.shape
     centre = (height - 1) / 2, (width - 1) / 2
     (a, b), (c, d) = matrix
     rows = jnp.arange(height, dtype=jnp.float32)[:, None] - (centre[0] + offset[0])
     columns = jnp.arange(width, dtype=jnp.float32)[None, :] - (centre[1] + offset[1])
-    # Where each output pixel comes from: the inverse matrix.
+    # The inverse matrix says where each output pixel comes from.
     row = (d * rows - b * columns) / (a * d - b * c) + centre[0]
     column = (a * columns - c * rows) / (a * d - b * c) + centre[1]
     top, left = jnp.floor(row), jnp.floor(column)
     down, across = (row - top)[..., None], (column - left)[..., None]
-    # One border pixel of background; a flat gather of in-bounds indices is what makes
+    # The border is one pixel of background. A flat gather of in-bounds indices makes
     # this fast on a CPU: over 100,000 images/s of 28x28 on two busy cores.
     flat = jnp.pad(image.astype(jnp.float32), ((1, 1), (1, 1), (0, 0)))
     flat = flat.reshape(-1, channels)
@@ -159,7 +161,7 @@ def affine(image, matrix, offset):
 
 
 def grey(image):
-    """Luma [H, W, 1] of RGB [H, W, 3] by ITU-R 601-2; a grey image as it is."""
+    """Returns luma [H, W, 1] of RGB [H, W, 3] by ITU-R 601-2; keeps a grey image."""
     if image.shape[-1] == 1:
         return image
     red, green, blue = (LUMA[i] * image[..., i : i + 1] for i in range(3))
@@ -167,11 +169,11 @@ def grey(image):
 
 
 def color_jitter(image, key, *, brightness=0.0, contrast=0.0, saturation=0.0):
-    """Photometric distortion (Howard, 2013, "Some improvements on deep convolutional
-    neural network based image classification"): changes, in random order, brightness,
-    contrast and saturation by factors uniform in 1 +- their limits.
+    """Changes brightness, contrast and saturation in random order, by factors uniform
+    in 1 +- their limits: the photometric distortion of Howard, 2013, "Some improvements
+    on deep convolutional neural network based image classification".
 
-    A factor f makes f x + (1 - f) y of a pixel x, kept in 0..255 as by PIL, which
+    A factor f turns a pixel x into f x + (1 - f) y, clipped to 0..255 as in PIL, which
     Howard used; y is 0 for brightness, the mean of the image's grey for contrast, and
     the pixel's own grey for saturation. Howard's limits are 0.5, fb.resnet.torch's 0.4.
     Grey images have no saturation to change. Returns float32.
@@ -193,14 +195,14 @@ def color_jitter(image, key, *, brightness=0.0, contrast=0.0, saturation=0.0):
 def random_hue(image, key, limit):
     """Turns the hue of [H, W, 3] by up to `limit` of a circle either way; float32.
 
-    Grey images have none: they come back as they are.
+    Grey images have no hue and keep their values.
     """
     turns = jax.random.uniform(key, minval=-limit, maxval=limit)
     return turn_hue(image.astype(jnp.float32), turns)
 
 
 def turn_hue(image, turns):
-    """Adds to the hue of HSV: a turn goes from red over green and blue to red."""
+    """Adds `turns` to the hue of HSV: one goes from red via green and blue to red."""
     if image.shape[-1] == 1:
         return image
     red, green, blue = jnp.moveaxis(image, -1, 0)
@@ -220,16 +222,16 @@ def turn_hue(image, turns):
 
 
 def pca_noise(image, key, std):
-    """AlexNet's colour noise (2012, Section 4.1): sum_i a_i l_i p_i on every pixel.
+    """Adds AlexNet's colour noise (2012, Section 4.1), sum_i a_i l_i p_i, to pixels.
 
-    a_i is normal with deviation `std`, 0.1 in the paper, drawn once for an image; l_i
+    a_i is normal with deviation `std` (0.1 in the paper) and drawn once per image; l_i
     and p_i are eigenvalues and eigenvectors of RGB in 0..1 (PCA_VALUES, PCA_VECTORS),
     and the sum is scaled to 0..255. A grey image gets the grey of the colour that an
-    RGB image would. Values may leave 0..255. Returns float32.
+    RGB image would get. Values may leave 0..255. Returns float32.
     """
     draws = 255 * std * jax.random.normal(key, (3,))
-    # No product of a matrix: XLA's CPU backend (jaxlib 0.10.2) makes many small ones
-    # wrong, https://github.com/jax-ml/jax/issues/39103.
+    # This is not a matrix product, because XLA's CPU backend (jaxlib 0.10.2) computes
+    # many small ones wrong, https://github.com/jax-ml/jax/issues/39103.
     noise = sum(
         draws[i] * PCA_VALUES[i] * jnp.array([row[i] for row in PCA_VECTORS])
         for i in range(3)
@@ -243,12 +245,12 @@ def pca_noise(image, key, std):
 
 
 def random_erasing(image, key, probability, area=(0.02, 0.33), aspect=(0.3, 1 / 0.3)):
-    """Fills a rectangle with noise, with a probability (Zhong et al., 2017).
+    """Fills a rectangle with noise with the given probability (Zhong et al., 2017).
 
-    The share of the image and height / width are uniform in their ranges, the noise
-    uniform in 0..255 for each pixel and channel: the paper's "RE-R". As in its authors'
-    code, a rectangle that does not fit is drawn again (here at most ten times, then
-    nothing is erased), and then placed uniformly.
+    The rectangle's share of the image and its height / width are uniform in their
+    ranges; the noise is uniform in 0..255 for each pixel and channel (the paper's
+    "RE-R"). As in the authors' code, a rectangle that does not fit is drawn again (here
+    at most ten times; then nothing is erased) and one that fits is placed uniformly.
     """
     height, width, _ = image.shape
     apply_key, shape_key, place_key, noise_key = jax.random.split(key, 4)
@@ -265,7 +267,7 @@ def random_erasing(image, key, probability, area=(0.02, 0.33), aspect=(0.3, 1 / 
         place_key, (2,), 0, jnp.array([height - rows + 1, width - columns + 1])
     )
     inside = _box(height, width, top, left, top + rows, left + columns)
-    # A random word makes four levels: it is what takes the time.
+    # A random word makes four levels, because drawing words takes most of the time.
     words = jax.random.bits(noise_key, (-(-image.size // 4),))
     noise = jax.lax.bitcast_convert_type(words, jnp.uint8).ravel()[: image.size]
     noise = noise.reshape(image.shape).astype(image.dtype)
@@ -273,7 +275,7 @@ def random_erasing(image, key, probability, area=(0.02, 0.33), aspect=(0.3, 1 / 
 
 
 def _box(height, width, top, left, bottom, right):
-    """True [H, W, 1] from (top, left) to before (bottom, right)."""
+    """Returns bool [H, W, 1], true from (top, left) to just before (bottom, right)."""
     row = jnp.arange(height)[:, None, None]
     column = jnp.arange(width)[None, :, None]
     return (row >= top) & (row < bottom) & (column >= left) & (column < right)
@@ -282,18 +284,18 @@ def _box(height, width, top, left, bottom, right):
 def mix(images, labels, key, mixup_alpha=0.0, cutmix_alpha=0.0):
     """Mixes each image of a batch with the one before it.
 
-    mixup (Zhang et al., 2017) averages the two images, weighted by l and 1 - l; cutmix
-    (Yun et al., 2019, Section 3.1) replaces a rectangle of sqrt(1 - l) of both sides,
-    placed uniformly and cut off at the edges, by the other's. l is from a beta
-    distribution of (alpha, alpha). With both on, each has half of the batches. One l
-    and one rectangle for the whole batch, and the image before as the other one, are
-    torchvision's; of a batch over devices, one image of each travels.
+    mixup (Zhang et al., 2017) averages the two images with weights l and 1 - l. cutmix
+    (Yun et al., 2019, Section 3.1) takes a rectangle from the other image; its sides
+    are sqrt(1 - l) of the image's, it is placed uniformly and cut off at the edges. l
+    has a beta distribution with (alpha, alpha). If both are on, each gets half of the
+    batches. As in torchvision, the whole batch shares one l and one rectangle, and the
+    other image is the one before; across devices, one image per device travels.
 
     Args:
       images: [B, H, W, C] of any range.
       labels: [B].
       key: one for the batch, a function of the run's seed and the step.
-      mixup_alpha, cutmix_alpha: 0: off.
+      mixup_alpha, cutmix_alpha: 0 turns it off.
 
     Returns:
       (images float32, other labels [B], weight): the loss is

@@ -1,4 +1,4 @@
-"""An encoded image (JPEG, PNG, WebP, ...) to pixels, upright, in grey or RGB."""
+"""Decodes images (JPEG, PNG, WebP, ...) to upright pixels in grey or RGB."""
 
 import io
 import re
@@ -11,15 +11,15 @@ ORIENTATION = 0x0112  # EXIF's tag; 1: as stored
 
 
 class DamagedImage(ValueError):
-    """Bytes that are no image, or one that is cut or damaged."""
+    """The bytes are not an image, or the image is cut or damaged."""
 
 
 def decode(data, channels):
-    """uint8 [H, W, channels] of encoded bytes or of an array [H, W, C].
+    """Decodes bytes, or converts an array [H, W, C], to uint8 [H, W, channels].
 
-    channels is 1 (grey) or 3 (RGB). Turned as EXIF says; transparency is dropped, and
-    of 16 bits the upper eight are kept. Of a JPEG whose colours are stored as YCbCr,
-    grey is Y. The result may be read-only.
+    channels is 1 (grey) or 3 (RGB). The image is turned as EXIF says; transparency is
+    dropped, and 16-bit values keep their upper eight bits. If a JPEG stores its colours
+    as YCbCr, grey is Y. The result may be read-only.
 
     Raises:
       DamagedImage: the bytes cannot be decoded to the end.
@@ -29,10 +29,10 @@ def decode(data, channels):
 
 
 def decode_lazily(data, channels):
-    """As `decode`, but the result may be a `LazyJpeg` instead of an array.
+    """Works as `decode`, but may return a `LazyJpeg` instead of an array.
 
-    The views of transforms/resizing.py take either, and a random crop needs three
-    quarters of an image's rows or so.
+    The views of transforms/resizing.py take either, and a random crop needs only about
+    three quarters of an image's rows.
     """
     if isinstance(data, np.ndarray) and data.shape[-1] == channels:
         return data
@@ -49,27 +49,27 @@ def decode_lazily(data, channels):
 
 
 class LazyJpeg:
-    """An upright JPEG in YCbCr or grey: image[rows, columns] decodes.
+    """An upright JPEG in YCbCr or grey, which image[rows, columns] decodes.
 
-    simplejpeg takes 0.6 ms for 500x375 pixels where PIL takes 1.5, and reports what
-    libjpeg only warns of and fills with grey: data that end too early, with or without
-    a marker that says so. Rows below the last one asked for are not decoded, and so
-    damage there is not seen, unless the file is cut. Bytes left over after the last
-    pixel are no damage.
+    simplejpeg takes 0.6 ms for 500x375 pixels where PIL takes 1.5 ms. It also reports
+    data that end too early, with or without an end marker, which libjpeg only warns
+    about and fills with grey. Rows below the last requested one are not decoded, so
+    damage there is not seen unless the file is cut. Extra bytes after the last pixel do
+    not count as damage.
     """
 
     def __init__(self, data, shape):
         self._data, self.shape = data, shape
 
     def __getitem__(self, key):
-        """uint8 [rows, columns, C] of two slices.
+        """Returns uint8 [rows, columns, C] for two slices.
 
         Raises:
-          DamagedImage: the bytes cannot be decoded as far as that.
+          DamagedImage: the bytes cannot be decoded that far.
         """
         rows, columns = key
         data, (height, width, channels) = self._data, self.shape
-        # The colour of the last row, at half the resolution, leans on the next.
+        # Colour has half the resolution, so the last row's depends on the next row.
         needed = rows.indices(height)[1] + 1
         if needed < height:
             shorter = _declare_height(data, needed)
@@ -92,7 +92,7 @@ class LazyJpeg:
 
 
 def _usual_jpeg(data):
-    """(height, width) of what is a `LazyJpeg`; None for anything else."""
+    """Returns (height, width) if `LazyJpeg` takes these bytes, else None."""
     if data[:2] != b"\xff\xd8" or _orientation(data) != 1:
         return None
     try:
@@ -103,12 +103,12 @@ def _usual_jpeg(data):
 
 
 def _declare_height(data, height):
-    """A JPEG as if it ended after some of its rows; None if it is not sequential.
+    """Makes a JPEG declare only `height` rows; returns None if it is not sequential.
 
-    libjpeg then stops there, and skips what is left as extraneous bytes.
+    libjpeg then stops there and skips the rest as extraneous bytes.
     """
     at = 2
-    # Segments ahead of the frame: tables (DHT, DQT, DRI) and APP0 to COM.
+    # Tables (DHT, DQT, DRI) and APP0 to COM come before the frame.
     while data[at + 1] in (0xC4, 0xDB, 0xDD) or 0xE0 <= data[at + 1] <= 0xFE:
         at += 2 + int.from_bytes(data[at + 2 : at + 4])
     if data[at] != 0xFF or data[at + 1] not in (0xC0, 0xC1):
@@ -117,32 +117,32 @@ def _declare_height(data, height):
 
 
 def _orientation(data):
-    """EXIF's orientation of a JPEG, 1 to 8."""
-    # EXIF comes ahead of the first scan, and of the scan of its own thumbnail.
+    """Returns the EXIF orientation of a JPEG, 1 to 8."""
+    # EXIF starts before the first scan, even if that is the scan of its own thumbnail.
     at = data.find(b"Exif\0\0", 0, max(0, data.find(b"\xff\xda")))
     if at < 0:
         return 1
     exif = Image.Exif()
     try:
         exif.load(data[at : at + 65536])
-    except Exception:  # Metadata that cannot be read say nothing of the pixels.
+    except Exception:  # Unreadable metadata say nothing about the pixels.
         return 1
     return exif.get(ORIENTATION, 1)
 
 
 def _open(data):
-    """The PIL image of encoded bytes, upright and in eight bits."""
+    """Opens encoded bytes as a PIL image, upright and in eight bits."""
     opened = Image.open(io.BytesIO(data))
     image = ImageOps.exif_transpose(opened)
     if opened.mode.startswith("I;16"):  # PIL's convert would clip
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     elif opened.mode == "P" and "transparency" in opened.info:
-        image = image.convert("RGBA")  # or else PIL warns
+        image = image.convert("RGBA")  # otherwise PIL warns
     elif (opened.mode, opened.format) == ("CMYK", "JPEG") and (
         "adobe" not in opened.info
     ):
-        # PIL inverts as if Adobe's marker, which says that ink is stored inverted,
-        # were always there.
+        # Adobe's marker says that ink is stored inverted, and PIL inverts even without
+        # that marker.
         image = ImageChops.invert(image)
     return image
 

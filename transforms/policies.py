@@ -1,7 +1,7 @@
-"""RandAugment and TrivialAugment, and all that is drawn for an image on the host.
+"""RandAugment, TrivialAugment and every other random change made on the host.
 
-PIL's operations on uint8, grey or RGB; `rng` is a numpy Generator that belongs to the
-example.
+They apply PIL's operations to uint8 images, grey or RGB; `rng` is the example's own
+numpy Generator.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from transforms import resizing
 
-# Operations: (PIL image, value, colour of what moves in, PIL's resampling).
+# Operations take (PIL image, value, colour that fills empty corners, PIL's resampling).
 
 
 def _affine(image, coefficients, fill, resample):
@@ -21,27 +21,27 @@ def _affine(image, coefficients, fill, resample):
 
 
 def shear_x(image, value, fill, resample):
-    """By `value` pixels per row."""
+    """Shears by `value` pixels per row."""
     return _affine(image, (1, value, 0, 0, 1, 0), fill, resample)
 
 
 def shear_y(image, value, fill, resample):
-    """By `value` pixels per column."""
+    """Shears by `value` pixels per column."""
     return _affine(image, (1, 0, 0, value, 1, 0), fill, resample)
 
 
 def translate_x(image, value, fill, resample):
-    """By `value` pixels."""
+    """Shifts by `value` pixels."""
     return _affine(image, (1, 0, value, 0, 1, 0), fill, resample)
 
 
 def translate_y(image, value, fill, resample):
-    """By `value` pixels."""
+    """Shifts by `value` pixels."""
     return _affine(image, (1, 0, 0, 0, 1, value), fill, resample)
 
 
 def rotate(image, value, fill, resample):
-    """By `value` degrees about the centre."""
+    """Rotates by `value` degrees about the centre."""
     return image.rotate(value, resample, fillcolor=fill)
 
 
@@ -51,7 +51,7 @@ def solarize_add(image, value, fill, resample):
     return image.point(levels * len(image.getbands()))
 
 
-# These by 1 + value: -1 is black, grey or blurred, 0 the image.
+# These enhance by 1 + value: -1 gives black, grey or blurred; 0 keeps the image.
 
 
 def brightness(image, value, fill, resample):
@@ -89,15 +89,16 @@ OPERATIONS = {
     "sharpness": sharpness,
 }
 
-# What a policy's magnitude, as a level in 0..1, means for an image of width x height:
-# {operation: value}, and which values are negated half of the time.
+# The functions below turn a policy's magnitude, as a level in 0..1, into
+# {operation: value} for an image of width x height; values of these operations are
+# negated half of the time.
 SIGNED = (
     "shear_x shear_y translate_x translate_y rotate brightness contrast color sharpness"
 ).split()
 
 
 def randaugment_values(level, width, height):
-    """RandAugment (Cubuk et al., 2019); the ranges are torchvision's."""
+    """Gives RandAugment's values (Cubuk et al., 2019) with torchvision's ranges."""
     return {
         "identity": 0,
         "autocontrast": 0,
@@ -117,12 +118,12 @@ def randaugment_values(level, width, height):
 
 
 def randaugment_timm_values(level, width, height):
-    """timm's "increasing" form, that of "ResNet strikes back" (2021)."""
+    """Gives timm's "increasing" values, used by "ResNet strikes back" (2021)."""
     return {
         "autocontrast": 0,
         "equalize": 0,
         "invert": 0,
-        "posterize": max(1, 4 - int(4 * level)),  # 0 bits are black, or PIL's error
+        "posterize": max(1, 4 - int(4 * level)),  # PIL gives black or fails at 0 bits
         "solarize": 256 - int(256 * level),
         "solarize_add": int(110 * level),
         "shear_x": 0.3 * level,
@@ -138,7 +139,7 @@ def randaugment_timm_values(level, width, height):
 
 
 def trivialaugment_values(level, width, height):
-    """TrivialAugment "Wide" (Mueller and Hutter, 2021), as torchvision has it."""
+    """Gives TrivialAugment "Wide" values (Mueller, Hutter, 2021), as torchvision."""
     return {
         "identity": 0,
         "autocontrast": 0,
@@ -158,7 +159,7 @@ def trivialaugment_values(level, width, height):
 
 
 def _draw(image, rng, values, level, fill, resampling):
-    """Applies to a PIL image one operation, drawn from `values` at that level."""
+    """Applies one operation, drawn from `values` at that level, to a PIL image."""
     values = values(level, *image.size)
     name = list(values)[rng.integers(len(values))]
     value = values[name]
@@ -171,11 +172,11 @@ def _draw(image, rng, values, level, fill, resampling):
 def randaugment(
     image, rng, operations=2, magnitude=9.0, std=0.0, resampling="bilinear"
 ):
-    """Some operations of 14, each drawn anew, with a magnitude of 30 (Cubuk et al.).
+    """Applies operations drawn from 14, each independently, at a magnitude out of 30.
 
-    The magnitude is normal with deviation `std`, 0 in the paper, and kept in 0..30.
-    Empty corners become grey, as in the authors' code. Resampling: nearest, bilinear or
-    bicubic.
+    This is the policy of Cubuk et al. The magnitude is normal with deviation `std`
+    (0 in the paper) and clipped to 0..30. Empty corners become grey, as in the authors'
+    code. resampling is "nearest", "bilinear" or "bicubic".
     """
     for _ in range(operations):
         level = min(max(rng.normal(magnitude, std), 0), 30) / 30
@@ -186,9 +187,9 @@ def randaugment(
 def randaugment_timm(
     image, rng, operations=2, magnitude=7.0, std=0.5, resampling="bicubic"
 ):
-    """Some of 15, each only with probability 1/2, with a magnitude of 10 (timm).
+    """Applies operations drawn from 15, each with probability 1/2, as timm does.
 
-    Empty corners become ImageNet's mean colour.
+    The magnitude is out of 10. Empty corners become ImageNet's mean colour.
     """
     for _ in range(operations):
         level = min(max(rng.normal(magnitude, std), 0), 10) / 10
@@ -199,7 +200,7 @@ def randaugment_timm(
 
 
 def trivialaugment(image, rng, resampling="bilinear"):
-    """One operation of 14 at one of 31 strengths, all equally likely.
+    """Applies one of 14 operations at one of 31 strengths, all equally likely.
 
     Empty corners become black.
     """
@@ -209,10 +210,10 @@ def trivialaugment(image, rng, resampling="bilinear"):
 
 @dataclasses.dataclass(frozen=True)
 class HostAugmentation:
-    """What is done on the host to a training image: a view, then a policy; "": neither.
+    """Changes a training image on the host: a view, then a policy; "" skips either.
 
-    torchvision and timm mirror between the two, here `augment` does after both. That is
-    the same in distribution but for shear_y, which leaves the left edge where it is.
+    torchvision and timm mirror between the two; here `augment` mirrors after both. The
+    distribution is the same except for shear_y, which keeps the left edge in place.
     """
 
     view: str = ""
@@ -232,7 +233,7 @@ class HostAugmentation:
                 raise ValueError(f"{field} {value!r} is none of {', '.join(known)}")
 
     def __call__(self, image, rng, size):
-        """uint8 [size, size, C] of a decoded image; without a view [H, W, C]."""
+        """Returns uint8 [size, size, C] of an image; without a view, [H, W, C]."""
         if self.view == "rescale_crop":
             image = resizing.rescale_crop(
                 image, rng, size, self.short_side, self.interpolation
@@ -243,7 +244,7 @@ class HostAugmentation:
             )
         if not self.policy:
             return image
-        # PIL cannot move images with the others.
+        # PIL can move images only with these.
         moves = ("nearest", "bilinear", "bicubic")
         options = {
             "resampling": self.interpolation

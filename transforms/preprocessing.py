@@ -1,7 +1,7 @@
-"""From a stored image to the input of a network.
+"""Turns a stored image into the input of a network.
 
-On the host: the view of an image that training or testing shows. Inside jit: size,
-random changes, whitening and normalisation of a whole batch.
+The host makes the view of an image that training or testing shows. jit does the rest on
+a whole batch: size, random changes, whitening and normalisation.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from transforms import augment, policies, resizing, whitening
 
 
 def example_keys(seed, epoch, index):
-    """Keys [B] of the examples' augmentation: a function of (seed, epoch, index)."""
+    """Returns keys [B] for the examples' augmentation, by (seed, epoch, index)."""
 
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), epoch)
     return jax.vmap(jax.random.fold_in)(keys, index)
@@ -51,15 +51,18 @@ class Preprocessing:
             )
 
     def as_dict(self):
-        """Everything but the statistics, for JSON."""
+        """Returns everything except the statistics, for JSON."""
         fields = dataclasses.asdict(dataclasses.replace(self, statistics=None))
         del fields["statistics"]
         return fields
 
     def view(self, image_shape):
-        """image [H, W, C] -> its test view on the host; None where jit makes it all.
+        """Returns image [H, W, C] -> its test view on the host; None if jit does all.
 
         `image_shape` has None where the stored images differ in size.
+
+        Raises:
+          ValueError: images that differ in size would have to be padded.
         """
         if self.fit == "crop":
             return functools.partial(
@@ -85,10 +88,10 @@ class Preprocessing:
 
 @dataclasses.dataclass(frozen=True)
 class TrainView:
-    """What a training step shows of an image, made on the host.
+    """Makes, on the host, the view of an image that a training step shows.
 
-    `sizes` are (first step, pixels), the first of step 0. Without a random view the
-    image is shown `whole`, brought to size by that function, or as it is stored (None).
+    `sizes` are (first step, pixels), starting at step 0. Without a random view the
+    function `whole` brings the image to size; None keeps it as stored.
     """
 
     augmentation: policies.HostAugmentation
@@ -99,7 +102,10 @@ class TrainView:
         return [pixels for first, pixels in self.sizes if first <= step][-1]
 
     def __call__(self, image, target, rng, step):
-        """(uint8 [size, size, C], target) of an array or decode.LazyJpeg [H, W, C]."""
+        """Takes an array or decode.LazyJpeg [H, W, C] and its target.
+
+        Returns (uint8 [size, size, C], target).
+        """
         if not self.augmentation.view:
             image = image[:, :]
         if self.whole:
@@ -108,7 +114,7 @@ class TrainView:
 
 
 def network_input(batch, preprocessing, augmentation=None, *, seed=0, dtype=None):
-    """What the network sees of a batch, [B, image_size, image_size, C] in dtype."""
+    """Returns the network's input, [B, image_size, image_size, C] in dtype."""
     image = batch["image"]
     if augmentation is None:
         return preprocess(image, preprocessing, dtype=dtype)
@@ -121,7 +127,7 @@ def network_input(batch, preprocessing, augmentation=None, *, seed=0, dtype=None
 
 
 def fit_size(image, preprocessing):
-    """The part of `preprocess` that brings images to a size; float32 of 0..255."""
+    """Brings images to a size as the first part of `preprocess`; float32 in 0..255."""
     size, (batch, height, width, channels) = preprocessing.image_size, image.shape
     image = image.astype(jnp.float32)
     if preprocessing.fit == "crop":
@@ -141,14 +147,14 @@ def fit_size(image, preprocessing):
 def preprocess(image, preprocessing, dtype=None):
     """Brings images [B, H, W, C] of 0..255 to a square size, then (x - mean) / std.
 
-    fit="pad" centres them in background 0 (an odd rest goes below and right); "resize"
-    is bilinear, antialiased when it shrinks; with "crop" they have their size from
-    `Preprocessing.view`. Whitening, if asked for, is next. mean and std are per channel
-    or one for all, in units of 0..255; grey images take the average of several.
-    Computed in float32, returned in dtype (float32).
+    fit="pad" centres them on background 0 (an odd pixel goes below and right); "resize"
+    is bilinear and antialiases when it shrinks; for "crop", `Preprocessing.view` has
+    set their size. Whitening, if any, comes next. mean and std are per channel or one
+    for all, in units of 0..255; grey images take the average of several. The
+    computation is in float32, the result in dtype (by default float32).
 
     Raises:
-      ValueError: an image too large to pad, or a wrong number of means or stds.
+      ValueError: an image is too large to pad, or the number of means or stds is wrong.
     """
     mean, std, channels = preprocessing.mean, preprocessing.std, image.shape[-1]
     for name, value in (("mean", mean), ("std", std)):

@@ -1,15 +1,14 @@
-"""What a network is shown of an image: rescaled, cropped, always antialiased.
+"""Rescales and crops an image for a network, always antialiased.
 
 Images are uint8 [H, W, C]; the two random crops also take a decode.LazyJpeg. Sizes are
-pixels; `rng` is a numpy Generator that belongs to the example. Interpolations: nearest,
-bilinear, bicubic, lanczos, box, and for training "random", one of bilinear, bicubic,
-nearest and box.
+in pixels; `rng` is the example's own numpy Generator. Interpolations are nearest,
+bilinear, bicubic, lanczos and box; training also knows "random", which draws bilinear,
+bicubic, nearest or box.
 
-What is tested is resized by PIL, as torchvision does it. What is trained on is resized
-by cykooz_resizer, whose filters are PIL's and whose results differ from PIL's by a
-level here and there; from a 500x375 image it makes an Inception crop of 224 pixels in
-0.11 ms where PIL takes 0.52, and OpenCV, not antialiased, 0.10. Results may be
-read-only.
+PIL resizes test images, as torchvision does. cykooz_resizer resizes training images; it
+has PIL's filters, and its results differ from PIL's by a level here and there. From a
+500x375 image it makes an Inception crop of 224 pixels in 0.11 ms; PIL takes 0.52 ms,
+and OpenCV, which does not antialias, 0.10 ms. Results may be read-only.
 """
 
 import math
@@ -19,7 +18,7 @@ import numpy as np
 from cykooz_resizer import FilterType, PixelType, ResizeAlg
 from PIL import Image
 
-# Each with the reach of its filter, in pixels of the smaller image.
+# Each entry ends with the reach of its filter, in pixels of the smaller image.
 INTERPOLATIONS = {
     "nearest": (ResizeAlg.nearest(), 0.5),
     "bilinear": (ResizeAlg.convolution(FilterType.bilinear), 1.0),
@@ -33,9 +32,9 @@ PIXEL_TYPES = {1: PixelType.U8, 3: PixelType.U8x3}
 
 
 def resize(image, height, width, interpolation="bilinear", box=None):
-    """`image`, or its part box (top, left, height, width; floats), in another size.
+    """Resizes `image`, or its part box (top, left, height, width; floats).
 
-    A filter may reach over the edge of the box, but not of the image.
+    A filter may reach beyond the edge of the box, but not of the image.
     """
     squeezed = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
     if box is not None:
@@ -47,15 +46,15 @@ def resize(image, height, width, interpolation="bilinear", box=None):
 
 
 def resize_fast(image, height, width, interpolation="bilinear", box=None):
-    """As `resize`; results may differ from PIL's by a level here and there."""
+    """Works as `resize`; results may differ from PIL's by a level here and there."""
     algorithm, reach = INTERPOLATIONS[interpolation]
     top, left, rows, columns = box or (0, 0, *image.shape[:2])
-    # What is handed over is copied: only what the filter reaches.
+    # The resizer's input is a copy, so it gets only what the filter reaches.
     above, below = _reached(top, rows, height, reach, image.shape[0])
     ahead, behind = _reached(left, columns, width, reach, image.shape[1])
     part = image[above:below, ahead:behind]
     top, left = top - above, left - ahead
-    box = cykooz_resizer.CropBox(  # no rounding may carry it over the edge
+    box = cykooz_resizer.CropBox(  # rounding must not carry it over the edge
         left, top, min(columns, behind - ahead - left), min(rows, below - above - top)
     )
     kind = PIXEL_TYPES[image.shape[-1]]
@@ -68,33 +67,33 @@ def resize_fast(image, height, width, interpolation="bilinear", box=None):
 
 
 def _reached(start, length, target, reach, limit):
-    """First pixel that the filter of an axis needs, and the one after the last."""
+    """Returns the first pixel that an axis' filter needs, and the one past the last."""
     margin = reach * max(1, length / target) + 1
     first, stop = math.floor(start - margin), math.ceil(start + length + margin)
     return max(0, first), min(limit, stop)
 
 
 def rescaled_size(height, width, short_side):
-    """(height, width) with the shorter one `short_side`, the longer rounded down."""
+    """Returns (height, width) with short side `short_side`, the longer rounded down."""
     if height <= width:
         return short_side, int(short_side * width / height)
     return int(short_side * height / width), short_side
 
 
 def rescale(image, short_side, interpolation="bilinear"):
-    """The whole image, its shorter side `short_side` pixels."""
+    """Rescales the whole image to a shorter side of `short_side` pixels."""
     size = rescaled_size(*image.shape[:2], short_side)
     return resize(image, *size, interpolation)
 
 
 def center_crop(image, size, short_side, interpolation="bilinear"):
-    """The middle [size, size, C] of the rescaled image.
+    """Returns the middle [size, size, C] of the rescaled image.
 
     Raises:
       ValueError: the crop is larger than the rescaled image.
     """
     _check_crop(size, short_side)
-    # Not resize(box=), for which PIL rounds the box: this is torchvision's to the bit.
+    # PIL would round the box of resize(box=); this equals torchvision's to the bit.
     image = rescale(image, short_side, interpolation)
     top = round((image.shape[0] - size) / 2)
     left = round((image.shape[1] - size) / 2)
@@ -102,10 +101,10 @@ def center_crop(image, size, short_side, interpolation="bilinear"):
 
 
 def rescale_crop(image, rng, size, short_side, interpolation="bilinear"):
-    """A random [size, size, C] of the image rescaled to a short side in [low, high].
+    """Rescales to a short side drawn from [low, high]; crops [size, size, C] at random.
 
-    Scale jitter of VGG (2014, Section 3.1), [256, 512], and ResNet (2015, Section 3.4),
-    [256, 480]; AlexNet with (256, 256).
+    This is the scale jitter of VGG (2014, Section 3.1) with [256, 512] and of ResNet
+    (2015, Section 3.4) with [256, 480]; (256, 256) is AlexNet's crop.
 
     Raises:
       ValueError: the crop is larger than the rescaled image.
@@ -124,9 +123,9 @@ def rescale_crop(image, rng, size, short_side, interpolation="bilinear"):
 def inception_crop(
     image, rng, size, area=(0.08, 1.0), aspect=(3 / 4, 4 / 3), interpolation="bilinear"
 ):
-    """A part of random area and aspect ratio as [size, size, C] (GoogLeNet, Section 6).
+    """Resizes a random part to [size, size, C] (GoogLeNet, Section 6).
 
-    Drawn by `inception_box`.
+    `inception_box` draws the part's area and aspect ratio.
     """
     top, left, height, width = inception_box(*image.shape[:2], rng, area, aspect)
     part = image[top : top + height, left : left + width]
@@ -134,11 +133,12 @@ def inception_crop(
 
 
 def inception_box(height, width, rng, area=(0.08, 1.0), aspect=(3 / 4, 4 / 3)):
-    """(top, left, height, width) of a random part; how torchvision draws it.
+    """Draws a random part (top, left, height, width) as torchvision does.
 
-    The area is uniform as a share of the image's, the aspect ratio (width / height)
-    uniform in its logarithm, and the place uniform. What does not fit is drawn anew, up
-    to ten times; then it is the largest centred part whose ratio lies within `aspect`.
+    The area is uniform as a share of the image's, the aspect ratio (width / height) is
+    uniform in its logarithm, and the place is uniform. At most ten parts are drawn
+    until one fits; if none does, the result is the largest centred part whose ratio
+    lies within `aspect`.
     """
     logarithms = np.log(aspect)
     for _ in range(10):

@@ -1,6 +1,6 @@
 """Mean image, global contrast normalisation and ZCA whitening.
 
-`fit` looks at the training images once and gives arrays to keep; `apply` uses them
+`fit` reads the training images once and returns arrays to keep; `apply` uses them
 inside jit.
 """
 
@@ -10,24 +10,25 @@ import numpy as np
 
 KINDS = ("mean_image", "gcn", "gcn_zca")
 
-# Those of pylearn2's CIFAR-10 ("gcn_whitened"), which Maxout (Goodfellow et al., 2013)
-# and Network in Network (Lin et al., 2013) were trained on.
-GCN_SCALE = 55.0  # norm of an image: 1 for each pixel of 32x32x3, nearly
+# These values are from pylearn2's CIFAR-10 ("gcn_whitened"), on which Maxout
+# (Goodfellow et al., 2013) and Network in Network (Lin et al., 2013) were trained.
+GCN_SCALE = 55.0  # norm of an image; nearly an RMS of 1 over 32x32x3
 FILTER_BIAS = 0.1  # added to every variance before whitening
-# Numbers in an image, 64x64x3; the covariance of more takes more than 1.2 GB.
+# Most numbers in an image (64x64x3); with more, the covariance exceeds 1.2 GB.
 LARGEST = 12288
 
 
 def fit(kind, batches):
-    """Statistics of a training set: {name: float32 array}, of "gcn" none.
+    """Computes a training set's statistics: {name: float32 array}, empty for "gcn".
 
     Args:
-      kind: "mean_image": "mean" [H, W, C]. "gcn_zca": "mean" [N] and "whiten" [N, N],
-        N = H W C, of the images after "gcn".
-      batches: iterable of images [B, H, W, C] of 0..255, all of one size; read once.
+      kind: "mean_image" gives "mean" [H, W, C]; "gcn_zca" gives "mean" [N] and "whiten"
+        [N, N], N = H W C, of the images after "gcn".
+      batches: iterable of images [B, H, W, C] in 0..255, all of one size; read once.
 
     Raises:
-      ValueError: an unknown kind, no images, or images too large to whiten.
+      ValueError: the kind is unknown, there are no images, or they are too large to
+        whiten.
     """
     if kind not in KINDS:
         raise ValueError(f"whiten {kind!r} is none of {', '.join(KINDS)}")
@@ -58,10 +59,10 @@ def fit(kind, batches):
 
 
 def apply(kind, statistics, images):
-    """Images float32 [B, H, W, C] of 0..255, centred or whitened, as float32.
+    """Centres or whitens images float32 [B, H, W, C] of 0..255; returns float32.
 
-    Statistics of "gcn_zca" are 36 MiB for 32x32x3: an argument of the compiled program,
-    not a constant of it.
+    The statistics of "gcn_zca" take 36 MiB for 32x32x3, so they are an argument of the
+    compiled program, not a constant in it.
     """
     if kind == "mean_image":
         return images - statistics["mean"][None]
@@ -69,15 +70,15 @@ def apply(kind, statistics, images):
     if kind == "gcn":
         return images
     flat = images.reshape(len(images), -1) - statistics["mean"][None]
-    # Not in TF32 or bfloat16 on an accelerator: the small directions are what counts.
+    # The small directions matter most; an accelerator's TF32 or bfloat16 loses them.
     flat = jnp.matmul(flat, statistics["whiten"], precision=jax.lax.Precision.HIGHEST)
     return flat.reshape(images.shape)
 
 
 def global_contrast(images, numpy=jnp):
-    """Each image [B, H, W, C] without its mean, scaled to the norm GCN_SCALE.
+    """Subtracts the mean of each image [B, H, W, C] and scales it to norm GCN_SCALE.
 
-    One that is flat, but for rounding, becomes 0.
+    An image that is flat up to rounding becomes 0.
     """
     images = images - images.mean((1, 2, 3), keepdims=True)
     norm = numpy.sqrt((images**2).sum((1, 2, 3), keepdims=True))

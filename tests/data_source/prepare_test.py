@@ -242,7 +242,7 @@ def test_files_of_a_folder(tmp_path, monkeypatch, capsys):
         (["imagenet2012"], "imagenet2012 needs --manual_dir"),
         (["folder:/x"], "image files need --name"),
         (["folder:/x", "--name=x"], "/x cannot be listed"),
-        (["folder:/x", "--name=a/b"], "'a/b' is no name of a data set"),
+        (["folder:/x", "--name=a/b"], "'a/b' is not a data set name"),
         (["imagenet2012", "--manual_dir=/x"], "img_train.tar is missing"),
     ],
 )

@@ -289,8 +289,8 @@ def test_a_set_that_must_be_fetched_by_hand_says_so():
         ("mnist", "train[5:5]", "holds no examples"),
         ("mnist", "train[:70000]", r"no split 'train\[:70000\]'"),
         ("mnist:1.0.0", "train", r"only: 3\.0\.1"),
-        ("", "train", "no name of a data set"),
-        ("../mnist", "train", "no name of a data set"),
+        ("", "train", "not a data set name"),
+        ("../mnist", "train", "not a data set name"),
     ],
 )
 def test_wrong_names_are_one_clear_error(name, split, message):

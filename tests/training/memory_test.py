@@ -58,7 +58,10 @@ def test_the_batch_said_to_fit_fits(trainer, monkeypatch):
 
 @pytest.mark.slow
 def test_no_batch_is_said_to_fit_that_did_not(trainer, monkeypatch):
-    for bytes_limit, words in ((2**33, "could not be had"), (1, "no images would fit")):
+    for bytes_limit, words in (
+        (2**33, "could not be allocated"),
+        (1, "no images would fit"),
+    ):
         monkeypatch.setattr(memory, "limit", lambda _, n=bytes_limit: (n, "a device"))
         assert words in trainer.memory.explain()
 
