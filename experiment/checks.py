@@ -279,8 +279,8 @@ def _check_optimizer(optimizer):
         for rule in optimizer[name]:
             if not _is_rule(rule) or (name == "filter_rms" and rule[1] == 0):
                 raise ConfigError(
-                    f"config.optimizer.{name}: {rule!r} is no pair of a regular "
-                    "expression and a number, not negative, and of a limit not 0"
+                    f"config.optimizer.{name}: {rule!r} is not a pair of a regular "
+                    "expression and a number of at least 0 (a limit: above 0)"
                 )
 
 

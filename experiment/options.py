@@ -89,7 +89,7 @@ def _define(options, argv):
         flags.DEFINE_list,
         "images",
         [],
-        "predict, inspect: image files, comma between them.",
+        "predict, inspect: image files, separated by commas.",
     )
     define(
         flags.DEFINE_integer,
@@ -124,7 +124,7 @@ def _define(options, argv):
         flags.DEFINE_integer,
         "together",
         0,
-        "sweep: runs trained at once in one program; 0: all of them, on a CPU one.",
+        "sweep: runs trained at once in one program; 0: all of them, but one on a CPU.",
     )
     define(
         flags.DEFINE_enum,
@@ -144,7 +144,7 @@ def _define(options, argv):
         flags.DEFINE_string,
         "coordinator",
         None,
-        "host:port of process 0, where no cluster tells it.",
+        "host:port of process 0, if no cluster tells it.",
     )
     define(flags.DEFINE_integer, "num_processes", None, "With --coordinator.")
     define(flags.DEFINE_integer, "process_id", None, "With --coordinator.")

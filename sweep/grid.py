@@ -69,10 +69,10 @@ def parse(config, vary):
             found = [kind(value) for value in values.split(",")]
         except ValueError:
             raise ConfigError(
-                f"--vary={text}: values must be {kind.__name__}s, commas between"
+                f"--vary={text}: values must be {kind.__name__}s, comma-separated"
             ) from None
         if name in varied or len(set(found)) < len(found):
-            raise ConfigError(f"--vary={text}: twice the same")
+            raise ConfigError(f"--vary={text}: repeats a field or value")
         varied[name] = found
     return varied
 

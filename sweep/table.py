@@ -4,7 +4,7 @@ import statistics
 
 
 def table(varied, runs):
-    """Gives each run a line and, if seeds vary, each combination of the other fields."""
+    """Gives a line to each run and, if seeds vary, to each combination of the rest."""
     columns = list(varied)
     rows = [
         [*(f"{run.values[name]:g}" for name in columns), run.outcome()] for run in runs

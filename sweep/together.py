@@ -198,7 +198,7 @@ class Group:
         print(f"{run}: the loss of step {step} is not finite", flush=True)
 
     def _evaluate(self, last):
-        """Evaluates the runs one by one as `--mode=evaluate` does; saves `last` ones."""
+        """Evaluates each run as `--mode=evaluate` does; if `last`, also saves it."""
         start, program = time.perf_counter(), self.program
         for number in self._going():
             state, values = take((self.state, self.values), number)

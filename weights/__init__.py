@@ -87,8 +87,8 @@ def fit(source, kind, arrays, network, variables, layers=()):
         if names.table(kind, network) is None:
             origin = {"torch": "torchvision and timm", "keras": "Keras"}[kind]
             raise WeightsError(
-                f"{source} has the names of {origin}, in which no network is "
-                f"{network}; there are tables for {', '.join(names.TABLES[kind])}"
+                f"{source} has the names of {origin}, for which {network} has no "
+                f"table; there are tables for {', '.join(names.TABLES[kind])}"
             )
         report.notes = names.notes(kind, network, arrays)
         arrays = names.canonical(kind, network, arrays)

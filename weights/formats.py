@@ -195,7 +195,7 @@ def _read_zip(path):
             f"{root}byteorder" in names
             and archive.read(f"{root}byteorder") != b"little"
         ):
-            raise ValueError("it is of a big-endian machine")
+            raise ValueError("it comes from a big-endian machine")
         with archive.open(f"{root}data.pkl") as file:
             unpickler = _Unpickler(file)
             value = unpickler.load()
