@@ -20,7 +20,7 @@ from transforms import preprocessing
 TESTED = 1000  # images, spread over the evaluation split, to choose and measure with
 SHOWN = 8  # images in a panel, as in AlexNet's Figure 4 ...
 OCCLUDED = 4  # ... of which these get an occlusion map
-STEPS = 16  # of the occluding square along a side, four times its own
+STEPS = 16  # of the occluding square along a side, of which it covers a quarter
 GREY = 127.5  # the square's colour, in 0..255
 NEIGHBOURS = 6  # shown for each image
 MEASURED = 10  # neighbours for precision and overlap

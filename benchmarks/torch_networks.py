@@ -99,7 +99,7 @@ def nin():
 
 
 def cifar_resnet20(option="A"):
-    """torchvision's ResNet with sizes for 32x32 images and shortcut A or B."""
+    """torchvision's ResNet-18 with sizes for 32x32 images and shortcut A or B."""
     net = torchvision_models().resnet18(num_classes=10)
     block = type(net.layer1[0])
     net.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)

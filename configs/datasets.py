@@ -50,7 +50,7 @@ def googlenet(config, strength=0.5):
 
 
 def inception(config):
-    """The augmentation that the authors of Inception-v3 released (TensorFlow's slim).
+    """The augmentation released by Inception-v3's authors (TensorFlow's models, slim).
 
     Inception crops of 299x299 cover 5 to 100 % of the area. Colours change: brightness
     by an eighth, contrast and saturation by half, hue by a fifth of a turn. The authors

@@ -20,7 +20,7 @@ def get_config():
     config.num_devices = 0  # devices to use, in the order of jax.devices(); 0: all
     config.batch_size = 128  # images per step, over all devices and hosts
     config.num_epochs = 10.0  # length of training; 0: keep init_from as it is
-    config.num_steps = placeholder(int)  # if given, replaces num_epochs
+    config.num_steps = placeholder(int)  # if given, the length in steps instead
     config.steps_per_dispatch = 1  # steps per call of the compiled program
     # The source of the initial parameters: a run directory, a file from torchvision,
     # timm or Keras, our safetensors, or "hf:OWNER/NAME".
@@ -40,7 +40,7 @@ def get_config():
         "auto"  # "auto": "validation" if there is one, or "test"
     )
     config.dataset.holdout = 0.1  # share to evaluate on if files have no splits
-    config.dataset.damaged = "replace"  # uses another training image; or "fail"
+    config.dataset.damaged = "replace"  # a damaged training image by another; or "fail"
     config.dataset.cache = ""  # in cache_dir: "resized" (JPEG) or "pixels"; "": none
     config.dataset.cache_dir = ""
     config.dataset.cache_side = 256  # short side of cached images, pixels
@@ -66,7 +66,7 @@ def get_config():
     # The part of an image that is shown: "" is the whole, brought to size by
     # dataset.fit; or "rescale_crop", "inception_crop".
     config.augment.view = ""
-    config.augment.short_side = (256, 256)  # "rescale_crop": pixels, range
+    config.augment.short_side = (256, 256)  # "rescale_crop": pixels, (from, to)
     config.augment.area = (0.08, 1.0)  # "inception_crop": share of the image
     config.augment.aspect = (3 / 4, 4 / 3)  # "inception_crop": width / height
     config.augment.interpolation = "bilinear"  # for both crops; or "random"

@@ -39,7 +39,7 @@ class MetricWriter:
             self._continue(directory, first_step)
         if tensorboard:
             # Not SummaryWriter: its thread dies on a full disk, and close() then waits
-            # for it for ever.
+            # for it forever.
             from tensorboardX.event_file_writer import EventsWriter
 
             self._board = EventsWriter(str(directory / "events"))
