@@ -1,4 +1,4 @@
-"""Which parts of an image an answer rests on: Grad-CAM and occlusion."""
+"""Finds the parts of an image that an answer rests on: Grad-CAM and occlusion."""
 
 import functools
 
@@ -13,16 +13,16 @@ from analysis import stages
 def grad_cam(model, variables, inputs, classes, stage):
     """Grad-CAM (Selvaraju et al., 2017, eq. 1 and 2, https://arxiv.org/abs/1610.02391).
 
-    The stage's maps, each weighted by the mean over its positions of the gradient of
-    the class's logit, added up, and cut off below 0.
+    It weights each map of the stage by the mean gradient of the class's logit over the
+    map's positions, adds them up and clips the sum at 0.
 
     Args:
       inputs: normalised images [B, H, W, C].
       classes: int [B], the class to explain for each image.
-      stage: which of the stages in `stages.Forward`, a number.
+      stage: the index of a stage in `stages.Forward`.
 
     Returns:
-      float32 [B, h, w], of the size of the stage.
+      float32 [B, h, w], the stage's size.
     """
 
     def run(inputs):
@@ -41,10 +41,10 @@ def grad_cam(model, variables, inputs, classes, stage):
 
 
 def _from(run, inputs, values):
-    """The part of `run(inputs) -> (result, values)` from values to result, a function.
+    """The function from values to result inside `run(inputs) -> (result, values)`.
 
-    It is cut out of the traced program, and so finds values wherever a network computes
-    them.
+    It is cut out of the traced program, and so works wherever a network computes the
+    values.
     """
     program = jax.make_jaxpr(run)(inputs)
     result, cut = program.jaxpr.outvars
@@ -59,10 +59,10 @@ def _from(run, inputs, values):
 
 @functools.partial(jax.jit, static_argnames="size")
 def occluded(image, centres, size, fill):
-    """One image [H, W, C] with a square of `size` pixels at each of centres [P, 2].
+    """Copies an image [H, W, C] with a square of `size` pixels at each centre [P, 2].
 
-    What of a square is outside the image is cut off. fill is its colour, of all
-    channels or [C].
+    The part of a square outside the image is cut off. `fill` is its colour: one number
+    for all channels, or [C].
     """
     first = centres - size // 2
 
@@ -76,17 +76,17 @@ def occluded(image, centres, size, fill):
 
 
 def occlusion(probabilities, image, *, size, stride, fill, batch_size=64):
-    """Probabilities of the classes while a square is slid over an image.
+    """The classes' probabilities while a square slides over an image.
 
-    Zeiler and Fergus, 2013, Section 4.2 and Figure 7.
+    The method is that of Zeiler and Fergus, 2013, Section 4.2 and Figure 7.
 
     Args:
-      probabilities: images [B, H, W, C] to [B, K]; what normalises them is a part of
-        it, and so sees the square.
+      probabilities: a function from images [B, H, W, C] to [B, K]; it includes the
+        normalisation, which therefore sees the square.
       image: one such image [H, W, C].
-      size, stride: of the square and its steps, pixels; its centre goes from edge to
-        edge.
-      fill: the square's colour, of all channels or [C].
+      size, stride: the side of the square and its step, in pixels; its centre goes from
+        edge to edge.
+      fill: the square's colour: one number for all channels, or [C].
 
     Returns:
       float32 [rows, columns, K].
@@ -94,7 +94,7 @@ def occlusion(probabilities, image, *, size, stride, fill, batch_size=64):
     axes = [np.arange(stride // 2, n, stride) for n in image.shape[:2]]
     grid = np.stack(np.meshgrid(*axes, indexing="ij"), -1)
     centres = grid.reshape(-1, 2)
-    # All batches of one size: one program.
+    # All batches have one size, so that one program runs them.
     padded = np.pad(centres, [(0, -len(centres) % batch_size), (0, 0)])
     found = [
         np.asarray(probabilities(occluded(image, part, size, fill)))

@@ -1,4 +1,4 @@
-"""Training curves of runs: loss and error by epoch, from their metrics.jsonl."""
+"""Draws training curves of runs: loss and error by epoch, from their metrics.jsonl."""
 
 import dataclasses
 import json
@@ -9,8 +9,8 @@ import pathlib
 from analysis import pictures
 from experiment import workdir
 
-# Okabe and Ito's colours, told apart by the colour-blind, without their yellow, which
-# is too pale for lines; beyond seven runs the markers differ.
+# Okabe and Ito's colours, which colour-blind readers can tell apart. Their yellow is
+# left out as too pale for lines; beyond seven runs the markers differ.
 COLOURS = "#0072b2 #d55e00 #009e73 #cc79a7 #56b4e9 #e69f00 #000000".split()
 MARKERS = "osD^vP*X"
 LONGEST = 40  # letters of a run's name, unless more are needed to tell two apart
@@ -33,15 +33,15 @@ def plot_runs(paths, output=None):
 
     Args:
       paths: run directories.
-      output: the file, whose suffix, if any, is .png or .svg; both are written. By
-        default curves in the first run's directory.
+      output: the file, whose suffix, if any, is .png or .svg; both are written. The
+        default is `curves` in the first run's directory.
 
     Returns:
       The `Plot`.
 
     Raises:
-      WorkdirError: a directory that holds no run, or one without metrics; an output
-        that cannot be written.
+      WorkdirError: a directory holds no run or no metrics, or the output cannot be
+        written.
     """
     curves = {
         name: read(workdir.Workdir(path))
@@ -59,10 +59,10 @@ def plot_runs(paths, output=None):
 
 
 def read(run):
-    """The curves of a run: {"train/loss": ([epochs], [values]), ...}, also of eval/.
+    """Reads a run's curves: {"train/loss": ([epochs], [values]), ...}, also for eval/.
 
-    A line that a kill cut short is left out. Lines of evaluation have no epoch: theirs
-    follows from the step.
+    It skips a line that a kill cut short. Evaluation lines have no epoch, so theirs
+    comes from the step.
     """
     run.config()  # raises where there is no run
     try:
@@ -104,9 +104,9 @@ def _parse(line):
 
 
 def _names(paths):
-    """The directories' names; of equal ones the shortest tails of paths that differ.
+    """Names the directories by the shortest tails of their paths that differ.
 
-    Long ones are cut in the middle, or elsewhere if they differ there.
+    Long names are cut in the middle, or elsewhere if they differ there.
     """
     runs = [
         pathlib.Path(os.path.abspath(pathlib.Path(path).expanduser())).parts
@@ -128,7 +128,7 @@ def _names(paths):
 
 
 def draw(curves, files):
-    """Draws {run: what `read` gives}: a panel for losses, one for errors."""
+    """Draws {run: curves from `read`}: one panel for losses, one for errors."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -139,7 +139,7 @@ def draw(curves, files):
     with matplotlib.rc_context(settings):
         width = 10
         labels = [*curves, "training", "evaluation"]
-        # In inches; half of one for the line beside it and the space between.
+        # A width in inches; half an inch more goes to a label's line and its margin.
         longest = max(
             textpath.TextPath((0, 0), label, size=9).get_extents().width / 72
             for label in labels

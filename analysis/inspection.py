@@ -1,4 +1,4 @@
-"""Pictures of what a run's network has learned, in <run>/inspect/ (--mode=inspect)."""
+"""Draws what a run's network has learned, in <run>/inspect/ (--mode=inspect)."""
 
 import contextlib
 import dataclasses
@@ -17,30 +17,33 @@ from errors import UserError
 from experiment import build, reporting, trained
 from transforms import preprocessing
 
-TESTED = 1000  # images, all over the evaluation split, to choose and measure with
+TESTED = 1000  # images, spread over the evaluation split, to choose and measure with
 SHOWN = 8  # images in a panel, as in AlexNet's Figure 4 ...
-OCCLUDED = 4  # ... and of these with an occlusion map
-STEPS = 16  # of the occluding square along a side; its own side is a quarter of it
-GREY = 127.5  # the square's colour, of 0..255
-NEIGHBOURS = 6  # shown of each image
+OCCLUDED = 4  # ... of which these get an occlusion map
+STEPS = 16  # of the occluding square along a side, of which it covers a quarter
+GREY = 127.5  # the square's colour, in 0..255
+NEIGHBOURS = 6  # shown for each image
 MEASURED = 10  # neighbours for precision and overlap
-BITS = 64  # of a code
+BITS = 64  # in a code
 
 
 class NotShown(Exception):
-    """The network or its images do not have what a picture shows."""
+    """The network or its images lack what a picture shows."""
 
 
-# Those whose message is written for whoever runs this.
+# Errors whose messages are written for the user.
 EXPECTED = (UserError, NotShown, OSError)
 
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
-    """Images uint8 [N, H, W, C] with what the network makes of them.
+    """Images uint8 [N, H, W, C] with the network's answers and features.
 
-    titles are classes, or files where labels [N], the true classes, are None;
-    probabilities [N, K], features [N, D].
+    Attributes:
+      titles: class names, or file names if `labels` is None.
+      labels: the true classes [N], None if they are not known.
+      probabilities: [N, K].
+      features: [N, D].
     """
 
     images: np.ndarray
@@ -51,7 +54,7 @@ class Panel:
 
     @property
     def classes(self):
-        """The true classes, or the answers where these are not known."""
+        """The true classes, or the network's answers if these are not known."""
         return self.probabilities.argmax(1) if self.labels is None else self.labels
 
     def rows(self, indices):
@@ -66,10 +69,10 @@ class Panel:
 
 @dataclasses.dataclass(frozen=True)
 class Inspection:
-    """What was drawn of a run, and what was not.
+    """The pictures of a run that were drawn, and those that were not.
 
-    `retrieval` is what Search.measure found, None where it could not be measured;
-    `failed` says of each picture that could not be drawn why.
+    `retrieval` is the result of Search.measure, None if it could not be measured;
+    `failed` says why each missing picture could not be drawn.
     """
 
     run: str
@@ -85,20 +88,20 @@ class Inspection:
 
 
 def inspect_run(run, checkpoint, paths=(), database=10_000):
-    """Draws all pictures of a run; one that cannot be drawn does not stop the others.
+    """Draws all pictures of a run; one that fails does not stop the others.
 
     Args:
       run: a workdir.Workdir.
       checkpoint: "latest", "best" or a step.
-      paths: image files to look at. Without any they are test images: four spread over
-        the split and, of 1,000, the four of whose class the network is least sure.
+      paths: image files to look at. The default is test images: four spread over the
+        split and, out of 1,000, the four whose class the network is least sure of.
       database: how many training images to search, spread evenly over the split.
 
     Returns:
       The `Inspection`.
 
     Raises:
-      DataError: one of `paths` is no image.
+      DataError: one of `paths` is not an image.
     """
     network = Network(run, checkpoint)
     panel = network.files(paths) if paths else None
@@ -150,7 +153,7 @@ def _to_tensorboard(directory, step, paths):
 
 
 def telling(tested):
-    """Indices of half a panel, from all over, and of the images that are hardest."""
+    """Indices for a panel: half spread over the images, half the hardest images."""
     number = len(tested.images)
     first = np.linspace(0, number - 1, min(SHOWN // 2, number)).astype(int).tolist()
     sure = tested.probabilities[np.arange(number), tested.labels]
@@ -159,7 +162,7 @@ def telling(tested):
 
 
 class Network:
-    """The network of a run with its weights, and images for it."""
+    """A run's network with its weights; reads and prepares images for it."""
 
     def __init__(self, run, checkpoint):
         self.trained = opened = trained.open_run(run, checkpoint)
@@ -169,14 +172,14 @@ class Network:
         self.layout = stages.layout(self.model, opened.input_shape)
 
     def sized(self, images):
-        """Stored images in the size that the network gets, float32 of 0..255.
+        """Brings stored images to the network's input size, float32 in 0..255.
 
-        `inputs` takes them for stored ones: they have their size already.
+        `inputs` accepts the result as stored images, since the size already fits.
         """
         return preprocessing.fit_size(images, self.trained.preprocessing)
 
     def seen(self, images):
-        """The same, to look at: uint8 [B, H, W, C]."""
+        """The same as uint8 [B, H, W, C], to look at."""
         pixels = np.asarray(self.sized(images))
         return np.clip(np.round(pixels), 0, 255).astype(np.uint8)
 
@@ -190,14 +193,14 @@ class Network:
         return outputs
 
     def outputs(self, images):
-        """Probabilities [B, K] and features [B, D] of a batch of stored images."""
+        """Returns probabilities [B, K] and features [B, D] of stored images."""
         return tuple(map(np.asarray, self._outputs(self.variables, images)))
 
     def read_file(self, path):
         return predict.read_image(path, self.trained)
 
     def read(self, split, indices):
-        """Images in the size that all have, and labels."""
+        """Reads examples: their images, all of one size, and their labels."""
         found = input_pipeline.read_examples(split, indices, self.trained.view)
         return found["image"], found["label"]
 
@@ -208,7 +211,7 @@ class Network:
 
     def test_images(self):
         split = build.open_split(self.config.dataset, self.config.dataset.eval_split)
-        # All over the split: files are in the order of their classes.
+        # They are spread over the split because files are in the order of classes.
         count = min(TESTED, len(split))
         indices = np.linspace(0, len(split) - 1, count).astype(int)
         images, labels = self.read(split, indices)
@@ -217,7 +220,7 @@ class Network:
         return Panel(images, titles, labels, probabilities, features)
 
     def run_over(self, split, indices):
-        """Labels, probabilities and features of a split's examples, by batches."""
+        """Labels, probabilities and features of a split's examples, run in batches."""
         parts = []
         size = self.config.eval.batch_size
         for start in range(0, len(indices), size):
@@ -226,7 +229,7 @@ class Network:
         return tuple(map(np.concatenate, zip(*parts, strict=True)))
 
 
-# The pictures; each is named as its file.
+# The pictures; each function has the name of its file.
 
 
 def filters(path, network):
@@ -299,7 +302,7 @@ def grad_cam(path, network, panel):
 
 
 def occlusion(path, network, panel):
-    """The panel's first and last images: of test images, easy and hard ones."""
+    """Draws the panel's first and last images; of test images, the last are hardest."""
     half = OCCLUDED // 2
     number = len(panel.images)
     rows = [i for i in range(number) if i < half or i >= number - half]
@@ -327,7 +330,7 @@ def occlusion(path, network, panel):
 
 
 class Search:
-    """Training images with their features and codes, to find an image's nearest in."""
+    """Training images with features and codes, searched for an image's nearest."""
 
     def __init__(self, network, number):
         dataset = network.config.dataset
@@ -338,7 +341,7 @@ class Search:
 
     @functools.cached_property
     def coder(self):
-        """From features to codes, and what these miss of the features' variance."""
+        """The function from features to codes, and the variance that codes miss."""
         return retrieval.train_codes(self.features, bits=BITS)
 
     @functools.cached_property

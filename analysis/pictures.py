@@ -1,6 +1,6 @@
-"""Draws what the other files find; every function writes one PNG.
+"""Draws what the other files find; every draw_ function writes one PNG.
 
-Images are uint8 [H, W, C], C 1 (grey) or 3 (RGB).
+Images are uint8 [H, W, C], where C is 1 (grey) or 3 (RGB).
 """
 
 import math
@@ -8,16 +8,16 @@ import textwrap
 
 import numpy as np
 
-BLUE, RED = "#4477aa", "#cc3311"  # told apart by the colour-blind, too
+BLUE, RED = "#4477aa", "#cc3311"  # colour-blind readers can tell them apart
 DPI = 110
 
 
 def figure(rows, columns, width, height, **grid):
-    """A figure of that many axes [rows, columns], off, of so many inches each."""
+    """A figure of hidden axes [rows, columns], each `width` x `height` inches."""
     import matplotlib
 
     matplotlib.use("Agg")
-    matplotlib.rcParams["text.parse_math"] = False  # names may have dollars
+    matplotlib.rcParams["text.parse_math"] = False  # names may contain dollars
     from matplotlib import pyplot
 
     drawing, axes = pyplot.subplots(
@@ -37,34 +37,34 @@ def save(drawing, path):
     from matplotlib import pyplot
 
     path.parent.mkdir(exist_ok=True)
-    # "tight", because the layout does not foresee titles above images of fixed aspect.
+    # "tight": the layout reserves no room for titles above images of fixed aspect.
     drawing.savefig(path, dpi=DPI, bbox_inches="tight", pad_inches=0.05)
     pyplot.close(drawing)
 
 
 def show(axis, image, title="", **options):
-    """An image without a frame, its title above."""
+    """Shows an image without a frame, with its title above."""
     axis.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255, **options)
     axis.set_title(title, fontsize=9)
 
 
 def short(name, length=18, tail=0):
-    """A name cut to what fits; its last `tail` letters stay, which tell files apart."""
+    """Cuts a name to `length` and keeps its last `tail` letters, which tell more."""
     if len(name) <= length:
         return name
     return name[: length - 1 - tail] + "…" + name[len(name) - tail :]
 
 
 def wrapped(text, drawing):
-    """A title or caption in lines as wide as the figure, at a font size of 9."""
+    """Wraps a title or caption to the figure's width, at a font size of 9."""
     return textwrap.fill(text, int(drawing.get_figwidth() / 0.075))
 
 
 def draw_panel(path, images, titles, names, scores, best, labels=None):
-    """Every image with bars for its five best classes (AlexNet, Figure 4, left).
+    """Draws each image with bars for its five best classes (AlexNet, Figure 4, left).
 
     scores [N, K] are probabilities, best [N, 5] classes; with `labels` [N], the bar of
-    the true class is marked. Titles are classes, or without labels files.
+    the true class is marked. Titles are classes, or file names without labels.
     """
     columns = min(len(images), 4)
     rows = math.ceil(len(images) / columns)
@@ -100,17 +100,17 @@ def draw_panel(path, images, titles, names, scores, best, labels=None):
 
 
 def draw_filters(path, kernel, title):
-    """The filters of a convolution [h, w, C, K] (AlexNet, Figure 3).
+    """Draws the filters of a convolution [h, w, C, K] (AlexNet, Figure 3).
 
-    Each is scaled by its own largest weight; 0 is mid-grey. One or three channels are
-    grey or colours.
+    Each is scaled by its own largest weight; 0 is mid-grey. One channel is drawn in
+    grey, three in colours.
     """
     height, width, channels, number = kernel.shape
     columns = min(number, 16)
     rows = math.ceil(number / columns)
     largest = np.abs(kernel).max((0, 1, 2), keepdims=True)
     scaled = 0.5 + 0.5 * kernel / np.maximum(largest, 1e-12)
-    # One image of all, with a white line between two filters.
+    # One image holds all filters, with white lines between them.
     sheet = np.ones((rows * (height + 1) - 1, columns * (width + 1) - 1, channels))
     for i in range(number):
         top, left = (i // columns) * (height + 1), (i % columns) * (width + 1)
@@ -123,11 +123,11 @@ def draw_filters(path, kernel, title):
 
 
 def draw_activations(path, image, stages, title, number=12):
-    """The image and, a row for each stage, maps of it, brightest where most active.
+    """Draws the image and a row of maps for each stage, brightest where most active.
 
-    stages {name: [h, w, D]}. Of a stage with many maps the `number` that vary most
-    over the image, in the network's order, each from its lowest to its highest value;
-    of one without an extent, [1, 1, D], all units as a strip.
+    stages is {name: [h, w, D]}. A stage with many maps shows the `number` that vary
+    most over the image, in the network's order, each from its lowest to its highest
+    value; a stage without an extent, [1, 1, D], shows all units as a strip.
     """
     drawing, axes = figure(len(stages) + 1, 1, 0.72 * number, 0.98)
     axes[0, 0].imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255, extent=_cell(0))
@@ -149,15 +149,15 @@ def draw_activations(path, image, stages, title, number=12):
 
 
 def _cell(place, number=1):
-    """The extent of an image in place of `number` cells of a row."""
+    """The extent of an image drawn in cell `place` of a row of `number` cells."""
     return (place, place + number - 0.06, 0, 0.94)
 
 
 def draw_neighbours(path, queries, found, title):
-    """Queries in the first column, their nearest images beside them (Figure 4, right).
+    """Draws queries in the first column, their nearest beside (Figure 4, right).
 
-    queries: list of (image, name or ""); found: for each a list of (image, name), the
-    nearest first. A name other than the query's is red.
+    queries is a list of (image, name or ""); found has for each a list of (image,
+    name), the nearest first. A name other than the query's is red.
     """
     number = len(found[0])
     drawing, axes = figure(
@@ -174,9 +174,9 @@ def draw_neighbours(path, queries, found, title):
 
 
 def draw_grad_cam(path, images, maps, titles, answers, caption):
-    """Each image, and beside it the map [h, w] laid over it, scaled to its maximum.
+    """Draws each image, and beside it its map [h, w] over it, scaled to its maximum.
 
-    titles are the classes explained; an answer [N] that is another is said, in red.
+    titles name the classes explained; an answer [N] that differs is given in red.
     """
     columns = min(len(images), 4)
     rows = math.ceil(len(images) / columns)
@@ -212,10 +212,10 @@ def draw_grad_cam(path, images, maps, titles, answers, caption):
 
 
 def draw_occlusion(path, images, maps, classes, names, size):
-    """Figure 7 of ZFNet: image; probability of its class; the most probable class.
+    """Draws ZFNet's Figure 7: image, probability of its class, most probable class.
 
-    maps: probabilities [rows, columns, K] by the place of the square's centre; classes
-    [N]; size: of the square, pixels.
+    maps has probabilities [rows, columns, K] by the position of the square's centre;
+    classes is [N]; size is the square's side in pixels.
     """
     from matplotlib import colormaps, colors, patches
 
@@ -231,7 +231,7 @@ def draw_occlusion(path, images, maps, classes, names, size):
         bar = drawing.colorbar(shown, ax=axes[row, 1], shrink=0.85, pad=0.03)
         bar.set_ticks([0, probability.max()], labels=["0", f"{probability.max():.2g}"])
         bar.ax.tick_params(labelsize=8)
-        # The class itself is light grey, the others by how often they win.
+        # The class itself is light grey; the others get colours by how often they win.
         number = np.bincount(best.ravel(), minlength=found.shape[-1])
         number[label] = 0
         others = [k for k in np.argsort(-number, kind="stable") if number[k]]
@@ -262,6 +262,6 @@ def draw_occlusion(path, images, maps, classes, names, size):
 
 
 def _extent(image):
-    """Where imshow puts an image: a smaller one in its place covers it exactly."""
+    """Where imshow puts an image; with this extent, a smaller one covers it exactly."""
     height, width = image.shape[:2]
     return (-0.5, width - 0.5, height - 0.5, -0.5)

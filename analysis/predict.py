@@ -1,4 +1,4 @@
-"""What a trained network says about image files: the five best classes of each."""
+"""Classifies image files with a trained network: the five best classes of each."""
 
 import dataclasses
 import pathlib
@@ -11,15 +11,15 @@ from analysis import pictures
 from experiment import trained
 from transforms import decode, resizing
 
-SHOWN = 5  # classes of each image
+SHOWN = 5  # classes for each image
 
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
     """The answers for some image files.
 
-    probabilities [N, K]; `best` [N, 5] are classes, the most probable first. `panel` is
-    the picture that was drawn of them; where it could not be, `problem` says why.
+    `probabilities` is [N, K]; `best` [N, 5] has classes, the most probable first.
+    `panel` is the picture of the answers; if it could not be drawn, `problem` says why.
     """
 
     run: str
@@ -48,10 +48,10 @@ def predict_run(run, checkpoint, paths):
     Args:
       run: a workdir.Workdir.
       checkpoint: "latest", "best" or a step.
-      paths: image files. Each is made grey or RGB, and resized, as the data set's
-        images are.
+      paths: image files. Each becomes grey or RGB and gets the size of the data set's
+        images.
 
-    A picture of the answers is written to <run>/predictions/step-<step>.png.
+    It writes a picture of the answers to <run>/predictions/step-<step>.png.
     """
     network = trained.open_run(run, checkpoint)
     images = np.stack([read_image(path, network) for path in paths])
@@ -82,13 +82,13 @@ def predict_run(run, checkpoint, paths):
 
 
 def read_image(path, network):
-    """An image file as the trained.Trained is tested with it, uint8 [H, W, C].
+    """Reads an image file as `network`, a trained.Trained, takes it: uint8 [H, W, C].
 
-    C is 1 (grey) or 3 (RGB). Where all images of the data set have one shape, this one
-    is brought to it; where they differ, it gets the view that they get.
+    C is 1 (grey) or 3 (RGB). If all images of the data set have one shape, this one is
+    brought to it; if they differ, it gets the view that they get.
 
     Raises:
-      data_source.DataError: no such file, or not an image that can be read.
+      data_source.DataError: there is no such file, or it is not a readable image.
     """
     shape = height, width, channels = network.image_shape
     try:

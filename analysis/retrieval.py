@@ -1,11 +1,11 @@
-"""Nearest images by their features, and by short binary codes of these.
+"""Finds the nearest images by their features, or by short binary codes of these.
 
-AlexNet (Krizhevsky, Sutskever, Hinton, 2012, Section 6.1) finds like images by the
-Euclidean distance of the last hidden layer's activations, and proposes to compress them
-to binary codes by an auto-encoder. Its code units are rounded to 0 or 1 in the forward
-pass, and the gradient passes as if they were not (Krizhevsky and Hinton, "Using very
-deep autoencoders for content-based image retrieval", 2011); that paper's network is
-deep, this has one layer on each side of the code.
+The AlexNet paper (Krizhevsky, Sutskever, Hinton, 2012, Section 6.1) finds similar
+images by the Euclidean distance of the last hidden layer's activations, and proposes to
+compress them to binary codes with an auto-encoder. Its code units are rounded to 0 or 1
+in the forward pass, and the gradient passes as if they were not (Krizhevsky and Hinton,
+"Using very deep autoencoders for content-based image retrieval", 2011). That paper's
+network is deep; this one has one layer on each side of the code.
 """
 
 import functools
@@ -21,11 +21,11 @@ import optax
 def nearest(database, queries, k):
     """Indices [Q, k] of the nearest rows by Euclidean distance, nearest first.
 
-    database float32 [N, D], queries [Q, D]. One query after the other, as they would
-    come.
+    database is float32 [N, D], queries [Q, D]. Queries run one after another, as they
+    would arrive.
     """
     norms = np.square(database).sum(1)
-    # |x - q|^2 without |q|^2, which is the same for all x.
+    # This is |x - q|^2 without |q|^2, which is the same for all x.
     return _search(lambda query: norms - 2 * (database @ query), queries, k)
 
 
@@ -42,7 +42,7 @@ def _search(distances, queries, k):
     found = []
     for query in queries:
         distance = distances(query)
-        # Of equal distances the lower index comes first, also at the edge of the k.
+        # Among equal distances the lower index comes first, even at the edge of the k.
         limit = np.partition(distance, k - 1)[k - 1]
         near = np.flatnonzero(distance <= limit)
         found.append(near[np.argsort(distance[near], kind="stable")][:k])
@@ -50,7 +50,7 @@ def _search(distances, queries, k):
 
 
 class AutoEncoder(nn.Module):
-    """Features [B, D] by way of binary codes to their reconstruction [B, D]."""
+    """Reconstructs features [B, D] from binary codes of them."""
 
     bits: int
     size: int  # D
@@ -64,19 +64,19 @@ class AutoEncoder(nn.Module):
         return self.decoder(code)
 
     def codes(self, x):
-        """Booleans [B, bits]."""
+        """The codes of features: booleans [B, bits]."""
         return self.encoder(x) > 0
 
 
 def train_codes(features, *, bits=64, seed=0, steps=3000, batch_size=256):
-    """Trains an auto-encoder on float32 [N, D].
+    """Trains an auto-encoder on features, float32 [N, D].
 
     Returns:
       The function from features [n, D] to packed codes, and the share of the features'
       variance that the reconstruction from codes misses.
     """
     model = AutoEncoder(bits, features.shape[1])
-    # One scale for all features, which keeps the proportions of their distances.
+    # One scale for all features keeps the proportions of their distances.
     mean = features.mean(0)
     scale = max(float(np.sqrt(np.square(features - mean).mean())), 1e-12)
     normalised = jnp.asarray((features - mean) / scale)
@@ -103,24 +103,25 @@ def train_codes(features, *, bits=64, seed=0, steps=3000, batch_size=256):
 
 
 def pack(codes):
-    """Booleans [N, bits] as uint64 [N, words], filled up with zeros."""
+    """Packs booleans [N, bits] into uint64 [N, words], padded with zeros."""
     padded = np.pad(codes, [(0, 0), (0, -codes.shape[1] % 64)])
     return np.packbits(padded, axis=1).view(np.uint64)
 
 
 def compare(search, other, labels, query_labels, k, rounds=3):
-    """What is lost, and how much faster it is, when `other` replaces `search`.
+    """Measures what is lost, and how much time is gained, if `other` replaces `search`.
 
     Args:
-      search, other: no argument to indices [Q, k] into the database.
+      search, other: functions without arguments that return indices [Q, k] into the
+        database.
       labels, query_labels: classes of the database and of the queries.
-      rounds: of both in turn, to time; the best counts, the least disturbed.
+      rounds: how often to time both in turn; the best, least disturbed round counts.
 
     Returns:
-      precision: the share of neighbours that are of their query's class, of each;
-      precision_of_classes: the same by the query's class, {class: (of search, of
-      other)}; overlap: the share of the k that both find; seconds: for one query, of
-      each; speedup: their ratio.
+      A dict. precision: the share of neighbours of their query's class, for each
+      search; precision_of_classes: the same by the query's class, {class: (search,
+      other)}; overlap: the share of the k that both find; seconds: the time of one
+      query, for each; speedup: their ratio.
     """
     functions = (search, other)
     results, seconds = [function() for function in functions], [np.inf, np.inf]
@@ -145,7 +146,7 @@ def compare(search, other, labels, query_labels, k, rounds=3):
 
 
 def describe(result):
-    """What was measured of both searches, in words."""
+    """Puts the measurements of both searches into words."""
     precision, seconds = result["precision"], result["seconds"]
     return (
         f"{result['k']} nearest of {result['database']:,} training images, for "

@@ -1,4 +1,4 @@
-"""Where to look in a network, found from how it runs; nothing here knows a family."""
+"""Finds where to look in a network from how it runs, without knowing its family."""
 
 import dataclasses
 from typing import NamedTuple
@@ -12,11 +12,12 @@ import jax.numpy as jnp
 class Layout:
     """What `layout` found.
 
-    stages: the shape [h, w, D] of each stage of the backbone, by name, in order.
-    first: the path of the first convolution's kernel in the parameters.
-    last: the last stage that is as large as some convolution's map, and larger than
-      1x1: the last convolutional one, before it is pooled. None if there is no such
-      stage, because the images are too small.
+    Attributes:
+      stages: the shape [h, w, D] of each stage of the backbone, by name, in order.
+      first: the path of the first convolution's kernel in the parameters.
+      last: the last stage that is as large as some convolution's map, and larger than
+        1x1: the last convolutional one, before it is pooled. None if the images are too
+        small for such a stage.
     """
 
     stages: dict
@@ -25,10 +26,10 @@ class Layout:
 
 
 class Forward(NamedTuple):
-    """One pass in evaluation: logits [B, K], features [B, D], stages in order.
+    """The results of a pass in evaluation: logits [B, K], features [B, D], stages.
 
-    The features are penultimate: what the last layer is given (fc7's outputs in
-    AlexNet), averaged where it works at several places (NIN).
+    The stages are in order. The features are penultimate: the last layer's input (fc7's
+    outputs in AlexNet), averaged if that layer works at several positions (NIN).
     """
 
     logits: jax.Array
@@ -37,7 +38,7 @@ class Forward(NamedTuple):
 
 
 def layout(model, shape):
-    """The `Layout` of a network for inputs of `shape` [H, W, C], from shapes alone."""
+    """Finds a network's `Layout` for inputs of `shape` [H, W, C], from shapes alone."""
     kernels, maps, found = [], set(), {}
 
     def record(call, args, kwargs, context):
@@ -45,7 +46,7 @@ def layout(model, shape):
         result = call(*args, **kwargs)
         if module.path[:1] == ("backbone",) and context.method_name == "__call__":
             kernel = module.variables.get("params", {}).get("kernel")
-            if kernel is not None and kernel.ndim > 2:  # not of a dense layer
+            if kernel is not None and kernel.ndim > 2:  # a dense layer has 2
                 kernels.append((*module.path, "kernel"))
                 maps.add(result.shape[1:3])
             if module.path == ("backbone",):
@@ -63,7 +64,7 @@ def layout(model, shape):
 
 
 def forward(model, variables, inputs):
-    """Runs normalised inputs [B, H, W, C] through the network: a `Forward`."""
+    """Runs normalised inputs [B, H, W, C] through the network; returns a `Forward`."""
     seen = {}
 
     def record(call, args, kwargs, context):

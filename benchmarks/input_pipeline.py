@@ -1,21 +1,21 @@
-"""Decode, Inception crop of 224 pixels, flip: python -m benchmarks.input_pipeline
+"""Times decode, Inception crop of 224 pixels, flip: python -m benchmarks.input_pipeline
 
-The photographs, --images=400 of a size, are those of benchmarks/photographs.py. Each
+The photographs, --images=400 of each size, come from benchmarks/photographs.py. Each
 pipeline reads files that are in memory and gives batches of 64 as uint8:
 
-    ours      what main.py uses; antialiased
+    ours      the pipeline of main.py; antialiased
     tf.data   decode_and_crop_jpeg, which decodes only the crop; not antialiased
     tf.data antialiased
-              the same but for the resize
+              the same except for the resize
     torch     DataLoader with worker processes, torchvision's transforms on PIL images;
               antialiased
     grain     PIL on Grain's threads; antialiased
 
-and ours alone from the two caches of data_source/cache.py. Each lives in a process of
-its own with as many threads (Grain: twice as many) or workers as there are cores. They
+Ours alone also reads the two caches of data_source/cache.py. Each pipeline has its own
+process with as many threads (Grain: twice as many) or workers as there are cores. They
 work in turn, while the others wait, --rounds=3 times; the table has the medians. A CPU
-second is one second of one core; it does not count what other programs take. What is
-not installed stays empty.
+second is one second of one core; it does not count what other programs take. The cells
+of packages that are not installed stay empty.
 """
 
 import argparse
@@ -42,15 +42,15 @@ from transforms import preprocessing as preprocessings
 
 ROOT = pathlib.Path(__file__).parent.parent
 SIZE, BATCH, PREFETCH = 224, 64, 4
-WARM_UP = 2 * PREFETCH  # batches: more than any pipeline keeps ready
+WARM_UP = 2 * PREFETCH  # batches, more than any pipeline keeps ready
 PHOTOS = {"JPEG 500x375": (375, 500), "JPEG 512x512": (512, 512)}
-# Of JPEG 500x375, with a short side of 256 pixels.
+# They hold the photographs of JPEG 500x375, with a short side of 256 pixels.
 CACHES = {"resized cache": "resized", "pixel cache": "pixels"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Files:
-    """What a data_source.Split of an image folder gives."""
+    """Gives examples as the source of an image folder's data_source.Split does."""
 
     paths: tuple
 
@@ -67,7 +67,7 @@ class Files:
 
 
 def open_photographs(directory, name):
-    """The data_source.Split of that name, from a cache where it is one."""
+    """Opens the data_source.Split of that name, from a cache if the name is one."""
     import data_source
     from data_source import cache
 
@@ -82,7 +82,7 @@ def open_photographs(directory, name):
     )
 
 
-# The pipelines. Each takes a split and a number of threads and gives an endless
+# The pipelines. Each takes a split and a number of threads and returns an endless
 # iterator of uint8 [BATCH, SIZE, SIZE, 3].
 
 
@@ -132,7 +132,7 @@ def grain_pil(split, threads):
 
     data = grain.MapDataset.range(len(split)).seed(0).shuffle().repeat()
     data = data.random_map(load).batch(BATCH)
-    # Two threads for a core: one decodes while another waits for Python's lock.
+    # With two threads per core, one decodes while another waits for Python's lock.
     options = grain.ReadOptions(num_threads=2 * threads, prefetch_buffer_size=PREFETCH)
     return iter(data.to_iter_dataset(options))
 
@@ -211,12 +211,12 @@ CONTESTANTS = {
 
 
 def serve(contestant, directory, threads):
-    """Measures whatever photographs, and however many batches, standard input asks for.
+    """Measures the photographs and number of batches that standard input asks for.
 
-    Each line is answered with a line of JSON.
+    It answers each line with a line of JSON.
     """
     answers, running = sys.stdout, {}
-    # What libraries print would be taken for an answer.
+    # The parent would take a library's output for an answer.
     with contextlib.redirect_stdout(sys.stderr):
         for line in sys.stdin:
             name, batches = json.loads(line)
@@ -241,7 +241,7 @@ def measure(batches, count):
 
 
 def cpu_seconds():
-    """Of this process and its workers, so far."""
+    """CPU seconds that this process and its workers have used so far."""
     import psutil
 
     this = psutil.Process()
@@ -250,7 +250,7 @@ def cpu_seconds():
 
 
 def compare(directory, names, contestants, threads, rounds, batches):
-    """{(photographs, contestant): [answer of each round]}."""
+    """Returns {(photographs, contestant): [answer of each round]}."""
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
     servers, found = {}, {}
     try:
@@ -286,7 +286,7 @@ def compare(directory, names, contestants, threads, rounds, batches):
 
 
 def table(found, threads):
-    """Lines of markdown."""
+    """Makes the lines of a Markdown table."""
     lines = [
         "| images | pipeline | images/s | per core | per CPU second |",
         "|---|---|---:|---:|---:|",

@@ -1,4 +1,4 @@
-"""A sweep over seeds against as many runs of main.py, with and without the start.
+"""Compares a sweep over seeds with as many runs of main.py, with and without the start.
 
     python -m benchmarks.many_runs [--runs=8] [--epochs=2] [--rounds=2]
 
@@ -8,10 +8,11 @@ The modern LeNet-5 on MNIST (configs/lenet5.py:modern), in turn in each round:
     together=1   `python main.py --mode=sweep`, one run at a time in one process
     together=K   the same, K runs in one program by vmap
 
-First the steps alone, in this process: images per second once all is compiled. Then the
-whole commands from start to end, evaluations and checkpoints included, with a common
-compilation cache that is empty when each of them begins ("cold") or filled ("warm").
-Ratios are medians over the rounds of separate to it: above 1 the sweep is faster.
+It first times the steps alone, in this process: images per second once all is compiled.
+Then it times the whole commands from start to end, evaluations and checkpoints
+included, with a common compilation cache that is empty when each of them begins
+("cold") or filled ("warm"). A ratio is the median over the rounds of the time of
+`separate` divided by the sweep's: above 1 the sweep is faster.
 """
 
 import argparse
@@ -42,7 +43,7 @@ class NoStop:
 
 
 def steps_alone(folder, count):
-    """{contestant: function that trains `count` runs on and returns images/s}."""
+    """{contestant: function that continues `count` runs and returns images/s}."""
     config = lenet5.get_config("modern")
     config.num_devices = 1
     config.log.tensorboard = False
@@ -80,7 +81,7 @@ def steps_alone(folder, count):
 
 
 def commands(count, epochs):
-    """{contestant: its command lines, without directories}."""
+    """Returns {contestant: its command lines, without directories}."""
     flags = [CONFIG, f"--config.num_epochs={epochs}", "--config.num_devices=1"]
     seeds = ",".join(map(str, range(count)))
     found = {"separate": [[*flags, f"--config.seed={seed}"] for seed in range(count)]}
@@ -91,7 +92,7 @@ def commands(count, epochs):
 
 
 def seconds_of(lines, cache):
-    """Seconds that the commands take one after another, with that cache."""
+    """Times the commands one after another, with that cache, in seconds."""
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         for number, line in enumerate(lines):
@@ -106,7 +107,7 @@ def seconds_of(lines, cache):
 
 
 def show(title, values, ratio, rounds):
-    """Prints the medians and the medians of the ratios to "separate"."""
+    """Prints the medians, and the medians of the ratios to "separate"."""
     print(f"\n{title:28} {'median':>9} {'ratio':>6}   ({rounds} rounds)")
     for name, found in values.items():
         ratios = [ratio(a, b) for a, b in zip(values["separate"], found, strict=True)]

@@ -1,1 +1,1 @@
-"""A config becomes objects and a run directory."""
+"""Turns a config into objects and a run directory."""

@@ -1,7 +1,7 @@
-"""From a config to the objects of a run. This is the only place that reads it for them.
+"""Builds the objects of a run from its config; no other module reads it for them.
 
-`setup` builds all that a training needs, for the trainer and the sweep alike. The
-functions that it calls build one part each, for whoever needs no more.
+`setup` builds everything that training needs, for the trainer and the sweep alike. The
+functions that it calls build one part each, for callers that need only that part.
 """
 
 import dataclasses
@@ -43,20 +43,20 @@ ON_DEVICE_BYTES = 2**30
 class Setup:
     """A config's splits, network, views and durations; `setup` makes it.
 
-    With another `config` that differs in numbers alone, even in traced ones, it makes
-    that config's optimizer, objective and evaluation: dataclasses.replace(config=...).
+    `dataclasses.replace(setup, config=...)` with a config that differs only in numbers,
+    which may be traced, builds that config's optimizer, objective and evaluation.
 
     Attributes:
-      durations: `Durations` of the training.
+      durations: the `Durations` of the training.
       plan: which example each training step sees.
-      preprocessing, view: of training images; the view is None where jit does it all.
-      eval_preprocessing: of the images that are evaluated.
+      preprocessing, view: for training images; the view is None if jit does it all.
+      eval_preprocessing: for evaluation images.
       input_shape: [H, W, C] of the network's input in training.
       variables: the network's variables, as shapes.
       trained_model: `model` with the rematerialised stages of config.model.remat.
     """
 
-    score: typing.ClassVar = "error"  # of its evaluations: it chooses the best one
+    score: typing.ClassVar = "error"  # the metric that chooses the best evaluation
 
     config: typing.Any
     mesh: Mesh
@@ -73,13 +73,13 @@ class Setup:
     trained_model: typing.Any
 
     def optimizer(self):
-        """(step -> learning rate, optax transformation)."""
+        """Returns (step -> learning rate, optax transformation)."""
         return make_optimizer(
             self.config, self.durations.epoch_steps, self.durations.total
         )
 
     def init(self):
-        """seed -> train_step.TrainState at step 0."""
+        """Returns the function: seed -> train_step.TrainState at step 0."""
         _, tx = self.optimizer()
         ema = self.config.optimizer.ema_decay
         return train_step.make_init(self.model, tx, self.input_shape, ema)
@@ -88,7 +88,7 @@ class Setup:
         return make_objective(self.config, self.trained_model, self.preprocessing)
 
     def train_step(self):
-        """(state, batch, seed) -> (state, sums)."""
+        """Returns the function: (state, batch, seed) -> (state, sums)."""
         optimizer = self.config.optimizer
         return train_step.make_train_step(
             self.objective(),
@@ -99,7 +99,7 @@ class Setup:
         )
 
     def eval_step(self):
-        """(variables, batch) -> sums."""
+        """Returns the function: (variables, batch) -> sums."""
         loss = losses.make_loss(self.config.loss)
         prepare = functools.partial(
             preprocessings.network_input, preprocessing=self.eval_preprocessing
@@ -107,7 +107,7 @@ class Setup:
         return eval_step.make_eval_step(self.model, prepare, loss)
 
     def evaluator(self, step):
-        """The evaluation.evaluator.Evaluator of the jitted `eval_step`."""
+        """Returns the evaluation.evaluator.Evaluator for a jitted `eval_step`."""
         return evaluator.Classification(
             step,
             self.eval_split,
@@ -121,10 +121,10 @@ class Setup:
         )
 
     def feed(self, keys, first_step):
-        """The arrays `keys` of the batches, on the devices, from a step on.
+        """Feeds the arrays `keys` of each batch to the devices, from `first_step` on.
 
-        The split lies on the devices, or batches are sent from the host, as
-        config.dataset.placement says.
+        config.dataset.placement decides whether the whole split lies on the devices or
+        the host sends batches.
         """
         config, split, placement = self.config, self.train_split, self.placement()
         if placement == "device":
@@ -144,7 +144,7 @@ class Setup:
         )
 
     def placement(self):
-        """config.dataset.placement, "auto" decided: "device" or "host"."""
+        """Resolves config.dataset.placement: "device" or "host", never "auto"."""
         placement = self.config.dataset.placement
         if placement != "auto":
             return placement
@@ -154,7 +154,7 @@ class Setup:
         return "device" if size <= ON_DEVICE_BYTES else "host"
 
     def with_statistics(self, statistics):
-        """The same with what preprocessing needs of the training images."""
+        """A copy whose preprocessing has these statistics of the training images."""
         add = functools.partial(dataclasses.replace, statistics=statistics)
         return dataclasses.replace(
             self,
@@ -164,10 +164,12 @@ class Setup:
 
 
 def setup(config, num_devices=None):
-    """The `Setup` of a checked config, for `num_devices` (config.num_devices).
+    """Builds the `Setup` of a checked config.
+
+    `num_devices` defaults to config.num_devices.
 
     Raises:
-      DataError: the data cannot be had.
+      DataError: the data is not available.
       ConfigError: the parts do not fit together; the message names the field.
     """
     mesh = make_mesh(config.num_devices if num_devices is None else num_devices)
@@ -206,7 +208,7 @@ def setup(config, num_devices=None):
 
 
 def open_split(dataset, split):
-    """A split of the data set that `config.dataset` names, from its cache if any."""
+    """Opens a split of config.dataset's data set, from its cache if it has one."""
     opened = data_source.open_split(
         dataset.name,
         split,
@@ -227,7 +229,7 @@ def open_split(dataset, split):
 
 
 def reading(dataset):
-    """Reader options for train_batches and eval_batches of input_pipeline."""
+    """Reader options for input_pipeline's train_batches and eval_batches."""
     cores = len(os.sched_getaffinity(0))
     return {
         "num_threads": dataset.num_threads or cores,
@@ -246,13 +248,13 @@ def make_plan(config, num_examples):
 
 
 def make_mesh(num_devices=0):
-    """The devices in one row, called "data"; 0 means all of them."""
+    """A mesh with one axis, "data", over the first `num_devices`; 0 means all."""
     devices = jax.devices()[: num_devices or None]
     return Mesh(np.array(devices), ("data",))
 
 
 class Durations(typing.NamedTuple):
-    """Steps of an epoch, between evaluations and saves (Fractions), and of all."""
+    """Steps per epoch, per evaluation and per save (Fractions), and in total."""
 
     epoch_steps: fractions.Fraction
     eval_every: fractions.Fraction
@@ -261,10 +263,10 @@ class Durations(typing.NamedTuple):
 
 
 def make_durations(config, num_examples):
-    """The `Durations` of a training on so many examples.
+    """The `Durations` of training on `num_examples` examples.
 
     Raises:
-      ConfigError: the training is shorter than a step.
+      ConfigError: training would be shorter than one step.
     """
     epoch_steps = fractions.Fraction(num_examples, config.batch_size)
     total = config.num_steps or durations.in_steps(config.num_epochs, epoch_steps)
@@ -286,9 +288,9 @@ def make_durations(config, num_examples):
 
 
 def make_preprocessing(config, image_shape, *, training=False):
-    """From stored images of `image_shape` [H, W, C] to the input of the network.
+    """The path from stored images of `image_shape` [H, W, C] to the network's input.
 
-    In training, and where config.eval has 0, the sizes are those of config.dataset.
+    In training, and where config.eval has 0, config.dataset sets the sizes.
     """
     dataset = config.dataset
     size, short_side = dataset.image_size, dataset.short_side
@@ -317,9 +319,9 @@ def make_preprocessing(config, image_shape, *, training=False):
 
 
 def make_view(config, image_shape, epoch_steps):
-    """(Preprocessing of training images, their TrainView or None).
+    """Returns (Preprocessing of training images, their TrainView or None).
 
-    None where all that a config asks of images of `image_shape` is done inside jit.
+    The view is None if jit can do all that the config asks for `image_shape`.
     """
     preprocessing = make_preprocessing(config, image_shape, training=True)
     augmentation = augmentation_of(config, policies.HostAugmentation)
@@ -339,13 +341,13 @@ def make_view(config, image_shape, epoch_steps):
 
 
 def augmentation_of(config, options):
-    """The dataclass `options` of those fields of config.augment that it has."""
+    """Fills the dataclass `options` with the fields it shares with config.augment."""
     fields = dataclasses.fields(options)
     return options(**{field.name: config.augment[field.name] for field in fields})
 
 
 def input_shape(preprocessing, image_shape):
-    """[H, W, C] of what the network gets for stored images of `image_shape`."""
+    """[H, W, C] of the network's input for stored images of `image_shape`."""
     if preprocessing.fit == "crop" or preprocessing.view(image_shape):
         image_shape = (*2 * (preprocessing.image_size,), image_shape[-1])
     images = {"image": jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8)}
@@ -360,7 +362,7 @@ def input_shape(preprocessing, image_shape):
 
 
 def make_model(config, num_classes):
-    """The network of `config` as a linen module."""
+    """Creates the network of `config`, a linen module."""
     try:
         return models.create(
             config.model.name,
@@ -373,7 +375,7 @@ def make_model(config, num_classes):
 
 
 def rematerialised(stages, model, shape):
-    """`model` for the training, with the `stages` of config.model.remat."""
+    """Returns `model` with `stages` rematerialised in training (config.model.remat)."""
     if not stages:
         return model
     try:
@@ -400,7 +402,7 @@ def abstract_variables(model, shape):
 def check_sizes(model, variables, shapes):
     """Raises ConfigError for images [H, W, C] that the network's variables cannot take.
 
-    `shapes` are those of which the network's initialisation has said nothing.
+    `shapes` are the sizes that initialisation has not already checked.
     """
     for shape in shapes:
         images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
@@ -419,7 +421,7 @@ def check_sizes(model, variables, shapes):
 
 
 def make_optimizer(config, epoch_steps, total_steps):
-    """(step -> learning rate, optax transformation) of a config."""
+    """Returns a config's (step -> learning rate, optax transformation)."""
     optimizer = config.optimizer
     rate = optimizer.learning_rate
     if optimizer.per_examples:

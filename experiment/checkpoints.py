@@ -1,13 +1,13 @@
-"""Checkpoints of a training run: saved in the background, checked when read.
+"""Saves checkpoints of a training run in the background and checks them when read.
 
 A checkpoint is `<directory>/<step>` as Orbax writes it: item `state` (the pytree, as
 host arrays, so that it does not depend on the number of devices or processes) and item
-`meta` (JSON: what the caller gave, the metrics, and dtype, shape and CRC-32 of every
-leaf). Orbax reads a flipped bit without complaint; the checksums here do not.
+`meta` (JSON: the caller's value, the metrics, and dtype, shape and CRC-32 of every
+leaf). Orbax reads a flipped bit without complaint; the checksums here catch it.
 
-Reading never writes, so evaluation works on a read-only directory and beside a running
-training. Only `save` clears away what a killed run left (`*.orbax-checkpoint-tmp`) and
-renames what `restore` found damaged to `damaged-<step>`.
+Reading never writes, so evaluation works on a read-only directory and while training
+runs. Only `save` removes what a killed run left (`*.orbax-checkpoint-tmp`) and renames
+what `restore` found damaged to `damaged-<step>`.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ class CheckpointError(UserError):
 
 
 class IncompatibleCheckpoint(UserError):
-    """A sound checkpoint of another model or optimizer."""
+    """The checkpoint is sound but belongs to another model or optimizer."""
 
 
 class Checkpoints:
@@ -68,21 +68,21 @@ class Checkpoints:
         self._damaged = {}  # step -> reason, found by restore
         self._metrics = {}  # step -> metrics
         for step in self._steps_on_disk():
-            with contextlib.suppress(Exception):  # damage is restore's business
+            with contextlib.suppress(Exception):  # restore reports damage
                 self._metrics[step] = _read_record(self._path(step))["metrics"]
 
     def save(self, step, state, metrics=None, meta=None):
         """Starts to save `state`; its buffers may be donated as soon as this returns.
 
-        Without `metrics` (a dict of floats that holds `best_metric`) a checkpoint is
-        never the best one. `meta` is any JSON value. A step that exists already is left
-        as it is. Raises CheckpointError if this save or the one before failed.
+        A checkpoint without `metrics` (a dict of floats that holds `best_metric`) is
+        never the best one. `meta` is any JSON value. A step that already exists is left
+        as it is. Raises CheckpointError if this save or the previous one failed.
         """
         self.wait()
         self._open()
         if metrics:
             metrics = {k: float(v) for k, v in metrics.items()}
-            metrics[self._best_metric]  # KeyError now rather than never a best one
+            metrics[self._best_metric]  # a KeyError now, not a run without a best
         host = jax.tree.map(_to_host, state)
         leaves = {name: _describe(leaf) for name, leaf in _named_leaves(host).items()}
         record = {"meta": meta, "metrics": metrics or None, "leaves": leaves}
@@ -100,13 +100,13 @@ class Checkpoints:
         self._saving = step
 
     def restore(self, abstract_state=None, step=None):
-        """Returns (state, step, meta) of the newest good checkpoint, None without any.
+        """Returns (state, step, meta) of the newest good checkpoint, or None.
 
         `abstract_state` is a pytree of ShapeDtypeStructs whose shardings say where the
         arrays go. Without it the state comes as saved: nested dicts and lists of numpy
-        arrays, for those who need only `state["params"]` and build no optimizer.
-        A damaged checkpoint is passed over with a warning; with `step` it is an error.
-        Raises IncompatibleCheckpoint if names, shapes or dtypes are not those of
+        arrays, for callers that need only `state["params"]` and build no optimizer.
+        A damaged checkpoint is skipped with a warning; with `step` it is an error.
+        Raises IncompatibleCheckpoint if names, shapes or dtypes differ from those of
         `abstract_state`, CheckpointError if checkpoints exist and all are damaged.
         """
         self.wait()
@@ -115,7 +115,7 @@ class Checkpoints:
             loaded, error = None, None
             try:
                 loaded = _load(self._path(found), abstract_state)
-            except Exception as e:  # whatever a damaged file makes of Orbax
+            except Exception as e:  # a damaged file makes Orbax raise anything
                 error = e
             reason = _agreed_damage(error)
             if reason is None and error is not None:
@@ -138,16 +138,16 @@ class Checkpoints:
         return None
 
     def best_step(self):
-        """Step of the best metric among all_steps(), None if no step has any."""
+        """The step with the best metric among all_steps(); None if none has one."""
         ranked = self._ranked(self.all_steps())
         return ranked[0] if ranked else None
 
     def all_steps(self):
-        """Finished steps in order, less those that restore found damaged."""
+        """Finished steps in order, except those that restore found damaged."""
         return [s for s in self._steps_on_disk() if s not in self._damaged]
 
     def wait(self):
-        """Blocks until the last save is on disk; CheckpointError if it failed."""
+        """Blocks until the last save is on disk; if it failed, CheckpointError."""
         if self._saving is not None:
             step, self._saving = self._saving, None
             with self._reporting(step):
@@ -155,21 +155,21 @@ class Checkpoints:
                     self._manager.wait_until_finished()
 
     def close(self):
-        """Waits and frees the writer's threads; CheckpointError if the save failed."""
+        """Waits, frees the writer's threads, and raises CheckpointError like `wait`."""
         self.wait()
         self._release()
 
     def reached_preemption(self, step):
-        """True at the step all processes agreed on after one was told to stop.
+        """True at the step that all processes agreed on after one was told to stop.
 
-        Always False in a run of one process without jax.distributed.
+        It is always False in a run of one process without jax.distributed.
         """
         return ocp.utils.reached_preemption(step)
 
     # Writing.
 
     def _open(self):
-        """Clears the directory and makes the manager, if that is not done.
+        """Clears the directory and makes the manager, unless that is done already.
 
         Only process 0 writes: it has the whole state on its host, and Orbax's own
         barriers leave the other processes waiting for 20 minutes when a write fails.
@@ -209,7 +209,7 @@ class Checkpoints:
         return {*sorted(steps)[-self._keep_last :], *best}
 
     def _ranked(self, steps):
-        """Those of `steps` that have a finite metric, best first, newest of equals."""
+        """The `steps` with a finite metric, best first; of equals the newest first."""
         score = {
             s: self._sign * self._metrics[s][self._best_metric]
             for s in steps
@@ -222,7 +222,7 @@ class Checkpoints:
     def _reporting(self, step=None):
         """Turns an error of process 0 into CheckpointError in every process.
 
-        What the failed save left is removed, and another save can be tried.
+        It removes what the failed save left, so that another save can be tried.
         """
         error = None
         try:
@@ -285,7 +285,7 @@ class Checkpoints:
 
 
 def _read_record(path):
-    """What a checkpoint says of itself: meta, metrics, and the forms of its leaves."""
+    """Reads a checkpoint's own record: meta, metrics, and the forms of its leaves."""
     record = json.loads((path / "meta" / "metadata").read_bytes())
     if record.pop("crc32") != _json_crc(record):
         raise ValueError("checksum mismatch in meta")
@@ -293,7 +293,7 @@ def _read_record(path):
 
 
 def _load(path, abstract_state):
-    """(state, meta) of the checkpoint in the directory `path`, each leaf checked."""
+    """Loads (state, meta) from the checkpoint directory `path`; checks every leaf."""
     if not path.is_dir():
         raise FileNotFoundError(f"no directory {path}")
     record = _read_record(path)
@@ -317,8 +317,8 @@ def _load(path, abstract_state):
 class _ArrayHandler(ocp.type_handlers.NumpyHandler):
     """Lets every read end before it raises the first error.
 
-    Otherwise the reads still going on report to a closed event loop, each with a
-    traceback that nobody can catch.
+    Otherwise the reads that are still running report to a closed event loop, each with
+    a traceback that nobody can catch.
     """
 
     async def deserialize(self, infos, args=None):
@@ -358,8 +358,8 @@ def _writer(directory, kept):
             save_root_metadata=False,
             preservation_policy=_Preserve(kept),
             multiprocessing_options=_ALONE,
-            # Made in the background, a directory that cannot be made leaves threads
-            # that keep the process from ending for ten minutes.
+            # In the background, failing to make a directory leaves threads that keep
+            # the process from ending for ten minutes.
             async_options=ocp.options.AsyncOptions(
                 create_directories_asynchronously=False
             ),
@@ -369,10 +369,10 @@ def _writer(directory, kept):
 
 @dataclasses.dataclass
 class _Preserve:
-    """An Orbax PreservationPolicy: `kept` gives the steps to keep of those there are.
+    """An Orbax PreservationPolicy: `kept` chooses which existing steps to keep.
 
-    Not Orbax's LatestN and BestN: they make the manager read every step's metrics file
-    at its start, where one damaged file is an error.
+    Orbax's LatestN and BestN are not used: with them the manager reads every step's
+    metrics file when it starts, and one damaged file is an error.
     """
 
     kept: Callable
@@ -383,7 +383,7 @@ class _Preserve:
 
 
 def _to_host(leaf):
-    """A copy in host memory; on a CPU np.asarray would be a view of the buffer."""
+    """Copies to host memory; on a CPU np.asarray would only view the buffer."""
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
         if not leaf.is_fully_replicated:
             return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
@@ -398,13 +398,13 @@ def _place(value, like):
 
 
 def _named_leaves(tree):
-    """{"params/C1/kernel": leaf}: the same for a dataclass and for what Orbax reads."""
+    """{"params/C1/kernel": leaf}, the same for a dataclass as for what Orbax reads."""
     paths, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(k, simple=True, separator="/"): v for k, v in paths}
 
 
 def _describe(array):
-    """[dtype, shape, CRC-32 of the bytes], as it comes back from JSON."""
+    """[dtype, shape, CRC-32 of the bytes], in the types that JSON gives back."""
     crc = zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
     return [str(array.dtype), list(array.shape), crc]
 
@@ -414,7 +414,7 @@ def _json_crc(record):
 
 
 def forms(tree):
-    """{"params/C1/kernel": (dtype, shape)} of the leaves, as refuse_another_model's."""
+    """{"params/C1/kernel": (dtype, shape)} of the leaves, for refuse_another_model."""
     return {
         name: (str(leaf.dtype), list(leaf.shape))
         for name, leaf in _named_leaves(tree).items()
@@ -424,7 +424,7 @@ def forms(tree):
 def refuse_another_model(path, saved, model):
     """Raises IncompatibleCheckpoint with a line for each leaf that differs.
 
-    `saved` and `model` are the `forms` of what `path` holds and of what is wanted.
+    `saved` has the `forms` of what `path` holds, `model` of what is wanted.
     """
 
     def show(dtype, shape, other):
@@ -446,9 +446,9 @@ def refuse_another_model(path, saved, model):
 
 
 def _agreed_damage(error):
-    """Why a checkpoint counts as damaged, None if no process found it so.
+    """Says why a checkpoint counts as damaged; None if no process found it so.
 
-    One process that cannot read it is enough: all have to go on from the same step.
+    One process that cannot read it is enough: all must continue from the same step.
     """
     damaged = error is not None and not isinstance(error, IncompatibleCheckpoint)
     if not _any_process(damaged):
@@ -474,5 +474,5 @@ def _os_reason(error):
     return os.strerror(int(code[1])) if code else f"{type(error).__name__}: {error}"
 
 
-# What matters is raised as one error; Orbax logs the same in 200 lines.
+# The errors raised here say what matters; Orbax logs the same in 200 lines.
 logging.get_absl_logger().addFilter(lambda record: "/orbax/" not in record.pathname)

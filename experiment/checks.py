@@ -78,7 +78,7 @@ OPEN = ("model.fields.", "optimizer.kwargs.")
 
 
 def check(config):
-    """Raises ConfigError on the first field that cannot be run as it stands."""
+    """Raises ConfigError for the first field whose value cannot be run."""
     fields = flatten(config)
     known = flatten(default.get_config())
     for name in fields:
@@ -279,8 +279,8 @@ def _check_optimizer(optimizer):
         for rule in optimizer[name]:
             if not _is_rule(rule) or (name == "filter_rms" and rule[1] == 0):
                 raise ConfigError(
-                    f"config.optimizer.{name}: {rule!r} is no pair of a regular "
-                    "expression and a number, not negative, and of a limit not 0"
+                    f"config.optimizer.{name}: {rule!r} is not a pair of a regular "
+                    "expression and a number of at least 0 (a limit: above 0)"
                 )
 
 
@@ -298,7 +298,7 @@ def _is_expression(text):
 
 
 def check_parameters(config, params):
-    """Raises ConfigError for an expression found in the path of no parameter."""
+    """Raises ConfigError for an expression that matches no parameter's path."""
     expressions = {
         "init_layers": config.init_layers,
         "optimizer.rate_factors": [e for e, _ in config.optimizer.rate_factors],
@@ -341,7 +341,7 @@ def _check_schedule(config):
 
 
 def check_devices(config, num_devices, num_processes=1):
-    """Raises ConfigError where the batch cannot be split over the devices."""
+    """Raises ConfigError if the batch cannot be split over the devices."""
     if config.num_devices > num_devices:
         raise ConfigError(
             f"config.num_devices = {config.num_devices}, but there are {num_devices}"
@@ -359,9 +359,9 @@ def check_devices(config, num_devices, num_processes=1):
 
 
 def change(config, changes):
-    """A checked copy of a run's config with some of "field=value" changed.
+    """A checked copy of a run's config with `changes`, strings "field=value".
 
-    Only what evaluates: fields of eval and dataset, and num_devices.
+    Only fields that evaluation reads may change: eval, dataset and num_devices.
     """
     fields, values = flatten(config), {}
     for text in changes:
@@ -391,7 +391,7 @@ def change(config, changes):
 
 
 def optimizer_names():
-    """The optax functions that make an optimizer of a learning rate, and ours."""
+    """Our optimizers, and the optax functions that build one from a learning rate."""
     names = {
         name
         for name, function in vars(optax).items()

@@ -1,4 +1,4 @@
-"""A config by its fields, and its form in a run directory."""
+"""Lists a config's fields, and writes and reads it in a run directory."""
 
 import difflib
 import json
@@ -8,9 +8,9 @@ from ml_collections import ConfigDict
 from configs import default
 from errors import ConfigError
 
-# What may change when a run is resumed: nothing of it reaches the parameters, but by
-# the rounding of another number of devices or another program (steps_per_dispatch 1,
-# model.remat).
+# Fields that may change when a run is resumed. They do not affect the parameters,
+# except for the rounding of another number of devices or another program
+# (steps_per_dispatch 1, model.remat).
 FREE_ON_RESUME = (
     "dataset.data_dir dataset.download dataset.num_threads dataset.prefetch "
     "dataset.cache_dir eval.batch_size eval.protocol eval.scales eval.average "
@@ -20,7 +20,7 @@ FREE_ON_RESUME = (
 
 
 def flatten(config, prefix=""):
-    """{"optimizer.learning_rate": 0.1, ...} in the order of the fields."""
+    """Returns {"optimizer.learning_rate": 0.1, ...} in the order of the fields."""
     flat = {}
     for key in config:
         value = config[key]
@@ -32,7 +32,7 @@ def flatten(config, prefix=""):
 
 
 def nearest(name, names):
-    """ ", did you mean ...?" when one of `names` looks like `name`, else ""."""
+    """Returns ", did you mean ...?" if one of `names` looks like `name`, else ""."""
     close = difflib.get_close_matches(name, list(names), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
@@ -42,7 +42,7 @@ def to_json(config):
 
 
 def from_json(text):
-    """The config that `to_json` wrote, fields of a later default.py filled in."""
+    """Reads what `to_json` wrote; a later default.py fills in the fields it added."""
 
     def tuples(value):
         if isinstance(value, dict):
@@ -55,7 +55,7 @@ def from_json(text):
 
 
 def check_resumable(stored, given, path):
-    """Raises ConfigError where `given` would not continue the run that `stored` began.
+    """Raises ConfigError if `given` would not continue the run that `stored` began.
 
     A longer or shorter training is the same run as long as its schedule does not
     depend on the length.

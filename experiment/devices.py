@@ -1,4 +1,4 @@
-"""The distributed runtime and the compilation cache, ahead of any computation."""
+"""Starts the distributed runtime and the compilation cache before any computation."""
 
 import os
 
@@ -9,9 +9,9 @@ def start(compilation_cache, distributed, coordinator, num_processes, process_id
     """Starts what the flags of main.py ask for.
 
     Args:
-      compilation_cache: directory of compiled programs; empty: none.
-      distributed: "auto" (where a cluster is detected), "on" or "off".
-      coordinator, num_processes, process_id: where no cluster tells them, else None.
+      compilation_cache: the directory for compiled programs; empty means none.
+      distributed: "auto" (if a cluster is detected), "on" or "off".
+      coordinator, num_processes, process_id: None if a cluster tells them.
     """
     if compilation_cache:
         cache = os.path.expanduser(compilation_cache)
@@ -24,6 +24,6 @@ def start(compilation_cache, distributed, coordinator, num_processes, process_id
 
 
 def _cluster_detected():
-    """True in one of several tasks of srun or of Open MPI's mpirun."""
+    """True in one of several tasks started by srun or Open MPI's mpirun."""
     tasks = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
     return any(os.environ.get(name, "1") not in ("", "1") for name in tasks)

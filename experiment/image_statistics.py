@@ -1,4 +1,4 @@
-"""Statistics of the training images that preprocessing needs: fitted once and kept."""
+"""Fits, once, the training-image statistics that preprocessing needs; keeps them."""
 
 import dataclasses
 import functools
@@ -15,14 +15,14 @@ FILE = "statistics.npz"
 
 
 def needed(preprocessing):
-    """Whether it needs arrays that are fitted on the training images."""
+    """Tells whether preprocessing needs arrays fitted on the training images."""
     return preprocessing.whiten not in ("", "gcn")
 
 
 def fit(split, preprocessing, **reading):
-    """transforms.whitening.fit of a split's images, each once, in their test view.
+    """Runs transforms.whitening.fit on each image of a split once, in its test view.
 
-    `reading` are num_threads, prefetch and damaged of input_pipeline.eval_batches.
+    `reading` has num_threads, prefetch and damaged for input_pipeline.eval_batches.
     """
     view = preprocessing.view(split.image_shape)
     sized = jax.jit(
@@ -37,14 +37,14 @@ def fit(split, preprocessing, **reading):
 
 
 def read(run, preprocessing):
-    """`preprocessing` with the statistics that a run keeps, where it needs some."""
+    """Adds the statistics that a run keeps to `preprocessing`, if it needs any."""
     if not needed(preprocessing):
         return preprocessing
     return dataclasses.replace(preprocessing, statistics=run.read_arrays(FILE))
 
 
 def find(setup, run):
-    """`setup` with the statistics that it needs: a run's, or fitted and kept there."""
+    """Adds the statistics that `setup` needs: read from the run, or fitted and kept."""
     if (run.path / FILE).exists() and needed(setup.eval_preprocessing):
         return setup.with_statistics(run.read_arrays(FILE))
     setup = fitted(setup)
@@ -54,7 +54,7 @@ def find(setup, run):
 
 
 def fitted(setup):
-    """`setup` with statistics of its training images, if it needs some."""
+    """Adds statistics of its training images to `setup`, if it needs any."""
     if not needed(setup.eval_preprocessing):
         return setup
     statistics = fit(

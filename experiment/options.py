@@ -1,4 +1,4 @@
-"""The flags of main.py, and which of them contradict each other."""
+"""Defines the flags of main.py and refuses those that contradict each other."""
 
 import os
 
@@ -9,15 +9,15 @@ from errors import UsageError
 
 MODES = "train evaluate summarize predict inspect plot export sweep".split()
 FORMATS = ["safetensors", "torchvision", "stablehlo", "onnx"]
-OWN_CONFIG = ("predict", "inspect", "plot", "export")  # modes that take the run's own
+OWN_CONFIG = ("predict", "inspect", "plot", "export")  # modes that use the run's config
 CACHE = os.environ.get("JAX_COMPILATION_CACHE_DIR", "~/.cache/convnets/xla")
 
 
 def parse(argv):
-    """The flags of a command line, as attributes of an absl FlagValues.
+    """Parses a command line into an absl FlagValues, whose attributes are the flags.
 
     Raises:
-      UsageError: a flag or a config that does not exist, or what cannot go together.
+      UsageError: a flag or a config does not exist, or flags contradict each other.
     """
     options = flags.FlagValues()
     _define(options, argv)
@@ -89,7 +89,7 @@ def _define(options, argv):
         flags.DEFINE_list,
         "images",
         [],
-        "predict, inspect: image files, comma between them.",
+        "predict, inspect: image files, separated by commas.",
     )
     define(
         flags.DEFINE_integer,
@@ -124,7 +124,7 @@ def _define(options, argv):
         flags.DEFINE_integer,
         "together",
         0,
-        "sweep: runs trained at once in one program; 0: all of them, on a CPU one.",
+        "sweep: runs trained at once in one program; 0: all of them, but one on a CPU.",
     )
     define(
         flags.DEFINE_enum,
@@ -144,7 +144,7 @@ def _define(options, argv):
         flags.DEFINE_string,
         "coordinator",
         None,
-        "host:port of process 0, where no cluster tells it.",
+        "host:port of process 0, if no cluster tells it.",
     )
     define(flags.DEFINE_integer, "num_processes", None, "With --coordinator.")
     define(flags.DEFINE_integer, "process_id", None, "With --coordinator.")
@@ -157,7 +157,7 @@ def _define(options, argv):
 
 
 def _check(options):
-    """Raises UsageError for flags that miss or contradict others."""
+    """Raises UsageError for flags that need a missing one or contradict another."""
     mode, config, workdir = options.mode, options.config, options.workdir
     if mode == "predict" and not options.images:
         raise UsageError("--mode=predict needs --images=a.png,b.png")
@@ -181,7 +181,7 @@ def _check(options):
 
 
 def paths(text):
-    """The paths in "a,b,c"; one may have commas of its own, as a sweep's runs do."""
+    """Splits "a,b,c" into paths; one may contain commas, as a sweep's runs do."""
     if os.path.isdir(os.path.expanduser(text)):
         return [text]
     found, path = [], ""

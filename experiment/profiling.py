@@ -22,7 +22,7 @@ class Profiler:
             self.close()
 
     def next_after(self, step):
-        """The bounds of the window that are still to come."""
+        """The bounds of the window that lie after `step`."""
         return [bound for bound in self.bounds if bound > step]
 
     def close(self):

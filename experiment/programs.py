@@ -13,7 +13,7 @@ from transforms import preprocessing
 
 
 class Programs:
-    """What the loop calls: steps, the evaluation, and what happens between steps."""
+    """The programs that the loop calls: steps, evaluation, and work between steps."""
 
     def __init__(self, setup, feed):
         config = setup.config
@@ -54,13 +54,13 @@ class Programs:
         self.observe = jax.jit(observe, donate_argnums=0, out_shardings=one)
 
     def run_steps(self, state, sums, data, count, seed):
-        """(state, sums) after `count` steps; the arguments' buffers are donated."""
+        """Returns (state, sums) after `count` steps; donates the arguments' buffers."""
         with ops.for_mesh(self._mesh):
             return self.compiled_steps(state, sums, data, count, seed)
 
 
 class Curvature:
-    """The curvature that "sdlm" needs, estimated anew at the first step of a pass."""
+    """The curvature that "sdlm" needs, estimated again at the first step of a pass."""
 
     def __init__(self, setup):
         self._setup = setup
@@ -77,7 +77,7 @@ class Curvature:
         )
 
     def before_step(self, state, step):
-        """`state`, with a new curvature if `step` is the first of a pass."""
+        """Returns `state`, with a new curvature if `step` is the first of a pass."""
         setup, optimizer = self._setup, self._setup.config.optimizer
         epoch_steps = setup.durations.epoch_steps
         first_of_pass = step == 0 or durations.due(step, epoch_steps)

@@ -1,8 +1,7 @@
-"""What a run tells people: metrics.jsonl, TensorBoard, and lines of progress.
+"""Reports on a run: metrics.jsonl, TensorBoard, and progress lines.
 
-`MetricWriter` has the methods of clu.metric_writers.MetricWriter. The module itself
-imports TensorFlow (4 to 12 s of start-up); tensorboardX writes the same event files
-without it.
+`MetricWriter` has the methods of clu.metric_writers.MetricWriter. That module imports
+TensorFlow (4 to 12 s of start-up); tensorboardX writes the same event files without it.
 """
 
 import json
@@ -11,8 +10,8 @@ import time
 
 import numpy as np
 
-# tensorboardX imports torch where it is installed, for a writer that is not used here:
-# 0.8 to 5 s. With None in its place the import fails, which tensorboardX expects.
+# If torch is installed, tensorboardX imports it (0.8 to 5 s) for a writer that is not
+# used here. With None in its place the import fails, which tensorboardX expects.
 hidden = "torch" not in sys.modules
 sys.modules.setdefault("torch", None)
 from tensorboardX import summary  # noqa: E402
@@ -26,8 +25,8 @@ class MetricWriter:
     """Writes scalars to `<directory>/metrics.jsonl` and to TensorBoard's files there.
 
     A run that resumes from `first_step` drops the lines of later steps, which it will
-    write again. With `enabled` false (all processes but the first) nothing is written,
-    and with `scalars` false nothing but TensorBoard's files.
+    write again. If `enabled` is false (all processes but the first), it writes nothing;
+    if `scalars` is false, only TensorBoard's files.
     """
 
     def __init__(
@@ -40,14 +39,14 @@ class MetricWriter:
             self._continue(directory, first_step)
         if tensorboard:
             # Not SummaryWriter: its thread dies on a full disk, and close() then waits
-            # for it for ever.
+            # for it forever.
             from tensorboardX.event_file_writer import EventsWriter
 
             self._board = EventsWriter(str(directory / "events"))
             self._board.write_event(
                 Event(
                     wall_time=time.time(),
-                    step=first_step + 1,  # what earlier starts said of it is dropped
+                    step=first_step + 1,  # drops what earlier starts wrote for it
                     session_log=SessionLog(status=SessionLog.START),
                 )
             )
@@ -75,7 +74,7 @@ class MetricWriter:
             self._board.flush()
 
     def write_images(self, step, images):
-        """images: {tag: uint8 [H, W, C]}, to TensorBoard only."""
+        """Writes images {tag: uint8 [H, W, C]}, to TensorBoard only."""
         if self._board:
             for name, value in images.items():
                 value = np.asarray(value)
@@ -122,11 +121,11 @@ class Progress:
         self._waited = 0.0
 
     def waiting(self, seconds):
-        """So much of the time went into waiting for data."""
+        """Adds `seconds` to the time spent waiting for data."""
         self._waited += seconds
 
     def exclude(self, seconds):
-        """So much of the time was not training."""
+        """Leaves out `seconds`, which were not spent on training."""
         step, start = self._last
         self._last = (step, start + seconds)
 
@@ -146,9 +145,9 @@ class Progress:
         }
 
     def line(self, step, scalars, words):
-        """One line for people: where the run is, how fast, and when it will end.
+        """A progress line: where the run is, how fast, and when it will end.
 
-        `words` say what the objective counts, "error  3.12 %".
+        `words` say what the objective counts, such as "error  3.12 %".
         """
         done, start = self._start
         seconds = time.perf_counter() - start
@@ -165,6 +164,6 @@ class Progress:
 
 
 def duration(seconds):
-    """Seconds as h:mm:ss."""
+    """Formats seconds as h:mm:ss."""
     minutes, seconds = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"

@@ -1,4 +1,4 @@
-"""What a run keeps for the users of its network, and how they open it."""
+"""Opens a trained run, and writes what its network's users need for that."""
 
 import dataclasses
 import functools
@@ -13,13 +13,13 @@ from transforms import preprocessing as preprocessings
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """A run's network with its weights, and what leads from stored images to it.
+    """A run's network with its weights, and its preprocessing of stored images.
 
     Attributes:
-      variables: the Polyak average where the run kept one, else the parameters; and the
-        batch statistics, if any. They are numpy arrays.
+      variables: numpy arrays: the Polyak average if the run kept one, else the
+        parameters; and the batch statistics, if any.
       step: the step at which they were saved.
-      image_shape: [H, W, C] of stored images, None where they differ in size.
+      image_shape: [H, W, C] of stored images, with None where sizes differ.
       input_shape: [H, W, C] of the network's input.
       trained_shape: the same in training.
     """
@@ -37,7 +37,7 @@ class Trained:
 
     @functools.cached_property
     def view(self):
-        """image [H, W, C] -> what the network is shown of it; None: the image."""
+        """The function: image [H, W, C] -> what the network sees; None: the image."""
         return self.preprocessing.view(self.image_shape)
 
     def inputs(self, images):
@@ -51,13 +51,13 @@ def open_run(run, checkpoint="latest", *, config=None, split=None):
     Args:
       run: a workdir.Workdir.
       checkpoint: "latest", "best" (lowest error when it was saved) or a step.
-      config: the run's own, or one that differs in what the network does not depend on.
-      split: the data to be looked at; by default data like those of the training.
+      config: the run's own, or one that gives the same network.
+      split: the data to look at; by default data like that of the training.
 
     Raises:
-      WorkdirError: no run, or one with damaged files.
-      CheckpointError: nothing saved, or nothing that can be read.
-      IncompatibleCheckpoint: the checkpoint is of another network.
+      WorkdirError: there is no run, or its files are damaged.
+      CheckpointError: nothing is saved, or nothing that can be read.
+      IncompatibleCheckpoint: the checkpoint belongs to another network.
       ConfigError: the network cannot take such images.
     """
     config = config or run.config()
@@ -89,7 +89,7 @@ def open_run(run, checkpoint="latest", *, config=None, split=None):
 
 
 def load_variables(run, model, shape, checkpoint="latest"):
-    """(variables, step) of a run's checkpoint; `shape` is [H, W, C] of its input.
+    """Loads (variables, step) of a checkpoint; `shape` is [H, W, C] of the input.
 
     Raises:
       CheckpointError, IncompatibleCheckpoint: as for `open_run`.
@@ -120,7 +120,7 @@ def load_variables(run, model, shape, checkpoint="latest"):
 
 
 def other_kernels(run, setup):
-    """What this start computes otherwise than the run's last one; "" if nothing."""
+    """Says which kernels differ from those of the run's last start; "" if none do."""
     before = [start["kernels"] for start in run.starts() if start.get("kernels")]
     now = ops.describe(setup.mesh.devices.size)
     if not before or before[-1] == now:
@@ -134,7 +134,7 @@ def other_kernels(run, setup):
 
 
 def describe(run, setup, params):
-    """Writes what the network's users need later, and what this start runs on."""
+    """Records what the network's users need later, and what this start runs on."""
     from clu import parameter_overview
 
     split, preprocessing = setup.train_split, setup.eval_preprocessing

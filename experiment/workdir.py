@@ -1,8 +1,8 @@
 """The run directory: all that is needed to resume, evaluate and use a trained network.
 
 config.json         the whole config, as resolved from file and command line
-dataset.json        what the network must be told of its data: classes, image shape
-preprocessing.json  from a stored image to the network's input
+dataset.json        what the network must know about its data: classes, image shape
+preprocessing.json  how a stored image becomes the network's input
 statistics.npz      arrays that preprocessing needs, fitted on the training images
 environment.json    package versions, git revision and devices of each start
 metrics.jsonl       one line per report; TensorBoard's files lie beside it
@@ -31,7 +31,7 @@ PACKAGES = (
 
 
 class WorkdirError(UserError):
-    """A run directory that cannot be used; the message says why and what to do."""
+    """The run directory cannot be used; the message says why and what to do."""
 
 
 class Workdir:
@@ -48,8 +48,8 @@ class Workdir:
     def check(self, config):
         """Raises if training `config` here would mix with something else.
 
-        Fine are a directory that is empty or can be made, and one that holds a run that
-        `config` continues.
+        The directory may be empty or yet to be made, or hold a run that `config`
+        continues.
         """
         try:
             names = {p.name for p in self.path.iterdir()}
@@ -59,7 +59,7 @@ class Workdir:
             raise WorkdirError(f"--workdir={self.path}: {e.strerror}") from e
         if "config.json" in names:
             configuration.check_resumable(self.config(), config, self.path)
-        elif names := names - {"config.json.tmp"}:  # of a start that was cut short
+        elif names := names - {"config.json.tmp"}:  # left by a killed start
             raise WorkdirError(
                 f"--workdir={self.path} holds no run but other files, such as "
                 f"{min(names)}; choose an empty or new directory"
@@ -88,7 +88,7 @@ class Workdir:
         self._write(name, lambda file: file.write(content))
 
     def write_arrays(self, name, arrays):
-        """{name: array} as an .npz file."""
+        """Writes {name: array} as an .npz file."""
         self._write(name, lambda file: np.savez(file, **arrays))
 
     def read_arrays(self, name):
@@ -102,7 +102,7 @@ class Workdir:
             raise WorkdirError(f"{path} is damaged: {e}") from e
 
     def _write(self, name, write):
-        # Renamed into place, so that a kill leaves the old file or the new one.
+        # The file is renamed into place, so that a kill leaves the old or the new one.
         path, new = self.path / name, self.path / (name + ".tmp")
         try:
             with open(new, "wb") as file:
@@ -124,7 +124,7 @@ class Workdir:
             raise WorkdirError(f"{self.path / name} is damaged: {e}") from e
 
     def starts(self):
-        """What the starts of this run ran on: dicts as `environment` makes them."""
+        """What each start of this run ran on: dicts from `environment`."""
         try:
             starts = json.loads((self.path / "environment.json").read_text())
         except (OSError, ValueError):
@@ -152,7 +152,7 @@ class Workdir:
 
 
 def environment(devices, kernels):
-    """Versions, revision, devices and kernels, as a dict for environment.json."""
+    """Collects versions, revision, devices and kernels for environment.json."""
     versions = {}
     for name in PACKAGES:
         try:
@@ -171,7 +171,7 @@ def environment(devices, kernels):
 
 
 def _git_revision():
-    """The commit of this code, "+" added if files differ from it; None without git."""
+    """The commit of this code, with "+" if files differ from it; None without git."""
     here = pathlib.Path(__file__).parents[1]
     try:
         output = subprocess.run(

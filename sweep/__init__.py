@@ -3,11 +3,11 @@
     python main.py --mode=sweep --config=configs/lenet5.py:modern \\
         --workdir=runs/sweep --vary=seed=0,1,2 --vary=optimizer.learning_rate=0.03,0.1
 
-Each run has a directory of its own, like one of `--mode=train` with its config, and
-ends where that would to rounding; `--mode=evaluate` and `predict` take it. A run whose
-loss is not finite stops there and is reported; the others go on. Runs are saved at
-their end only: the same command keeps those that are finished and begins the others
-anew.
+Each run has its own directory, like one of `--mode=train` with its config, and gives
+the same result up to rounding; `--mode=evaluate` and `predict` take it. A run whose
+loss is not finite stops there and is reported; the others continue. Runs are saved only
+at their end: the same command keeps those that are finished and starts the others from
+the beginning.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from sweep import grid, table, together
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """What varied, {field: values}, and the runs with their results."""
+    """The fields that varied, {field: values}, and the runs with their results."""
 
     varied: dict
     runs: list
@@ -32,13 +32,13 @@ def sweep(config, parent, vary, at_once=0):
     """Trains all runs in directories below that of `parent`; returns the `Sweep`.
 
     Args:
-      config: a checked config, the one that varies.
-      parent: a workdir.Workdir that is no run itself.
+      config: a checked config, some of whose fields vary.
+      parent: a workdir.Workdir that is not itself a run.
       vary: strings "field=value,value,...".
-      at_once: how many runs a program trains at once; 0: all, on a CPU one.
+      at_once: how many runs a program trains at once; 0: all, but one on a CPU.
 
     Raises:
-      ConfigError: a field that cannot vary, or a config that no sweep can train.
+      ConfigError: a field cannot vary, or no sweep can train the config.
     """
     varied = grid.parse(config, vary)
     grid.check(config, parent, at_once)

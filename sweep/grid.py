@@ -1,4 +1,4 @@
-"""The runs of a sweep: every combination of the values that `--vary` gives."""
+"""Makes the runs of a sweep: every combination of the values that `--vary` gives."""
 
 import dataclasses
 import itertools
@@ -9,7 +9,7 @@ from errors import ConfigError
 from evaluation import evaluator
 from experiment import checks, configuration, workdir
 
-# Beside these, any argument of the optimizer that is a float, such as momentum.
+# Besides these, any float argument of the optimizer can vary, such as momentum.
 VARIABLE = (
     "seed",
     "optimizer.learning_rate",
@@ -23,8 +23,8 @@ KWARGS = "optimizer.kwargs."
 class Run:
     """One combination: its values by field, its config, and how it ended.
 
-    `result` is None before its end. Then it is what the evaluation found, with the step
-    and the split; or {"step": s, "diverged": True} for a loss that was not finite.
+    `result` is None until the run ends. Then it has the evaluation's metrics, the step
+    and the split; or {"step": s, "diverged": True} if the loss was not finite.
     """
 
     values: dict
@@ -36,11 +36,11 @@ class Run:
         return self.workdir.path.name
 
     def outcome(self):
-        """How it ended, in words."""
+        """Says in words how the run ended."""
         result = self.result
         if "diverged" in result:
             return f"diverged at step {result['step']}"
-        if "text" in result:  # of a sweep by an earlier version
+        if "text" in result:  # an earlier version wrote it
             return result["text"]
         return evaluator.describe_errors(
             result, result["split"], result["size"], result["step"]
@@ -48,7 +48,7 @@ class Run:
 
 
 def parse(config, vary):
-    """{field: values} of the strings "field=value,value,..."."""
+    """Parses strings "field=value,value,..." into {field: values}."""
     fields, varied = configuration.flatten(config), {}
     for text in vary:
         name, _, values = text.partition("=")
@@ -69,16 +69,16 @@ def parse(config, vary):
             found = [kind(value) for value in values.split(",")]
         except ValueError:
             raise ConfigError(
-                f"--vary={text}: values must be {kind.__name__}s, commas between"
+                f"--vary={text}: values must be {kind.__name__}s, comma-separated"
             ) from None
         if name in varied or len(set(found)) < len(found):
-            raise ConfigError(f"--vary={text}: twice the same")
+            raise ConfigError(f"--vary={text}: repeats a field or value")
         varied[name] = found
     return varied
 
 
 def check(config, parent, together):
-    """Raises ConfigError for what cannot be done in a sweep."""
+    """Raises ConfigError for a config or options that a sweep does not support."""
     if (parent.path / "config.json").exists():
         raise ConfigError(
             f"--workdir={parent} holds a run; a sweep needs a directory of its own"
@@ -106,7 +106,7 @@ def check(config, parent, together):
 
 
 def make_runs(config, parent, varied):
-    """The runs of all combinations, those that are finished with their result."""
+    """Makes the runs of all combinations; finished ones get their result."""
     runs = []
     for combination in itertools.product(*varied.values()):
         values = dict(zip(varied, combination, strict=True))

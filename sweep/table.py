@@ -1,10 +1,10 @@
-"""What a sweep found, as text."""
+"""Formats the results of a sweep as text."""
 
 import statistics
 
 
 def table(varied, runs):
-    """A line for each run and, where seeds vary, for each combination of the rest."""
+    """Gives a line to each run and, if seeds vary, to each combination of the rest."""
     columns = list(varied)
     rows = [
         [*(f"{run.values[name]:g}" for name in columns), run.outcome()] for run in runs
@@ -25,7 +25,7 @@ def table(varied, runs):
 
 
 def summary(runs):
-    """Mean and (sample) standard deviation of the error over runs."""
+    """The mean and sample standard deviation of the error over runs."""
     errors = [run.result["error"] for run in runs if "error" in run.result]
     diverged = len(runs) - len(errors)
     text = f"{len(errors)} runs"
@@ -36,7 +36,7 @@ def summary(runs):
 
 
 def aligned(rows):
-    """Lines of text with the columns of `rows` at equal places."""
+    """Formats `rows` as lines of text with aligned columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip()

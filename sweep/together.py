@@ -1,9 +1,9 @@
-"""Runs that are trained together, in one program.
+"""Trains several runs together in one program.
 
-What varies is an argument of one compiled program, which trains several runs at once by
-`jax.vmap`, all from one copy of the data on one device. Start-up, compilation and data
-are paid for once. Beyond that vmap pays where a single small run leaves an accelerator
-idle. On a CPU eight LeNet-5 at once take longer than one after another
+The values that vary are arguments of one compiled program, which trains several runs at
+once by `jax.vmap`, all from one copy of the data on one device. Start-up, compilation
+and data are paid for once. Beyond that, vmap pays if a single small run leaves an
+accelerator idle. On a CPU eight LeNet-5 at once take longer than one after another
 (benchmarks/many_runs.py), so the default there is 1.
 """
 
@@ -60,7 +60,7 @@ class Program:
         self.evaluator = self.setup.evaluator(None)
 
     def values(self, runs):
-        """What tells `runs` apart, as arrays [K]; the argument of the programs."""
+        """The values that vary, as arrays [K] over `runs`: the programs' argument."""
         fields = [configuration.flatten(run.config) for run in runs]
         return {
             name: np.array([f[name] for f in fields], "i8" if name == "seed" else "f4")
@@ -70,7 +70,7 @@ class Program:
     def indices(self, runs, step, count):
         """Example indices [K, S, B] and epochs [S, B], S = steps_per_dispatch.
 
-        Of these, the first `count` are those of the steps from `step` on.
+        The first `count` belong to the steps from `step` on; the rest is padding.
         """
         padding = ((0, self.config.steps_per_dispatch - count), (0, 0))
         index = []
@@ -82,10 +82,10 @@ class Program:
         return np.stack(index), epoch
 
     def of(self, config):
-        """The `Setup` for a config that differs in what varies."""
+        """The `Setup` for a config with other values of the fields that vary."""
         return dataclasses.replace(self.setup, config=config)
 
-    # The programs of one run; its values stand in the config as traced numbers.
+    # The programs of one run. Its values are traced numbers in the config.
 
     def _init(self, values):
         setup = self.of(with_values(self.config, values))
@@ -116,7 +116,7 @@ class Group:
         self.writers = [self._begin(number) for number in range(len(runs))]
 
     def _begin(self, number):
-        """Makes the run's directory; returns the writer of its metrics."""
+        """Makes the run's directory and returns the writer of its metrics."""
         program, run = self.program, self.runs[number]
         run.workdir.create(run.config)
         image_statistics.keep(program.setup, run.workdir)
@@ -151,7 +151,7 @@ class Group:
         return [n for n, run in enumerate(self.runs) if run.result is None]
 
     def advance(self, until):
-        """One call of the program: steps_per_dispatch steps, or those to `until`."""
+        """Calls the program once: steps_per_dispatch steps, or those up to `until`."""
         program = self.program
         count = min(program.config.steps_per_dispatch, until - self.step)
         index, epoch = program.indices(self.runs, self.step, count)
@@ -198,7 +198,7 @@ class Group:
         print(f"{run}: the loss of step {step} is not finite", flush=True)
 
     def _evaluate(self, last):
-        """Evaluates the runs one by one, as `--mode=evaluate` does; saves the last."""
+        """Evaluates each run as `--mode=evaluate` does; if `last`, also saves it."""
         start, program = time.perf_counter(), self.program
         for number in self._going():
             state, values = take((self.state, self.values), number)
@@ -211,12 +211,12 @@ class Group:
         self.progress.exclude(time.perf_counter() - start)
 
     def _save(self, run, state, result):
-        """Saves the end of a run as the checkpoint that its own training would save."""
+        """Saves the end of a run as the checkpoint that `--mode=train` would save."""
         if not all(np.isfinite(x).all() for x in jax.tree.leaves(state.params)):
             self._diverged(run, self.step)
             return
-        # A decay of 0 is left out of a chain of its own, not out of the sweep's; it has
-        # no state, so the leaves are the same.
+        # A run's own optimizer chain leaves out a decay of 0, the sweep's does not; a
+        # decay has no state, so the leaves are the same.
         own = jax.eval_shape(self.program.of(run.config).init(), 0)
         state = jax.tree.unflatten(jax.tree.structure(own), jax.tree.leaves(state))
         saved = checkpoints.Checkpoints(run.workdir.checkpoints)
@@ -237,5 +237,5 @@ class Group:
 
 
 def take(tree, number):
-    """The part of one run."""
+    """One run's part of arrays [K, ...]."""
     return jax.tree.map(lambda x: x[number], tree)

@@ -1,4 +1,4 @@
-"""What a user can mend ends as one line with its exit code, in every mode."""
+"""An error that a user can fix prints one line with its exit code, in every mode."""
 
 import shutil
 

@@ -1,4 +1,4 @@
-"""The command line as its users meet it: what is printed, and the exit codes."""
+"""The command line as its users see it: its output and its exit codes."""
 
 import json
 import re

@@ -31,7 +31,7 @@ def old(tmp_path):
 
 
 def test_it_is_resumed(old):
-    """To twice its length, and what it was made from stays as it was."""
+    """It is resumed to twice its length, and its original files stay as they were."""
     config = workdir.Workdir(old).config()
     statistics = (old / "statistics.npz").read_bytes()
     with config.unlocked():

@@ -36,13 +36,13 @@ SMALL = {
 
 
 class NoStop:
-    """In place of stopping.StopSignal, which needs the main thread of a program."""
+    """Stands for stopping.StopSignal, which needs the main thread of a program."""
 
     requested = False
 
 
 def small_config(variant="modern", **overrides):
-    """configs/lenet5.py shrunk; overrides have "__" for "."."""
+    """A shrunk configs/lenet5.py; overrides are written with "__" for "."."""
     config = lenet5.get_config(variant)
     changes = SMALL | {k.replace("__", "."): v for k, v in overrides.items()}
     config.update_from_flattened_dict(changes)
@@ -74,12 +74,12 @@ def assert_same_bits(a, b):
 
 
 def assert_close(a, b):
-    """30 steps of float32 in another order of summation: some 1e-6 of the values."""
+    """30 float32 steps with sums in another order may differ by some 1e-6."""
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, 2e-4, 2e-5), a, b)
 
 
 def command(*arguments, **overrides):
-    """The command line of main.py with the small changes and some more."""
+    """The command line of main.py with the small changes and further ones."""
     changes = SMALL | {k.replace("__", "."): v for k, v in overrides.items()}
     return [
         sys.executable,
@@ -90,7 +90,7 @@ def command(*arguments, **overrides):
 
 
 def environment(devices=1):
-    """Environment of a child: a CPU of that many devices."""
+    """The environment of a child process: a CPU with that many devices."""
     env = dict(os.environ)
     env["JAX_PLATFORMS"] = "cpu"
     env["XLA_FLAGS"] = re.sub(r"(?<=device_count=)\d+", str(devices), env["XLA_FLAGS"])
@@ -127,7 +127,7 @@ def call_main(arguments):
 
 
 def run_main(arguments, devices=1, timeout=300, env=None):
-    """Runs main.py to its end; a CompletedProcess with text."""
+    """Runs main.py to its end; returns a CompletedProcess with text."""
     if arguments[0] != sys.executable:
         arguments = [sys.executable, "main.py", *arguments]
     return subprocess.run(

@@ -1,4 +1,4 @@
-"""The house: who may import whom, and how large its parts may be."""
+"""The structure of the code: who may import whom, and how large its parts may be."""
 
 import ast
 import pathlib
@@ -34,7 +34,7 @@ def module(path):
 
 
 def imported(path):
-    """The modules of ours that a file imports anywhere in it."""
+    """Our modules that a file imports, anywhere in it."""
     modules = {module(p) for p in CODE}
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):

@@ -85,7 +85,7 @@ def test_another_seed_gives_another_result(reference, tmp_path):
 
 @pytest.mark.parametrize("placement", ["device", "host"])
 def test_seeds_share_one_program(tmp_path, placement):
-    """Else each seed would be compiled anew, in spite of the compilation cache."""
+    """Otherwise each seed would be compiled again, despite the compilation cache."""
     programs = set()
     for seed in (0, 1):
         config = runs.small_config(seed=seed, dataset__placement=placement)
@@ -236,7 +236,7 @@ def test_polyak_average_is_kept_and_evaluated(tmp_path):
 
 
 def test_polyak_average_takes_in_every_nth_step():
-    """Of parameters that fall by one with every step from 0: -3, then -6."""
+    """Parameters fall by one with every step from 0; the average sees -3, then -6."""
     model = models.create("lenet5_modern", num_classes=3)
     tx = optax.stateless(lambda g, p: jax.tree.map(lambda x: -jnp.ones_like(x), g))
     init = jax.jit(train_step.make_init(model, tx, (32, 32, 1), ema=0.5))

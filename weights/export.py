@@ -1,12 +1,13 @@
-"""A trained network as a file for others, loaded back and compared before it counts.
+"""Exports a trained network to a file, which is loaded back and compared.
 
 safetensors  our arrays under our names; `config.init_from` takes it
 torchvision  the state dict of the twin in torchvision or timm
 stablehlo    the whole computation, by jax.export, for any batch size and platform
-onnx         the same for ONNX's runtimes, by jax2onnx
+onnx         the same for ONNX runtimes, by jax2onnx
 
 All compute in float32, on normalised images [B, H, W, C] (torchvision's network on
-[B, C, H, W]). Beside each lie labels.txt, a class a line, and preprocessing.json.
+[B, C, H, W]). labels.txt, with one class per line, and preprocessing.json lie beside
+each file.
 """
 
 import dataclasses
@@ -31,14 +32,15 @@ from weights.formats import WeightsError
 
 FORMATS = ("safetensors", "torchvision", "stablehlo", "onnx")
 
-# Of the largest logit. Runtimes add in different orders, which the parity of our
-# networks with other implementations bounds in float32; a wrong layer gives 1.
+# The largest difference, relative to the largest logit. Runtimes add in different
+# orders; the parity of our networks with other implementations bounds the effect in
+# float32. A wrong layer gives 1.
 TOLERANCE = 1e-4
 
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """A file that was written, and how near its logits are, in words."""
+    """A file that was written, and how close its logits are, in words."""
 
     path: pathlib.Path
     compared: str
@@ -62,8 +64,8 @@ def export_run(run, checkpoint, form, output=None):
       output: the directory; <run>/export by default.
 
     Raises:
-      WeightsError: the network has no such form, a package is missing, or what was
-        written does not give the network's logits.
+      WeightsError: the network has no such form, a package is missing, or the file does
+        not give the network's logits.
     """
     opened = trained.open_run(run, checkpoint)
     network, shape = opened.config.model.name, opened.input_shape
@@ -84,7 +86,7 @@ def export_run(run, checkpoint, form, output=None):
 
 
 def export(model, network, variables, images, form, folder):
-    """Writes `variables` of a network, and compares what comes back on images.
+    """Writes `variables` of a network, reads them back and compares logits on images.
 
     Args:
       model: the linen module.
@@ -94,7 +96,7 @@ def export(model, network, variables, images, form, folder):
       folder: a directory, which is made.
 
     Returns:
-      (path, line): the file and what was found.
+      (path, line): the file, and the result of the comparison in words.
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -120,7 +122,7 @@ def export(model, network, variables, images, form, folder):
     return path, f"logits differ by {difference:.1e} of the largest ({by})"
 
 
-# Each writes a file and returns (path, logits by what was read back, how).
+# Each function writes a file and returns (path, logits of what it read back, how).
 
 
 def _safetensors(logits, network, variables, images, folder):
@@ -132,10 +134,10 @@ def _safetensors(logits, network, variables, images, folder):
 
 
 def _read_back(path, network, variables):
-    """What `path` has of all the variables.
+    """Reads the variables back from `path`.
 
     Raises:
-      WeightsError: not all are there.
+      WeightsError: some of them are missing.
     """
     nothing = jax.tree.map(np.zeros_like, variables)
     back, report = weights.load(path, network, nothing)
@@ -148,7 +150,7 @@ def _read_back(path, network, variables):
 
 
 def _torchvision(logits, network, variables, images, folder):
-    """By torch as .pth for the twin's network; without a twin as .safetensors."""
+    """Writes a .pth for the twin by torch, or, without a twin, a .safetensors."""
     arrays = weights.to_foreign(network, variables)
     if network not in names.TWINS:
         path = folder / f"{network}.torchvision.safetensors"
@@ -190,7 +192,7 @@ def _run_twin(net, path, network, images):
 
 
 def _portable(logits, variables):
-    """images -> logits with the weights inside, in operations that others know."""
+    """The function: images -> logits, with the weights inside, in common operations."""
 
     def program(images):
         with ops.portable():
@@ -213,7 +215,7 @@ def _stablehlo(logits, network, variables, images, folder):
 
 
 def _onnx(logits, network, variables, images, folder):
-    # They tell at length what they skip, for libraries that are not used here.
+    # They log at length what they skip, for libraries that are not used here.
     for name in ("jax2onnx", "onnx_ir"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     jax2onnx, onnx, onnxruntime = (
@@ -231,7 +233,7 @@ def _onnx(logits, network, variables, images, folder):
         onnx.save(proto, path)
         session = onnxruntime.InferenceSession(path)
         (found,) = session.run(None, {"images": images})
-    except Exception as error:  # of a converter and a runtime, that have no common one
+    except Exception as error:  # converter and runtime have no common base
         path.unlink(missing_ok=True)
         raise WeightsError(f"{network} as onnx: {formats.first_line(error)}") from error
     return path, found, "by onnxruntime"

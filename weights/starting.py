@@ -1,4 +1,4 @@
-"""The state that a training starts from: restored, new, or with others' weights."""
+"""Makes the state that training starts from: restored, new, or with loaded weights."""
 
 import functools
 
@@ -11,9 +11,9 @@ from training import train_step
 
 
 def load_start(setup):
-    """What config.init_from has of the network's variables, elsewhere their shapes.
+    """Loads the network's variables from config.init_from; prints what was loaded.
 
-    Prints what was loaded. None without config.init_from.
+    Variables that it lacks stay shapes. Returns None without config.init_from.
     """
     config = setup.config
     if not config.init_from:
@@ -31,9 +31,9 @@ def load_start(setup):
 
 
 def restore(setup, saved):
-    """(state, step of its last evaluation) of the newest checkpoint; None without any.
+    """Restores (state, step of its last evaluation) from the newest checkpoint.
 
-    `saved` is the run's checkpoints.Checkpoints.
+    `saved` is the run's checkpoints.Checkpoints. Returns None without a checkpoint.
     """
     replicated = NamedSharding(setup.mesh, PartitionSpec())
     abstract = jax.tree.map(
@@ -50,7 +50,7 @@ def restore(setup, saved):
 
 
 def new_state(setup, start=None):
-    """The state at step 0, with the variables of `load_start`, if any."""
+    """Makes the state at step 0, with the variables from `load_start`, if any."""
     replicated = NamedSharding(setup.mesh, PartitionSpec())
     # Runs once, so barely optimised; the values are bit-identical.
     options = {"xla_backend_optimization_level": 1}

@@ -1,4 +1,4 @@
-"""Training curves: what is read from the runs, and the files."""
+"""Training curves: reading them from runs, and drawing the files."""
 
 import json
 

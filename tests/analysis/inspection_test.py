@@ -1,4 +1,4 @@
-"""What is shown of a network is what the network does."""
+"""The pictures show what the network really does."""
 
 import functools
 import json
@@ -89,7 +89,7 @@ def test_features_are_what_the_last_layer_is_given(resnet):
 
 
 def test_grad_cam_after_global_average_pooling_is_cam(resnet):
-    """There the gradient is the class's weights over the number of positions
+    """The gradient is then the class's weights divided by the number of positions
     (Selvaraju et al., Section 3.1)."""
     model, variables, inputs, result = resnet
     classes = np.array([2, 0])
@@ -268,9 +268,9 @@ PICTURES = "filters activations predictions grad_cam occlusion neighbours codes"
 
 
 def make_run(path, name, size, channels, dataset=(), statistics=(), **fields):
-    """A run directory with random weights; its data are in <path>/data.
+    """Makes a run directory with random weights and data in <path>/data.
 
-    dataset are changes of config.dataset, statistics the arrays they ask for.
+    dataset has changes to config.dataset, statistics the arrays that they need.
     """
     images = RNG.integers(0, 256, (20, size, size, channels), np.uint8)
     tiny_datasets.prepare(path / "data", images, RNG.integers(0, 3, 20))
@@ -334,7 +334,7 @@ def test_every_picture_of_a_run(tmp_path, name, size, channels):
 
 
 def test_occlusion_covers_the_image_before_it_is_whitened(tmp_path, monkeypatch):
-    """Grey of 0..255 in the size of the network; what follows is written out here."""
+    """The square is grey of 0..255 at the network's size; the rest is written out."""
     mean = RNG.normal(size=784).astype(np.float32)
     whiten = RNG.normal(0, 784**-0.5, (784, 784)).astype(np.float32)
     dataset = {"whiten": "gcn_zca", "fit": "resize", "image_size": 28}

@@ -1,4 +1,4 @@
-"""What the benchmarks compute and print; not how fast it is."""
+"""The results and output of the benchmarks, but not their speed."""
 
 import dataclasses
 import itertools

@@ -1,4 +1,4 @@
-"""What benchmarks/input_pipeline.py measures and prints; not how fast it is."""
+"""The measurements and output of benchmarks/input_pipeline.py, but not its speed."""
 
 import io
 import itertools
@@ -17,7 +17,7 @@ from transforms.decode import decode
 
 @pytest.fixture
 def directory(tmp_path, monkeypatch):
-    """Few and small ones, and batches of 4 crops of 24 pixels."""
+    """A directory with few small photographs, for batches of 4 crops of 24 pixels."""
     monkeypatch.setattr(benchmark, "PHOTOS", {"JPEG 50x40": (50, 40)})
     monkeypatch.setattr(benchmark, "BATCH", 4)
     monkeypatch.setattr(benchmark, "SIZE", 24)

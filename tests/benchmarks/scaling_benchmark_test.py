@@ -1,4 +1,4 @@
-"""What benchmarks/scaling.py reads from a program and derives from it."""
+"""The numbers that benchmarks/scaling.py reads from a program or derives from it."""
 
 import pytest
 

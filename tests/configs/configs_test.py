@@ -1,4 +1,4 @@
-"""Every network has a config that runs, on its paper's data and on what is here."""
+"""Every network has a config that runs, on its paper's data and on the data here."""
 
 import fnmatch
 import functools

@@ -116,7 +116,7 @@ def test_the_last_change_of_a_rate_is_in_the_training(recipe):
 
 
 def test_the_papers_crops_and_protocols():
-    """Sizes that an image is rescaled to in training, and how it is tested."""
+    """Checks the sizes that training rescales images to, and the test protocols."""
     shown = {
         recipe: (config.augment.view, config.augment.short_side, config.eval.protocol)
         for recipe in ("alexnet", "vgg16", "resnet50", "overfeat", "googlenet")
@@ -151,7 +151,7 @@ def test_paper_is_the_first_network_of_every_file():
         assert module.get_config("resnet18").model.name == "resnet18"
 
 
-def test_a_recipe_that_resnet50_has_not_names_the_real_ones():
+def test_unknown_recipe_lists_the_known_ones():
     with pytest.raises(ValueError, match="resnet101.*torchvision_v2.*mlperf_4096"):
         resnet50.get_config("torchvison_v2")
 
@@ -196,7 +196,7 @@ def make(recipe, batch_size):
     [pytest.param(r, marks=pytest.mark.slow) if r in DEEP else r for r in RECIPES],
 )
 def test_a_step_keeps_the_form_of_the_state_at_the_true_size(recipe):
-    """Traced, not computed; the expressions of the recipe find their parameters."""
+    """The step is only traced; the recipe's expressions must find their parameters."""
     config, init, step, batch = make(recipe, 2)
     before = jax.eval_shape(init, 0)
     checks.check_parameters(config, before.params)
@@ -223,7 +223,7 @@ def test_three_steps_at_the_true_size(recipe):
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory):
-    """A split of four JPEGs, as large as many of ImageNet's and smaller."""
+    """A split of four JPEGs, as large as many in ImageNet, and smaller."""
     rng, path = np.random.default_rng(0), tmp_path_factory.mktemp("photographs")
     for number, (height, width) in enumerate(
         [(375, 500), (500, 333), (128, 160), (480, 640)]
@@ -239,7 +239,7 @@ def photographs(tmp_path_factory):
     "recipe", [r for r in RECIPES if load(r).dataset.name == "imagenet2012"]
 )
 def test_training_images_as_the_recipe_shows_them(recipe, photographs):
-    """Decoded, cropped and changed on the host and inside jit, in its last size."""
+    """Decodes, crops and changes images on the host and in jit, at the last size."""
     config = load(recipe)
     preprocessing, view = build.make_view(config, photographs.image_shape, 100)
     last, size = view.sizes[-1]

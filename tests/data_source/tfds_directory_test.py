@@ -1,4 +1,4 @@
-"""Opening and reading data sets, and what is said of those that cannot be."""
+"""Opening and reading data sets, and the messages for those that cannot be opened."""
 
 import io
 import re
@@ -320,7 +320,7 @@ def test_features_other_than_image_and_label(tmp_path, some):
         open_split("tiny", "train", data_dir=tmp_path)
 
 
-def test_what_a_set_is_like_is_known_without_its_data(tmp_path, some):
+def test_a_set_is_described_without_its_data(tmp_path, some):
     assert data_source.describe("mnist") == ((28, 28, 1), 10)
     assert data_source.describe("imagenet2012") == ((None, None, 3), 1000)
     prepare(tmp_path, *some)

@@ -1,4 +1,4 @@
-"""Test protocols against slow ones in numpy and PIL, and their way through a run."""
+"""Test protocols against slow versions in numpy and PIL, and their use in a run."""
 
 import functools
 import importlib
@@ -45,7 +45,7 @@ class Unpadded(layers.Classifier):
         self.head = UnpaddedHead(self.num_classes)
 
     def fine_class_map(self, x):
-        """At each pixel, where the map of class scores has every second."""
+        """Scores at each pixel, where the class map has only every second."""
         window = (4, 4)
         maps = {
             (dy, dx): self.class_map(x[:, dy:, dx:], train=False, window=window)
@@ -449,7 +449,7 @@ def test_a_damaged_image_fails_by_name_or_is_counted_as_wrong():
 
 
 def save_run(path, config, variables, step=5):
-    """A run directory as a training leaves it."""
+    """Writes a run directory as training leaves it."""
     run = workdir.Workdir(path)
     run.create(config)
     state = train_step.TrainState(

@@ -74,7 +74,7 @@ def assert_same(actual, expected):
 
 @pytest.fixture
 def warned():
-    """The lines a user sees of what is logged as a warning or worse."""
+    """The lines that a user sees of log messages at warning level or above."""
     lines = []
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: lines.append(record.getMessage())
@@ -341,7 +341,7 @@ def small_disk(directory):
 
 @contextlib.contextmanager
 def file_size_limit(size):
-    """Writes beyond `size` bytes of a file fail with EFBIG, as on a full disk."""
+    """Makes writes beyond `size` bytes of a file fail with EFBIG, like a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -395,7 +395,7 @@ def test_failed_write_surfaces_at_the_next_call(tmp_path, surfaces_at):
 
 @contextlib.contextmanager
 def read_only(directory):
-    """For root permissions do not count: a read-only mount, where that is allowed."""
+    """Makes a directory read-only: by a mount for root, who ignores permissions."""
     if os.geteuid():
         directory.chmod(0o555)
         yield "Permission denied"

@@ -16,7 +16,7 @@ def test_the_recipes_pass(variant):
     checks.check(lenet5.get_config(variant))
 
 
-def test_unknown_recipe_names_the_real_ones():
+def test_unknown_recipe_lists_the_known_ones():
     with pytest.raises(ValueError, match=r"minibatch.*paper.*modern"):
         lenet5.get_config("papr")
 

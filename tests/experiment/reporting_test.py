@@ -1,4 +1,4 @@
-"""metrics.jsonl, TensorBoard's files, and what a line of progress says."""
+"""metrics.jsonl, TensorBoard's files, and progress lines."""
 
 import contextlib
 import errno
@@ -33,7 +33,7 @@ def lines(directory):
 
 
 def events(directory):
-    """All of TensorBoard's events there, by TensorBoard's reader, which checks CRCs.
+    """Reads all events in a directory with TensorBoard's reader, which checks CRCs.
 
     Its EventAccumulator is not used because it imports TensorFlow.
     """
@@ -50,7 +50,7 @@ def events(directory):
 
 @contextlib.contextmanager
 def file_size_limit(size):
-    """Writes beyond `size` bytes of a file fail with EFBIG, as on a full disk."""
+    """Makes writes beyond `size` bytes of a file fail with EFBIG, like a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -85,7 +85,7 @@ def test_resuming_drops_what_will_be_written_again(tmp_path):
     "end", ['{"step": 1', '{"step": 1}', "\0\0\0\n", "\n", '{"loss": 1.0}\n']
 )
 def test_resuming_drops_damaged_lines(tmp_path, end):
-    """A kill can cut the last line anywhere, even ahead of its end of line."""
+    """A kill can cut the last line anywhere, even just before its end of line."""
     write(tmp_path, [1])
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write(end)
@@ -160,7 +160,7 @@ def test_tensorboard_has_images_and_texts(tmp_path):
 
 
 def test_tensorboard_forgets_the_later_steps_when_a_run_resumes(tmp_path):
-    """By the START event, whose step and all after it TensorBoard purges."""
+    """TensorBoard purges the step of a START event and all later ones."""
     reporting.MetricWriter(tmp_path).close()
     assert [e.step for e in events(tmp_path) if e.HasField("session_log")] == [1]
     reporting.MetricWriter(tmp_path, first_step=20).close()
@@ -170,7 +170,7 @@ def test_tensorboard_forgets_the_later_steps_when_a_run_resumes(tmp_path):
 
 
 def test_a_full_disk_does_not_hang_tensorboards_file(tmp_path):
-    """The thread of SummaryWriter died of it, and what came later waited for it."""
+    """SummaryWriter's thread died on a full disk, and later calls waited for it."""
     writer = reporting.MetricWriter(tmp_path)
     pixels = np.random.default_rng(0).integers(0, 256, (99, 99, 3), np.uint8)
     with file_size_limit(5_000), pytest.raises(OSError) as error:

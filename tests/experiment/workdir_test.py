@@ -1,6 +1,6 @@
 """A run directory takes one run, says why it refuses another, is never half written.
 
-That a command exits with these messages is main_test.py's business.
+main_test.py checks that a command exits with these messages.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from experiment.workdir import Workdir, WorkdirError
 
 @contextlib.contextmanager
 def read_only(directory):
-    """For root permissions do not count: a read-only mount, where that is allowed."""
+    """Makes a directory read-only: by a mount for root, who ignores permissions."""
     if os.geteuid():
         directory.chmod(0o555)
         yield "Permission denied"
@@ -40,7 +40,7 @@ def read_only(directory):
 
 
 def full_disk(_):
-    """An fsync after which what was written is not on the disk."""
+    """Stands for an fsync that fails because the disk is full."""
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 

@@ -30,7 +30,7 @@ def library():
 
 
 def gradient(window, strides=(1, 1), padding=((0, 0),) * 2, dilation=(1, 1), groups=1):
-    """The kernel's gradient of a convolution without a product's shortcut for 1x1."""
+    """The gradient in a convolution's kernel, without the 1x1 shortcut to a product."""
     options = {"strides": strides, "padding": padding, "dilation": dilation}
     options |= {"window": window, "groups": groups}
     return lambda x, dy: onednn._kernel_gradient_p.bind(x, dy, **options)

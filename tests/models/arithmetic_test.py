@@ -1,4 +1,4 @@
-"""The papers' arithmetic, from our networks' shapes: what a design saves or costs."""
+"""The papers' claims about what a design saves or costs, from our networks' shapes."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""BN-Inception: what makes it its paper's."""
+"""BN-Inception against its paper."""
 
 import jax
 import pytest

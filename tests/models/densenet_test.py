@@ -87,7 +87,7 @@ def test_a_layer_without_bottleneck_is_one_convolution():
         assert count(params[f"block1_{layer}"]) == 9 * 12 * inputs + 2 * inputs
 
 
-def test_twice_the_growth_rate_comes_first_in_a_bc_alone():
+def test_only_a_bc_starts_with_twice_the_growth_rate():
     # Table 2 and Figure 4: with bottlenecks or compression alone there are 16 maps.
     bottleneck, compression = ("bottleneck", True), ("compression", 0.5)
     for fields, maps in [

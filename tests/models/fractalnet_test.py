@@ -12,7 +12,7 @@ from models import fractalnet
 
 
 def stage_shapes(name, size):
-    """Of one image: {stage: (height, width, channels)}."""
+    """The stages of one image: {stage: (height, width, channels)}."""
     model = models.create(name, num_classes=10)
     image = jnp.zeros((1, size, size, 3))
     stages = jax.eval_shape(

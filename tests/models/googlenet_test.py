@@ -1,4 +1,4 @@
-"""GoogLeNet: what makes it its paper's, and torchvision's network of that name."""
+"""GoogLeNet against its paper, and torchvision's network of that name."""
 
 import functools
 
@@ -115,7 +115,7 @@ def test_a_naive_module_has_no_reductions_and_no_projection():
     assert sizes["inception_3b"] == (28, 28, 128 + 192 + 96 + 416)
 
 
-def test_torchvisions_has_3x3_for_5x5_and_a_normalisation_for_biases():
+def test_googlenet_bn_has_3x3_for_5x5_and_normalisation_for_biases():
     params = variables(models.create("googlenet_bn", num_classes=1000))["params"]
     cell = params["backbone"]["inception_3a"]
     assert cell["5x5"]["kernel"].shape == (3, 3, 16, 32)

@@ -20,7 +20,7 @@ def create(**fields):
 
 @functools.cache
 def trace(size, **fields):
-    """Shapes of what `init` gives for a square of `size` pixels, and the layers called.
+    """Shapes from `init` for a square of `size` pixels, and the layers called.
 
     The layers are copies without a parent, by path.
     """

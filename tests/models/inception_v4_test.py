@@ -17,9 +17,9 @@ NETWORKS = ["inception_v4", "inception_resnet_v2"]
 
 @functools.cache
 def trace(name, size=299, **fields):
-    """Shapes: what `init` gives for a square of `size` pixels, and sizes of the stages.
+    """Shapes from `init` for a square of `size` pixels, and sizes of the stages.
 
-    Also the initialisers of the kernels, by path.
+    It also returns the kernels' initialisers, by path.
     """
     inits = {}
 

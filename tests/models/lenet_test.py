@@ -293,7 +293,7 @@ def test_compute_dtype_leaves_parameters_and_logits_in_float32():
         assert set(dtypes) == {jnp.dtype("bfloat16")}
 
 
-def test_lenet5_refuses_what_the_paper_has_not():
+def test_lenet5_refuses_what_the_paper_lacks():
     with pytest.raises(ValueError, match=r"num_classes must be 10, not 7.*_modern"):
         models.create("lenet5", num_classes=7)
     model, variables, _ = lenet5()

@@ -95,7 +95,7 @@ def test_plain_networks_have_no_way_around_a_block():
 @pytest.mark.parametrize(
     ("kind", "last"), [(resnet.BasicBlock, "bn2"), (resnet.Bottleneck, "bn3")]
 )
-def test_zero_init_is_of_the_last_scale_of_a_block(kind, last):
+def test_zero_init_zeroes_the_last_scale_of_a_block(kind, last):
     block = kind(4, 2, "B", zero_init=True, dtype=jnp.float32)
     params = init(block, jnp.zeros((1, 4, 4, 2)))["params"]
     scales = {name: p["scale"] for name, p in params.items() if "bn" in name}

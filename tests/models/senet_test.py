@@ -62,8 +62,8 @@ def test_the_reduction_of_table_10_can_be_chosen():
     assert params["conv5_3"]["se"]["fc2"]["kernel"].shape == (256, 2048)
 
 
-def test_excitation_is_of_the_residual_and_not_of_the_shortcut():
-    """Figure 3: with the scales at 0, what is left is the shortcut."""
+def test_excitation_scales_the_residual_and_not_the_shortcut():
+    """Figure 3: with the scales at 0, only the shortcut remains."""
     block = senet.SEBottleneck(4, 1, "B", False, jnp.float32)
     x = np.random.default_rng(0).uniform(size=(1, 5, 5, 16)).astype(np.float32)
     init = jax.jit(functools.partial(block.init, train=False))

@@ -144,7 +144,7 @@ def test_weights_start_from_the_normal_distribution_printed():
 
 
 @pytest.mark.parametrize("name", ["vgg16", "vgg16_cifar"])
-def test_an_initialization_that_is_none(name):
+def test_an_unknown_initialization_is_refused(name):
     message = "initialization 'he' is none of glorot, normal"
     with pytest.raises(ValueError, match=message):
         models.create(name, num_classes=10, initialization="he")

@@ -19,7 +19,7 @@ def shapes(name, size=224, **fields):
 
 
 def backbone(maps):
-    """A narrow one."""
+    """A narrow backbone, with these numbers of maps."""
     rows = zip(zfnet.ZFNET, maps, strict=False)
     rows = tuple(row._replace(maps=n) for row, n in rows)
     return zfnet.ZFNetBackbone(rows, jnp.float32)

@@ -1,4 +1,4 @@
-"""Many runs in one program: each is the run that training it alone would give."""
+"""Many runs in one program: each equals the run that is trained alone."""
 
 import itertools
 import json
@@ -77,7 +77,7 @@ def losses(path):
 
 
 def assert_same_run(sweeps, alone):
-    """Ten steps of float32 whose sums are in another order: some 1e-6 of the values."""
+    """Ten float32 steps with sums in another order may differ by some 1e-6."""
     (a, step_a), (b, step_b) = runs.final_state(sweeps), runs.final_state(alone)
     assert step_a == step_b
     assert jax.tree.structure(a) == jax.tree.structure(b)
@@ -190,7 +190,7 @@ def test_mean_and_standard_deviation():
         ("model.name=lenet5,vgg16", {}, "config.model.name cannot vary"),
         ("optimizer.kwargs.momentun=0.9", {}, "did you mean 'optimizer.kwargs.mom"),
         ("seed=0.5", {}, "values must be ints"),
-        ("seed=1,1", {}, "twice the same"),
+        ("seed=1,1", {}, "repeats a field or value"),
         ("optimizer.learning_rate=0.1,-1", {}, "learning_rate = -1.0"),
         ("seed=0,1", {"schedule__name": "plateau"}, "config.schedule.name"),
         ("seed=0,1", {"dataset__placement": "host"}, "config.dataset.placement"),
@@ -222,7 +222,7 @@ def test_a_sweep_does_not_go_into_a_run(tiny_network, tmp_path):
     ],
 )
 def test_a_sweep_tests_as_a_training_does(tiny_network, tmp_path, changes):
-    """Both once had a set-up of their own, and the sweep's left these fields out."""
+    """The sweep once had its own set-up, which left these fields out."""
     changes = {"model__name": "pooled"} | changes
     sweep_small(tmp_path / "sweep", "seed=3,5", **changes)
     for seed in (3, 5):

@@ -1,4 +1,4 @@
-"""Networks with batch normalisation and auxiliary heads in the loop and after it."""
+"""Networks with batch normalisation and auxiliary heads, in training and after it."""
 
 import functools
 import json
@@ -70,7 +70,7 @@ LOSS, SGD = optax.softmax_cross_entropy_with_integer_labels, optax.sgd(1.0)
 
 
 def tiny_start():
-    """A network, its state ahead of the first step, and a batch."""
+    """A network, its state before the first step, and a batch."""
     model = Tiny(num_classes=3)
     images = jax.random.normal(jax.random.key(1), (4, 9, 9, 1))
     state = jax.jit(train_step.make_init(model, SGD, (9, 9, 1), ema=0.0))(0)
@@ -123,7 +123,7 @@ def test_moving_averages_move_and_resume(tiny_network, tmp_path):
 
 
 def test_frozen_statistics_are_used_and_kept(tiny_network, tmp_path):
-    """A step is then a step of the network as it is evaluated."""
+    """A training step then uses the network as evaluation does."""
     model, state, batch = tiny_start()
     shifted = jax.tree.map(lambda x: x + 0.5, state.batch_stats)
     state = state.replace(batch_stats=shifted)

@@ -43,8 +43,8 @@ def test_binary_cross_entropy_is_the_mean_over_the_classes(smoothing):
 
 @pytest.mark.parametrize("name", ["softmax_cross_entropy", "binary_cross_entropy"])
 def test_a_loss_is_linear_in_the_target(name):
-    """So that of mixed labels is the weighted sum of the losses: with a target that is
-    uniform, as by smoothing 1, it is the mean over all labels."""
+    """The loss of mixed labels is therefore the weighted sum of the losses; with a
+    uniform target, as smoothing 1 gives, it is the mean over all labels."""
     each = [make(name)(LOGITS, np.full(4, label)) for label in range(6)]
     nearly = make(name, 1.0)(LOGITS, LABELS)
     np.testing.assert_allclose(np.mean(each, 0), nearly, rtol=1e-5)

@@ -1,4 +1,4 @@
-"""What is said about memory before a step, and when there is too little."""
+"""The messages about memory: before a step, and when there is too little."""
 
 import re
 
@@ -17,7 +17,7 @@ DEVICE = jax.devices()[0]
 
 @pytest.fixture(scope="module")
 def trainer(tmp_path_factory):
-    """A training of ResNet-20 that has found out its memory, before its first step."""
+    """A trainer of ResNet-20 that has planned its memory, before its first step."""
     path = tmp_path_factory.mktemp("trainer") / "run"
     config = runs.small_config(
         num_devices=2, model__name="resnet20", steps_per_dispatch=1

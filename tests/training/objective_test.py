@@ -1,4 +1,4 @@
-"""The seam between a training and its task: another task needs no other loop."""
+"""The interface between training and its task: another task needs no other loop."""
 
 import dataclasses
 
@@ -18,7 +18,7 @@ from training import train_step
 
 
 class Brightness:
-    """Regression: the network's first output is to be the mean of the image."""
+    """Regression: the network's first output should be the mean of the image."""
 
     keys = ("image", "index", "epoch")
 
@@ -100,7 +100,7 @@ class Distance(Result):
 
 @pytest.fixture
 def brightness(monkeypatch):
-    """The set-up of a config makes the other task."""
+    """Makes the set-up of a config return the other task."""
     monkeypatch.setattr(build.Setup, "score", "distance")
     monkeypatch.setattr(build.Setup, "objective", lambda s: Brightness(s.model))
     monkeypatch.setattr(

@@ -83,7 +83,7 @@ def test_lamb_is_optaxs_where_nothing_is_masked():
 
 
 def test_lamb_masks_decay_and_trust():
-    """A bias goes as with Adam, which optax.lamb would bring to the bias' own size."""
+    """A bias moves as with Adam; optax.lamb would scale its step to the bias's norm."""
     ours = run(make("lamb", 0.1, weight_decay=0.02, decay_mask="kernels"), PARAMS, 3)
     adam = run(optax.adam(0.1, eps=1e-6), PARAMS, 3)
     assert_close(ours["conv1"]["bias"], adam["conv1"]["bias"])
@@ -128,7 +128,7 @@ def test_gradual_unfreezing():
 
 
 def test_filters_are_scaled_back_to_their_limit():
-    """Only those of the named layers, and of these only what is above it."""
+    """Only filters of the named layers change, and only those above the limit."""
     params = jax.tree.map(jnp.asarray, PARAMS)
     params["conv1"]["kernel"] = params["conv1"]["kernel"].at[..., 0].multiply(0.01)
     tx = make(rate=0.01, filter_rms=(("conv[0-9]/kernel", 0.1),))

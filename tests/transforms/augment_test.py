@@ -1,4 +1,4 @@
-"""What happens to training images inside jit."""
+"""The augmentation of training images inside jit."""
 
 import itertools
 
@@ -19,7 +19,7 @@ def noise(*shape):
 
 
 def many(function, count, image):
-    """`function(image, key)` for so many keys."""
+    """Calls `function(image, key)` for `count` keys."""
     keys = jax.random.split(jax.random.key(0), count)
     return np.asarray(jax.jit(jax.vmap(function, (None, 0)))(image, keys))
 
@@ -77,7 +77,7 @@ def test_one_augmentation_does_not_change_what_another_draws():
 
 
 def shift(image, rows, columns):
-    """numpy.roll, with zeros where it would come round."""
+    """Like numpy.roll, with zeros where it would wrap around."""
     height, width = image.shape[:2]
     out = np.zeros_like(image)
     to = [
@@ -211,7 +211,7 @@ def jitter(image, count, **limits):
 
 
 def drawn_factors(kind, limit, count):
-    """The factors of so many keys, read off two pixels that none of them clips."""
+    """The factors of `count` keys, read off two pixels that none of them clips."""
     changed = jitter(
         np.float32([[[100, 120, 140], [120, 100, 80]]]), count, **{kind: limit}
     )
@@ -325,7 +325,7 @@ def test_pca_noise_has_the_paper_s_covariance():
 
 
 def erased(count, probability=1.0, **options):
-    """Where [count, 40, 30] images were erased, and what is there."""
+    """The erased pixels of images [count, 40, 30], and the values put there."""
     image = np.full((40, 30, 3), 999, np.float32)
     images = many(
         lambda i, key: augment.random_erasing(i, key, probability, **options),

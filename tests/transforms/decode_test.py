@@ -1,4 +1,4 @@
-"""Expected is a formula or the array that was encoded, not what a decoder says."""
+"""Decoding against a formula or the array that was encoded, not another decoder."""
 
 import io
 
@@ -163,7 +163,7 @@ def test_exif_orientation(orientation, options):
     assert_close(decode(data, 3), PICTURE, LEVELS)
 
 
-def test_exif_that_cannot_be_read_says_nothing():
+def test_unreadable_exif_is_ignored():
     exif = Image.Exif()
     exif[ORIENTATION] = 6
     data = encode(PICTURE, exif=exif, **JPEG)
@@ -173,7 +173,7 @@ def test_exif_that_cannot_be_read_says_nothing():
 
 
 def damaged(data):
-    """Names and bytes of what a disk or a network makes of a file."""
+    """Names and bytes of ways in which a disk or a network can damage a file."""
     for share in (0.0, 0.02, 0.5):
         yield f"the first {share:.0%}", data[: int(share * len(data))]
     yield "no file", b"<html>404</html>"

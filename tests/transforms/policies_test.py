@@ -1,4 +1,4 @@
-"""What is drawn for an image on the host; tests/parity compares the operations."""
+"""Draws made for an image on the host; tests/parity compares the operations."""
 
 import collections
 
@@ -20,7 +20,7 @@ def image():
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """[(operation, value)] of what a policy does; the image stays as it is."""
+    """Records [(operation, value)] that a policy applies; the image does not change."""
     found = []
     for name in policies.OPERATIONS:
 
@@ -106,7 +106,7 @@ def test_every_operation_changes_an_image_and_keeps_its_form(image, name, channe
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_strength_nought_of_what_is_signed_changes_nothing(image, name):
+def test_signed_operations_of_strength_zero_change_nothing(image, name):
     pil = Image.fromarray(image)
     for operation in policies.SIGNED:
         value = VALUES[name](0.0, 24, 24)[operation]

@@ -11,9 +11,10 @@ ALL = list(resizing.INTERPOLATIONS)
 
 @pytest.fixture
 def square():
-    """Grain, edges and a slope: whatever a filter misses shows.
+    """An image with grain, edges and a slope, which shows whatever a filter misses.
 
-    In the middle of the range: where a filter overshoots, PIL clips between its passes.
+    It lies in the middle of the range: if a filter overshoots, PIL clips between its
+    passes.
     """
     rng = np.random.default_rng(0)
     rows, columns = np.mgrid[0:131, 0:131]
@@ -35,9 +36,9 @@ def with_pil(image, height, width, interpolation):
 
 
 def assert_nearly_equal(found, expected, interpolation):
-    """Within the rounding of two passes, which negative weights make more of.
+    """Allows the rounding of two passes, which negative weights enlarge.
 
-    And nearest may take the other of two pixels equally near.
+    With "nearest", either of two equally near pixels is allowed.
     """
     assert found.dtype == np.uint8 and found.shape == expected.shape
     levels = 2 if interpolation in ("bicubic", "lanczos") else 1

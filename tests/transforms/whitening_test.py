@@ -16,7 +16,7 @@ def images():
 
 
 def parts(images):
-    """In batches, the last smaller."""
+    """Splits images into batches, of which the last is smaller."""
     return (images[i : i + 40] for i in range(0, len(images), 40))
 
 

@@ -1,4 +1,4 @@
-"""A training that starts from the parameters of another run."""
+"""Training that starts from the parameters of another run."""
 
 import jax
 import jax.numpy as jnp
@@ -72,8 +72,8 @@ def test_a_directory_without_a_run_is_refused(tmp_path):
         weights.load(tmp_path, "lenet5_modern", fresh())
 
 
-def test_a_run_starts_from_all_of_another_its_average_too(source, tmp_path):
-    """With every rate 0 the end is the start."""
+def test_a_run_starts_from_all_of_another_and_its_average(source, tmp_path):
+    """With a rate of 0 everywhere, the run ends where it starts."""
     runs.train_small(
         tmp_path / "run", init_from=str(source), optimizer__ema_decay=0.5, **FROZEN
     )
@@ -96,14 +96,14 @@ def test_without_a_step_the_weights_are_tested_and_saved_as_they_are(source, tmp
         runs.train_small(tmp_path / "none", num_epochs=0.0)
 
 
-def test_of_a_source_with_a_polyak_average_that_is_taken(tmp_path):
+def test_the_polyak_average_of_a_source_is_taken(tmp_path):
     runs.train_small(tmp_path / "first", optimizer__ema_decay=0.9, num_epochs=1.0)
     runs.train_small(tmp_path / "next", init_from=str(tmp_path / "first"), **FROZEN)
     first, following = (runs.final_state(tmp_path / n)[0] for n in ("first", "next"))
     runs.assert_same_bits(following["params"], first["ema"])
 
 
-def test_a_source_that_is_none_leaves_no_run_behind(source, tmp_path):
+def test_a_source_that_does_not_exist_leaves_no_run_behind(source, tmp_path):
     with pytest.raises(weights.WeightsError):
         runs.train_small(tmp_path / "run", init_from=str(tmp_path / "typo"))
     runs.train_small(tmp_path / "run", init_from=str(source), **FROZEN)
