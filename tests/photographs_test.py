@@ -180,10 +180,10 @@ def test_the_test_view_is_the_same_for_any_batch_size(split):
 
 def test_preprocessing_of_images_that_differ_in_size():
     config = default.get_config()
-    with pytest.raises(ValueError, match="say config.dataset.image_size"):
+    with pytest.raises(ConfigError, match="say config.dataset.image_size"):
         build.make_preprocessing(config, (None, None, 3))
     config.dataset.image_size = 24
-    with pytest.raises(ValueError, match="cannot be padded: set fit"):
+    with pytest.raises(ConfigError, match="cannot be padded: set fit"):
         build.make_preprocessing(config, (None, None, 3))
     config.dataset.fit = "crop"
     config.eval.image_size, config.eval.short_side = 32, 40

@@ -71,7 +71,9 @@ class StepMemory:
         self._run_steps, self._mesh = run_steps, mesh
         self._batch_size = batch_size
         self._multiple = mesh.devices.size * accumulate
-        self._device = mesh.devices.flat[0]
+        self._device = next(
+            d for d in mesh.devices.flat if d.process_index == jax.process_index()
+        )
         self._shapes = None
 
     def expect(self, *arguments):

@@ -82,6 +82,7 @@ def test_arrays_whose_bits_change_are_named():
         state={"conv1": {"kernel": jnp.zeros(3)}, "fc": jnp.ones(2)},
         program=program,
         batch=None,
+        task=types.SimpleNamespace(zero_sums=dict),
     )
     assert train_step.Ours.different_bits(fake) == ["conv1.kernel"]
 

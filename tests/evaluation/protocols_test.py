@@ -20,12 +20,11 @@ from PIL import Image, ImageOps
 
 import data_source
 import evaluate
-import main
 import models
 from configs import default
 from errors import ConfigError
 from evaluation import eval_step, evaluator, protocols, scoring
-from experiment import build, checkpoints, checks, workdir
+from experiment import build, checkpoints, checks, options, workdir
 from models import layers
 from training import losses, train_step
 from transforms import preprocessing as preprocessings
@@ -712,9 +711,9 @@ def test_runs_of_a_sweep_have_commas_in_their_names(tmp_path):
     for name in ("a", "seed=0,rate=0.1", "seed=1,rate=0.1"):
         (tmp_path / name).mkdir()
     paths = [str(tmp_path / n) for n in ("seed=0,rate=0.1", "a", "seed=1,rate=0.1")]
-    assert main._runs(",".join(paths)) == paths
-    assert main._runs(paths[0]) == paths[:1]
-    assert main._runs(f"{paths[1]},missing") == [paths[1], "missing"]
+    assert options.paths(",".join(paths)) == paths
+    assert options.paths(paths[0]) == paths[:1]
+    assert options.paths(f"{paths[1]},missing") == [paths[1], "missing"]
 
 
 def test_two_processes_evaluate_half_of_the_images_each(lenet_run):

@@ -59,19 +59,19 @@ def main(port, process, directory):
     check(run.restore(make(0)), 2, 2)
 
     # Only process 1 cannot read step 2: both go on from 1.
-    read = run._read_record
+    read = checkpoints._read_record
 
-    def fail(step):
-        if step == 2:
+    def fail(path):
+        if path.name == "2":
             raise OSError("the disk of this host")
-        return read(step)
+        return read(path)
 
     if jax.process_index() == 1:
-        run._read_record = fail
+        checkpoints._read_record = fail
     check(run.restore(make(0)), 1, 1)
     run.save(2, make(20))
     run.close()
-    run._read_record = read
+    checkpoints._read_record = read
     check(run.restore(make(0)), 2, 20)
 
     # Process 0 cannot write: both hear of it, neither waits for the other.

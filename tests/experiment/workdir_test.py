@@ -219,7 +219,8 @@ def test_a_name_appears_only_with_its_whole_text(tmp_path, monkeypatch):
 def test_environment_names_versions_and_devices(monkeypatch):
     monkeypatch.setattr(workdir, "PACKAGES", [*workdir.PACKAGES, "no-such-package"])
     monkeypatch.setattr("sys.argv", ["main.py", "--workdir=run"])
-    found = workdir.environment([types.SimpleNamespace(device_kind="NVIDIA H200")] * 2)
+    devices = [types.SimpleNamespace(device_kind="NVIDIA H200")] * 2
+    found = workdir.environment(devices, {"convolution": "xla"})
     assert found["packages"]["jax"] == jax.__version__
     assert found["packages"]["flax"] == importlib.metadata.version("flax")
     assert found["packages"].pop("no-such-package") is None
@@ -227,6 +228,7 @@ def test_environment_names_versions_and_devices(monkeypatch):
     assert found["python"].startswith("3.")
     assert found["command"] == ["main.py", "--workdir=run"]
     assert found["devices"] == ["NVIDIA H200"] * 2
+    assert found["kernels"] == {"convolution": "xla"}
     assert found["time"].endswith("+00:00")
     json.dumps(found)
 

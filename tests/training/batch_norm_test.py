@@ -97,7 +97,7 @@ def test_a_run_is_evaluated_with_population_statistics(tiny_network, tmp_path):
     small(tmp_path / "run")
     run = workdir.Workdir(tmp_path / "run")
     moving, population = (
-        evaluate.evaluate_run(run, run.config(), batch_stats=kind)
+        str(evaluate.evaluate_run(run, run.config(), batch_stats=kind))
         for kind in ("moving", "population")
     )
     assert "203/203 images counted" in population
