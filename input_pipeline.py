@@ -1,24 +1,26 @@
-"""From examples to batches, as a pure function of (seed, step).
+"""Decides which example is seen when, makes batches, and sends them to the devices.
 
-A batch is a dict: image uint8 [B, H, W, C], label int32 [B], mask float32 [B] (1 real,
-0 padding), index int32 [B] (the example in its split), epoch int32 [B] (with repeats:
-see TrainPlan.indices). There is no iterator state: `TrainPlan` gives the indices of any
-step, an example's augmentation draws from (seed, epoch, index), and so a run resumes at
-step t by asking for step t. Host threads, prefetch depth and process count never change
-what a batch holds.
+A batch is a dict: image uint8 [B, H, W, C], the arrays of the examples' targets (for a
+classifier: label int32 [B]), mask float32 [B] (1 real, 0 padding), index int32 [B] (the
+example in its split) and epoch int32 [B] (with repeats: see TrainPlan.indices).
+
+A batch is a pure function of (seed, step), and no iterator has a state. `TrainPlan`
+gives the indices of any step, and an example's augmentation draws from (seed, epoch,
+index), so a run resumes at step t by asking for step t. The number of host threads,
+the prefetch depth and the number of processes never change what a batch holds.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
+from jax.sharding import NamedSharding, PartitionSpec
 
 import data_source
-from images import augment, decode, policies, views, whitening
+from transforms import decode
 
 # Which examples, when.
 
@@ -33,17 +35,17 @@ def _permutation(num_examples, seed, epoch):
 
 @dataclasses.dataclass(frozen=True)
 class TrainPlan:
-    """Which examples each training step sees: an endless row of shuffled epochs.
+    """Says which examples each training step sees: an endless row of shuffled epochs.
 
     Epoch e is numpy's permutation for the generator (seed, e); with order="fixed" every
-    epoch is epoch 0's (LeNet-5's fixed random order). Batches are cut from the row
+    epoch repeats epoch 0's (LeNet-5's fixed random order). Batches are cut from the row
     regardless of epochs, so one may hold the end of an epoch and the start of the next,
-    and an epoch has num_examples / batch_size steps, a fraction.
+    and an epoch has num_examples / batch_size steps, which may be a fraction.
 
-    With repeats r, repeated augmentation (Hoffer et al., 2019; Berman et al., 2019): a
-    batch holds batch_size / r examples r times, and an epoch, still of num_examples
-    images, only the first 1 / r of its permutation. The repeats of an example lie
-    batch_size / r apart.
+    repeats = r means repeated augmentation (Hoffer et al., 2019; Berman et al., 2019):
+    a batch holds batch_size / r examples r times, and an epoch, which still has
+    num_examples images, shows only the first 1 / r of its permutation. The repeats of
+    an example lie batch_size / r apart.
     """
 
     num_examples: int
@@ -69,10 +71,10 @@ class TrainPlan:
             )
 
     def indices(self, start_step, stop_step):
-        """Example indices int32 [S, B] and their epochs int32 [S, B] of those steps.
+        """Returns example indices int32 [S, B] and epochs int32 [S, B] of those steps.
 
-        With repeats, instead of the epoch, repeats * epoch + the number of the repeat:
-        in either case no example has the same number twice.
+        With repeats, the epoch is replaced by repeats * epoch + the number of the
+        repeat. In either case no example has the same number twice.
         """
         distinct = self.batch_size // self.repeats
         first, stop = start_step * distinct, stop_step * distinct
@@ -97,7 +99,7 @@ class TrainPlan:
 
 
 def eval_indices(num_examples, batch_size):
-    """Every example once: index int32 [S, B] and mask float32 [S, B], 0 where padded.
+    """Returns each example once: index int32 [S, B], mask float32 [S, B], 0 if padded.
 
     Padding has index 0.
     """
@@ -109,7 +111,7 @@ def eval_indices(num_examples, batch_size):
 
 
 def process_slice(batch_size, process_index, process_count):
-    """The rows of a global batch that one process loads.
+    """Returns the rows of a global batch that one process loads.
 
     Raises:
       ValueError: the batch does not divide evenly.
@@ -140,28 +142,32 @@ def train_batches(
 ):
     """Iterates over this process' part of the batches of steps [start, stop).
 
-    `num_threads` read ahead up to `prefetch` batches, or one each if these are more,
-    from the moment of the call; 0 reads when asked. The iterator's close() stops them
-    early, as its deletion does.
+    From the call on, `num_threads` threads read up to `prefetch` batches ahead, or one
+    each if there are more threads; 0 reads on demand. Closing or deleting the iterator
+    stops them early.
 
-    `view` is a function (image, rng, step) -> uint8 [H, W, C] of one size in a
-    step; without it all images of the split must have one size. `rng` is a function of
-    (seed, epoch, index). An image that cannot be read raises DataError, or with
-    `damaged` "replace" is logged, and the next readable one of the split takes its
-    place, label too.
+    `view` maps (image, target, rng, step) to an image uint8 [H, W, C], of one size per
+    step, and its target, a dict of arrays. Without it all images of the split must have
+    one size. `rng` is a function of (seed, epoch, index). An image that cannot be read
+    raises DataError; with `damaged` "replace" it is logged, and the next readable
+    example of the split takes its place.
     """
     rows = process_slice(plan.batch_size, process_index, process_count)
 
     def load(step):
         index, epoch = (a[0, rows] for a in plan.indices(step, step + 1))
 
-        def show(at, image):
-            # Not the stream of `_permutation`: of the same numbers but 0 and 0.
+        def show(at, image, target):
+            # The 1 sets this stream apart from that of `_permutation`.
             seed = (plan.seed, int(epoch[at]), int(index[at]), 1)
-            return view(image, np.random.default_rng(seed), step)
+            return view(image, target, np.random.default_rng(seed), step)
 
-        read = _read_views(split, index, show, damaged) if view else split.read(index)
-        return _batch(read, np.ones(len(index), np.float32), index, epoch)
+        if view:
+            batch = _read_views(split, index, show, damaged)
+        else:
+            batch = _read_stored(split, index)
+        mask = np.ones(len(index), np.float32)
+        return batch | {"mask": mask, "index": index, "epoch": epoch}
 
     return _stream(load, start, stop, num_threads, prefetch)
 
@@ -179,11 +185,11 @@ def eval_batches(
 ):
     """Iterates over this process' part of batches that hold every example once.
 
-    The last batch is filled up with mask 0. A batch size that does not divide evenly
-    among the processes is rounded up, so that each has equally many, equal batches.
-    `view` is a function image -> uint8 [H, W, C] of one size. With `damaged` "wrong" an
-    image that cannot be read is black and its label UNREADABLE; `num_threads`,
-    `prefetch` and else `damaged` are as for `train_batches`.
+    The last batch is padded with mask 0. A batch size that does not divide evenly among
+    the processes is rounded up, so all have the same number of batches of one size.
+    `view` maps an image to uint8 [H, W, C] of one size. With `damaged` "wrong" an image
+    that cannot be read becomes black and its label UNREADABLE; `num_threads`,
+    `prefetch` and the other values of `damaged` are as for `train_batches`.
     """
     batch_size += -batch_size % process_count
     rows = process_slice(batch_size, process_index, process_count)
@@ -191,62 +197,66 @@ def eval_batches(
 
     def load(step):
         index = indices[step, rows]
-        read = read_examples(split, index, view, damaged)
-        return _batch(read, masks[step, rows], index, np.zeros_like(index))
+        batch = read_examples(split, index, view, damaged)
+        places = {"index": index, "epoch": np.zeros_like(index)}
+        return batch | {"mask": masks[step, rows]} | places
 
     return _stream(load, 0, len(indices), num_threads, prefetch)
 
 
 def read_examples(split, index, view=None, damaged="fail"):
-    """Images uint8 [n, H, W, C] in their test `view`, and labels int32 [n].
+    """Returns {"image": uint8 [n, H, W, C] in test `view`, and the targets' arrays}.
 
-    `view` is Preprocessing.view of the split's images, `damaged` as for `eval_batches`.
+    `view` is Preprocessing.view for the split's images; `damaged` is as for
+    `eval_batches`.
     """
     if view is None:
         try:
-            return split.read(index)
+            return _read_stored(split, index)
         except data_source.DataError:
             if damaged == "fail":
                 raise
         view = np.asarray  # one by one
-    return _read_views(split, index, lambda at, image: view(image[:, :]), damaged)
+
+    def show(at, image, target):
+        return view(image[:, :]), target
+
+    return _read_views(split, index, show, damaged)
 
 
-def _batch(read, mask, index, epoch):
-    image, label = read
-    return {
-        "image": image,
-        "label": label,
-        "mask": mask,
-        "index": index,
-        "epoch": epoch,
-    }
+def _read_stored(split, index):
+    image, label = split.read(index)
+    return {"image": image, "label": label}
 
 
 def _read_views(split, index, show, damaged):
-    """What `show(at, image)` makes of the images of the examples index[at]; labels.
+    """Applies `show` to each example; returns images uint8 [n, H, W, C] and targets.
+
+    `show(at, image, target)` gives the image and the target of the example index[at].
 
     Raises:
-      DataError: an image cannot be read and `damaged` is "fail", or with "replace" a
-        hundred in a row cannot.
+      DataError: an image cannot be read and `damaged` is "fail", or it is "replace" and
+        a hundred images in a row cannot be read.
     """
-    images, labels = None, np.empty(len(index), np.int32)
+    images, targets = None, []
     for at in range(len(index)):
-        image, labels[at] = _readable(split, int(index[at]), damaged, at, show)
+        image, target = _readable(split, int(index[at]), damaged, at, show)
         if images is None:
             images = np.empty((len(index), *image.shape), np.uint8)
         images[at] = image
-    return images, labels
+        targets.append(target)
+    stacked = {name: np.stack([t[name] for t in targets]) for name in targets[0]}
+    return {"image": images, **stacked}
 
 
 def _readable(split, index, damaged, at, show):
-    """(what is shown of example `index`, label), or of what stands for it."""
+    """Returns (image, target) shown for example `index` or for its replacement."""
     error = None
     for number in range(min(100, len(split))):
         try:
             (example,) = split.examples([(index + number) % len(split)])
             image = decode.decode_lazily(example.image, split.image_shape[-1])
-            return show(at, image), example.label
+            return show(at, image, example.target)
         except decode.DamagedImage as e:
             error = data_source.DataError(f"{example.name} is damaged: {e}")
         except data_source.DataError as e:
@@ -255,21 +265,21 @@ def _readable(split, index, damaged, at, show):
             raise error
         if damaged == "wrong":
             logging.warning("%s; it counts as an error", error)
-            black = [64 if size is None else size for size in split.image_shape]
-            return show(at, np.zeros(black, np.uint8)), UNREADABLE
-        logging.warning("%s; the next image stands for it", error)
+            black = np.zeros([size or 64 for size in split.image_shape], np.uint8)
+            return show(at, black, {"label": np.int32(UNREADABLE)})
+        logging.warning("%s; the next image takes its place", error)
     raise data_source.DataError(f"{error}; nor can the images after it be read")
 
 
 def _stream(load, start, stop, num_threads, prefetch):
     import grain
 
-    # A thread makes a whole batch; more of them than the buffer holds would be idle.
+    # A thread makes a whole batch; more threads than the buffer holds would be idle.
     options = grain.ReadOptions(
         num_threads=num_threads if prefetch else 0,
         prefetch_buffer_size=max(prefetch, num_threads) if num_threads else 0,
     )
-    # Not range(start, stop): Grain's range of length 0 is an error of its own.
+    # Grain's own range(start, stop) raises an error when its length is 0.
     steps = grain.MapDataset.source(range(start, stop)).map(load)
     iterator = iter(steps.to_iter_dataset(options))
     iterator.start_prefetch()
@@ -280,7 +290,7 @@ def _stream(load, start, stop, num_threads, prefetch):
 
 
 def device_batch(images, labels, index, epoch):
-    """The batch of the given examples [B] from arrays that live on the device."""
+    """Makes the batch of the given examples [B] from arrays that live on the device."""
     batch = {
         "image": images.at[index].get(mode="promise_in_bounds"),
         "label": labels.at[index].get(mode="promise_in_bounds"),
@@ -288,171 +298,79 @@ def device_batch(images, labels, index, epoch):
         "index": index,
         "epoch": epoch,
     }
-    # Fused with the gather, what follows could round otherwise than on a host batch.
+    # Fused with the gather, later operations could round differently than on the host.
     return jax.lax.optimization_barrier(batch)
 
 
-def example_keys(seed, epoch, index):
-    """Keys [B] of the examples' augmentation: a function of (seed, epoch, index)."""
-
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), epoch)
-    return jax.vmap(jax.random.fold_in)(keys, index)
+# How batches reach the devices.
 
 
-@dataclasses.dataclass(frozen=True)
-class Preprocessing:
-    """The options of `preprocess`; a run keeps them beside its parameters."""
+class DeviceFeed:
+    """Keeps the whole split on every device; only indices travel, for many steps."""
 
-    image_size: int
-    fit: str = "pad"
-    mean: tuple = (0.0,)
-    std: tuple = (1.0,)
-    short_side: int = 256
-    interpolation: str = "bilinear"
-    whiten: str = ""
-    # Arrays of images.whitening.fit; a run keeps them in statistics.npz.
-    statistics: dict | None = dataclasses.field(default=None, compare=False, repr=False)
+    def __init__(self, split, plan, mesh, steps):
+        replicated = NamedSharding(mesh, PartitionSpec())
+        self._plan, self.steps = plan, steps
+        self._columns = NamedSharding(mesh, PartitionSpec(None, "data"))
+        self._local = process_slice(
+            plan.batch_size, jax.process_index(), jax.process_count()
+        )
+        self._arrays = tuple(put(x, replicated) for x in split.arrays())
 
-    def __post_init__(self):
-        for field in ("mean", "std"):  # from a number, or from JSON's list
-            value = tuple(float(v) for v in np.ravel(getattr(self, field)))
-            object.__setattr__(self, field, value)
-        if self.fit not in ("pad", "resize", "crop"):
-            raise ValueError(f"fit {self.fit!r} is none of 'pad', 'resize', 'crop'")
-        if self.image_size < 1 or min(self.std) <= 0:
-            raise ValueError(f"{self}: image_size and std must be positive")
-        if self.fit == "crop" and self.short_side < self.image_size:
-            raise ValueError(
-                f"short_side {self.short_side} is less than image_size "
-                f"{self.image_size}, which is cropped from it"
-            )
+    def take(self, step, stop):
+        """Returns (data for make_run_steps, number of steps), up to step `stop`."""
+        count = min(self.steps, stop - step)
+        places = self._plan.indices(step, step + count)
+        padding = ((0, self.steps - count), (0, 0))
+        places = [np.pad(p[:, self._local], padding) for p in places]
+        index, epoch = (put(p, self._columns) for p in places)
+        return (*self._arrays, index, epoch), count
 
-    def as_dict(self):
-        """Everything but the statistics, for JSON."""
-        fields = dataclasses.asdict(dataclasses.replace(self, statistics=None))
-        del fields["statistics"]
-        return fields
+    @staticmethod
+    def fetch(data, i):
+        images, labels, index, epoch = data
+        return device_batch(images, labels, index[i], epoch[i])
 
-    def view(self, image_shape):
-        """image [H, W, C] -> its test view on the host; None where jit makes it all.
+    def close(self):
+        pass
 
-        `image_shape` has None where the stored images differ in size.
-        """
-        if self.fit == "crop":
-            return functools.partial(
-                views.center_crop,
-                size=self.image_size,
-                short_side=self.short_side,
-                interpolation=self.interpolation,
-            )
-        if None not in image_shape:
-            return None
-        if self.fit == "pad":
-            raise ValueError(
-                "images that differ in size cannot be padded: set fit to 'crop' or "
-                "'resize'"
-            )
-        return functools.partial(
-            views.resize,
-            height=self.image_size,
-            width=self.image_size,
-            interpolation=self.interpolation,
+
+class HostFeed:
+    """Host threads read, decode and send batches, one step at a time.
+
+    Only the arrays named by `keys` are sent. `reading` holds further arguments of
+    `train_batches`.
+    """
+
+    steps = 1
+
+    def __init__(self, split, plan, mesh, first, last, *, keys, **reading):
+        self._keys = keys
+        self._sharding = NamedSharding(mesh, PartitionSpec("data"))
+        self._batches = train_batches(
+            split,
+            plan,
+            first,
+            last,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            **reading,
         )
 
+    def take(self, step, stop):
+        del step, stop
+        batch = next(self._batches)
+        return {name: put(batch[name], self._sharding) for name in self._keys}, 1
 
-@dataclasses.dataclass(frozen=True)
-class TrainView:
-    """What a training step shows of an image, made on the host.
+    @staticmethod
+    def fetch(data, i):
+        del i
+        return data
 
-    `sizes` are (first step, pixels), the first of step 0. Without a random view the
-    image is shown `whole`, brought to size by that function, or as it is stored (None).
-    """
-
-    augmentation: policies.HostAugmentation
-    sizes: tuple
-    whole: Callable | None = None
-
-    def size(self, step):
-        return [pixels for first, pixels in self.sizes if first <= step][-1]
-
-    def __call__(self, image, rng, step):
-        """uint8 [size, size, C] of an array or decode.LazyJpeg [H, W, C]."""
-        if not self.augmentation.view:
-            image = image[:, :]
-        if self.whole:
-            image = self.whole(image)
-        return self.augmentation(image, rng, self.size(step))
+    def close(self):
+        self._batches.close()
 
 
-def network_input(batch, preprocessing, augmentation=None, *, seed=0, dtype=None):
-    """What the network sees of a batch, [B, image_size, image_size, C] in dtype."""
-    image = batch["image"]
-    if augmentation is None:
-        return preprocess(image, preprocessing, dtype=dtype)
-    keys = example_keys(seed, batch["epoch"], batch["index"])
-    if augmentation.crop_mode == "mean":
-        image = preprocess(image, preprocessing)
-        return augment.augment(image, keys, augmentation).astype(dtype or jnp.float32)
-    image = augment.augment(image, keys, augmentation)
-    return preprocess(image, preprocessing, dtype=dtype)
-
-
-def fit_size(image, preprocessing):
-    """The part of `preprocess` that brings images to a size; float32 of 0..255."""
-    size, (batch, height, width, channels) = preprocessing.image_size, image.shape
-    image = image.astype(jnp.float32)
-    if preprocessing.fit == "crop":
-        return image
-    if preprocessing.fit == "resize":
-        return jax.image.resize(image, (batch, size, size, channels), "bilinear")
-    if max(height, width) > size:
-        raise ValueError(
-            f"images of {height}x{width} cannot be padded to {size}x{size}: raise "
-            "image_size or set fit to 'crop' or 'resize'"
-        )
-    below, right = size - height, size - width
-    pads = [(below // 2, below - below // 2), (right // 2, right - right // 2)]
-    return jnp.pad(image, [(0, 0), *pads, (0, 0)])
-
-
-def fit_statistics(split, preprocessing, **reading):
-    """images.whitening.fit of a split's images, each once, in their test view.
-
-    `reading` are num_threads, prefetch and damaged of `eval_batches`.
-    """
-    view = preprocessing.view(split.image_shape)
-    sized = jax.jit(functools.partial(fit_size, preprocessing=preprocessing))
-
-    def images():
-        for batch in eval_batches(split, 256, view=view, **reading):
-            yield np.asarray(sized(batch["image"]))[batch["mask"] > 0]
-
-    return whitening.fit(preprocessing.whiten, images())
-
-
-def preprocess(image, preprocessing, dtype=None):
-    """Brings images [B, H, W, C] of 0..255 to a square size, then (x - mean) / std.
-
-    fit="pad" centres them in background 0 (an odd rest goes below and right); "resize"
-    is bilinear, antialiased when it shrinks; with "crop" they have their size from
-    `Preprocessing.view`. Whitening, if asked for, is next. mean and std are per channel
-    or one for all, in units of 0..255; grey images take the average of several.
-    Computed in float32, returned in dtype (float32).
-
-    Raises:
-      ValueError: an image too large to pad, or a wrong number of means or stds.
-    """
-    mean, std, channels = preprocessing.mean, preprocessing.std, image.shape[-1]
-    for name, value in (("mean", mean), ("std", std)):
-        if len(value) not in (1, channels) and channels > 1:
-            raise ValueError(
-                f"{name} has {len(value)} values for images of {channels} channels"
-            )
-    image = fit_size(image, preprocessing)
-    if preprocessing.whiten:
-        image = whitening.apply(preprocessing.whiten, preprocessing.statistics, image)
-    if channels == 1:
-        mean, std = (np.mean(mean),), (np.mean(std),)
-    mean = jnp.asarray(mean, jnp.float32).reshape(1, 1, 1, -1)
-    std = jnp.asarray(std, jnp.float32).reshape(1, 1, 1, -1)
-    return ((image - mean) / std).astype(dtype or jnp.float32)
+def put(local, sharding):
+    """Makes a global array of which this process holds `local`."""
+    return jax.make_array_from_process_local_data(sharding, local)

@@ -1,12 +1,12 @@
-"""Single convolutions and their gradients in the kernel, on a CPU.
+"""Times single convolutions and their gradients in the kernel, on a CPU.
 
     python -m benchmarks.convolutions [--rounds=25]
 
-Milliseconds, the best of the rounds, without the programs of kernels/native.py (the
-convolution is oneDNN's then, its gradient XLA's), with them, and in PyTorch; GFLOP/s of
-ours, as the definition counts them: by Winograd's algorithm they may be more than the
-processor has. Needs a C++ compiler and, for its column, PyTorch. The machine must be
-idle.
+The table has the milliseconds of the best round without the programs of
+kernels/native.py (oneDNN then computes the convolution, XLA its gradient), with them,
+and in PyTorch. It gives our GFLOP/s by the definition's count, which Winograd's
+algorithm may raise above the processor's peak. It needs a C++ compiler and, for its
+column, PyTorch. The machine must be idle.
 """
 
 import argparse
@@ -47,9 +47,9 @@ LAYERS = [
 
 
 def contestants(of, n, size, cin, cout, kernel, stride, groups):
-    """(multiply-adds, {name: a function that computes it}).
+    """Returns (multiply-adds, {name: a function that computes the layer}).
 
-    `of` is "convolution" or "gradient", that in the kernel.
+    `of` is "convolution" or "gradient", the gradient in the kernel.
     """
     pad = 0 if kernel == 11 else kernel // 2
     rng = np.random.default_rng(0)

@@ -1,21 +1,21 @@
-"""Decode, Inception crop of 224 pixels, flip: python -m benchmarks.input_pipeline
+"""Times decode, Inception crop of 224 pixels, flip: python -m benchmarks.input_pipeline
 
-The photographs, --images=400 of a size, are those of benchmarks/photographs.py. Each
+The photographs, --images=400 of each size, come from benchmarks/photographs.py. Each
 pipeline reads files that are in memory and gives batches of 64 as uint8:
 
-    ours      what main.py uses; antialiased
+    ours      the pipeline of main.py; antialiased
     tf.data   decode_and_crop_jpeg, which decodes only the crop; not antialiased
     tf.data antialiased
-              the same but for the resize
+              the same except for the resize
     torch     DataLoader with worker processes, torchvision's transforms on PIL images;
               antialiased
     grain     PIL on Grain's threads; antialiased
 
-and ours alone from the two caches of images/cache.py. Each lives in a process of its
-own with as many threads (Grain: twice as many) or workers as there are cores, and works
-while the others wait, in turn, --rounds=3 times; printed are medians. A CPU second is
-one second of one core; it does not count what other programs take. What is not
-installed stays empty.
+Ours alone also reads the two caches of data_source/cache.py. Each pipeline has its own
+process with as many threads (Grain: twice as many) or workers as there are cores. They
+work in turn, while the others wait, --rounds=3 times; the table has the medians. A CPU
+second is one second of one core; it does not count what other programs take. The cells
+of packages that are not installed stay empty.
 """
 
 import argparse
@@ -38,18 +38,19 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.photographs import make_photographs, sample_photographs
+from transforms import preprocessing as preprocessings
 
 ROOT = pathlib.Path(__file__).parent.parent
 SIZE, BATCH, PREFETCH = 224, 64, 4
-WARM_UP = 2 * PREFETCH  # batches: more than any pipeline keeps ready
+WARM_UP = 2 * PREFETCH  # batches, more than any pipeline keeps ready
 PHOTOS = {"JPEG 500x375": (375, 500), "JPEG 512x512": (512, 512)}
-# Of JPEG 500x375, with a short side of 256 pixels.
+# They hold the photographs of JPEG 500x375, with a short side of 256 pixels.
 CACHES = {"resized cache": "resized", "pixel cache": "pixels"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Files:
-    """What a data_source.Split of an image folder gives."""
+    """Gives examples as the source of an image folder's data_source.Split does."""
 
     paths: tuple
 
@@ -66,9 +67,9 @@ class Files:
 
 
 def open_photographs(directory, name):
-    """The data_source.Split of that name, from a cache where it is one."""
+    """Opens the data_source.Split of that name, from a cache if the name is one."""
     import data_source
-    from images import cache
+    from data_source import cache
 
     photos = name if name in PHOTOS else next(iter(PHOTOS))
     paths = tuple(sorted((directory / photos).iterdir()))
@@ -81,7 +82,7 @@ def open_photographs(directory, name):
     )
 
 
-# The pipelines. Each takes a split and a number of threads and gives an endless
+# The pipelines. Each takes a split and a number of threads and returns an endless
 # iterator of uint8 [BATCH, SIZE, SIZE, 3].
 
 
@@ -89,14 +90,14 @@ def ours(split, threads):
     import jax
 
     import input_pipeline
-    from images import augment, policies
+    from transforms import augment, policies
 
     plan = input_pipeline.TrainPlan(len(split), BATCH, seed=0)
     crops = policies.HostAugmentation(view="inception_crop")
 
     @jax.jit
     def flip(batch):
-        keys = input_pipeline.example_keys(0, batch["epoch"], batch["index"])
+        keys = preprocessings.example_keys(0, batch["epoch"], batch["index"])
         options = augment.Augmentation(flip=True)
         return augment.augment(batch["image"], keys, options)
 
@@ -107,7 +108,7 @@ def ours(split, threads):
         10**9,
         num_threads=threads,
         prefetch=PREFETCH,
-        view=input_pipeline.TrainView(crops, ((0, SIZE),)),
+        view=preprocessings.TrainView(crops, ((0, SIZE),)),
     )
     return (np.asarray(flip(batch)) for batch in batches)
 
@@ -117,12 +118,12 @@ def grain_pil(split, threads):
 
     import grain
 
-    from images import views
+    from transforms import resizing
 
     def load(index, rng):
         (example,) = split.examples([index])
         image = Image.open(io.BytesIO(example.image)).convert("RGB")
-        top, left, rows, columns = views.inception_box(*image.size[::-1], rng)
+        top, left, rows, columns = resizing.inception_box(*image.size[::-1], rng)
         image = image.crop((left, top, left + columns, top + rows))
         image = image.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
         if rng.random() < 0.5:
@@ -131,7 +132,7 @@ def grain_pil(split, threads):
 
     data = grain.MapDataset.range(len(split)).seed(0).shuffle().repeat()
     data = data.random_map(load).batch(BATCH)
-    # Two threads for a core: one decodes while another waits for Python's lock.
+    # With two threads per core, one decodes while another waits for Python's lock.
     options = grain.ReadOptions(num_threads=2 * threads, prefetch_buffer_size=PREFETCH)
     return iter(data.to_iter_dataset(options))
 
@@ -210,12 +211,12 @@ CONTESTANTS = {
 
 
 def serve(contestant, directory, threads):
-    """Measures whatever photographs, and however many batches, standard input asks for.
+    """Measures the photographs and number of batches that standard input asks for.
 
-    Each line is answered with a line of JSON.
+    It answers each line with a line of JSON.
     """
     answers, running = sys.stdout, {}
-    # What libraries print would be taken for an answer.
+    # The parent would take a library's output for an answer.
     with contextlib.redirect_stdout(sys.stderr):
         for line in sys.stdin:
             name, batches = json.loads(line)
@@ -240,7 +241,7 @@ def measure(batches, count):
 
 
 def cpu_seconds():
-    """Of this process and its workers, so far."""
+    """CPU seconds that this process and its workers have used so far."""
     import psutil
 
     this = psutil.Process()
@@ -249,7 +250,7 @@ def cpu_seconds():
 
 
 def compare(directory, names, contestants, threads, rounds, batches):
-    """{(photographs, contestant): [answer of each round]}."""
+    """Returns {(photographs, contestant): [answer of each round]}."""
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
     servers, found = {}, {}
     try:
@@ -285,7 +286,7 @@ def compare(directory, names, contestants, threads, rounds, batches):
 
 
 def table(found, threads):
-    """Lines of markdown."""
+    """Makes the lines of a Markdown table."""
     lines = [
         "| images | pipeline | images/s | per core | per CPU second |",
         "|---|---|---:|---:|---:|",

@@ -1,21 +1,21 @@
-"""One pass of a small network over its images, here and in PyTorch, in turn in one run.
+"""Times one pass of a small network over its images, here and in PyTorch, in turn.
 
     python -m benchmarks.lenet_pass [--network=resnet20] [--only=torch,ours]
 
-Everyone trains the same network on the same images: batches gathered from uint8 in a
-new order each pass, normalised, softmax cross-entropy, SGD with momentum, the mean loss
-read at the end of the pass. The modern LeNet-5 sees the 60,000 of MNIST, ResNet-20 as
-many random ones of CIFAR's size. A round runs each contestant once; the table gives
-medians over the rounds, the last column of the rounds' ratios to the first contestant.
-The machine must be idle: with other work on its cores torch was seen at a tenth of its
-speed.
+All contestants train the same network on the same images: they gather batches from
+uint8 in a new order each pass, normalise them, use softmax cross-entropy and SGD with
+momentum, and read the mean loss at the end of the pass. The modern LeNet-5 sees the
+60,000 images of MNIST, ResNet-20 as many random ones of CIFAR's size. A round runs each
+contestant once. The table gives medians over the rounds; its last column is the median
+of the rounds' ratios to the first contestant. The machine must be idle: with other work
+on its cores torch was seen at a tenth of its speed.
 
     torch      eager PyTorch
     compiled   torch.compile of forward and loss
     ours       the programs of main.py: 100 steps in one call
-    ours_step  the same, a call for each step
-    lax        the same as ours with XLA's own convolutions, which is what nn.Conv has
-    lax_step   likewise, a call for each step
+    ours_step  the same, one call per step
+    lax        the same as ours with XLA's own convolutions, which nn.Conv uses
+    lax_step   the same as lax, one call per step
 """
 
 import argparse
@@ -29,13 +29,13 @@ import numpy as np
 import optax
 
 import data_source
-import evaluate
-import feeds
 import input_pipeline
 import models
-import train_step
 from benchmarks.train_step import NETWORKS, plain_convolutions
+from experiment import build
 from kernels import huge_pages, ops
+from training import objective, train_step
+from transforms import preprocessing as preprocessings
 
 MEAN, STD = 33.3, 78.6
 LEARNING_RATE, MOMENTUM = 0.01, 0.9
@@ -43,7 +43,7 @@ CONTESTANTS = ("torch", "compiled", "ours", "ours_step", "lax", "lax_step")
 
 
 class RandomImages:
-    """In place of a data_source.Split, of `size` images [32, 32, 3]."""
+    """Stands for a data_source.Split with `size` images [32, 32, 3]."""
 
     def __init__(self, size):
         rng = np.random.default_rng(0)
@@ -55,7 +55,7 @@ class RandomImages:
 
 
 class Order:
-    """In place of input_pipeline.TrainPlan: a pass in the given order [N]."""
+    """Stands for an input_pipeline.TrainPlan: one pass in the given order [N]."""
 
     def __init__(self, batch_size):
         self.batch_size, self.order = batch_size, None
@@ -71,16 +71,16 @@ def jax_pass(name, split, batch, plain, steps):
     network = models.create(name, num_classes=10)
     shape, _ = NETWORKS[name]
     tx = optax.sgd(LEARNING_RATE, MOMENTUM)
-    preprocessing = input_pipeline.Preprocessing(shape[0], mean=(MEAN,), std=(STD,))
-    step = train_step.make_train_step(
+    preprocessing = preprocessings.Preprocessing(shape[0], mean=(MEAN,), std=(STD,))
+    task = objective.Classification(
         network,
-        tx,
         optax.softmax_cross_entropy_with_integer_labels,
-        functools.partial(input_pipeline.network_input, preprocessing=preprocessing),
+        functools.partial(preprocessings.network_input, preprocessing=preprocessing),
     )
+    step = train_step.make_train_step(task, tx)
     plan = Order(batch)
-    mesh = evaluate.make_mesh(1)
-    feed = feeds.DeviceFeed(split, plan, mesh, steps)
+    mesh = build.make_mesh(1)
+    feed = input_pipeline.DeviceFeed(split, plan, mesh, steps)
     run_steps = jax.jit(
         train_step.make_run_steps(step, feed.fetch),
         donate_argnums=(0, 1),
@@ -93,7 +93,7 @@ def jax_pass(name, split, batch, plain, steps):
     def run(order):
         nonlocal state
         plan.order = order
-        at, end, sums = 0, len(order) // batch, train_step.zero_sums()
+        at, end, sums = 0, len(order) // batch, train_step.zero_sums(task)
         while at < end:
             data, count = feed.take(at, end)
             with ops.for_mesh(mesh):
@@ -101,7 +101,7 @@ def jax_pass(name, split, batch, plain, steps):
             at += count
         return float(sums["loss"]) / (end * batch)
 
-    # The first call traces the network, with the convolutions of that moment.
+    # The first call traces the network, with the convolutions in use at that moment.
     return plain_convolutions()(run) if plain else run
 
 

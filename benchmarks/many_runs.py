@@ -1,4 +1,4 @@
-"""A sweep over seeds against as many runs of main.py, with and without the start.
+"""Compares a sweep over seeds with as many runs of main.py, with and without the start.
 
     python -m benchmarks.many_runs [--runs=8] [--epochs=2] [--rounds=2]
 
@@ -8,10 +8,11 @@ The modern LeNet-5 on MNIST (configs/lenet5.py:modern), in turn in each round:
     together=1   `python main.py --mode=sweep`, one run at a time in one process
     together=K   the same, K runs in one program by vmap
 
-First the steps alone, in this process: images per second once all is compiled. Then the
-whole commands from start to end, evaluations and checkpoints included, with a common
-compilation cache that is empty when each of them begins ("cold") or filled ("warm").
-Ratios are medians over the rounds of separate to it: above 1 the sweep is faster.
+It first times the steps alone, in this process: images per second once all is compiled.
+Then it times the whole commands from start to end, evaluations and checkpoints
+included, with a common compilation cache that is empty when each of them begins
+("cold") or filled ("warm"). A ratio is the median over the rounds of the time of
+`separate` divided by the sweep's: above 1 the sweep is faster.
 """
 
 import argparse
@@ -27,11 +28,11 @@ import time
 
 import jax
 
-import sweep
 import train
-import workdir
 from configs import lenet5
+from experiment import workdir
 from kernels import huge_pages
+from sweep import grid, together
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIG = "--config=configs/lenet5.py:modern"
@@ -42,14 +43,14 @@ class NoStop:
 
 
 def steps_alone(folder, count):
-    """{contestant: function that trains `count` runs on and returns images/s}."""
+    """{contestant: function that continues `count` runs and returns images/s}."""
     config = lenet5.get_config("modern")
     config.num_devices = 1
     config.log.tensorboard = False
     varied = {"seed": list(range(count))}
     parent = workdir.Workdir(f"{folder}/sweep")
-    runs = sweep.make_runs(config, parent, varied)
-    program = sweep.Program(config, varied)
+    runs = grid.make_runs(config, parent, varied)
+    program = together.Program(config, varied)
     trainer = train.Trainer(config, workdir.Workdir(f"{folder}/run"), NoStop)
 
     def separate():
@@ -63,12 +64,12 @@ def steps_alone(folder, count):
         return [group.state for group in groups]
 
     functions = {"separate": separate}
-    for together in (1, count):
+    for at_once in (1, count):
         groups = [
-            sweep.Group(program, runs[i : i + together])
-            for i in range(0, count, together)
+            together.Group(program, runs[i : i + at_once])
+            for i in range(0, count, at_once)
         ]
-        functions[f"together={together}"] = functools.partial(grouped, groups)
+        functions[f"together={at_once}"] = functools.partial(grouped, groups)
     images = count * config.steps_per_dispatch * config.batch_size
 
     def rate(train_on):
@@ -80,18 +81,18 @@ def steps_alone(folder, count):
 
 
 def commands(count, epochs):
-    """{contestant: its command lines, without directories}."""
+    """Returns {contestant: its command lines, without directories}."""
     flags = [CONFIG, f"--config.num_epochs={epochs}", "--config.num_devices=1"]
     seeds = ",".join(map(str, range(count)))
     found = {"separate": [[*flags, f"--config.seed={seed}"] for seed in range(count)]}
-    for together in (1, count):
-        more = ["--mode=sweep", f"--vary=seed={seeds}", f"--together={together}"]
-        found[f"together={together}"] = [[*flags, *more]]
+    for at_once in (1, count):
+        more = ["--mode=sweep", f"--vary=seed={seeds}", f"--together={at_once}"]
+        found[f"together={at_once}"] = [[*flags, *more]]
     return found
 
 
 def seconds_of(lines, cache):
-    """Seconds that the commands take one after another, with that cache."""
+    """Times the commands one after another, with that cache, in seconds."""
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         for number, line in enumerate(lines):
@@ -106,7 +107,7 @@ def seconds_of(lines, cache):
 
 
 def show(title, values, ratio, rounds):
-    """Prints the medians and the medians of the ratios to "separate"."""
+    """Prints the medians, and the medians of the ratios to "separate"."""
     print(f"\n{title:28} {'median':>9} {'ratio':>6}   ({rounds} rounds)")
     for name, found in values.items():
         ratios = [ratio(a, b) for a, b in zip(values["separate"], found, strict=True)]

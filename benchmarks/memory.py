@@ -1,11 +1,12 @@
-"""Peak memory of a training step, beside PyTorch's: python -m benchmarks.memory
+"""Compares a training step's peak memory with PyTorch's: python -m benchmarks.memory
 
-Each figure is of a process of its own: the largest resident set (VmHWM) in two training
-steps less the resident set after the imports. SGD with momentum, float32, random
-images. `ours` is the step as train.py compiles it, `remat` the same with every stage
-rematerialised, `torch` torchvision's network in eager mode, channels last. For ours
-`planned` is what the compiled program says it takes, and what train.py prints before
-the first step; compiling has a peak of its own, which counts in `peak` if it is higher.
+Each figure comes from its own process: the largest resident set (VmHWM) in two training
+steps minus the resident set after the imports. The steps use SGD with momentum, float32
+and random images. `ours` is the step as train.py compiles it, `remat` the same with
+every stage rematerialised, `torch` torchvision's network in eager mode, channels last.
+For ours, `planned` is the compiled program's own estimate, which train.py prints before
+the first step; compilation has a peak of its own, which counts in `peak` if it is
+higher.
 """
 
 import argparse
@@ -54,7 +55,7 @@ def main(argv=None):
 
 
 def child(network, contestant, batch, size):
-    """What a fresh process measures, or SystemExit with its words."""
+    """Measures in a fresh process; raises SystemExit with its message if that fails."""
     command = [sys.executable, "-m", "benchmarks.memory", f"--batch={batch}"]
     command += [f"--size={size}", f"--child={network}:{contestant}"]
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
@@ -69,12 +70,10 @@ def measure_ours(network, batch, size, contestant):
     import numpy as np
     import optax
 
-    import evaluate
-    import memory
     import models
-    import train_step
+    from experiment import build
     from kernels import ops
-    from models import remat
+    from training import memory, objective, remat, train_step
 
     shape = (size, size, 3)
     fields = {"stride_on": "3x3"} if network == "resnet50" else {}  # as torchvision
@@ -83,14 +82,14 @@ def measure_ours(network, batch, size, contestant):
     if contestant == "remat":
         trained = remat.rematerialised(model, (remat.ALL,), shape)
     tx = optax.sgd(0.1, momentum=0.9)
-    step = train_step.make_train_step(
+    task = objective.Classification(
         trained,
-        tx,
         optax.softmax_cross_entropy_with_integer_labels,
         lambda data, seed: data["image"],
     )
+    step = train_step.make_train_step(task, tx)
     step = train_step.make_run_steps(step, lambda data, i: data)
-    evaluate.abstract_variables(model, shape)  # what is imported late is imported
+    build.abstract_variables(model, shape)  # triggers the late imports
     jax.devices()
     baseline = resident("VmRSS")
 
@@ -100,7 +99,7 @@ def measure_ours(network, batch, size, contestant):
         "label": jax.device_put(rng.integers(0, 1000, batch, np.int32)),
     }
     state = jax.jit(train_step.make_init(model, tx, shape, ema=False))(0)
-    sums = train_step.zero_sums()
+    sums = train_step.zero_sums(task)
     options = {"donate_argnums": (0, 1), "compiler_options": options}
     program = jax.jit(step, static_argnums=3, **options)
     program = program.lower(state, sums, data, 1, 0).compile()
@@ -139,7 +138,7 @@ def measure_torch(network, batch, size, contestant):
 
 
 def resident(field):
-    """Bytes of this process: VmRSS now, VmHWM the most that it ever had."""
+    """Bytes of this process: VmRSS is the present size, VmHWM the largest so far."""
     with open("/proc/self/status") as file:
         (line,) = [line for line in file if line.startswith(field + ":")]
     return int(line.split()[1]) * 1024

@@ -1,19 +1,19 @@
-"""Four papers' recipes and tests on photographs, end to end.
+"""Runs four papers' recipes and test protocols on photographs, end to end.
 
     python -m benchmarks.photographs                         # files of seven classes
     python -m benchmarks.photographs --data=fashion_mnist    # its first images
 
-The files are parts, in random scale, mirrored, with noise, of seven photographs that
-scikit-learn and scikit-image bring along; each is a class with 40 files to train on and
-8 to validate. These show the same scenes, so that a low error is no merit: what is
-shown is that its paper's augmentation, initialisation and test protocol run, and that
-it learns. Of Fashion-MNIST the first 280 and 56 images are taken.
+The files show parts of seven photographs that come with scikit-learn and scikit-image,
+at random scales, mirrored, with noise. Each photograph is a class with 40 files to
+train on and 8 to validate. Those show the same scenes, so a low error is no merit: the
+benchmark shows that a paper's augmentation, initialisation and test protocol run, and
+that the network learns. From Fashion-MNIST it takes the first 280 and 56 images.
 
-Each row is `main.py --config=configs/<network>.py` with the data set, the batch, the
-epochs and, in three of them, Adam (ROWS), and `main.py --mode=evaluate`, which takes
-the paper's protocol. Batches are of 16: with a rate for 128 or more, and thousands of
-steps to come, the papers' SGD does not get off the ground in a hundred. GoogLeNet's
-average of the parameters, which takes 10,000 steps, is off.
+Each row runs `main.py --config=configs/<network>.py` with the data set, the batch, the
+epochs and, in three of them, Adam (ROWS), and then `main.py --mode=evaluate`, which
+uses the paper's protocol. A batch has 16 images: the papers' SGD, with a rate for 128
+or more and thousands of steps to come, does not get off the ground in a hundred steps.
+GoogLeNet's average of the parameters, which takes 10,000 steps, is off.
 """
 
 import argparse
@@ -41,9 +41,9 @@ SAMPLES = {
         "data/rocket.jpg",
     ),
 }
-SPLITS = {"train": 40, "validation": 8}  # files of each class
+SPLITS = {"train": 40, "validation": 8}  # files per class
 ADAM = ("optimizer.name=adam", "optimizer.kwargs={}", "optimizer.learning_rate=1e-4")
-# The config, epochs, and changes besides.
+# The config, epochs, and further changes.
 ROWS = (
     ("alexnet", 8, ADAM),
     ("vgg16", 2, ADAM),
@@ -53,7 +53,7 @@ ROWS = (
 
 
 def sample_photographs():
-    """PIL images in RGB, in the order of SAMPLES.
+    """Opens the photographs as PIL images in RGB, in the order of SAMPLES.
 
     Raises:
       ImportError: scikit-learn or scikit-image is not installed.
@@ -69,7 +69,7 @@ def sample_photographs():
 
 
 def make_photographs(directory, height, width, count, samples, seed=0):
-    """Writes `count` JPEGs of quality 95 that look like a camera's, of each in turn."""
+    """Writes `count` camera-like JPEGs of quality 95, from each sample in turn."""
     rng = np.random.default_rng(seed)
     directory.mkdir(parents=True)
     for i in range(count):
@@ -86,7 +86,7 @@ def make_photographs(directory, height, width, count, samples, seed=0):
 
 
 def make_folder(directory):
-    """A data set for main.py, `directory`/<split>/<class>/<number>.jpg, of 375x500."""
+    """Makes main.py's data set, `directory`/<split>/<class>/<number>.jpg of 375x500."""
     names = [pathlib.Path(n).stem for names in SAMPLES.values() for n in names]
     for number, (name, sample) in enumerate(
         zip(names, sample_photographs(), strict=True)
@@ -97,7 +97,7 @@ def make_folder(directory):
 
 
 def run_row(network, epochs, changes, data, workdir):
-    """Trains and evaluates; a row of the table, as a dict."""
+    """Trains and evaluates; returns a row of the table, a dict."""
     changes = (
         *changes,
         *data,
@@ -133,7 +133,7 @@ def _losses(line):
 
 
 def _main(*flags):
-    """Seconds of `python main.py`."""
+    """Runs `python main.py` and returns its seconds."""
     start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "main.py", *flags], cwd=ROOT, capture_output=True, text=True

@@ -1,12 +1,12 @@
-"""Where the time of a training step goes, by XLA's operations: on a CPU.
+"""Shows where the time of a training step goes, by XLA's operations, on a CPU.
 
     python -m benchmarks.profile_step --network=resnet50 [--top=30]
 
-Runs the step of benchmarks/train_step.py under `jax.profiler` and prints milliseconds a
-step, of each kind of operation and of the longest ones. A kind is an operation's name
-without its number; a fusion is named after what it fuses. Times are those of the thread
-that started an operation, without Eigen's convolutions, which run on other threads:
-what the kinds leave of the step. Tracing costs time itself.
+It runs the step of benchmarks/train_step.py under `jax.profiler` and prints
+milliseconds per step for each kind of operation and for the longest operations. A kind
+is an operation's name without its number; a fusion is named after what it fuses. Times
+are those of the thread that started an operation. They leave out Eigen's convolutions,
+which run on other threads and take the rest of the step. Tracing itself costs time.
 """
 
 import argparse
@@ -25,7 +25,7 @@ STEPS = 2
 
 
 def milliseconds(folder):
-    """{operation: milliseconds a step} of the trace in a folder."""
+    """Reads {operation: milliseconds per step} from the trace in a folder."""
     found = collections.Counter()
     for path in pathlib.Path(folder).rglob("*.xplane.pb"):
         for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
@@ -38,12 +38,12 @@ def milliseconds(folder):
 
 
 def kind(operation):
-    """Its name without numbers: add_fusion.12 is an add_fusion."""
+    """An operation's name without numbers: add_fusion.12 is an add_fusion."""
     return re.sub(r"\.\d+(?=$|__)|\.clone", "", operation)
 
 
 def shapes(program):
-    """{operation: "shape name in the network"} of a compiled program's text."""
+    """Reads {operation: "shape name in the network"} from a compiled program's text."""
     found = {}
     for line in program.splitlines():
         match = re.match(r"\s*(?:ROOT )?%(\S+) = (\S+?)(?:\{\S*)? ", line)

@@ -1,14 +1,14 @@
-"""Data parallelism over several devices: python -m benchmarks.scaling [PART ...]
+"""Measures data parallelism over devices: python -m benchmarks.scaling [PART ...]
 
   volume    what the devices exchange in a step, read from the compiled program for
             eight of them
-  virtual   steps over 1, 2, 4 and 8 virtual CPU devices, which share the cores. 1.00
-            would be a partition that costs nothing; it is more where the program of
-            one device leaves cores idle. Of the networks with a small form (VIRTUAL)
+  virtual   steps over 1, 2, 4 and 8 virtual CPU devices, which share the cores, for the
+            networks with a small form (VIRTUAL). A free partition would give 1.00; a
+            value is higher if the program for one device leaves cores idle
   expected  efficiency on 8, 64 and 1,024 accelerators by docs/scaling.md, from the
             inputs at the top of this file; --rate=resnet50=7000 replaces one
 
-Without a PART, all three.
+Without a PART it runs all three.
 """
 
 import argparse
@@ -23,30 +23,30 @@ import time
 from kernels import huge_pages
 
 DEVICES = (1, 2, 4, 8)
-# Image size and batch of "volume", at the papers' sizes: nothing is run.
+# Image size and batch for "volume". They are the papers', since nothing is run.
 VOLUME = {
     "lenet5_modern": (28, 1, 64),
     "resnet50": (224, 3, 8),
     "vgg16": (224, 3, 8),
     "resnext50_32x4d": (224, 3, 8),
 }
-# Of "virtual": small images; the batch is the whole one ("strong"), and that of each
-# device is an eighth of it ("weak").
+# Small images for "virtual". The batch is the whole one ("strong"); an eighth of it is
+# each device's batch ("weak").
 VIRTUAL = {"lenet5_modern": (28, 1, 512), "resnet50": (64, 3, 16), "vgg16": (32, 3, 16)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """What connects accelerators. None of it was measured here."""
+    """The network that connects accelerators. None of it was measured here."""
 
     devices: int
-    bandwidth: float  # bytes/s in one direction that a ring's slowest link has
-    latency: float  # seconds of an all-reduce of a few kilobytes
+    bandwidth: float  # bytes/s in one direction over a ring's slowest link
+    latency: float  # seconds for an all-reduce of a few kilobytes
 
 
 # Eight H100 or H200 share NVLink at 900 GB/s in both directions, 450 in one, of which
 # NCCL reaches 370 (https://github.com/NVIDIA/nccl-tests/issues/212). Every GPU has an
-# InfiniBand NDR adapter of 400 Gbit/s, of which 46 to 48 GB/s are reached
+# InfiniBand NDR adapter with 400 Gbit/s, which reaches 46 to 48 GB/s
 # (https://github.com/NVIDIA/nccl-tests/issues/290); NCCL runs a ring through each of
 # the eight. Latencies are assumed: NCCL's model puts a small one between nodes at 25
 # microseconds (https://github.com/NVIDIA/nccl/issues/1453).
@@ -54,15 +54,15 @@ CLUSTERS = (
     Cluster(8, 370e9, 12e-6),
     Cluster(64, min(370e9, 8 * 46e9), 25e-6),
     Cluster(1024, min(370e9, 8 * 46e9), 50e-6),
-    # The same with one adapter a node.
+    # The same with one adapter per node.
     Cluster(64, 46e9, 25e-6),
     Cluster(1024, 46e9, 50e-6),
 )
-# Images/s of one accelerator: assumed, not measured. ResNet-50's is what MLPerf 3.0
-# comes to (docs/scaling.md); VGG-16's is that by multiply-adds.
+# Images/s of one accelerator, assumed and not measured. ResNet-50's rate follows from
+# MLPerf 3.0 (docs/scaling.md); VGG-16's is scaled from it by multiply-adds.
 RATES = {"resnet50": 7000.0, "vgg16": 1750.0}
 BACKWARD = 2 / 3  # share of a step during which gradients can travel
-# JPEGs that a core decodes, crops and flips in a second: two cores of this project's
+# JPEGs that a core decodes, crops and flips per second; two cores of this project's
 # machine did 1,090 to 1,270.
 DECODED = 600.0
 
@@ -72,13 +72,13 @@ class Volume:
     """The all-reduces of one step on one device."""
 
     parameters: int
-    channels: int  # of all batch normalisations together
+    channels: int  # over all batch normalisations
     count: int
     bytes: dict  # by type
 
 
 def all_reduces(text):
-    """(number, {type: bytes}) of the all-reduces in the text of a compiled program.
+    """Counts the all-reduces in a compiled program's text: (number, {type: bytes}).
 
     A combined all-reduce, whose result is a tuple, counts as one.
 
@@ -100,12 +100,12 @@ def all_reduces(text):
 
 
 def expected(cluster, *, step, num_bytes, num_norms, backward=BACKWARD):
-    """Efficiency (with overlap, without it) of a cluster against one accelerator.
+    """A cluster's efficiency (with overlap, without it) relative to one accelerator.
 
-    A ring moves 2 (n - 1) / n of the gradients' `num_bytes` over each link. With
-    overlap it hides behind the backward pass as far as that lasts. The all-reduces of
+    A ring moves 2 (n - 1) / n of the gradients' `num_bytes` over each link. Overlap
+    hides this behind the backward pass as long as that lasts. The all-reduces of
     `num_norms` batch normalisations, one forward and one backward each, never hide:
-    the next layer waits for them. `step` is seconds on one accelerator.
+    the next layer waits for them. `step` is in seconds, on one accelerator.
     """
     n = cluster.devices
     ring = 2 * (n - 1) / n * num_bytes / cluster.bandwidth + cluster.latency
@@ -115,7 +115,7 @@ def expected(cluster, *, step, num_bytes, num_norms, backward=BACKWARD):
 
 
 class Step:
-    """A training step of a network over the first devices, as train.py has it."""
+    """A training step of a network over the first devices, as train.py runs it."""
 
     def __init__(self, network, size, channels, batch, devices):
         import jax
@@ -123,26 +123,26 @@ class Step:
         import optax
         from jax.sharding import NamedSharding, PartitionSpec
 
-        import evaluate
         import models
-        import train_step
+        from experiment import build
         from kernels import ops
+        from training import objective, train_step
 
         shape, classes = (size, size, channels), 10 if size == 28 else 1000
         model = models.create(network, num_classes=classes)
         tx = optax.sgd(1e-3, momentum=0.9)
-        mesh = evaluate.make_mesh(devices)
+        mesh = build.make_mesh(devices)
         one = NamedSharding(mesh, PartitionSpec())
         split = NamedSharding(mesh, PartitionSpec("data"))
         self.init = jax.jit(
             train_step.make_init(model, tx, shape, ema=False), out_shardings=one
         )
-        step = train_step.make_train_step(
+        task = objective.Classification(
             model,
-            tx,
             optax.softmax_cross_entropy_with_integer_labels,
             lambda data, seed: data["image"],
         )
+        step = train_step.make_train_step(task, tx)
         self.shapes = jax.eval_shape(self.init, 0)
         state = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one), self.shapes
@@ -174,7 +174,7 @@ class Step:
         return self
 
     def seconds(self, steps):
-        """Seconds a step."""
+        """Seconds per step."""
         import jax
 
         start = time.perf_counter()
@@ -185,7 +185,7 @@ class Step:
 
 
 def volume(network, size, channels, batch, devices=DEVICES[-1]):
-    """The `Volume` of a network, from the program for so many devices."""
+    """The `Volume` of a network, from its program for `devices` devices."""
     import jax
 
     step = Step(network, size, channels, batch, devices)
@@ -240,7 +240,7 @@ def print_row(network, kind, found):
 
 
 def partition(network, shape, batch, devices, rounds):
-    """Seconds on one device over seconds on `devices`, the same batch, in turn."""
+    """Seconds on one device divided by seconds on `devices`, same batch, in turn."""
     one = Step(network, *shape, batch, 1).start()
     several = Step(network, *shape, batch, devices).start()
     steps = 8 if network.startswith("lenet") else 1
@@ -271,14 +271,14 @@ def print_expected(rates, batch):
 
 
 def shapes(network):
-    """(parameters, batch normalisations) of a network for ImageNet."""
+    """Counts (parameters, batch normalisations) of a network for ImageNet."""
     import jax
 
-    import evaluate
     import models
+    from experiment import build
 
     model = models.create(network, num_classes=1000)
-    variables = evaluate.abstract_variables(model, (224, 224, 3))
+    variables = build.abstract_variables(model, (224, 224, 3))
     parameters = sum(x.size for x in jax.tree.leaves(variables["params"]))
     return parameters, len(jax.tree.leaves(variables.get("batch_stats", {}))) // 2
 

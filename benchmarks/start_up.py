@@ -1,19 +1,19 @@
-"""From Enter to the report of the first training step, and where the time goes.
+"""Times main.py from Enter to the report of the first training step, by phase.
 
     python -m benchmarks.start_up [--rounds=5]
 
-Each measurement is main.py in a process of its own, training on embedded MNIST: first
-with an empty compilation cache, then with what the first left there. Medians over the
-rounds, in seconds:
+Each measurement runs main.py in its own process, training on embedded MNIST: first with
+an empty compilation cache, then with the one that the first filled. The table has
+medians over the rounds, in seconds:
 
-    imports     from the start of the process until the training begins
+    imports     from the start of the process until training begins
     data        opening the splits, decoding them, sending them to the device
     init        parameters and optimizer state: tracing, compiling and running
     step        the first training step, likewise
     rest        what lies between: shapes, the run directory, writers
-    compiled    of all that, in XLA's compiler or reading what it compiled before
+    compiled    the part of all that spent in XLA's compiler or its cache
 
-The files of Python and its packages are in memory: what ran before has read them.
+The files of Python and its packages are in memory, since an earlier run has read them.
 """
 
 import argparse
@@ -44,7 +44,7 @@ MARK = "start-up: "
 
 
 def measure(arguments, cache):
-    """Seconds of each phase, and of all as "total"."""
+    """The seconds of each phase, and of all as "total"."""
     with tempfile.TemporaryDirectory() as directory:
         command = [
             sys.executable,
@@ -65,22 +65,21 @@ def measure(arguments, cache):
 
 
 def run_main(start, arguments):
-    """main.py in this process, which ends at the report of the first step.
+    """Runs main.py in this process, which ends at the report of the first step.
 
-    `start` is the `time.time` at which the process was asked for.
+    `start` is the `time.time` at which the process was requested.
     """
     import jax
-    from absl import app
 
-    import evaluate
     import main as program
-    import reporting
     import train
+    from experiment import build, reporting
+    from weights import starting
 
     seconds = dict.fromkeys(PHASES, 0.0)
 
     def timed(owner, name, phase):
-        """Adds to `phase` what calls of the function `owner.name` take."""
+        """Adds the time of calls to the function `owner.name` to `phase`."""
         function = getattr(owner, name)
 
         @functools.wraps(function)
@@ -92,11 +91,12 @@ def run_main(start, arguments):
 
         setattr(owner, name, wrapper)
 
-    timed(evaluate, "open_split", "data")
-    timed(train.Trainer, "_make_feed", "data")
-    timed(train.Trainer, "_restore", "init")
+    timed(build, "open_split", "data")
+    timed(build.Setup, "feed", "data")
+    timed(starting, "restore", "init")
+    timed(starting, "new_state", "init")
     timed(train.Trainer, "_advance", "step")
-    timed(train.Trainer, "_checked", "step")  # Waits for the sums of the step.
+    timed(train.Trainer, "_checked", "step")  # waits for the step's sums
 
     def count_compilation(event, duration, **kwargs):
         if event == "/jax/core/compile/backend_compile_duration":
@@ -114,11 +114,10 @@ def run_main(start, arguments):
         parts = ("imports", "data", "init", "step")
         seconds["rest"] = total - sum(seconds[phase] for phase in parts)
         print(MARK + json.dumps({"total": total, **seconds}), flush=True)
-        os._exit(0)  # Nobody waits for an evaluation and a checkpoint.
+        os._exit(0)  # skips the evaluation and the checkpoint
 
     train.train, reporting.Progress.line = train_from_now, end
-    sys.argv = ["main.py", *arguments]
-    app.run(program.main, flags_parser=program._parse)
+    sys.exit(program.main(["main.py", *arguments]))
 
 
 def main():

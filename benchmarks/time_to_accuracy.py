@@ -1,13 +1,13 @@
-"""Seconds from the start of the process to 1 % error on MNIST, 92 % on Fashion-MNIST.
+"""Times a run from its start to 1 % error on MNIST, or 92 % accuracy on Fashion-MNIST.
 
     python -m benchmarks.time_to_accuracy [--only=mnist] [--data_dir=DIR] [--seeds=3]
 
 Each row is one `python main.py ...` with another seed: a new process, imports, data,
-compilation, training, and the evaluations of the whole test split after each epoch. The
-clock stops when the first line is read that reports no more than the target error; the
-process is then told to stop. Seed 0 is run twice, first with an empty compilation cache
-(cold), then with the one that run has filled (warm); further seeds are warm, for a seed
-is no part of a program. `--data_dir` is for what is not found where README.md says.
+compilation, training, and evaluations of the whole test split after each epoch. The
+clock stops at the first line that reports no more than the target error; the process is
+then told to stop. Seed 0 runs twice, first with an empty compilation cache (cold), then
+with the one that this run has filled (warm). Further seeds are warm, because a seed is
+not part of a program. `--data_dir` names a place that docs/data.md does not.
 """
 
 import argparse
@@ -32,7 +32,7 @@ RESULT = re.compile(r"error \S+ % \((\d+) errors, (\d+)/\2 images counted\)")
 def seconds_to(target, flags):
     """(seconds, error in per cent) at the first evaluation with an error <= target.
 
-    Seconds are infinite if the training ends before that; the error is then its last.
+    The seconds are infinite if training ends before that; the error is then the last.
 
     Raises:
       SystemExit: main.py failed.

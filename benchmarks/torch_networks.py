@@ -1,5 +1,6 @@
-"""In PyTorch, the networks that benchmarks/ compares: torchvision's, timm's, and those
-that neither has. tests/parity checks that each gives the logits of ours.
+"""PyTorch networks for benchmarks/: torchvision's, timm's, and those that neither has.
+
+tests/parity checks that each gives the same logits as ours.
 """
 
 import functools
@@ -12,10 +13,11 @@ from weights.twins import torchvision_models
 
 
 def create(name):
-    """The network that models.create calls `name`, initialised, in training mode.
+    """Creates the network that models.create calls `name`, in training mode.
 
-    `resnet50` has its strides on the 3x3 convolutions and `googlenet_bn` its two side
-    heads. 10 classes where images have 28x28 or 32x32 pixels, else 1000.
+    It is initialised. `resnet50` has its strides on the 3x3 convolutions and
+    `googlenet_bn` its two side heads. Networks for images of 28x28 or 32x32 pixels have
+    10 classes, others 1000.
 
     Raises:
       ImportError: torchvision or timm is not installed.
@@ -35,7 +37,7 @@ def create(name):
 
 
 def lenet5():
-    """Of 28x28 images, 61,706 parameters."""
+    """LeNet-5 for 28x28 images, with 61,706 parameters."""
     return nn.Sequential(
         nn.Conv2d(1, 6, 5, padding=2),
         nn.ReLU(),
@@ -53,7 +55,7 @@ def lenet5():
 
 
 def alexnet():
-    """In two groups, with local response normalisation, of 227x227 images."""
+    """AlexNet in two groups, with local response normalisation, for 227x227 images."""
     norm = functools.partial(nn.LocalResponseNorm, 5, 1e-4, 0.75, 2.0)
     return nn.Sequential(
         nn.Conv2d(3, 96, 11, 4),
@@ -83,7 +85,7 @@ def alexnet():
 
 
 def nin():
-    """Of 32x32 images: three blocks of a convolution and two 1x1 convolutions."""
+    """NIN for 32x32 images: three blocks of a convolution and two 1x1 convolutions."""
     layers, before = [], 3
     for block, (kernel, *maps) in enumerate(
         [(5, 192, 160, 96), (5, 192, 192, 192), (3, 192, 192, 10)]
@@ -97,8 +99,7 @@ def nin():
 
 
 def cifar_resnet20(option="A"):
-    """torchvision's ResNet-18 with the sizes for 32x32 images, and the paper's shortcut
-    A or B."""
+    """torchvision's ResNet-18 with sizes for 32x32 images and shortcut A or B."""
     net = torchvision_models().resnet18(num_classes=10)
     block = type(net.layer1[0])
     net.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
@@ -115,7 +116,7 @@ def cifar_resnet20(option="A"):
 
 
 class HalveAndPad(nn.Module):
-    """Option A."""
+    """The shortcut of option A."""
 
     def forward(self, x):
         x = x[:, :, ::2, ::2]
@@ -123,7 +124,7 @@ class HalveAndPad(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """Table 1 of its paper: WRN-n-k as the table's rows say it."""
+    """WRN-n-k by the rows of its paper's Table 1."""
 
     def __init__(self, depth, factor):
         super().__init__()
@@ -144,7 +145,7 @@ class WideResNet(nn.Module):
 
 
 class WideUnit(nn.Module):
-    """Section 2 and Figure 1(d), without its dropout."""
+    """The unit of Section 2 and Figure 1(d), without its dropout."""
 
     def __init__(self, before, after, stride):
         super().__init__()

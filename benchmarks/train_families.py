@@ -1,13 +1,13 @@
-"""Every family learns: two epochs on a slice of MNIST, from each family's own config.
+"""Checks that every family learns: two epochs on a slice of MNIST, from its own config.
 
     python -m benchmarks.train_families [--only=alexnet,vgg] [--images=512]
 
 Each row is main.py's training with the config's own network, loss and optimizer, on the
 first images of embedded MNIST at a size that is quick, in batches of 16 and at a
-constant learning rate. Rows with a rate have Adam with it: the papers that start from
+constant learning rate. Rows with a rate use Adam: networks whose papers start from
 small weights and train for many epochs do not get off the ground in two short ones.
-The loss, auxiliary heads included, is the mean over the first and over the last eighth
-of the steps; ln 10 is 2.303. It exits with 1 if the last is not below the first.
+The losses, auxiliary heads included, are means over the first and the last eighth of
+the steps; ln 10 is 2.303. It exits with 1 if the last loss is not below the first.
 """
 
 import argparse
@@ -22,9 +22,8 @@ import time
 
 import ml_collections
 
-import configuration
 import train
-import workdir
+from experiment import checks, workdir
 
 # config, its argument, image size, Adam's learning rate (None: the config's optimizer).
 ROWS = (
@@ -53,7 +52,7 @@ ROWS = (
 
 
 def small_config(module, network, size, rate, images):
-    """The config of a row for the first `images` of MNIST."""
+    """Makes the config of a row for the first `images` images of MNIST."""
     config = importlib.import_module(f"configs.{module}").get_config(network)
     config.num_devices = 1
     config.batch_size = 16
@@ -78,12 +77,12 @@ def small_config(module, network, size, rate, images):
     config.checkpoint.every_epochs = 0.0
     config.log.every_steps = images // 64  # an eighth of the steps
     config.log.tensorboard = False
-    configuration.check(config)
+    checks.check(config)
     return config.lock()
 
 
 def train_row(path, *row):
-    """(first loss, last loss, seconds) of a training in the directory `path`."""
+    """Trains in the directory `path`; returns (first loss, last loss, seconds)."""
 
     class NoStop:
         requested = False

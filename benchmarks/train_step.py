@@ -1,31 +1,31 @@
-"""A training step of each network, here and in PyTorch, in turn in one run.
+"""Times a training step of each network, here and in PyTorch, in turn in one run.
 
     python -m benchmarks.train_step [--networks=resnet50,vgg16] [--rounds=5]
     python -m benchmarks.train_step --device=gpu
 
 A step is the forward pass, loss, gradients, batch statistics, and SGD with momentum and
 weight decay, on one batch that lies on the device. In a round each contestant of a
-network makes one untimed step and then some that are timed; the table has the median
-over the rounds of its images/s, and of the rounds' ratios. The machine must be idle.
+network makes one untimed step and then several timed ones; the table has the medians
+over the rounds of its images/s and of the rounds' ratios. The machine must be idle.
 
     ours      the programs of main.py
-    plain     the same with XLA's own convolutions, which is what nn.Conv has
+    plain     the same with XLA's own convolutions, which nn.Conv uses
     torch     eager PyTorch: channels last, fused optimizer, with bfloat16 autocast
     compiled  the same with torch.compile of forward and loss
 
-"same bits" says whether our step, made twice from the same state, gives the same bits
-of all parameters, of their momentum, which has the gradients in it, and of the batch
-statistics, or which of these differ: only those of layers before a max pooling, where
-its gradient is the cause. XLA's deterministic operations, and what they cost:
+"same bits" says whether our step, run twice from the same state, gives identical bits
+in all parameters, in their momentum, which contains the gradients, and in the batch
+statistics. If not, it says which differ: only those of layers before a max pooling, if
+its gradient is the cause. This measures the cost of XLA's deterministic operations:
 
     XLA_FLAGS=--xla_gpu_deterministic_ops=true python -m benchmarks.train_step \\
         --device=gpu --contestants=ours
 
-TFLOP/s are 6 times the multiply-adds of the network's table, two operations each,
-forward and for two gradients. GB/s are the bytes that XLA says our program reads and
-writes. The header has what the machine reaches: a large product of matrices, and a
-large copy, in both frameworks. Contestants that cannot be had, say without PyTorch,
-leave their columns empty; where a batch does not fit, all get half of it.
+TFLOP/s are 6 times the multiply-adds of the network's table: two operations each, for
+the forward pass and two gradients. GB/s count the bytes that XLA says our program reads
+and writes. The header has the machine's limits: a large product of matrices and a large
+copy, in both frameworks. Contestants that are not available, say without PyTorch, leave
+their columns empty; if a batch does not fit, all contestants get half of it.
 """
 
 import argparse
@@ -49,12 +49,12 @@ import numpy as np
 import optax
 
 import models
-import optimizers
-import train_step
+from comparison import counting
 from kernels import huge_pages, ops
-from models import counting, layers
+from models import layers
+from training import objective, optimizers, train_step
 
-# Names of models.create, images [H, W, C], and fields that are not the default.
+# Names for models.create, images [H, W, C], and fields that are not the default.
 NETWORKS = {
     "lenet5_modern": ((28, 28, 1), {}),
     "alexnet": ((227, 227, 3), {}),
@@ -72,17 +72,17 @@ NETWORKS = {
 }
 GPU_NETWORKS = ("resnet50", "vgg16", "googlenet_bn", "densenet121", "resnext50_32x4d")
 AUXILIARY_WEIGHT = 0.3
-SECONDS = 2.0  # timed of a contestant in a round
+SECONDS = 2.0  # timed for each contestant in a round
 SGD = {"lr": 1e-3, "momentum": 0.9, "weight_decay": 1e-4}
 
 
 class Missing(Exception):
-    """A contestant that cannot be had here."""
+    """A contestant is not available here."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What all contestants of a network train."""
+    """The task that all contestants of a network train on."""
 
     network: str
     batch: int
@@ -121,13 +121,13 @@ class Ours:
             kwargs={"momentum": SGD["momentum"]},
             weight_decay=SGD["weight_decay"],
         )
-        step = train_step.make_train_step(
+        self.task = objective.Classification(
             model,
-            tx,
             optax.softmax_cross_entropy_with_integer_labels,
             lambda batch, seed: batch["image"],
             auxiliary_weight=AUXILIARY_WEIGHT,
         )
+        step = train_step.make_train_step(self.task, tx)
         run_steps = train_step.make_run_steps(step, lambda data, i: data)
         init = train_step.make_init(model, tx, task.shape, ema=False)
         images, labels = task.data()
@@ -146,27 +146,29 @@ class Ours:
             static_argnums=3,
             compiler_options=self._options(),
         )
-        sums = train_step.zero_sums()
+        sums = train_step.zero_sums(self.task)
         with ops.every_kernel():
             return jitted.lower(self.state, sums, self.batch, 1, 0).compile()
 
     def run(self, num_steps):
         """Trains on; the mean loss."""
-        sums = train_step.zero_sums()
+        sums = train_step.zero_sums(self.task)
         for _ in range(num_steps):
             self.state, sums = self.program(self.state, sums, self.batch, 0)
         return float(sums["loss"]) / (num_steps * len(self.batch["label"]))
 
     def bytes_accessed(self):
-        """What XLA counts for a step; NaN if it does not."""
+        """The bytes that XLA counts for a step; NaN if it does not count."""
         return (self.program.cost_analysis() or {}).get("bytes accessed", math.nan)
 
     def different_bits(self):
-        """Names of the arrays that come out differently in a second try of a step."""
+        """Names of the arrays that differ when the same step runs a second time."""
         results = []
         for _ in range(2):
             state = jax.tree.map(jnp.copy, self.state)
-            state, _ = self.program(state, train_step.zero_sums(), self.batch, 0)
+            state, _ = self.program(
+                state, train_step.zero_sums(self.task), self.batch, 0
+            )
             results.append(jax.device_get(state))
         pairs = zip(
             jax.tree_util.tree_leaves_with_path(results[0]),
@@ -182,7 +184,7 @@ class Ours:
 
 @contextlib.contextmanager
 def plain_convolutions():
-    """Networks that are called inside have `lax`'s convolutions, as nn.Conv has."""
+    """Networks called inside this context use `lax`'s convolutions, like nn.Conv."""
     post_init = layers.Conv.__post_init__
 
     def plain_post_init(self):
@@ -199,7 +201,7 @@ class Plain(Ours):
             super().__init__(task)
 
     def _options(self):
-        return None  # XLA's own choice of libraries belongs to its convolutions.
+        return None  # XLA chooses the libraries for its own convolutions
 
 
 class Torch:
@@ -260,9 +262,9 @@ GPU_CONTESTANTS = ("torch", "compiled", "ours")
 
 
 def measure(task, names, rounds, num_steps):
-    """The figures of one network, as a dict that JSON takes.
+    """Measures one network; returns a dict that JSON takes.
 
-    `num_steps` are timed in a round; None: as many as fill SECONDS.
+    A round times `num_steps` steps; None means as many as fill SECONDS.
 
     Raises:
       ValueError: the contestants have different numbers of parameters.
@@ -276,7 +278,7 @@ def measure(task, names, rounds, num_steps):
             missing[name] = str(error)
             continue
         except RuntimeError as error:
-            # Where there is no C++ compiler, the other columns are not lost.
+            # Without a C++ compiler, the other columns are kept.
             if name != "compiled" or out_of_memory(error):
                 raise
             missing[name] = f"torch.compile: {str(error).splitlines()[0]}"
@@ -313,21 +315,21 @@ def measure(task, names, rounds, num_steps):
 
 
 def measure_what_fits(task, *args):
-    """`measure` with the batch halved until it fits the memory."""
+    """Runs `measure` with the batch halved until it fits into memory."""
     while True:
         try:
             return measure(task, *args)
         except RuntimeError as error:
             if not out_of_memory(error) or task.batch == 1:
                 raise
-        # Outside the handler, whose traceback holds the contestants' arrays.
+        # This is outside the handler, whose traceback holds the contestants' arrays.
         release_memory()
         print(f"{task.network}: a batch of {task.batch} does not fit", flush=True)
         task = dataclasses.replace(task, batch=task.batch // 2)
 
 
 def out_of_memory(error):
-    """Of XLA or of torch."""
+    """Tells whether XLA or torch ran out of memory."""
     return "RESOURCE_EXHAUSTED" in str(error) or "OutOfMemory" in type(error).__name__
 
 
@@ -342,7 +344,7 @@ def release_memory():
 
 
 def ceilings(task, names):
-    """{framework: (FLOP/s of a product of matrices, bytes/s of a copy)}."""
+    """Measures {framework: (FLOP/s of a product of matrices, bytes/s of a copy)}."""
     size, numbers = (8192, 2**29) if task.device == "gpu" else (2048, 2**25)
     x, y = jnp.ones((size, size), task.dtype), jnp.ones(numbers, task.dtype)
     flops, traffic = 2 * size**3, 2 * y.nbytes
@@ -370,7 +372,7 @@ def ceilings(task, names):
 
 
 def seconds_of(call, wait, calls=5):
-    """Of one call, in the quickest of three series."""
+    """The seconds of one call, in the quickest of three series."""
     wait(call())
     times = []
     for _ in range(3):
@@ -383,10 +385,10 @@ def seconds_of(call, wait, calls=5):
 
 
 def import_torch(device):
-    """(torch, its name for the device), with a thread for each core.
+    """Imports torch with a thread per core; returns (torch, its name for the device).
 
     Raises:
-      Missing: not installed, or not for the device.
+      Missing: torch is not installed, or does not support the device.
     """
     try:
         import torch
@@ -406,7 +408,7 @@ def cores():
 
 
 def environment(device, names):
-    """One line: date, machine, versions."""
+    """Describes date, machine and versions in one line."""
     words = [datetime.date.today().isoformat(), processor(), f"{cores()} cores"]
     if device == "gpu":
         words.append(jax.devices()[0].device_kind)
@@ -441,7 +443,7 @@ def table_head(names, prefix):
 
 
 def table_row(row, names, unit):
-    """A line of it; FLOP/s in multiples of `unit`."""
+    """A line of the table, with FLOP/s in multiples of `unit`."""
     rates = row["images/s"]
     median = {name: statistics.median(rates[name]) for name in rates}
     steps = median["ours"] / row["batch"]
@@ -459,12 +461,12 @@ def table_row(row, names, unit):
 
 
 def digits(number):
-    """Three of them at least."""
+    """Formats a number with at least three digits."""
     return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def ratio(rates, name):
-    """Of ours to another: the median of the rounds' ratios."""
+    """The median over the rounds of the ratio of our rate to another's."""
     pairs = zip(rates["ours"], rates[name], strict=True)
     return statistics.median(a / b for a, b in pairs)
 
@@ -492,7 +494,7 @@ def main():
     if not gpu:
         jax.config.update("jax_platforms", "cpu")
     elif len(names) > 1:
-        # The rest is torch's. JAX reads this when it first uses the GPU.
+        # The rest is left to torch. JAX reads this when it first uses the GPU.
         os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.45")
     if gpu and jax.default_backend() != "gpu":
         parser.error('--device=gpu: JAX finds none; pip install "jax[cuda13]"')
@@ -531,7 +533,7 @@ def main():
 
 
 def names_of(known):
-    """For argparse: names of `known` with commas between, as a list."""
+    """An argparse type: names from `known`, separated by commas, as a list."""
 
     def names(text):
         listed = text.split(",")

@@ -3,17 +3,16 @@
     python main.py --config=configs/bn_inception.py --workdir=runs/bn_inception
 
 This is BN-x30, the best of the paper's networks; BN-x5 is
---config.optimizer.learning_rate=0.0075. The argument bn_inception_128 trains that
-network.
+--config.optimizer.learning_rate=0.0075. The argument bn_inception_128 trains the
+network of that name.
 
 The paper reports, with one crop, 25.2 % top-1 and 7.82 % top-5 error for BN-x30 after
 6 million steps of 32, and 27.0 % top-1 for BN-x5. Not yet run here.
 
-Differs from the paper: one process instead of a distributed one. The paper distorts
-colours less than GoogLeNet, without a number: half as far is a guess. It divides the
-weight decay of its GoogLeNet by 5 and makes its learning rate fall 6 times faster
-without a number for either: here they are those of configs/googlenet.py, and momentum
-is 0.9.
+Differs from the paper: training is not distributed. The paper distorts colours less
+than GoogLeNet but gives no number; half as far is a guess. It divides the weight decay
+of its GoogLeNet by 5 and makes the learning rate fall 6 times faster, but gives neither
+number: here they start from those of configs/googlenet.py, and momentum is 0.9.
 """
 
 from configs import datasets, default

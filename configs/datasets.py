@@ -1,11 +1,11 @@
-"""What recipes on one data set have in common; they change it where a paper does."""
+"""Settings that recipes on one data set share; a recipe changes what its paper does."""
 
 
 def imagenet(config, image_size=224, short_side=256):
     """ILSVRC-2012: 1,281,167 training and 50,000 validation images, 1000 classes.
 
-    Tests see the centre of an image that is rescaled to `short_side`. Channel means and
-    deviations of the training set, on a scale of 0 to 255.
+    Tests see the centre of an image that is rescaled to `short_side`. Mean and std are
+    the training set's, per channel, on a scale of 0 to 255.
     """
     config.dataset.name = "imagenet2012"
     config.dataset.image_size = image_size
@@ -20,8 +20,8 @@ def imagenet(config, image_size=224, short_side=256):
 def fb_resnet(config):
     """The augmentation of https://github.com/facebookarchive/fb.resnet.torch.
 
-    There the aspect ratio is uniform and of a crop's sides up to 16/9; here its
-    logarithm is, up to 4/3.
+    There the aspect ratio of a crop's sides is uniform, up to 16/9; here its logarithm
+    is uniform, up to 4/3.
     """
     config.dataset.interpolation = "bicubic"
     config.augment.view = "inception_crop"
@@ -35,10 +35,11 @@ def fb_resnet(config):
 def googlenet(config, strength=0.5):
     """The sampling of GoogLeNet (2014, Section 6).
 
-    Crops of 8 to 100 % of the area at an aspect ratio of 3/4 to 4/3, resized by any
-    interpolation, and photometric distortions "by Andrew Howard"
-    (https://arxiv.org/abs/1312.5402, Section 3.2): brightness, contrast and colour by
-    factors of 0.5 to 1.5, `strength` 0.5, and AlexNet's colour noise.
+    Crops cover 8 to 100 % of the area at an aspect ratio of 3/4 to 4/3 and are resized
+    with a random interpolation. The photometric distortions are "by Andrew Howard"
+    (https://arxiv.org/abs/1312.5402, Section 3.2): brightness, contrast and colour
+    change by factors of 0.5 to 1.5 (`strength` 0.5), and AlexNet's colour noise is
+    added.
     """
     config.augment.view = "inception_crop"
     config.augment.interpolation = "random"
@@ -49,12 +50,12 @@ def googlenet(config, strength=0.5):
 
 
 def inception(config):
-    """What the authors of Inception-v3 released (TensorFlow's models, slim).
+    """The augmentation released by Inception-v3's authors (TensorFlow's models, slim).
 
-    Inception crops of 299x299, of 5 to 100 % of the area, and colours: brightness by an
-    eighth, contrast and saturation by half, hue by a fifth of a turn. The authors shift
-    brightness by 32 of 255 levels; here it is a factor. Tests see 87.5 % of the short
-    side; the authors take 87.5 % of each side and squeeze that to a square.
+    Inception crops of 299x299 cover 5 to 100 % of the area. Colours change: brightness
+    by an eighth, contrast and saturation by half, hue by a fifth of a turn. The authors
+    shift brightness by 32 of 255 levels; here it is a factor. Tests see 87.5 % of the
+    short side; the authors take 87.5 % of each side and squeeze that to a square.
     """
     imagenet(config, image_size=299, short_side=342)
     config.dataset.mean = (127.5,)
@@ -71,9 +72,9 @@ def inception(config):
 def cifar10(config):
     """CIFAR-10: 50,000 training and 10,000 test images of 32x32, ten classes.
 
-    Translation by up to 4 pixels and flips: what the papers mark with a +. Zeros move
-    in after the mean is subtracted, as in fb.resnet.torch, whose means and deviations
-    of the training set these are, on a scale of 0 to 255.
+    Images are translated by up to 4 pixels and flipped, which the papers mark with a +.
+    Zeros move in after the mean is subtracted, as in fb.resnet.torch. Mean and std are
+    also its values for the training set, on a scale of 0 to 255.
     """
     config.dataset.name = "cifar10"
     config.dataset.image_size = 32
@@ -86,7 +87,7 @@ def cifar10(config):
 
 
 def mean_image(config):
-    """Each pixel's mean over the training set is subtracted, and no more done."""
+    """Subtracts each pixel's mean over the training set, and does nothing else."""
     config.dataset.whiten = "mean_image"
     config.dataset.mean = (0.0,)
     config.dataset.std = (1.0,)

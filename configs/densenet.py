@@ -2,19 +2,19 @@
 
     python main.py --config=configs/densenet.py:densenet_40_12 --workdir=runs/densenet
 
-The argument is the network, densenet_bc_100_12 if none is given. The paper reports, in
-the column C10+ of Table 2:
+The argument is the network, by default densenet_bc_100_12. The paper reports, in column
+C10+ of Table 2:
 
     densenet_40_12   5.24 %      densenet_bc_100_12  4.51 %
     densenet_100_12  4.10 %      densenet_bc_250_24  3.62 %
     densenet_100_24  3.74 %      densenet_bc_190_40  3.46 %
 
-Without augmentation there is dropout: --config.model.fields="{'dropout': 0.2}"
---config.augment.crop=0 --config.augment.flip=False. CIFAR-100 takes
---config.dataset.name=cifar100; SVHN takes 40 epochs, with drops at 20 and 30, and
+Without augmentation, the paper uses dropout: --config.model.fields="{'dropout': 0.2}"
+--config.augment.crop=0 --config.augment.flip=False. CIFAR-100 needs
+--config.dataset.name=cifar100; SVHN needs 40 epochs, with drops at 20 and 30, and
 dropout, too. Not yet run here.
 
-Differs from the paper: nothing known.
+No difference from the paper is known.
 """
 
 from configs import datasets, default

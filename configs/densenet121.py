@@ -3,8 +3,8 @@
     python main.py --config=configs/densenet121.py --workdir=runs/densenet121
 
 The same recipe trains densenet169, densenet201 and densenet264:
---config=configs/densenet121.py:densenet169. densenet161, of the conference version,
-has batches of half the size and ten epochs more.
+--config=configs/densenet121.py:densenet169. densenet161, from the conference version,
+has half the batch size and ten more epochs.
 
 The paper reports 25.02, 23.80, 22.58 and 22.15 % top-1 error and 7.71, 6.85, 6.34 and
 6.12 % top-5 with one crop (Table 3); the authors' DenseNet-161 has 22.2 % top-1. Not

@@ -2,20 +2,20 @@
 
     python main.py --config=configs/dpn.py --workdir=runs/dpn92
 
-The argument is the network: dpn68, dpn92 (if none is given), dpn98, dpn131, dpn107. Of
-one crop of 224x224 the authors report (https://github.com/cypw/DPNs), in % of top-1 and
-top-5 error: dpn68 23.57 and 6.93, dpn92 20.73 and 5.37, dpn98 20.15 and 5.15, dpn131
-19.93 and 5.12. Their dpn107 learned from a larger ImageNet first. Not yet run here.
+The argument is the network: dpn68, dpn92 (the default), dpn98, dpn131, dpn107. With one
+crop of 224x224 the authors report (https://github.com/cypw/DPNs) these top-1 and top-5
+errors in %: dpn68 23.57 and 6.93, dpn92 20.73 and 5.37, dpn98 20.15 and 5.15, dpn131
+19.93 and 5.12. They trained dpn107 on a larger ImageNet first. Not yet run here.
 
 The paper gives batches of 32 images on each of 40 GPUs (24 for DPN-131) and a learning
 rate that starts from the root of 0.1 (0.4 for DPN-98) and drops in steps to a tenth. It
-does not say when: the epochs here, and the weight decay, are those of the ResNeXt that
-it compares with.
+does not say when: the epochs and the weight decay here are those of the ResNeXt that it
+compares with.
 
 Differs from the paper: the authors add up to 20 of 180 to the hue and up to 40 and 50
 of 255 to saturation and lightness, where saturation and brightness are multiplied here;
-batch statistics are the moving averages, not measured anew after the training
-(--batch_stats=population does).
+batch statistics are the moving averages and are not measured again after training
+(--batch_stats=population does that).
 """
 
 from configs import datasets, default

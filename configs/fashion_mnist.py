@@ -1,14 +1,14 @@
-"""Five networks on Fashion-MNIST in trainings that two cores finish.
+"""Five networks on Fashion-MNIST, with trainings short enough for two cores.
 
     python main.py --config=configs/fashion_mnist.py:resnet20 --workdir=runs/fashion
 
-The argument is the network: resnet20 (if none is given), nin, vgg11_cifar, wrn_16_4 or
-lenet5_modern. The recipes are ours, a few epochs each: the learning rate rises for
-half an epoch and falls in a line to zero, which takes a short training further
-than the papers' steps; flips are the only augmentation. NIN learns with AdamW; with
-the SGD of the others it stays at chance for epochs. The networks are those of their
-papers; VGG and LeNet-5 see an image in a frame of zeros. Mean and deviation are the
-training set's, on a scale of 0 to 255. README.md has the results.
+The argument is the network: resnet20 (the default), nin, vgg11_cifar, wrn_16_4 or
+lenet5_modern. The recipes are ours, a few epochs each: the learning rate rises for half
+an epoch and falls linearly to zero, which takes a short training further than the
+papers' steps; flips are the only augmentation. NIN learns with AdamW; with the SGD of
+the others it stays at chance for epochs. The networks are those of their papers; VGG
+and LeNet-5 see an image in a frame of zeros. Mean and deviation are the training set's,
+on a scale of 0 to 255. README.md has the results.
 """
 
 from configs import default

@@ -2,20 +2,23 @@
 
     python main.py --config=configs/fractalnet.py --workdir=runs/fractalnet
 
-Further networks are an argument, as configs/fractalnet.py:fractalnet_40: fractalnet_5,
-10, 20, 40, 80 and 160, which the paper compares on CIFAR-100
-(--config.dataset.name=cifar100), and fractalnet_34 for ImageNet. Without drop-path and
-dropout: --config.model.fields="{'drop_path': 0.0, 'dropout': (0, 0, 0, 0, 0)}".
+The argument names further networks, as in configs/fractalnet.py:fractalnet_40:
+fractalnet_5, 10, 20, 40, 80 and 160, which the paper compares on CIFAR-100
+(--config.dataset.name=cifar100), and fractalnet_34 for ImageNet. This leaves out
+drop-path and dropout:
+--config.model.fields="{'drop_path': 0.0, 'dropout': (0, 0, 0, 0, 0)}".
 
 With drop-path and dropout the paper reports 4.60 % error on CIFAR-10 with translations
-and flips, 4.68 % for the deepest column alone, and 5.22 % without either; for
-fractalnet_34 24.12 % top-1 and 7.39 % top-5 error with 10 crops. Not yet run here.
+and flips, 4.68 % for the deepest column alone, and 5.22 % without either. For
+fractalnet_34 it reports 24.12 % top-1 and 7.39 % top-5 error with 10 crops. Not yet run
+here.
 
 Biases learn at twice the rate of the weights, as in the authors' definition. There is
-no weight decay, as the paper names none.
+no weight decay, since the paper names none.
 
-Differs from the paper: channel means and deviations. It does not say how ImageNet's
-images are cropped: here as for ResNet, which it compares with.
+Differs from the paper: channel means and deviations. The paper does not say how
+ImageNet's images are cropped; here they are cropped as for ResNet, which it compares
+with.
 """
 
 from configs import datasets, default
@@ -32,7 +35,7 @@ def get_config(network="paper"):
     config.optimizer.learning_rate = 0.02
     config.optimizer.kwargs.momentum = 0.9
     config.optimizer.rate_factors = (("conv/bias", 2.0),)
-    # A tenth whenever the epochs that remain are half of those before.
+    # The rate falls to a tenth each time half of the remaining epochs have passed.
     config.schedule.name = "step"
     config.schedule.boundaries = (200.0, 300.0, 350.0, 375.0)
     config.schedule.factors = (1e-1, 1e-2, 1e-3, 1e-4)

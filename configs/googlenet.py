@@ -2,20 +2,20 @@
 
     python main.py --config=configs/googlenet.py --workdir=runs/googlenet
 
-From the paper: momentum 0.9, a learning rate that falls by 4 % every 8 epochs, averaged
-weights for the final model, and side heads with weight 0.3. It says neither what the
-rate starts from, nor batch size, weight decay or epochs; these are of BVLC's Caffe
-model (10 million steps of 32), whose biases learn twice as fast as its weights and do
-not decay. How fast the average forgets is a guess.
+The paper gives momentum 0.9, a learning rate that falls by 4 % every 8 epochs, averaged
+weights for the final model, and side heads with weight 0.3. It gives no initial rate,
+batch size, weight decay or number of epochs; these come from BVLC's Caffe model (10
+million steps of 32), whose biases learn twice as fast as its weights and do not decay.
+How fast the average forgets is a guess.
 
 --config=configs/googlenet.py:googlenet_bn trains torchvision's form, and
 --config.model.fields="{'naive': True}" the modules of Figure 2 (a).
 
-The paper reports 10.07 % top-5 error with one crop, 7.89 % with 144; BVLC 31.3 % top-1
-and 11.1 % top-5 with one. Not yet run here.
+The paper reports 10.07 % top-5 error with one crop, 7.89 % with 144; BVLC reports
+31.3 % top-1 and 11.1 % top-5 with one. Not yet run here.
 
-Differs from the paper: one process instead of asynchronous ones. How far colours change
-is not said (configs/datasets.py has what is taken).
+Differs from the paper: one process trains instead of asynchronous ones. The paper does
+not say how far colours change; configs/datasets.py has the choice here.
 """
 
 from configs import datasets, default
@@ -26,7 +26,7 @@ def get_config(network="paper"):
     config = default.get_config()
     datasets.imagenet(config)
     datasets.googlenet(config)
-    config.dataset.std = (1.0, 1.0, 1.0)  # the mean is subtracted, no more
+    config.dataset.std = (1.0, 1.0, 1.0)  # subtract the mean, no scaling
     config.batch_size = 32
     config.num_epochs = 250.0
     config.model.name = network

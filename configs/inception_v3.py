@@ -5,17 +5,17 @@
 The paper reports 21.2 % top-1 and 5.6 % top-5 error with one crop (Table 3, the 48,238
 validation images that are not blacklisted). Not yet run here.
 
-Where the paper says nothing, what its authors released is taken: a weight decay of
-0.00004, 0.9999 for the running average of the parameters, 0.4 for the auxiliary loss,
-pixels scaled to [-1, 1] and the augmentation (configs/datasets.py). Their trainer also
-had a momentum of 0.9:
+Where the paper says nothing, the recipe follows what its authors released: a weight
+decay of 0.00004, 0.9999 for the running average of the parameters, 0.4 for the
+auxiliary loss, pixels scaled to [-1, 1] and the augmentation (configs/datasets.py).
+Their trainer also had a momentum of 0.9:
 --config.optimizer.kwargs="{'decay': 0.9, 'eps': 1.0, 'initial_scale': 1.0,
 'momentum': 0.9}".
 
-Differs from the paper: synchronous steps of 50 x 32 images where 50 replicas trained
-asynchronously. The running average of the parameters starts from their
-initial values: it and the batch statistics (model.fields norm_momentum) need 10,000
-steps or more, so a short run wants --config.optimizer.ema_decay=0.
+Differs from the paper: steps of 50 x 32 images are synchronous, where 50 replicas
+trained asynchronously. The running average of the parameters starts from their initial
+values. It and the batch statistics (model.fields norm_momentum) need 10,000 steps or
+more, so a short run needs --config.optimizer.ema_decay=0.
 """
 
 from configs import datasets, default
@@ -38,7 +38,7 @@ def get_config(network="paper"):
     config.optimizer.ema_decay = 0.9999
     config.optimizer.kwargs.decay = 0.9
     config.optimizer.kwargs.eps = 1.0
-    config.optimizer.kwargs.initial_scale = 1.0  # TensorFlow's start of the mean square
+    config.optimizer.kwargs.initial_scale = 1.0  # TensorFlow's initial mean square
     config.schedule.name = "exponential"
     config.schedule.decay_rate = 0.94
     config.schedule.decay_epochs = 2.0

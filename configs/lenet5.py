@@ -9,10 +9,10 @@
 :modern        what libraries call LeNet-5 (61,706 parameters): ReLU, max pooling,
                softmax cross-entropy, shifted images.
 
-README.md has the measured results. How :paper differs from the paper: the weights start
-within 2.4 / sqrt(fan-in) (models/lenet.py says why), the curvature of the criterion is
-eq. 8's (losses.py). The paper does not give eq. 9's j (10 here) or the ranges of the
-distortions, which here are drawn anew at every presentation.
+README.md has the measured results. :paper differs from the paper in two ways: the
+weights start within 2.4 / sqrt(fan-in) (models/lenet.py says why), and the curvature of
+the criterion is that of eq. 8 (training/losses.py). The paper gives neither eq. 9's j
+(10 here) nor the ranges of the distortions, which are drawn here at every presentation.
 """
 
 from configs import default
@@ -31,8 +31,8 @@ def get_config(variant="minibatch"):
             f"configs/lenet5.py has no {variant!r}; it has {list(recipes)}"
         )
 
-    # Section III.A: background -0.1, foreground 1.175, i.e. (grey - 20) / 200, and
-    # 28x28 extended with background to 32x32.
+    # Section III.A sets the background to -0.1 and the foreground to 1.175, which is
+    # (grey - 20) / 200, and extends 28x28 with background to 32x32.
     config.dataset.name = "mnist"
     config.dataset.image_size = 32
     config.dataset.mean = (20.0,)

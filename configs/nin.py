@@ -3,13 +3,13 @@
     python main.py --config=configs/nin.py --workdir=runs/nin
     python main.py --config=configs/nin.py:nin_imagenet --workdir=runs/nin_imagenet
 
-The argument is the network: nin (if none is given), for CIFAR-10, or nin_imagenet. The
-paper reports 8.81 % error on CIFAR-10 with translations and flips (10.41 % without:
---config.augment.crop=0 --config.augment.flip=False); the model zoo 59.4 % top-1
+The argument is the network: nin (the default), for CIFAR-10, or nin_imagenet. The paper
+reports 8.81 % error on CIFAR-10 with translations and flips (10.41 % without:
+--config.augment.crop=0 --config.augment.flip=False); the model zoo reports 59.4 % top-1
 accuracy on ImageNet. Not yet run here.
 
-The recipes are of the authors' definition files. Differs from them: ImageNet's images
-keep their aspect ratio, where Caffe's data sets squeeze them to 256x256.
+The recipes come from the authors' definition files, with one difference: ImageNet's
+images keep their aspect ratio, where Caffe's data sets squeeze them to 256x256.
 """
 
 from configs import datasets, default
@@ -25,7 +25,7 @@ def get_config(network="paper"):
     config.schedule.name = "step"
     if network == "nin_imagenet":
         datasets.imagenet(config)
-        config.dataset.std = (1.0,)  # levels themselves, minus their mean
+        config.dataset.std = (1.0,)  # subtract the mean, no scaling
         config.augment.view = "rescale_crop"
         config.augment.short_side = (256, 256)
         config.batch_size = 64

@@ -2,14 +2,14 @@
 
     python main.py --config=configs/overfeat.py --workdir=runs/overfeat
 
-The argument is the network: overfeat_fast (if none is given; 231x231 images) or
+The argument is the network: overfeat_fast (the default; 231x231 images) or
 overfeat_accurate (221x221). The paper reports 39.28 % top-1 and 17.12 % top-5 error on
 the validation images for the fast network slid over one scale, 35.60 % and 14.71 % for
 the accurate one with 10 crops. Not yet run here.
 
-Differs from the paper: crops are drawn anew in every epoch, where the authors drew five
-of each image once; the schedule begins at the paper's 0.05 and ends with its last
-halving, at epoch 80, by 10 epochs: how long the authors went on is not said.
+Differs from the paper: every epoch draws new crops, where the authors drew five of each
+image once; the schedule begins at the paper's 0.05 and ends 10 epochs after its last
+halving, at epoch 80, since the paper does not say how long the authors continued.
 """
 
 from configs import datasets, default
@@ -20,7 +20,8 @@ def get_config(network="paper"):
     config = default.get_config()
     size = 221 if network == "overfeat_accurate" else 231
     datasets.imagenet(config, size)
-    # One mean and deviation for all channels: the networks that the authors released.
+    # The networks that the authors released use one mean and deviation for all
+    # channels.
     config.dataset.mean = (118.380948,)
     config.dataset.std = (61.896913,)
     config.augment.view = "rescale_crop"

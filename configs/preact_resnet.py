@@ -2,16 +2,16 @@
 
     python main.py --config=configs/preact_resnet.py:preact_resnet110 --workdir=runs/v2
 
-The argument is the network: preact_resnet110, preact_resnet164 (if none is given) or
-preact_resnet1001 on CIFAR-10, preact_resnet200 on ImageNet. CIFAR-100 takes
+The argument is the network: preact_resnet110, preact_resnet164 (the default) or
+preact_resnet1001 on CIFAR-10, preact_resnet200 on ImageNet. CIFAR-100 needs
 --config.dataset.name=cifar100.
 
 The paper reports 6.37, 5.46 and 4.92 % error on CIFAR-10 (medians of five runs), 24.33
 and 22.71 % on CIFAR-100 for 164 and 1001 layers, and for 200 layers on ImageNet 20.7 %
 top-1 and 5.3 % top-5 error with one crop of 320x320. Not yet run here.
 
-Differs from the paper: on ImageNet, which it trains "with the scale augmentation", the
-rest of the augmentation and the 90 epochs in all are fb.resnet.torch's.
+Differs from the paper: the paper trains on ImageNet "with the scale augmentation"; the
+rest of the augmentation here and the total of 90 epochs are fb.resnet.torch's.
 """
 
 from configs import datasets, default
@@ -44,7 +44,8 @@ def get_config(network="paper"):
         config.schedule.boundaries = (30.0, 60.0)
         config.schedule.factors = (0.1, 0.01)
     else:
-        # 0.01 for 400 steps, then 0.1 until 32,000 and 48,000: factors are of 0.01.
+        # The rate is 0.01 for 400 steps, then 0.1, and falls at 32,000 and 48,000;
+        # factors multiply 0.01.
         config.optimizer.learning_rate = 0.01
         config.schedule.boundaries = (1.024, 81.92, 122.88)
         config.schedule.factors = (10.0, 1.0, 0.1)

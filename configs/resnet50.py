@@ -1,37 +1,38 @@
-"""ResNet on ImageNet: the paper's recipe, and those of later years.
+"""ResNet on ImageNet: the paper's recipe and later ones.
 
     python main.py --config=configs/resnet50.py --workdir=runs/resnet50
     python main.py --config=configs/resnet50.py:torchvision_v2 --workdir=runs/v2
 
-The paper (He, Zhang, Ren, Sun, 2015, Section 3.4): :paper, or nothing, is ResNet-50;
-resnet18, resnet34, resnet101, resnet152, plain18 and plain34 are trained alike. Each
-shortcut option of Table 3 is --config.model.fields="{'shortcut': 'A'}". The paper
-reports 22.85 % top-1 and 6.71 % top-5 error for ResNet-50 with 10 crops, and with
---config.eval.protocol=scales 20.74 % and 5.25 %; its released model has 24.7 % and
-7.8 % with one crop. Differs from the paper: channel means and deviations instead of the
+The paper's recipe (He, Zhang, Ren, Sun, 2015, Section 3.4): :paper, or nothing, trains
+ResNet-50; resnet18, resnet34, resnet101, resnet152, plain18 and plain34 are trained
+alike. --config.model.fields="{'shortcut': 'A'}" chooses a shortcut option of Table 3.
+The paper reports 22.85 % top-1 and 6.71 % top-5 error for ResNet-50 with 10 crops, and
+with --config.eval.protocol=scales 20.74 % and 5.25 %; its released model has 24.7 % and
+7.8 % with one crop. Differs from the paper: channel means and deviations replace the
 mean of each pixel; 120 epochs stand for 600,000 steps of 256; batch statistics in tests
 are moving averages (--batch_stats=population measures them).
 
-Later recipes, for ResNet-50 with its strides on the 3x3 convolutions ("v1.5"), and what
-their authors report with one crop, in % of top-1 accuracy:
+The later recipes are for ResNet-50 with its strides on the 3x3 convolutions ("v1.5").
+Their authors report with one crop, in % of top-1 accuracy:
 
     flax            76.54    a1  80.4    ffcv_16  73.8    ffcv_40  77.2
     torchvision_v1  76.13    a2  79.8    ffcv_24  75.6    ffcv_56  78.0
     torchvision_v2  80.86    a3  78.1    ffcv_32  76.6    ffcv_88  78.4
     modern: the same
 
-    mlperf_1632, 3264, 4096, 8192, 13056, 32768 and 65536, the batch: 75.9, where each
-    of these stops; the optimizer is LARS
+    mlperf_1632, 3264, 4096, 8192, 13056, 32768 and 65536 (the batch): 75.9, at which
+    each of these stops; the optimizer is LARS
 
-Another network takes them by --config.model.name.
+--config.model.name trains another network with them.
 
 None of this has been run here. Differs from the sources: convolutions start from
-N(0, 2 / inputs); torch's and flax's other choices are not copied. torchvision_v2: the
-average is of parameters alone, not of batch statistics; erased rectangles are noise,
-not the mean, their aspect ratio is uniform, not its logarithm. a1, a2, a3: targets of
-mixed images are not rounded to 0 and 1. ffcv: strided convolutions have no blur ahead
-of them and tests do not add the mirrored image. mlperf: batch normalisation is over the
-batch, where the reference has 64 to 204 images. Learning rates change with every step.
+N(0, 2 / inputs), and other choices of torch and flax are not copied. torchvision_v2:
+the average covers parameters only, not batch statistics; erased rectangles hold noise,
+not the mean, and their aspect ratio is uniform, not its logarithm. a1, a2, a3: targets
+of mixed images are not rounded to 0 and 1. ffcv: strided convolutions have no blur
+before them, and tests do not add the mirrored image. mlperf: batch normalisation covers
+the whole batch, where the reference has 64 to 204 images. Learning rates change with
+every step.
 """
 
 from configs import datasets, default
@@ -78,7 +79,7 @@ TORCHVISION_V2 = {
     "loss.label_smoothing": 0.1,
     "optimizer.learning_rate": 0.5,
     "optimizer.weight_decay": 2e-5,
-    # 0.99998 as torchvision adjusts it: 1 - 2e-5 * 1024 * 32 / 600.
+    # This is 0.99998 after torchvision's adjustment: 1 - 2e-5 * 1024 * 32 / 600.
     "optimizer.ema_decay": 0.998908,
     "optimizer.ema_every": 32,
     "schedule.name": "cosine",
@@ -90,9 +91,9 @@ TORCHVISION_V2 = {
 def _strikes_back(
     epochs, size, rate, decay, smoothing, drop_path, repeats, magnitude, mixup
 ):
-    """ResNet strikes back (Wightman, Touvron, Jegou, 2021), Table 2."""
+    """A row of Table 2 of ResNet strikes back (Wightman, Touvron, Jegou, 2021)."""
     return {
-        # 2048 in the paper, which 3 repeats do not divide.
+        # The paper has 2048, which 3 repeats do not divide.
         "batch_size": 2048 - 2048 % repeats,
         "num_epochs": epochs,
         "dataset.image_size": size,
@@ -122,7 +123,7 @@ def _strikes_back(
 
 
 def _ffcv(epochs, larger):
-    """https://github.com/libffcv/ffcv-imagenet, rn50_configs.
+    """A recipe of https://github.com/libffcv/ffcv-imagenet, rn50_configs.
 
     From epoch `larger` on, images have 192 pixels instead of 160.
     """
@@ -145,8 +146,8 @@ def _ffcv(epochs, larger):
 def _mlperf(batch_size, rate, warmup, momentum, decay, epochs):
     """MLPerf Training's reference convergence points, ResNet-50 v1.5 with LARS.
 
-    They give the steps of decay. `epochs` are all, with these counted from the start
-    or, where the epochs to 75.9 are more, after the warm-up.
+    They give the steps of decay. `epochs` is the total: these steps counted from the
+    start or, if reaching 75.9 takes more epochs, from the end of the warm-up.
     """
     return {
         "batch_size": batch_size,
@@ -221,7 +222,7 @@ def _paper(network):
 
 
 def _later(recipe):
-    """What all of RECIPES have in common, and then its own."""
+    """Sets the fields that all of RECIPES share, and then the recipe's own."""
     config = default.get_config()
     datasets.imagenet(config)
     config.augment.view = "inception_crop"

@@ -2,12 +2,12 @@
 
     python main.py --config=configs/resnet_cifar.py:resnet56 --workdir=runs/resnet56
 
-The argument is the network: resnet20 (if none is given), 32, 44, 56, 110, 1202 or
+The argument is the network: resnet20 (the default), 32, 44, 56, 110, 1202 or
 plain20, 32, 44, 56, 110. The paper reports 8.75, 7.51, 7.17, 6.97, 6.43 and 7.93 %
 error for the residual networks. Not yet run here.
 
-Differs from the paper: the warm-up of ResNet-110 and deeper lasts 400 steps by count,
-where the paper's lasts until the training error is below 80 % ("about 400 iterations").
+Differs from the paper: the warm-up of ResNet-110 and deeper lasts exactly 400 steps;
+the paper's lasts until the training error is below 80 % ("about 400 iterations").
 """
 
 from configs import datasets, default
@@ -29,7 +29,7 @@ def get_config(network="paper"):
     config.schedule.boundaries = (81.92, 122.88)  # 32,000 and 48,000 steps
     config.schedule.factors = (0.1, 0.01)
     if network in ("resnet110", "resnet1202", "plain110"):
-        # 0.01 for 400 steps, then 0.1: factors are of the first rate.
+        # The rate is 0.01 for 400 steps, then 0.1; factors multiply the first rate.
         config.optimizer.learning_rate = 0.01
         config.schedule.boundaries = (1.024, 81.92, 122.88)
         config.schedule.factors = (10.0, 1.0, 0.1)

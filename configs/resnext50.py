@@ -7,7 +7,7 @@ which is not in the paper: --config=configs/resnext50.py:resnext101_32x4d. The o
 rows of the paper's Table 3 are resnext50_32x4d and resnext101_32x4d with
 --config.model.fields="{'cardinality': 2, 'bottleneck_width': 40}".
 
-The paper reports, in per cent of top-1 error with one crop (Tables 3 and 4):
+The paper reports these top-1 errors with one crop, in per cent (Tables 3 and 4):
 
     cardinality x width  1x64d  2x40d  4x24d  8x14d  32x4d  64x4d
     ResNeXt-50            23.9   23.0   22.6   22.3   22.2
@@ -16,8 +16,8 @@ The paper reports, in per cent of top-1 error with one crop (Tables 3 and 4):
 Not yet run here.
 
 Differs from the paper: aspect ratios of crops (configs/datasets.py). The augmentation
-is fb.resnet.torch's; the drops are at the epochs of the authors' code, and training
-ends as long after the last of them.
+is fb.resnet.torch's. The rate drops at the epochs of the authors' code, and training
+continues as long after the last drop as between two of them.
 """
 
 from configs import datasets, default

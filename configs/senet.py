@@ -2,8 +2,8 @@
 
     python main.py --config=configs/senet.py:se_resnext50_32x4d --workdir=runs/senet
 
-The argument is the network, se_resnet50 if none is given. The paper reports, in per
-cent of top-1 and top-5 error with one crop (Table 2, for SENet-154 Table 8):
+The argument is the network, by default se_resnet50. The paper reports these top-1 and
+top-5 errors with one crop, in per cent (Table 2; Table 8 for SENet-154):
 
     se_resnet50   23.29  6.62        se_resnext50_32x4d   21.10  5.49
     se_resnet101  22.38  6.07        se_resnext101_32x4d  20.70  5.01
@@ -11,8 +11,8 @@ cent of top-1 and top-5 error with one crop (Table 2, for SENet-154 Table 8):
 
 Not yet run here.
 
-Differs from the paper: SENet-154 was trained with more than this (larger batches, label
-smoothing, batch normalisation frozen at the end).
+Differs from the paper: SENet-154's training also used larger batches, label smoothing
+and batch normalisation frozen at the end.
 """
 
 from configs import datasets, default

@@ -3,8 +3,8 @@ r"""VGG on ImageNet (Simonyan, Zisserman, 2014, Section 3.1).
     python main.py --config=configs/vgg.py:vgg11 --workdir=runs/vgg11
     python main.py --config=configs/vgg.py:vgg16 --workdir=runs/vgg16
 
-Images are rescaled to a short side of 256 pixels. Those of 384, or of 256 to 512,
-start from what was trained before them, at a tenth of the learning rate:
+Images are rescaled to a short side of 256 pixels. Training with 384, or with 256 to
+512, starts from a network trained before, at a tenth of the learning rate:
 
     python main.py --config=configs/vgg.py:vgg16 --workdir=runs/vgg16_384 \
       --config.init_from=runs/vgg16 --config.init_layers="()" \
@@ -12,24 +12,24 @@ start from what was trained before them, at a tenth of the learning rate:
       --config.augment.short_side="(384, 384)" --config.dataset.short_side=384 \
       --config.eval.scales="(384,)"
 
-The weights start as in Glorot and Bengio, 2010, which the paper found to need no help
-from a smaller network; with the variance of 0.01 that it prints, which is
+The weights start as in Glorot and Bengio, 2010; the paper found that they then need no
+help from a smaller network. With the variance of 0.01 that it prints, which is
 --config.model.fields="{'initialization': 'normal'}", the logits of vgg11 begin at 10^8.
-The way it went before takes the first four convolutions and the three fully connected
-layers of a trained vgg11:
+The paper's earlier method takes the first four convolutions and the three fully
+connected layers from a trained vgg11:
 
     python main.py --config=configs/vgg.py:vgg16 --workdir=runs/vgg16_from_11 \
       --config.init_from=runs/vgg11
 
-The argument is the network: vgg16 (if none is given), vgg11, vgg11_lrn, vgg13, vgg16_c,
+The argument is the network: vgg16 (the default), vgg11, vgg11_lrn, vgg13, vgg16_c,
 vgg19, or vgg11_bn, vgg13_bn, vgg16_bn, vgg19_bn, which are not in the paper.
 
-With training and test images of a short side of 256 pixels the paper reports, in % of
-top-1/top-5 error: vgg11 29.6/10.4, vgg11_lrn 29.7/10.5, vgg13 28.7/9.9, vgg16_c
+For training and test images with a short side of 256 pixels the paper reports these
+top-1/top-5 errors in %: vgg11 29.6/10.4, vgg11_lrn 29.7/10.5, vgg13 28.7/9.9, vgg16_c
 28.1/9.4, vgg16 27.0/8.8, vgg19 27.3/9.0. Not yet run here.
 
 Differs from the paper: the rate falls when the error has not improved for 5
-evaluations; the paper does not say when it saw that the accuracy "stopped improving".
+evaluations; the paper does not say how it decided that accuracy "stopped improving".
 """
 
 from configs import datasets, default
@@ -43,7 +43,7 @@ def get_config(network="paper"):
     config.augment.view = "rescale_crop"
     config.augment.short_side = (256, 256)
     config.augment.pca = 0.1
-    # Of network A, with --config.init_from.
+    # The layers to load from network A, with --config.init_from.
     config.init_layers = ("conv1_1", "conv2_1", "conv3_[12]", "fc[678]")
     config.batch_size = 256
     config.num_epochs = 74.0

@@ -1,4 +1,4 @@
-"""VGG-16 on ImageNet: configs/vgg.py, which tells what it does.
+"""VGG-16 on ImageNet; configs/vgg.py describes the recipe.
 
 python main.py --config=configs/vgg16.py --workdir=runs/vgg16
 """

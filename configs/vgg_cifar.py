@@ -2,10 +2,10 @@
 
     python main.py --config=configs/vgg_cifar.py:vgg19_cifar --workdir=runs/vgg19
 
-The argument is the network: vgg16_cifar (if none is given), vgg11_cifar, vgg13_cifar,
-vgg19_cifar. Not in the paper (https://arxiv.org/abs/1409.1556): networks and recipe are
-those of https://github.com/kuangliu/pytorch-cifar, which reports 7.36 % error for
-vgg16_cifar with an older schedule. Not yet run here.
+The argument is the network: vgg16_cifar (the default), vgg11_cifar, vgg13_cifar,
+vgg19_cifar. The paper (https://arxiv.org/abs/1409.1556) has none of these: networks and
+recipe are those of https://github.com/kuangliu/pytorch-cifar, which reports 7.36 %
+error for vgg16_cifar with an older schedule. Not yet run here.
 """
 
 from configs import datasets, default

@@ -2,11 +2,11 @@
 
     python main.py --config=configs/wide_resnet.py:wrn_28_10 --workdir=runs/wrn_28_10
 
-The argument is the network, WRN-n-k as wrn_n_k; wrn_28_10 if none is given. CIFAR-100
-takes --config.dataset.name=cifar100. With dropout between a unit's convolutions:
---config.model.fields="{'dropout': 0.3}".
+The argument is the network, wrn_n_k for WRN-n-k, by default wrn_28_10. CIFAR-100 needs
+--config.dataset.name=cifar100. --config.model.fields="{'dropout': 0.3}" adds dropout
+between a unit's convolutions.
 
-The paper reports, in per cent of error on CIFAR-10 and CIFAR-100 (Tables 5 and 6,
+The paper reports these errors on CIFAR-10 and CIFAR-100, in per cent (Tables 5 and 6,
 medians of five runs; wrn_40_10 is one run):
 
     wrn_16_4   5.02  24.03        wrn_28_10               4.00  19.25
@@ -15,7 +15,8 @@ medians of five runs; wrn_40_10 is one run):
 
 Not yet run here.
 
-Differs from the paper: nothing known; its Table 4 has other inputs (whitened, ZCA).
+No difference from the paper is known, except that its Table 4 has other inputs
+(whitened, ZCA).
 """
 
 from configs import datasets, default

@@ -2,9 +2,9 @@
 
     python main.py --config=configs/wide_resnet_imagenet.py --workdir=runs/wrn_50_2
 
-The argument is the network, wrn_50_2 if none is given:
---config=configs/wide_resnet_imagenet.py:wrn_18_1.5. The paper reports, in per cent of
-top-1 and top-5 error with one crop (Tables 7 and 8):
+The argument is the network, by default wrn_50_2:
+--config=configs/wide_resnet_imagenet.py:wrn_18_1.5. The paper reports these top-1 and
+top-5 errors with one crop, in per cent (Tables 7 and 8):
 
     wrn_18_1.5  27.06  9.0         wrn_34_1.5  24.5   7.58
     wrn_18_2    25.58  8.06        wrn_34_2    23.39  7.00

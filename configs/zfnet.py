@@ -2,12 +2,12 @@
 
     python main.py --config=configs/zfnet.py --workdir=runs/zfnet
 
-The argument is the network: zfnet (if none is given) or zfnet_b. The paper reports
-38.4 % top-1 and 16.5 % top-5 error on the validation images for the first with 10
-crops, 37.5 % and 16.0 % for (b). Not yet run here.
+The argument is the network: zfnet (the default) or zfnet_b. With 10 crops the paper
+reports 38.4 % top-1 and 16.5 % top-5 error on the validation images for the first,
+37.5 % and 16.0 % for (b). Not yet run here.
 
-Differs from the paper: crops lie anywhere in the image, not in the four corners and the
-centre alone; channel means instead of each pixel's mean; the rate falls when the error
+Differs from the paper: crops lie anywhere in the image, not only in the four corners
+and the centre; channel means replace each pixel's mean; the rate falls when the error
 has not improved for 5 evaluations, where the authors lowered it by hand. The paper
 gives no weight decay, and none is used.
 """
@@ -19,7 +19,7 @@ def get_config(network="paper"):
     network = default.network(network, "zfnet")
     config = default.get_config()
     datasets.imagenet(config)
-    config.dataset.std = (1.0,)  # levels themselves, minus their mean
+    config.dataset.std = (1.0,)  # subtract the mean, no scaling
     config.augment.view = "rescale_crop"
     config.augment.short_side = (256, 256)
     config.batch_size = 128

@@ -26,7 +26,6 @@ import hashlib
 import math
 import os
 import pathlib
-import platform
 import shutil
 import subprocess
 import sys
@@ -37,7 +36,8 @@ import jaxlib
 import numpy as np
 from absl import logging
 
-FOLDER = pathlib.Path(__file__).parent
+from kernels import probes, processor
+
 SOURCES = ("kernel_gradient.cc", "winograd.cc")
 HEADER = "native.h"
 _OPTIONS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared")
@@ -67,28 +67,14 @@ def _options():
     return *_OPTIONS, f"-fsanitize={sanitizers}", *checked
 
 
-def features():
-    """Returns the processor's architecture and instruction sets, as strings."""
-    cpu = pathlib.Path("/proc/cpuinfo")
-    lines = cpu.read_text().splitlines() if cpu.exists() else []
-    features = {line for line in lines if line.startswith(("flags", "Features"))}
-    return platform.machine(), *sorted(features)
-
-
-def processor():
-    """Returns a short name that processors with the same instruction sets share."""
-    name = hashlib.sha256("\n".join(features()).encode()).hexdigest()
-    return f"{platform.machine()}-{name[:8]}"
-
-
 def path():
     """Returns where the library for this source, jaxlib and processor belongs."""
-    parts = *features(), jaxlib.__version__, *_options()
+    parts = *processor.features(), jaxlib.__version__, *_options()
     key = hashlib.sha256("\n".join(parts).encode())
     for name in (*SOURCES, HEADER):
-        key.update((FOLDER / name).read_bytes())
+        key.update((processor.FOLDER / name).read_bytes())
     name = f"native-{key.hexdigest()[:16]}.so"
-    return pathlib.Path(sys.prefix, "lib", "convnets", name)
+    return processor.libraries() / name
 
 
 def build():
@@ -110,7 +96,7 @@ def build():
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
             built = pathlib.Path(folder, target.name)
             include = ("-isystem", jax.ffi.include_dir())
-            sources = [str(FOLDER / name) for name in SOURCES]
+            sources = [str(processor.FOLDER / name) for name in SOURCES]
             command = [compiler, *_options(), *include, *sources, "-o", str(built)]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
@@ -210,8 +196,6 @@ def _low(padding):
 
 
 def main():
-    from kernels import probes  # which imports this file
-
     try:
         print(f"convolutions: {build()}")
     except BuildError as error:

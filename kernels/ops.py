@@ -8,7 +8,7 @@ import contextlib
 import jax
 import jaxlib
 
-from kernels import native, onednn, probes
+from kernels import native, onednn, probes, processor
 from kernels.choice import choice
 from kernels.convolution import conv_general_dilated as conv
 from kernels.pixel_sums import spread as spread_pixels
@@ -101,10 +101,10 @@ def compiler_options(platform):
     """Returns XLA's options for a training step, for `jax.jit`: {} except on a CPU.
 
     XLA's CPU backend (jaxlib 0.10.2) removes a program's barriers before it fuses
-    operations. Rematerialised stages (models/remat.py) then run beside the first pass,
-    and at batch 8 ResNet-50 needs 1,208 MB, more than the 1,082 MB it needs without
-    them; with the barriers it needs 351 MB. `once`, kernels/onednn.py and max pooling
-    need their barriers to be fast.
+    operations. Rematerialised stages (training/remat.py) then run beside the first
+    pass, and at batch 8 ResNet-50 needs 1,208 MB, more than the 1,082 MB it needs
+    without them; with the barriers it needs 351 MB. `once`, kernels/onednn.py and max
+    pooling need their barriers to be fast.
 
     The backend gives convolutions to YNNPACK, whose kernel's gradient takes 30 ms where
     Eigen takes 12 (3x3, 64 to 64 at 56x56, batch 16, two cores); any list of what
@@ -149,7 +149,7 @@ def describe(devices=1, platform=None):
         "pool": "taps" if auto else "xla",
         "library": native.path().stem if built else "",
         "options": " ".join(f"{name}={value}" for name, value in options),
-        "device": native.processor()
+        "device": processor.name()
         if cpu
         else jax.local_devices(backend=platform)[0].device_kind,
         "jaxlib": jaxlib.__version__,

@@ -26,7 +26,7 @@ import jaxlib
 from absl import logging
 from jax import lax
 
-from kernels import native
+from kernels import processor
 from kernels.choice import choice
 
 CALLS = ("convolution", "matmul")  # their names follow "__onednn$"
@@ -75,7 +75,7 @@ def _try(name):
     try:
         done = subprocess.run(
             child(name),
-            cwd=native.FOLDER.parent,
+            cwd=processor.FOLDER.parent,
             env=environment,
             capture_output=True,
             text=True,
@@ -95,12 +95,12 @@ def _try(name):
 
 def _places():
     """Yields where the answer may be: beside the library, then in the user's cache."""
-    parts = (*native.features(), jaxlib.__version__)
+    parts = (*processor.features(), jaxlib.__version__)
     key = hashlib.sha256("\n".join(parts).encode())
     for name in _SOURCES:
-        key.update((native.FOLDER / name).read_bytes())
+        key.update((processor.FOLDER / name).read_bytes())
     name = f"onednn-{key.hexdigest()[:16]}.json"
-    yield native.path().parent / name
+    yield processor.libraries() / name
     with contextlib.suppress(RuntimeError):  # The user may have no home.
         cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
         yield pathlib.Path(cache, "convnets", name)

@@ -14,9 +14,11 @@ from models import (
     dpn,
     fractalnet,
     googlenet,
+    googlenet_bn,
     inception_v3,
     inception_v4,
     lenet,
+    lenet_modern,
     nin,
     overfeat,
     preact_resnet,
@@ -35,9 +37,11 @@ MODELS = (
     | dpn.MODELS
     | fractalnet.MODELS
     | googlenet.MODELS
+    | googlenet_bn.MODELS
     | inception_v3.MODELS
     | inception_v4.MODELS
     | lenet.MODELS
+    | lenet_modern.MODELS
     | nin.MODELS
     | overfeat.MODELS
     | preact_resnet.MODELS
@@ -51,7 +55,11 @@ MODELS = (
 
 
 def fields(name):
-    """The names of the fields that `create(name, ...)` takes, beside num_classes."""
+    """The names of the fields that `create(name, ...)` takes beside num_classes.
+
+    Raises:
+      ValueError: an unknown name; the message names the nearest real ones.
+    """
     constructor = MODELS[_known("model", name, MODELS)]
     fixed = {"parent", "name", "num_classes"}
     while isinstance(constructor, functools.partial):
@@ -65,11 +73,11 @@ def create(name, *, num_classes, dtype=jnp.float32, **values):
     """Returns the network called `name` as a linen module.
 
     `module.apply(variables, images, train=...)` takes normalised images [B, H, W, C]
-    and gives logits [B, num_classes] in float32; inside, it computes in `dtype`.
+    and returns logits [B, num_classes] in float32; inside, it computes in `dtype`.
 
     Raises:
       ValueError: unknown name or field (the message names the nearest real ones and
-        lists all), or a value that the network refuses.
+        lists all), or a value that the network refuses (the message names the field).
     """
     known = fields(name)
     for field in values:
@@ -80,10 +88,11 @@ def create(name, *, num_classes, dtype=jnp.float32, **values):
 def class_map(model, variables, images, *, image_size):
     """Class scores [B, h, w, K] of a network slid over larger images [B, H, W, C].
 
-    The network is turned fully convolutional: a fully connected layer is a convolution
-    with the same parameters, and an average over the whole map one over windows of the
-    size that this map has for images of `image_size`, a number or (height, width), at
-    which the network was trained. Images of that size give a 1x1 map of the logits.
+    The network becomes fully convolutional. A fully connected layer becomes a
+    convolution with the same parameters. An average over the whole map becomes one over
+    windows, of the size that this map has for images of `image_size`: a number or
+    (height, width), at which the network was trained. Images of that size give a 1x1
+    map of the logits.
     """
     height, width = (image_size,) * 2 if isinstance(image_size, int) else image_size
     usual = jax.ShapeDtypeStruct((1, height, width, images.shape[-1]), images.dtype)

@@ -2,36 +2,78 @@
 
 Krizhevsky, Sutskever, Hinton, 2012, https://papers.nips.cc/paper/4824.
 
-`alexnet` is the paper's network: its two towers are grouped convolutions here, in which
-a tower sees only itself. `alexnet_ungrouped` is the same without groups, and
-`alexnet_one_tower` the later network for one GPU in "One weird trick for parallelizing
-convolutional neural networks" (https://arxiv.org/abs/1404.5997), as torchvision has it:
-without local response normalisation, and with dropout ahead of fc6 and fc7.
+`alexnet` is the paper's network. Its two towers are grouped convolutions here: a tower
+sees only its own maps, except in conv3. `alexnet_ungrouped` has no groups, and
+`alexnet_one_tower` is the later network for one GPU from "One weird trick for
+parallelizing convolutional neural networks" (https://arxiv.org/abs/1404.5997) as
+torchvision has it: fewer maps, no local response normalisation, and dropout on the
+inputs of fc6 and fc7.
 
-The paper's images have 224x224 pixels, but its 55x55 maps in conv1 take 227. The first
-two networks have 55x55 from both: where the last window of conv1 sticks out, zeros
-continue the image below and right, as in the authors' cuda-convnet.
+The paper's images have 224x224 pixels, but its 55x55 maps in conv1 need 227. The first
+two networks give 55x55 for both sizes: where the last window of conv1 sticks out, zeros
+extend the image below and to the right, as in the authors' cuda-convnet.
 
-Differs from the paper: alpha of the normalisation is divided by n, as in cuda-convnet;
-`lrn_divide=False` is the formula as printed. Neighbours in that sum may be of the other
-tower, as in Caffe. Dropout doubles what it keeps in training, where the paper halves
-everything in tests: the same networks, with the next layer's kernel halved.
+Differs from the paper: alpha of the normalisation is divided by n, as in cuda-convnet
+(`lrn_divide=False` is the formula as printed), and the channels it sums over may belong
+to the other tower, as in Caffe. Dropout doubles what it keeps in training, where the
+paper halves every output in tests: the same network with the next layer's kernel
+halved.
+
+Counts: tests/models/registry_test.py; published results: comparison/published.py;
+twins: weights/names.py, compared in tests/parity/alexnet_test.py.
 """
 
 import functools
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
 
+from models import checks
 from models.layers import Classifier, Conv, FullyConnected, LocalResponseNorm, MaxPool
 
-# Section 3.5 and Figure 2: maps of conv1 to conv5 and their groups; the padding of
-# conv1 (None: what its windows need to cover the image); whether dropout is on the
-# inputs of fc6 and fc7 or, as in Section 4.2, on their outputs.
+
+class Layer(NamedTuple):
+    """A row of a table: a convolution or, without a kernel, a fully connected layer."""
+
+    name: str
+    maps: int
+    kernel: int = 0
+    stride: int = 1
+    padding: int | None = None  # None: as `convolution` chooses it
+    groups: int = 1
+    bias: float = 0.0  # where the biases start
+    lrn: bool = False  # local response normalisation after it
+    pool: int = 0  # the window of the max pool after it; 0: no pool
+    drop: str = ""  # dropout on its "inputs" or "outputs"
+
+
+# Figure 2 and Sections 3.3 to 3.5; dropout from Section 4.2, biases from Section 5.
+ALEXNET = (
+    Layer("conv1", 96, kernel=11, stride=4, lrn=True, pool=3),
+    Layer("conv2", 256, kernel=5, groups=2, bias=1.0, lrn=True, pool=3),
+    Layer("conv3", 384, kernel=3),
+    Layer("conv4", 384, kernel=3, groups=2, bias=1.0),
+    Layer("conv5", 256, kernel=3, groups=2, bias=1.0, pool=3),
+    Layer("fc6", 4096, bias=1.0, drop="outputs"),
+    Layer("fc7", 4096, bias=1.0, drop="outputs"),
+    Layer("fc8", 1000),
+)
+# https://arxiv.org/abs/1404.5997, as torchvision has it.
+ONE_TOWER = (
+    Layer("conv1", 64, kernel=11, stride=4, padding=2, pool=3),
+    Layer("conv2", 192, kernel=5, bias=1.0, pool=3),
+    Layer("conv3", 384, kernel=3),
+    Layer("conv4", 256, kernel=3, bias=1.0),
+    Layer("conv5", 256, kernel=3, bias=1.0, pool=3),
+    Layer("fc6", 4096, bias=1.0, drop="inputs"),
+    Layer("fc7", 4096, bias=1.0, drop="inputs"),
+    Layer("fc8", 1000),
+)
 VARIANTS = {
-    "alexnet": ((96, 256, 384, 384, 256), (1, 2, 1, 2, 2), None, False),
-    "alexnet_ungrouped": ((96, 256, 384, 384, 256), (1, 1, 1, 1, 1), None, False),
-    "alexnet_one_tower": ((64, 192, 384, 256, 256), (1, 1, 1, 1, 1), 2, True),
+    "alexnet": ALEXNET,
+    "alexnet_ungrouped": tuple(row._replace(groups=1) for row in ALEXNET),
+    "alexnet_one_tower": ONE_TOWER,
 }
 ACTIVATIONS = {"relu": nn.relu, "tanh": jnp.tanh}
 
@@ -39,105 +81,111 @@ ACTIVATIONS = {"relu": nn.relu, "tanh": jnp.tanh}
 gaussian = nn.initializers.normal(0.01)
 
 
-class AlexNetBackbone(nn.Module):
-    """conv1 to pool5: [B, H, W, C] to a dict of the stages' outputs."""
+def convolution(row, image, dtype):
+    """A row's convolution, ready for an image of (height, width).
 
-    maps: tuple
-    groups: tuple
-    padding: int | None
-    kernels: tuple
-    pool_window: int
-    lrn: bool
-    lrn_divide: bool
-    activation: str
-    dtype: jnp.dtype
+    Where the row leaves its padding open, stride 1 keeps the size of the image; with a
+    larger stride, zeros below and to the right complete the last windows.
+    """
+    padding = row.padding
+    if padding is None and row.stride == 1:
+        padding = row.kernel // 2
+    elif padding is None:
+        padding = tuple((0, (row.kernel - size) % row.stride) for size in image)
+    return Conv(
+        row.maps,
+        row.kernel,
+        row.stride,
+        padding,
+        feature_group_count=row.groups,
+        kernel_init=gaussian,
+        bias_init=nn.initializers.constant(row.bias),
+        dtype=dtype,
+        name=row.name,
+    )
+
+
+class AlexNetBackbone(nn.Module):
+    """The convolutions of a table: [B, H, W, C] to a dict of the stages' outputs."""
+
+    rows: tuple
+    activation: str = "relu"
+    lrn_divide: bool = True
+    dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x, *, train):
         del train
         stages = {}
-        for i in range(1, 6):
-            maps, groups, kernel = (
-                values[i - 1] for values in (self.maps, self.groups, self.kernels)
-            )
-            strides, padding = 1, kernel // 2
-            if i == 1:
-                strides, padding = 4, self.padding
-                if padding is None:
-                    padding = tuple((0, (kernel - size) % 4) for size in x.shape[1:3])
-            x = Conv(
-                maps,
-                kernel,
-                strides,
-                padding,
-                feature_group_count=groups,
-                kernel_init=gaussian,
-                bias_init=nn.initializers.constant(1.0 if i in (2, 4, 5) else 0.0),
-                dtype=self.dtype,
-                name=f"conv{i}",
-            )(x)
-            x = stages[f"conv{i}"] = ACTIVATIONS[self.activation](x)
-            if self.lrn and i in (1, 2):
-                norm = LocalResponseNorm(divide=self.lrn_divide, name=f"norm{i}")
+        for row in self.rows:
+            number = row.name.removeprefix("conv")
+            conv = convolution(row, x.shape[1:3], self.dtype)
+            x = stages[row.name] = ACTIVATIONS[self.activation](conv(x))
+            if row.lrn:
+                norm = LocalResponseNorm(divide=self.lrn_divide, name=f"norm{number}")
                 x = norm(x)
-            if i in (1, 2, 5):
-                x = MaxPool(self.pool_window, 2, name=f"pool{i}")(x)
-                stages[f"pool{i}"] = x
+            if row.pool:
+                x = MaxPool(row.pool, 2, name=f"pool{number}")(x)
+                stages[f"pool{number}"] = x
         return stages
 
 
 class FullyConnectedHead(nn.Module):
-    """Hidden layers fc6, fc7, ... and a linear one: a map to scores [B, h, w, K].
+    """The fully connected layers of a table: a map to scores [B, h, w, K].
 
-    `first` is the number of the first layer. Dropout is on the outputs of the hidden
-    layers or, with `drop_inputs`, on their inputs.
+    The last layer has an output for each class, whatever its row says, and no
+    activation.
     """
 
     num_classes: int
-    units: tuple
+    rows: tuple
     dropout: float
-    dtype: jnp.dtype
-    bias: float = 0.0
     activation: str = "relu"
-    drop_inputs: bool = False
-    first: int = 6
+    dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x, *, train, window=None):
         del window  # The first layer has its own.
-        for i, units in enumerate(self.units, self.first):
-            drop = nn.Dropout(self.dropout, deterministic=not train, name=f"drop{i}")
-            layer = (FullyConnected if i == self.first else nn.Dense)(
-                units,
+        first, *_, last = self.rows
+        for row in self.rows:
+            number = row.name.removeprefix("fc")
+            drop = nn.Dropout(
+                self.dropout, deterministic=not train, name=f"drop{number}"
+            )
+            if row.drop == "inputs":
+                x = drop(x)
+            x = (FullyConnected if row is first else nn.Dense)(
+                self.num_classes if row is last else row.maps,
                 dtype=self.dtype,
                 kernel_init=gaussian,
-                bias_init=nn.initializers.constant(self.bias),
-                name=f"fc{i}",
-            )
-            activation = ACTIVATIONS[self.activation]
-            x = (
-                activation(layer(drop(x)))
-                if self.drop_inputs
-                else drop(activation(layer(x)))
-            )
-        last = f"fc{self.first + len(self.units)}"
-        return nn.Dense(
-            self.num_classes, dtype=self.dtype, kernel_init=gaussian, name=last
-        )(x)
+                bias_init=nn.initializers.constant(row.bias),
+                name=row.name,
+            )(x)
+            if row is not last:
+                x = ACTIVATIONS[self.activation](x)
+            if row.drop == "outputs":
+                x = drop(x)
+        return x
+
+
+def split(rows):
+    """A table's convolutions and its fully connected layers."""
+    convolutions = tuple(row for row in rows if row.kernel)
+    return convolutions, rows[len(convolutions) :]
 
 
 class AlexNet(Classifier):
     """The networks of `VARIANTS`: images [B, H, W, C] to logits [B, K].
 
     The fields are what the paper compares: ReLU or tanh (Section 3.1), local response
-    normalisation or none (3.3), pooling with window 3 that overlaps or 2 that does not
-    (3.4), dropout (4.2); and the kernel sizes of conv1 to conv5. conv2 to conv5 pad by
-    half their kernel, so that no map changes its size with it.
+    normalisation or none (3.3), pooling with overlapping windows of 3 or disjoint ones
+    of 2 (3.4), dropout (4.2); and the kernel sizes of conv1 to conv5. conv2 to conv5
+    pad by half their kernel, so no map changes its size with it.
 
     Raises:
-      ValueError: an activation other than relu and tanh, a pool_window other than 2 and
-        3, a dropout outside [0, 1), or kernels that are not five numbers, odd after the
-        first.
+      ValueError: an unknown variant, an activation other than relu and tanh, a
+        pool_window other than 2 and 3, a dropout outside [0, 1), or kernels that are
+        not five sizes, odd after the first.
     """
 
     num_classes: int
@@ -150,47 +198,39 @@ class AlexNet(Classifier):
     kernels: tuple = (11, 5, 3, 3, 3)
     dtype: jnp.dtype = jnp.float32
 
-    def setup(self):
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(f"activation {self.activation!r} is neither relu nor tanh")
-        if self.pool_window not in (2, 3):
-            raise ValueError(f"pool_window {self.pool_window} is neither 2 nor 3")
-        check_dropout(self.dropout)
-        kernels = tuple(self.kernels)
-        if (
-            len(kernels) != 5
-            or not all(isinstance(k, int) and k > 0 for k in kernels)
-            or not all(k % 2 for k in kernels[1:])
+    def __post_init__(self):
+        checks.choice(self, "variant", VARIANTS)
+        checks.choice(self, "activation", ACTIVATIONS)
+        checks.choice(self, "pool_window", (2, 3))
+        checks.switches(self, "lrn", "lrn_divide")
+        checks.rates(self, "dropout")
+        if not (
+            isinstance(self.kernels, tuple | list)
+            and len(self.kernels) == 5
+            and all(isinstance(k, int) and k > 0 for k in self.kernels)
+            and all(k % 2 for k in self.kernels[1:])
         ):
             raise ValueError(
-                f"kernels {kernels} are not the sizes of five, odd after the first"
+                f"kernels {self.kernels} are not five sizes, odd after the first"
             )
-        maps, groups, padding, drop_inputs = VARIANTS[self.variant]
+        super().__post_init__()
+
+    def setup(self):
+        convolutions, fully_connected = split(VARIANTS[self.variant])
+        rows = tuple(
+            row._replace(
+                kernel=kernel,
+                lrn=row.lrn and self.lrn,
+                pool=row.pool and self.pool_window,
+            )
+            for row, kernel in zip(convolutions, self.kernels, strict=True)
+        )
         self.backbone = AlexNetBackbone(
-            maps,
-            groups,
-            padding,
-            kernels,
-            self.pool_window,
-            self.lrn,
-            self.lrn_divide,
-            self.activation,
-            self.dtype,
+            rows, self.activation, self.lrn_divide, self.dtype
         )
         self.head = FullyConnectedHead(
-            self.num_classes,
-            (4096, 4096),
-            self.dropout,
-            self.dtype,
-            bias=1.0,
-            activation=self.activation,
-            drop_inputs=drop_inputs,
+            self.num_classes, fully_connected, self.dropout, self.activation, self.dtype
         )
-
-
-def check_dropout(rate):
-    if not 0 <= rate < 1:
-        raise ValueError(f"dropout {rate} is not a share from 0 to below 1")
 
 
 MODELS = {

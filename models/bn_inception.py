@@ -2,15 +2,18 @@
 
 Figure 5 with what Section 4.2.1 changes: no dropout, no local response normalisation.
 
-Differs from the paper: conv1 is a plain 7x7 convolution, not a separable one of depth
-multiplier 8, and there are no side heads, which the paper does not mention; it counts
-13.6 million parameters. Figure 5 projects to 128 channels after the pools of 4c and 4d,
-but its output sizes, 576, leave 96 for them: `bn_inception` has 96. What it leaves
-open: average pools between convolutions do not count the zeros around the map, and
-weights start from N(0, 2 / n), n the inputs of a unit.
+Differs from the paper: conv1 is a plain 7x7 convolution, where the paper's is separable
+with depth multiplier 8. There are no side heads; the paper does not mention any, and
+counts 13.6 million parameters. Figure 5 projects to 128 channels after the pools of 4c
+and 4d, but its output sizes, 576, leave 96 for them: `bn_inception` has 96. The paper
+leaves two things open: here the average pools between convolutions do not count the
+zeros around the map, and weights start from N(0, 2 / n), n the inputs of a unit.
 
 `bn_inception_128` is the form of the Caffe models in circulation: 128 channels in these
-places, so that 4c and 4d give 608, and average pools that count the zeros.
+places, so 4c and 4d give 608, and average pools that count the zeros.
+
+Counts: tests/models/registry_test.py; published results: comparison/published.py; twin:
+the Caffe model, as ONNX ships it, in tests/parity/bn_inception_test.py.
 """
 
 import functools
@@ -18,11 +21,12 @@ import functools
 import flax.linen as nn
 import jax.numpy as jnp
 
-from models.googlenet import Head
-from models.layers import AvgPool, BatchNorm, Classifier, Conv, MaxPool
+from models import checks
+from models.googlenet import xavier
+from models.layers import AvgPool, BatchNorm, Classifier, Conv, MaxPool, PooledLinear
 
-# Figure 5: #1x1, #3x3 reduce, #3x3, double #3x3 reduce, double #3x3, pool, its
-# projection. Where there is no 1x1 the strides are 2, and the pool passes all through.
+# Figure 5: #1x1, #3x3 reduce, #3x3, double #3x3 reduce, double #3x3, the pool and its
+# projection. Without a 1x1 the strides are 2 and the pool passes on all channels.
 INCEPTIONS = {
     "3a": (64, 64, 64, 64, 96, "avg", 32),
     "3b": (64, 64, 96, 64, 96, "avg", 64),
@@ -66,7 +70,7 @@ def conv_norm_relu(train, dtype):
 
 
 class Inception(nn.Module):
-    """Two 3x3 in place of a 5x5, and average pools; [B, H, W, C] to the maps of all."""
+    """GoogLeNet's module with two 3x3 in place of the 5x5, and average pools."""
 
     row: tuple  # of INCEPTIONS
     count_include_pad: bool
@@ -84,8 +88,8 @@ class Inception(nn.Module):
         y = conv(y, double, 3, name="double_3x3_a")
         maps.append(conv(y, double, 3, strides, name="double_3x3_b"))
         if strides == 2:
-            # As many windows as the convolutions have, of an odd map too: there Caffe's
-            # ceil mode, which this is of an even one, has a row and column less.
+            # These pads give as many windows as the convolutions have. On an even map
+            # that is Caffe's ceil mode, which on an odd one has a row and column less.
             pads = tuple((n % 2, 1) for n in x.shape[1:3])
             y = MaxPool(3, 2, pads, name="pool")(x)
         elif pool == "max":
@@ -123,18 +127,27 @@ class BNInceptionBackbone(nn.Module):
 
 
 class BNInception(Classifier):
-    """BN-Inception: images [B, H, W, C] to logits [B, K]."""
+    """BN-Inception: images [B, H, W, C] to logits [B, K].
+
+    Raises:
+      ValueError: a pool_proj below 1.
+    """
 
     num_classes: int
-    pool_proj: int = 96
+    pool_proj: int = 96  # in 4c and 4d
     count_include_pad: bool = False
     dtype: jnp.dtype = jnp.float32
+
+    def __post_init__(self):
+        checks.at_least(self, 1, "pool_proj")
+        checks.switches(self, "count_include_pad")
+        super().__post_init__()
 
     def setup(self):
         self.backbone = BNInceptionBackbone(
             self.pool_proj, self.count_include_pad, self.dtype
         )
-        self.head = Head(self.num_classes, dropout=0.0, dtype=self.dtype)
+        self.head = PooledLinear(self.num_classes, self.dtype, kernel_init=xavier)
 
 
 MODELS = {

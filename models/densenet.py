@@ -1,14 +1,17 @@
 """DenseNet (Huang, Liu, van der Maaten, Weinberger, 2016), https://arxiv.org/abs/1608.06993.
 
 The networks for ImageNet (Table 1), the DenseNet-161 that the conference version has in
-place of DenseNet-264, and those for CIFAR and SVHN (Table 2). Bottlenecks make it a
+place of DenseNet-264, and those for CIFAR and SVHN (Table 2). Bottlenecks make a
 DenseNet-B, compression below one a DenseNet-C, and both a DenseNet-BC.
 
 Differs from the paper: nothing known. Weights start as in the authors' code, from
 N(0, 2 / n) with n the outputs times the kernel's pixels; the paper only cites He et al.
 
-Every layer's input is an array of its own, which training keeps for the gradient:
+Training keeps every layer's input for the gradient, each as an array of its own, so
 memory grows with the square of a block's layers (https://arxiv.org/abs/1707.06990).
+
+Counts: tests/models/registry_test.py; published results: comparison/published.py;
+twins: weights/names.py, compared in tests/parity/densenet_test.py.
 """
 
 import functools
@@ -17,8 +20,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from kernels import ops
-from models.layers import AvgPool, Classifier, MaxPool
-from models.resnet import PooledLinear, conv_and_norm
+from models import checks
+from models.layers import AvgPool, Classifier, MaxPool, PooledLinear
+from models.resnet import conv_and_norm
 
 # Table 1: growth rate, and layers in the four dense blocks.
 IMAGENET = {
@@ -36,16 +40,16 @@ he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 def conv_norm_and_dropout(dtype, dropout, train):
-    """What all layers are made of; the dropout follows a convolution (Section 4.2)."""
+    """The parts of all layers; the dropout follows a convolution (Section 4.2)."""
     conv, norm = conv_and_norm(dtype, train)
     conv = functools.partial(conv, kernel_init=he_normal)
     return conv, norm, nn.Dropout(dropout, deterministic=not train)
 
 
 class DenseLayer(nn.Module):
-    """H_l of equation 2 and its input: [B, h, w, m] to [B, h, w, m + growth_rate].
+    """Equation 2: [B, h, w, m] to [B, h, w, m + growth_rate], the new maps last.
 
-    What is new comes last. A bottleneck is a 1x1 convolution to 4 * growth_rate maps.
+    A bottleneck is a 1x1 convolution to 4 * growth_rate maps.
     """
 
     growth_rate: int
@@ -84,7 +88,7 @@ class Transition(nn.Module):
 class DenseNetBackbone(nn.Module):
     """Table 1 up to its last block: [B, H, W, C] to a dict of the stages' outputs.
 
-    The last block's is the one after the BN-ReLU ahead of the pooling.
+    The last block's output is taken after the BN-ReLU ahead of the pooling.
     """
 
     stem_features: int
@@ -130,7 +134,8 @@ class DenseNet(Classifier):
     """DenseNet-121 to 264 (Table 1): images [B, H, W, C] to logits [B, K].
 
     Raises:
-      ValueError: a compression outside (0, 1] or a dropout outside [0, 1).
+      ValueError: a depth that Table 1 lacks, a compression outside (0, 1], or a dropout
+        outside [0, 1).
     """
 
     num_classes: int
@@ -140,8 +145,12 @@ class DenseNet(Classifier):
     dropout: float = 0.0
     dtype: jnp.dtype = jnp.float32
 
+    def __post_init__(self):
+        checks.choice(self, "depth", IMAGENET)
+        check(self)
+        super().__post_init__()
+
     def setup(self):
-        check(self.compression, self.dropout)
         growth_rate, block_sizes = IMAGENET[self.depth]
         self.backbone = DenseNetBackbone(
             stem_features=2 * growth_rate,
@@ -160,11 +169,12 @@ class CifarDenseNet(Classifier):
     """Three blocks of equal size on 32x32 images (Section 3, implementation details).
 
     The first convolution has 16 maps, or twice the growth rate in a DenseNet-BC. The
-    authors' code has the latter everywhere; the parameters of Table 2 tell otherwise.
+    authors' code has the latter everywhere, but the parameters of Table 2 agree only
+    with the former.
 
     Raises:
-      ValueError: a compression outside (0, 1], a dropout outside [0, 1), or a depth
-        that is not 4 plus a multiple of 3 (of 6 with bottlenecks).
+      ValueError: a compression outside (0, 1], a dropout outside [0, 1), a growth_rate
+        below 1, or a depth that is not 3 n + 4 (with bottlenecks, 6 n + 4).
     """
 
     num_classes: int
@@ -175,21 +185,22 @@ class CifarDenseNet(Classifier):
     dropout: float = 0.0  # 0.2 without augmentation (Section 4.2)
     dtype: jnp.dtype = jnp.float32
 
+    def __post_init__(self):
+        check(self)
+        checks.at_least(self, 1, "growth_rate")
+        # conv1, two transitions, the linear layer, and three blocks of n layers, each
+        # of one convolution or two.
+        checks.depth(self, 6 if self.bottleneck else 3, 4)
+        super().__post_init__()
+
     def setup(self):
-        check(self.compression, self.dropout)
-        convolutions = 6 if self.bottleneck else 3
-        size, rest = divmod(self.depth - 4, convolutions)
-        if rest or size < 1:
-            raise ValueError(
-                f"depth {self.depth} is not 4 plus a multiple of {convolutions}, which "
-                f"it must be with bottleneck={self.bottleneck}"
-            )
+        n = (self.depth - 4) // (6 if self.bottleneck else 3)
         both = self.bottleneck and self.compression < 1
         self.backbone = DenseNetBackbone(
             stem_features=2 * self.growth_rate if both else 16,
             imagenet_stem=False,
             growth_rate=self.growth_rate,
-            block_sizes=(size,) * 3,
+            block_sizes=(n, n, n),
             bottleneck=self.bottleneck,
             compression=self.compression,
             dropout=self.dropout,
@@ -198,11 +209,13 @@ class CifarDenseNet(Classifier):
         self.head = PooledLinear(self.num_classes, self.dtype)
 
 
-def check(compression, dropout):
-    if not 0 < compression <= 1:
-        raise ValueError(f"compression {compression} is not in (0, 1]")
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout {dropout} is not in [0, 1)")
+def check(network):
+    """Raises ValueError for the fields that both networks have."""
+    checks.switches(network, "bottleneck")
+    checks.positive(network, "compression")
+    if network.compression > 1:
+        raise ValueError(f"compression {network.compression!r} is not in (0, 1]")
+    checks.rates(network, "dropout")
 
 
 MODELS = {

@@ -3,9 +3,12 @@
 Two paths run through a stage: maps that blocks add to, as in ResNet, and maps that they
 append to, as in DenseNet (equation 8). Every block sees both.
 
-Differs from the paper: nothing known. DPN-68 and DPN-107 are in the authors' code alone
-(https://github.com/cypw/DPNs), and what Table 1 leaves open is as there: where batch
+Differs from the paper: nothing known. Only the authors' code has DPN-68 and DPN-107
+(https://github.com/cypw/DPNs). What Table 1 leaves open follows that code: where batch
 normalisation is, its constants, and which path a block's first outputs belong to.
+
+Counts: tests/models/registry_test.py; published results: comparison/published.py;
+twins: weights/names.py, compared in tests/parity/dpn_test.py.
 """
 
 import functools
@@ -14,12 +17,12 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from kernels import ops
-from models import resnet
-from models.layers import Classifier, MaxPool
+from models import checks, resnet
+from models.layers import Classifier, MaxPool, PooledLinear
 
-# Table 1, by depth: the kernel and the maps of conv1; the maps in conv2, doubled with
-# every stage after it, of the residual path and of a block's 3x3 convolution; groups of
-# the latter; in conv2 to conv5, the blocks and the maps that each appends.
+# Table 1, by depth: the kernel and maps of conv1; in conv2, the maps of the residual
+# path and of a block's 3x3 convolution, both doubled with every stage; the groups of
+# that convolution; in conv2 to conv5, the blocks and the maps that each appends.
 NETWORKS = {
     68: ((3, 10), 64, 128, 32, (3, 4, 12, 3), (16, 32, 32, 64)),
     92: ((7, 64), 256, 96, 32, (3, 4, 20, 3), (16, 32, 24, 128)),
@@ -30,7 +33,7 @@ NETWORKS = {
 
 
 def conv_and_norm(dtype, train):
-    """As in ResNet, with the epsilon that MXNet has if none is given."""
+    """ResNet's, with MXNet's default epsilon."""
     conv, norm = resnet.conv_and_norm(dtype, train)
     return conv, functools.partial(norm, epsilon=1e-3)
 
@@ -58,10 +61,10 @@ class NormReluConv(nn.Module):
 
 
 class DualPathBlock(nn.Module):
-    """Figure 2(d) and (e): a tuple of the two paths, both [B, h, w, .], to the same.
+    """Figure 2(d) and (e): a tuple of the two paths, each [B, h, w, .], to the same.
 
-    The first block of a stage projects all of its input, given as a tuple of any
-    length, to new paths, of `residual` and 2 * `increment` maps.
+    The first block of a stage takes a tuple of any length and projects all of it to new
+    paths of `residual` and 2 * `increment` maps.
     """
 
     residual: int
@@ -98,8 +101,8 @@ class DualPathBlock(nn.Module):
 class DPNBackbone(nn.Module):
     """Table 1 up to conv5: [B, H, W, C] to a dict of the stages' outputs.
 
-    A stage's is its two paths in one array, residual path first; conv5's is the one
-    after the BN-ReLU ahead of the pooling.
+    A stage's output is its two paths in one array, residual path first; conv5's is
+    taken after the BN-ReLU ahead of the pooling.
     """
 
     depth: int
@@ -132,15 +135,23 @@ class DPNBackbone(nn.Module):
 
 
 class DPN(Classifier):
-    """DPN-68 to 131: images [B, H, W, C] to logits [B, K]."""
+    """DPN-68 to 131: images [B, H, W, C] to logits [B, K].
+
+    Raises:
+      ValueError: a depth that is not in `NETWORKS`.
+    """
 
     num_classes: int
     depth: int = 92
     dtype: jnp.dtype = jnp.float32
 
+    def __post_init__(self):
+        checks.choice(self, "depth", NETWORKS)
+        super().__post_init__()
+
     def setup(self):
         self.backbone = DPNBackbone(self.depth, self.dtype)
-        self.head = resnet.PooledLinear(self.num_classes, self.dtype)
+        self.head = PooledLinear(self.num_classes, self.dtype)
 
 
 MODELS = {f"dpn{depth}": functools.partial(DPN, depth=depth) for depth in NETWORKS}

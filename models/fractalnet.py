@@ -5,21 +5,24 @@ ImageNet (`fractalnet_34`). A block grows by the expansion rule of Section 3,
 
     f_1(z) = conv(z),  f_{C+1}(z) = f_C(f_C(z)) (+) conv(z),
 
-where the join (+) is the mean of all paths that meet; joins that touch are one. So a
-block of C columns has 2^C - 1 convolutions, and 2^(C-1) on its longest path. As in the
-authors' generator, what ends a block pools each column first and then joins.
+where the join (+) is the mean of all paths that meet; adjacent joins merge into one. So
+a block of C columns has 2^C - 1 convolutions, and 2^(C-1) on its longest path. As in
+the authors' generator, the end of a block pools each column first and then joins them.
 
-Drop-path (Section 3.1) draws for a whole batch, half of the batches by each rule:
-local, every join drops its inputs with probability `drop_path` but keeps one at
-least; global, one column is chosen and all joins of the network pass it on alone.
-With a `drop_path` of 0 there is neither.
+Drop-path (Section 3.1) draws once for a whole batch, and half of the batches follow
+each rule. Local: every join drops its inputs with probability `drop_path` but keeps at
+least one. Global: one column is chosen, and all joins of the network pass on only that
+one. A `drop_path` of 0 turns both off.
 
-Differs from the paper: all columns are computed whatever drop-path keeps, so the batch
-statistics of a column move with every batch, also when nothing depends on it, and in
-global sampling a join that the chosen column does not pass takes all its inputs. The
+Differs from the paper: all columns are computed whatever drop-path keeps, so a column's
+batch statistics move with every batch, even when nothing depends on the column. In
+global sampling, a join that the chosen column does not pass takes all its inputs. The
 weight of old batch statistics is 0.99; Caffe's is 0.999 with a correction for the first
-steps. That `fractalnet_34` pools between its four blocks and not after the last, where
-ResNet-34 has its average, is our reading of "first and last layers of ResNet-34".
+steps. `fractalnet_34` pools between its four blocks and not after the last, where
+ResNet-34 has its average: our reading of "first and last layers of ResNet-34".
+
+Counts: tests/models/registry_test.py; published results: comparison/published.py;
+twins: none.
 """
 
 import functools
@@ -28,10 +31,18 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from models.layers import BatchNorm, Classifier, Conv, FullyConnected, MaxPool
-from models.resnet import PooledLinear, conv_and_norm
+from models import checks
+from models.layers import (
+    BatchNorm,
+    Classifier,
+    Conv,
+    FullyConnected,
+    MaxPool,
+    PooledLinear,
+)
+from models.resnet import conv_and_norm
 
-# Section 4: channels of the five blocks, and of those in the comparison of depths.
+# Section 4: channels of the five blocks; then those of the comparison of depths.
 CHANNELS = (64, 128, 256, 512, 512)
 THIN_CHANNELS = (16, 32, 64, 128, 128)
 IMAGENET_CHANNELS = (128, 256, 512, 1024)
@@ -67,10 +78,10 @@ class ConvUnit(nn.Module):
 
 
 class Join(nn.Module):
-    """The mean of the inputs, a list by column, that drop-path keeps.
+    """The mean of those inputs, listed by column, that drop-path keeps.
 
-    `first` is the column of the first input; `chosen` that of global sampling, or 0 for
-    local sampling, an integer that may be traced. With None all are kept.
+    `first` is the column of the first input. `chosen`, an integer that may be traced,
+    is the column of global sampling, or 0 for local sampling; None keeps all inputs.
     """
 
     drop_path: float
@@ -87,14 +98,14 @@ class Join(nn.Module):
 
 
 def local_sample(key, number, rate):
-    """Which of a join's inputs it keeps, boolean [number]: at least one of them."""
+    """Draws which of a join's inputs it keeps, boolean [number], at least one."""
     drop, survivor = jax.random.split(key)
     keep = jax.random.bernoulli(drop, 1 - rate, (number,))
     return keep | (~keep.any() & one_hot(_any(survivor, number), number))
 
 
 def global_sample(chosen, number):
-    """The chosen one of a join's inputs, or all if it is none of them."""
+    """Keeps the chosen one of a join's inputs, or all if it is none of them."""
     keep = one_hot(chosen, number)
     return keep | ~keep.any()
 
@@ -108,7 +119,7 @@ def _any(key, number):
 
 
 def sample_column(key, columns):
-    """The column, from 1, that global sampling chooses, or 0: local; half and half."""
+    """Draws global sampling's column, from 1, or with probability 1/2 a 0: local."""
     mode, column = jax.random.split(key)
     return jnp.where(jax.random.bernoulli(mode), 1 + _any(column, columns), 0)
 
@@ -116,8 +127,8 @@ def sample_column(key, columns):
 class FractalBlock(nn.Module):
     """Figure 1: columns 1 (of one convolution) to C (of 2^(C-1)), pooled and joined.
 
-    Convolution j of column c is `column{c}_{j}`. With `column` only that one is there,
-    a chain. `chosen` is as of `Join`.
+    Convolution j of column c is `column{c}_{j}`. With `column`, the block is that
+    column alone, a chain. `chosen` is that of `Join`.
     """
 
     columns: int
@@ -158,8 +169,8 @@ class FractalBlock(nn.Module):
 class FractalBackbone(nn.Module):
     """The blocks: [B, H, W, C] to a dict of their outputs.
 
-    Each ends in a pool. With `stem` they follow ResNet's first layer, and the last ends
-    without one.
+    Each block ends in a pool. With `stem` the blocks follow ResNet's first layer, and
+    the last one has no pool.
     """
 
     columns: int
@@ -211,8 +222,9 @@ class FractalNet(Classifier):
     """The networks for CIFAR: images [B, H, W, C] to logits [B, K].
 
     Raises:
-      ValueError: fewer columns than one, a drop_path that is no probability below one,
-        or not one such rate of dropout for each block.
+      ValueError: columns below 1, channels that are not a positive integer for each
+        block, a dropout that is not a rate in [0, 1) for each block, or a drop_path
+        outside [0, 1).
     """
 
     num_classes: int
@@ -222,8 +234,13 @@ class FractalNet(Classifier):
     drop_path: float = 0.15
     dtype: jnp.dtype = jnp.float32
 
+    def __post_init__(self):
+        checks.at_least(self, 1, "columns")
+        check_blocks(self)
+        checks.rates(self, "drop_path")
+        super().__post_init__()
+
     def setup(self):
-        check(self)
         self.backbone = FractalBackbone(
             *(self.columns, self.channels, self.dropout, self.drop_path),
             stem=False,
@@ -232,9 +249,9 @@ class FractalNet(Classifier):
         self.head = Linear(self.num_classes, self.dtype)
 
     def deepest_column(self, x):
-        """Images [B, H, W, C] to the logits of the column of most convolutions alone.
+        """Images [B, H, W, C] to the logits of the deepest column alone (Section 4).
 
-        In evaluation mode, with the parameters of the whole network (Section 4).
+        It uses the parameters of the whole network, in evaluation mode.
         """
         stages = self.backbone(x, train=False, column=self.columns)
         scores = self.head(list(stages.values())[-1], train=False)[:, 0, 0]
@@ -253,7 +270,6 @@ class ImageNetFractalNet(FractalNet):
     dropout: tuple = (0.0, 0.0, 0.0, 0.0)
 
     def setup(self):
-        check(self)
         self.backbone = FractalBackbone(
             *(self.columns, self.channels, self.dropout, self.drop_path),
             stem=True,
@@ -262,16 +278,22 @@ class ImageNetFractalNet(FractalNet):
         self.head = PooledLinear(self.num_classes, self.dtype)
 
 
-def check(network):
-    if network.columns < 1:
-        raise ValueError(f"columns must be one at least, not {network.columns}")
-    if not 0 <= network.drop_path < 1:
-        raise ValueError(f"drop_path must be from 0 to below 1: {network.drop_path}")
-    rates, blocks = network.dropout, len(network.channels)
-    if len(rates) != blocks or not all(0 <= rate < 1 for rate in rates):
+def check_blocks(network):
+    """Raises ValueError unless each block has its channels and its rate of dropout."""
+    channels, rates = network.channels, network.dropout
+    if not (
+        isinstance(channels, tuple | list)
+        and channels
+        and all(isinstance(n, int) and n > 0 for n in channels)
+    ):
+        raise ValueError(f"channels {channels!r} are not positive numbers, one a block")
+    if not (
+        isinstance(rates, tuple | list)
+        and len(rates) == len(channels)
+        and all(map(checks.is_rate, rates))
+    ):
         raise ValueError(
-            f"dropout must be a rate from 0 to below 1 for each of {blocks} blocks, "
-            f"not {rates}"
+            f"dropout {rates!r} is not in [0, 1) for each of {len(channels)} blocks"
         )
 
 

@@ -3,15 +3,18 @@ https://arxiv.org/abs/1512.00567.
 
 With batch normalisation in the auxiliary classifier ("BN-auxiliary", Table 3).
 
-Differs from the paper: it is the network that its authors released (TensorFlow,
-models/inception; slim's inception_v3), whose sizes from 35x35 on are those of Table 1
-but not its layers: a 1x1 convolution in the stem, one 5x5 kept in the first modules,
-four modules and not five at 17x17, and separate modules (6a, 7a) that reduce the grid.
-The paper has none of these either, so they are the released ones: initialisation,
-dropout of 0.2 and the weight 0.9997 of the old moving average (`norm_momentum`, to be
-lowered for runs much shorter than 10,000 steps). The released batch normalisation has
-no scale; here it has one, as in torchvision. Padding does not count in the averages of
-the modules; it does in torchvision, with `count_include_pad=True`.
+Differs from the paper: this is the network that its authors released (TensorFlow,
+models/inception; slim's inception_v3). Its sizes from 35x35 on are those of Table 1,
+but not its layers: it has a 1x1 convolution in the stem, keeps one 5x5 in the first
+modules, has four modules and not five at 17x17, and separate modules (6a, 7a) that
+reduce the grid. The initialisation, the dropout of 0.2 and the weight 0.9997 of the old
+moving average (`norm_momentum`, to be lowered for runs much shorter than 10,000 steps)
+are also the released ones; the paper does not give them. The released batch
+normalisation has no scale; here it has one, as in torchvision. Padding does not count
+in the averages of the modules; in torchvision it does (`count_include_pad=True`).
+
+Counts: tests/models/registry_test.py; published results: comparison/published.py;
+twins: weights/names.py, compared in tests/parity/inception_v3_test.py.
 """
 
 import functools
@@ -20,7 +23,16 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax.numpy as jnp
 
-from models.layers import AvgPool, BatchNorm, Classifier, Conv, MaxPool, global_avg_pool
+from models import checks
+from models.layers import (
+    AvgPool,
+    BatchNorm,
+    Classifier,
+    Conv,
+    MaxPool,
+    PooledLinear,
+    global_avg_pool,
+)
 
 
 class Step(NamedTuple):
@@ -44,12 +56,12 @@ def valid(features, kernel, strides=1):
 
 
 # A module is a tuple of branches, side by side; a branch is a tuple of steps, one after
-# the other. A step is a convolution (above), "avg" (pool 3x3/1 that keeps the size),
-# "max" (pool 3x3/2 without padding) or again a module.
+# the other. A step is a convolution (above), "avg" (a 3x3/1 pool that keeps the size),
+# "max" (a 3x3/2 pool without padding) or another module.
 
 
 def inception_a(pool):
-    """Figure 5, 35x35, with a 5x5 in place of the shorter pair of 3x3."""
+    """Figure 5, 35x35, with a 5x5 in place of the shorter stack of 3x3."""
     return (
         (same(64, 1),),
         (same(48, 1), same(64, 5)),
@@ -148,7 +160,7 @@ class ConvNorm(nn.Module):
 
 
 class Inception(nn.Module):
-    """A module of the tables: what its branches make of the same map, concatenated."""
+    """A module of the tables: applies its branches to one map and concatenates."""
 
     branches: tuple
     conv: type[nn.Module]  # ConvNorm with all but its step bound
@@ -169,7 +181,7 @@ class Inception(nn.Module):
 
 
 def apply_step(step, x, conv, count_include_pad, *, train, name):
-    """What a step of a table makes of a map, as a submodule called `name`."""
+    """Applies a step of a table to a map x, as a submodule called `name`."""
     if step == "max":
         return MaxPool(3, 2, name=name)(x)
     if step == "avg":
@@ -196,32 +208,12 @@ class InceptionV3Backbone(nn.Module):
         return stages
 
 
-class PooledLinear(nn.Module):
-    """The head: global average pooling, dropout and one linear layer, "fc"."""
-
-    num_classes: int
-    dropout: float
-    kernel_init: nn.initializers.Initializer
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, x, *, train, window=None):
-        x = global_avg_pool(x, window)
-        x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        return nn.Dense(
-            self.num_classes,
-            kernel_init=self.kernel_init,
-            dtype=self.dtype,
-            name="fc",
-        )(x)
-
-
 class AuxiliaryHead(nn.Module):
     """Figure 8, on the last 17x17 map: [B, 17, 17, 768] to logits [B, 1, 1, K].
 
-    A 5x5/3 average, a 1x1 convolution, a convolution of the 5x5 that are left and a
-    linear layer. Of a smaller map the average and the convolution cover what is there;
-    a larger one gives several positions, whose mean is taken.
+    A 5x5/3 average, a 1x1 convolution, a convolution over the remaining 5x5 and a
+    linear layer. On a smaller map the average and the convolution cover what there is;
+    a larger map gives several positions, whose mean is taken.
     """
 
     num_classes: int
@@ -249,7 +241,7 @@ class AuxiliaryHead(nn.Module):
 class InceptionV3(Classifier):
     """Inception-v3: images [B, H, W, C], 299x299 in the paper, to logits [B, K].
 
-    In training the logits of the auxiliary head are sown as "aux1".
+    In training the logits of the auxiliary head are sown in "auxiliary", as "aux1".
 
     Raises:
       ValueError: dropout or norm_momentum outside [0, 1).
@@ -261,9 +253,12 @@ class InceptionV3(Classifier):
     count_include_pad: bool = False
     dtype: jnp.dtype = jnp.float32
 
+    def __post_init__(self):
+        checks.rates(self, "dropout", "norm_momentum")
+        checks.switches(self, "count_include_pad")
+        super().__post_init__()
+
     def setup(self):
-        check_fraction("dropout", self.dropout)
-        check_fraction("norm_momentum", self.norm_momentum)
         conv = functools.partial(
             ConvNorm,
             kernel_init=truncated_normal(0.1),
@@ -273,7 +268,7 @@ class InceptionV3(Classifier):
         self.backbone = InceptionV3Backbone(conv, self.count_include_pad)
         self.auxiliary_head = AuxiliaryHead(self.num_classes, conv, self.dtype)
         self.head = PooledLinear(
-            self.num_classes, self.dropout, truncated_normal(0.01), self.dtype
+            self.num_classes, self.dtype, self.dropout, truncated_normal(0.01)
         )
 
     def auxiliary(self, stages, *, train):
@@ -283,11 +278,6 @@ class InceptionV3(Classifier):
         if train:
             logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
             self.sow("auxiliary", "aux1", logits)
-
-
-def check_fraction(name, value):
-    if not 0 <= value < 1:
-        raise ValueError(f"{name} {value!r} is not in [0, 1)")
 
 
 MODELS = {"inception_v3": InceptionV3}

@@ -2,14 +2,17 @@
 https://arxiv.org/abs/1602.07261.
 
 Differs from the paper: both are the networks that its authors released (TensorFlow,
-slim's inception_v4 and inception_resnet_v2). Inception-v4 is as drawn but for the order
-of some 1xn and nx1. The released Inception-ResNet-v2 has the stem of Inception-v3 and
-one module without a shortcut (5b) where Figure 3 has Inception-v4's stem; 10, 20 and 10
-residual blocks, not 5, 10 and 5; maps 320, 1088 and 2080 channels wide, not 384, 1154
-and 2048; a last block that is neither scaled nor followed by a ReLU; and a 1x1
+slim's inception_v4 and inception_resnet_v2). Inception-v4 is as drawn except for the
+order of some 1xn and nx1. The released Inception-ResNet-v2 has the stem of Inception-v3
+and one module without a shortcut (5b) where Figure 3 has Inception-v4's stem; 10, 20
+and 10 residual blocks, not 5, 10 and 5; maps of 320, 1088 and 2080 channels, not 384,
+1154 and 2048; a last block that is neither scaled nor followed by a ReLU; and a 1x1
 convolution to 1536 channels before the average. The auxiliary classifier of the
 released trainers, which the paper does not mention, is left out. Initialisation and
 batch normalisation are as released, but with a scale: see models/inception_v3.py.
+
+Counts: tests/models/registry_test.py; published results: comparison/published.py;
+twins: weights/names.py, compared in tests/parity/inception_v4_test.py.
 """
 
 import functools
@@ -19,17 +22,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from kernels import ops
-from models.inception_v3 import (
-    STEM,
-    ConvNorm,
-    Inception,
-    PooledLinear,
-    apply_step,
-    check_fraction,
-    same,
-    valid,
-)
-from models.layers import Classifier, Conv
+from models import checks
+from models.inception_v3 import STEM, ConvNorm, Inception, apply_step, same, valid
+from models.layers import Classifier, Conv, PooledLinear
 
 # Figure 4. The notation is that of models/inception_v3.py.
 INCEPTION_A = (
@@ -57,7 +52,7 @@ INCEPTION_C = (
     (same(384, 1), same(448, (3, 1)), same(512, (1, 3)), FORK),
     ("avg", same(256, 1)),
 )
-# Figures 16, 17 and 19: what the residual is made of.
+# Figures 16, 17 and 19: the branches of the residual.
 BLOCK35 = (
     (same(32, 1),),
     (same(32, 1), same(32, 3)),
@@ -91,7 +86,7 @@ def reduction_a(*widths):
     )
 
 
-# The networks under the released names, and how their convolutions are initialised.
+# The networks, with the released names of their entries.
 INCEPTION_V4 = {
     "Conv2d_1a_3x3": valid(32, 3, 2),  # Figure 3
     "Conv2d_2a_3x3": valid(32, 3),
@@ -133,6 +128,7 @@ INCEPTION_RESNET_V2 = {
     "Block8_10": Residual(BLOCK8, 1.0, relu=False),
     "Conv2d_7b_1x1": same(1536, 1),
 }
+# Their tables, and how their convolutions start.
 NETWORKS = {
     "inception_v4": (INCEPTION_V4, nn.initializers.he_normal()),
     "inception_resnet_v2": (INCEPTION_RESNET_V2, nn.initializers.glorot_uniform()),
@@ -140,7 +136,7 @@ NETWORKS = {
 
 
 class ResidualBlock(nn.Module):
-    """The last convolution has biases and no batch normalisation (Section 3.2)."""
+    """Adds a module to its input; the 1x1 has biases, no batch norm (Section 3.2)."""
 
     residual: Residual
     conv: type[nn.Module]  # ConvNorm with all but its step bound
@@ -191,7 +187,7 @@ class InceptionV4(Classifier):
     """Either network: images [B, H, W, C], 299x299 in the paper, to logits [B, K].
 
     Raises:
-      ValueError: dropout or norm_momentum outside [0, 1).
+      ValueError: an unknown network, or a dropout or norm_momentum outside [0, 1).
     """
 
     num_classes: int
@@ -200,15 +196,17 @@ class InceptionV4(Classifier):
     norm_momentum: float = 0.9997  # the weight of the old value
     dtype: jnp.dtype = jnp.float32
 
+    def __post_init__(self):
+        checks.choice(self, "network", NETWORKS)
+        checks.rates(self, "dropout", "norm_momentum")
+        super().__post_init__()
+
     def setup(self):
-        check_fraction("dropout", self.dropout)
-        check_fraction("norm_momentum", self.norm_momentum)
         self.backbone = InceptionV4Backbone(
             self.network, self.norm_momentum, self.dtype
         )
-        self.head = PooledLinear(
-            self.num_classes, self.dropout, nn.initializers.glorot_uniform(), self.dtype
-        )
+        glorot = nn.initializers.glorot_uniform()
+        self.head = PooledLinear(self.num_classes, self.dtype, self.dropout, glorot)
 
 
 MODELS = {name: functools.partial(InceptionV4, network=name) for name in NETWORKS}

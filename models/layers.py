@@ -1,7 +1,7 @@
 """Layers that more than one family uses.
 
 A size, stride or padding is one number for both axes or a (height, width) pair; padding
-may also be ((top, bottom), (left, right)). Nothing pads by itself: none is 0.
+may also be ((top, bottom), (left, right)). No layer pads unless it is told to.
 """
 
 import contextlib
@@ -25,8 +25,13 @@ def _pads(padding):
 
 
 class Conv(nn.Conv):
-    """`nn.Conv` with explicit padding: numbers, because 'SAME' with a stride pads
-    otherwise than the papers and torch."""
+    """`nn.Conv` whose padding is given in numbers.
+
+    With a stride, flax's 'SAME' pads differently from the papers and torch.
+
+    Raises:
+      ValueError: the padding is missing or a string.
+    """
 
     padding: int | tuple[int | tuple[int, int], ...] = None
     conv_general_dilated: object = ops.conv
@@ -67,7 +72,7 @@ _frozen_statistics = contextvars.ContextVar("frozen_statistics", default=False)
 
 @contextlib.contextmanager
 def frozen_statistics(frozen=True):
-    """In training too, `BatchNorm` uses, and keeps, its averages while this holds."""
+    """Makes `BatchNorm` use its running averages, and leave them alone, in training."""
     token = _frozen_statistics.set(frozen)
     try:
         yield
@@ -78,9 +83,9 @@ def frozen_statistics(frozen=True):
 class BatchNorm(nn.BatchNorm):
     """`nn.BatchNorm` over the last axis, applied as x * a + b with a and b per channel.
 
-    The same parameters and statistics: the mean and E[x^2] - E[x]^2, in float32 at
-    least. flax computes (x - mean) * a + bias, and XLA keeps x - mean for the gradient:
-    one more array of the size of x, written and read again.
+    The parameters and statistics are flax's: the mean and E[x^2] - E[x]^2, in float32
+    at least. But flax computes (x - mean) * a + bias, and XLA keeps x - mean for the
+    gradient: one more array of x's size to write and to read.
     """
 
     @nn.compact
@@ -111,12 +116,12 @@ class BatchNorm(nn.BatchNorm):
 
 
 class FullyConnected(nn.Module):
-    """A unit sees a whole map: [B, h, w, C] to [B, 1, 1, features].
+    """A layer whose units see the whole map: [B, h, w, C] to [B, 1, 1, features].
 
-    The kernel [h, w, C, features] has the size of the map at initialisation. On a
+    The kernel [h, w, C, features] takes the size of the map at initialisation. On a
     larger map it slides: the layer is then a convolution with the same parameters
-    (OverFeat; VGG, section 3.2). What follows such a layer is an `nn.Dense` on the last
-    axis, which is a 1x1 convolution already.
+    (OverFeat; VGG, section 3.2). The layers after it are `nn.Dense` on the last axis,
+    which is a 1x1 convolution already.
     """
 
     features: int
@@ -143,15 +148,20 @@ class FullyConnected(nn.Module):
 
 
 class Classifier(nn.Module):
-    """A network that is a backbone and a head; its `setup` makes both.
+    """A network made of a backbone and a head; its `setup` makes both.
 
-    `self.backbone(x, train=...)` gives its stages' outputs by name, in order. The head,
-    `self.head(map, train=..., window=...)`, gives class scores at each position of the
-    last of them; `window` is for `global_avg_pool`.
+    `self.backbone(x, train=...)` returns its stages' outputs by name, in order. The
+    head, `self.head(map, train=..., window=...)`, returns class scores at each position
+    of the last stage's map; `window` is for `global_avg_pool`.
     """
 
     def __call__(self, x, *, train):
-        """Images [B, H, W, C] to logits [B, K], at least float32."""
+        """Images [B, H, W, C] to logits [B, K], at least float32.
+
+        Raises:
+          ValueError: the images are too small, or so large that they give more than one
+            position of scores.
+        """
         scores = self.class_map(x, train=train)
         if scores.shape[1:3] != (1, 1):
             raise ValueError(
@@ -174,11 +184,35 @@ class Classifier(nn.Module):
         return scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
 
     def auxiliary(self, stages, *, train):
-        """Sows the logits of auxiliary heads in "auxiliary", where there are some."""
+        """Sows the logits of auxiliary heads, if there are any, in "auxiliary"."""
 
     def features(self, x):
-        """Images [B, H, W, C] to what the head sees in evaluation, [B, h, w, D]."""
+        """Images [B, H, W, C] to the head's input in evaluation, [B, h, w, D]."""
         return list(self.backbone(x, train=False).values())[-1]
+
+
+class PooledLinear(nn.Module):
+    """The usual head: global average pooling, dropout and one linear layer, "fc".
+
+    The last map [B, h, w, C] becomes class scores [B, 1, 1, K], or a map of them with
+    the (height, width) of a `window` (`global_avg_pool`).
+    """
+
+    num_classes: int
+    dtype: jnp.dtype
+    dropout: float = 0.0
+    kernel_init: nn.initializers.Initializer = nn.linear.default_kernel_init
+
+    @nn.compact
+    def __call__(self, x, *, train, window=None):
+        x = global_avg_pool(x, window)
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        return nn.Dense(
+            self.num_classes,
+            dtype=self.dtype,
+            kernel_init=self.kernel_init,
+            name="fc",
+        )(x)
 
 
 class MaxPool(nn.Module):
@@ -245,7 +279,7 @@ def avg_pool(x, window, strides, padding=0, ceil=False, count_include_pad=True):
 def global_avg_pool(x, window=None):
     """Mean over the map, [B, h, w, C] to [B, 1, 1, C].
 
-    With the (height, width) of a `window`, over every such part of a larger map.
+    With the (height, width) of a `window`, the means over all such parts of the map.
     """
     if window is None or tuple(window) == x.shape[1:3]:
         y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
@@ -260,8 +294,8 @@ class LocalResponseNorm(nn.Module):
         b_i = a_i / (k + alpha * sum over the n channels around i of a_j^2) ^ beta
 
     with the sum cut off at the first and the last channel. With `divide`, alpha is
-    divided by n: what cuda-convnet (the authors' code), Caffe, torch and ONNX compute.
-    Without, it is the formula as printed, and what TensorFlow computes.
+    divided by n, as cuda-convnet (the authors' code), Caffe, torch and ONNX do.
+    Without it, this is the formula as printed, which TensorFlow computes.
     """
 
     n: int = 5
@@ -282,9 +316,10 @@ class LocalResponseNorm(nn.Module):
 
 
 class SqueezeExcite(nn.Module):
-    """Scales channels by what their means say (SENet, section 3): [B, H, W, C] to same.
+    """Scales each channel by a function of all channels' means (SENet, section 3).
 
-    Mean over the map, C / reduction units with ReLU, C units with a sigmoid.
+    [B, H, W, C] to the same. The function: C / reduction units with ReLU, then C units
+    with a sigmoid.
     """
 
     reduction: int = 16

@@ -2,15 +2,18 @@
 
 The network for CIFAR, and one for ImageNet that its authors published later in Caffe's
 model zoo and not in the paper. A convolution is followed by 1x1 convolutions, "cccp"
-(cascaded cross-channel parametric pooling, Section 3.1); the last has one map a class,
-and the mean of such a map is the logit (Section 3.2).
+(cascaded cross-channel parametric pooling, Section 3.1). The last of them has one map
+for each class, and the mean of that map is the logit (Section 3.2).
 
-The paper has no table of its layers; these are of the authors' definition files: both
-poolings take the maximum, count a last window that sticks out, and the last 1x1 has a
-ReLU, so that logits are not negative.
+The paper does not tabulate its layers; these come from the authors' definition files.
+Both pools take the maximum and count a last window that sticks out, and the last 1x1
+has a ReLU, so no logit is negative.
 
 Differs from the paper: dropout doubles what it keeps in training instead of halving in
 tests.
+
+Counts: tests/models/registry_test.py; published results: comparison/published.py;
+twins: none.
 """
 
 import functools
@@ -18,10 +21,12 @@ import functools
 import flax.linen as nn
 import jax.numpy as jnp
 
+from models import checks
 from models.layers import Classifier, Conv, MaxPool, global_avg_pool
 
-# Maps, kernel, stride and padding of each convolution; maps of the 1x1 convolutions
-# after it, without the very last. Between two of these: max pooling, 3x3, stride 2.
+# Maps, kernel, stride and padding of each convolution, and the maps of the 1x1
+# convolutions after it, without the very last. A 3x3 max pool with stride 2 stands
+# between two rows.
 BLOCKS = {
     "nin": (
         ((192, 5, 1, 2), (160, 96)),
@@ -35,14 +40,15 @@ BLOCKS = {
         ((1024, 3, 1, 1), (1024,)),
     ),
 }
-# The poolings with dropout after them.
+# The pools that dropout follows.
 DROPOUT = {"nin": ("pool1", "pool2"), "nin_imagenet": ("pool3",)}
-# Weights start at N(0, 0.05^2) but here, at N(0, 0.01^2); biases at 0.
+# Weights start from N(0, 0.05^2), except in these layers: N(0, 0.01^2). Biases start
+# at 0.
 SMALLER = {"nin": (), "nin_imagenet": ("conv1", "conv3", "cccp8")}
 
 
 def convolution(variant, name, maps, kernel, strides, padding, dtype):
-    """A convolution of that name with the initial weights it has in `variant`."""
+    """A convolution called `name` with the initial weights it has in `variant`."""
     return Conv(
         maps,
         kernel,
@@ -85,7 +91,7 @@ class NINBackbone(nn.Module):
 
 
 class ClassMaps(nn.Module):
-    """The head: a 1x1 convolution to a map for each class, ReLU, and their means."""
+    """The head: a 1x1 convolution to one map per class, ReLU, and each map's mean."""
 
     num_classes: int
     variant: str
@@ -104,7 +110,7 @@ class NIN(Classifier):
     """The networks of `BLOCKS`: images [B, H, W, C] to logits [B, K].
 
     Raises:
-      ValueError: a dropout outside [0, 1).
+      ValueError: an unknown variant, or a dropout outside [0, 1).
     """
 
     num_classes: int
@@ -112,9 +118,12 @@ class NIN(Classifier):
     dropout: float = 0.5
     dtype: jnp.dtype = jnp.float32
 
+    def __post_init__(self):
+        checks.choice(self, "variant", BLOCKS)
+        checks.rates(self, "dropout")
+        super().__post_init__()
+
     def setup(self):
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout {self.dropout} is not a share from 0 to below 1")
         self.backbone = NINBackbone(self.variant, self.dropout, self.dtype)
         self.head = ClassMaps(self.num_classes, self.variant, self.dtype)
 

@@ -3,13 +3,17 @@ networks.
 
 Sermanet, Eigen, Zhang, Mathieu, Fergus, LeCun, 2013, https://arxiv.org/abs/1312.6229.
 
-The fast and the accurate network that classify. Slid over a larger image they give a
-map of class scores, with `models.class_map` at the stride of all their layers, 32 or 36
-pixels, and with `OverFeat.fine_class_map` at half or a third of it.
+The fast and the accurate classification network. Slid over a larger image they give a
+map of class scores: `models.class_map` at the stride of all their layers together, 32
+or 36 pixels, and `OverFeat.fine_class_map` at a half or a third of it.
 
-Differs from the paper: dropout is on the outputs of all hidden fully connected layers;
-the paper's "6th and 7th" are these in the fast network, and 7th and 8th in the accurate
-one. It doubles what it keeps in training instead of halving in tests (`alexnet`).
+Differs from the paper: dropout is on the outputs of both hidden fully connected layers.
+The paper's "6th and 7th" are these in the fast network; in the accurate one they are
+the 7th and 8th. Dropout doubles what it keeps in training instead of halving in tests
+(`alexnet`).
+
+Counts: tests/models/registry_test.py; published results: comparison/published.py;
+twins: none.
 """
 
 import functools
@@ -17,55 +21,60 @@ import functools
 import flax.linen as nn
 import jax.numpy as jnp
 
-from models.alexnet import FullyConnectedHead, check_dropout, gaussian
-from models.layers import Classifier, Conv, MaxPool, max_pool
+from models import checks
+from models.alexnet import FullyConnectedHead, Layer, convolution, split
+from models.layers import Classifier, MaxPool, max_pool
 
-# Tables 1 and 3: maps, kernel, stride and padding of a convolution; window and stride
-# of the max pooling after it, 0 where there is none.
-CONVOLUTIONS = {
-    "overfeat_fast": (
-        ((96, 11, 4, 0), 2),
-        ((256, 5, 1, 0), 2),
-        ((512, 3, 1, 1), 0),
-        ((1024, 3, 1, 1), 0),
-        ((1024, 3, 1, 1), 2),
-    ),
-    "overfeat_accurate": (
-        ((96, 7, 2, 0), 3),
-        ((256, 7, 1, 0), 2),
-        ((512, 3, 1, 1), 0),
-        ((512, 3, 1, 1), 0),
-        ((1024, 3, 1, 1), 0),
-        ((1024, 3, 1, 1), 3),
-    ),
-}
-# Units of the two fully connected layers ahead of the output.
-UNITS = {"overfeat_fast": (3072, 4096), "overfeat_accurate": (4096, 4096)}
+# Table 1. A pool's windows are disjoint.
+FAST = (
+    Layer("conv1", 96, kernel=11, stride=4, padding=0, pool=2),
+    Layer("conv2", 256, kernel=5, padding=0, pool=2),
+    Layer("conv3", 512, kernel=3, padding=1),
+    Layer("conv4", 1024, kernel=3, padding=1),
+    Layer("conv5", 1024, kernel=3, padding=1, pool=2),
+    Layer("fc6", 3072, drop="outputs"),
+    Layer("fc7", 4096, drop="outputs"),
+    Layer("fc8", 1000),
+)
+# Table 3.
+ACCURATE = (
+    Layer("conv1", 96, kernel=7, stride=2, padding=0, pool=3),
+    Layer("conv2", 256, kernel=7, padding=0, pool=2),
+    Layer("conv3", 512, kernel=3, padding=1),
+    Layer("conv4", 512, kernel=3, padding=1),
+    Layer("conv5", 1024, kernel=3, padding=1),
+    Layer("conv6", 1024, kernel=3, padding=1, pool=3),
+    Layer("fc7", 4096, drop="outputs"),
+    Layer("fc8", 4096, drop="outputs"),
+    Layer("fc9", 1000),
+)
+VARIANTS = {"overfeat_fast": FAST, "overfeat_accurate": ACCURATE}
 
 
 class OverFeatBackbone(nn.Module):
     """The convolutional layers: [B, H, W, C] to a dict of the stages' outputs."""
 
-    convolutions: tuple
+    rows: tuple
     dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, x, *, train):
         del train
         stages = {}
-        for i, (shape, pool) in enumerate(self.convolutions, 1):
-            conv = Conv(*shape, kernel_init=gaussian, dtype=self.dtype, name=f"conv{i}")
-            x = stages[f"conv{i}"] = nn.relu(conv(x))
-            if pool:
-                x = stages[f"pool{i}"] = MaxPool(pool, pool, name=f"pool{i}")(x)
+        for row in self.rows:
+            conv = convolution(row, x.shape[1:3], self.dtype)
+            x = stages[row.name] = nn.relu(conv(x))
+            if row.pool:
+                name = row.name.replace("conv", "pool")
+                x = stages[name] = MaxPool(row.pool, row.pool, name=name)(x)
         return stages
 
 
 class OverFeat(Classifier):
-    """The networks of `CONVOLUTIONS`: images [B, H, W, C] to logits [B, K].
+    """The networks of `VARIANTS`: images [B, H, W, C] to logits [B, K].
 
     Raises:
-      ValueError: a dropout outside [0, 1).
+      ValueError: an unknown variant, or a dropout outside [0, 1).
     """
 
     num_classes: int
@@ -73,34 +82,34 @@ class OverFeat(Classifier):
     dropout: float = 0.5
     dtype: jnp.dtype = jnp.float32
 
+    def __post_init__(self):
+        checks.choice(self, "variant", VARIANTS)
+        checks.rates(self, "dropout")
+        super().__post_init__()
+
     def setup(self):
-        check_dropout(self.dropout)
-        convolutions = CONVOLUTIONS[self.variant]
+        convolutions, fully_connected = split(VARIANTS[self.variant])
         self.backbone = OverFeatBackbone(convolutions, self.dtype)
         self.head = FullyConnectedHead(
-            self.num_classes,
-            UNITS[self.variant],
-            self.dropout,
-            self.dtype,
-            first=len(convolutions) + 1,
+            self.num_classes, fully_connected, self.dropout, dtype=self.dtype
         )
 
     def fine_class_map(self, x):
         """Images [B, H, W, C] to class scores [B, h, w, K] at the fine stride, in
         evaluation.
 
-        Section 3.3 and Figure 3: the last pooling is done at each offset (dy, dx), the
+        Section 3.3 and Figure 3: the last pool runs once at each offset (dy, dx), the
         fully connected layers slide over each pooled map, and the maps of scores are
-        interleaved: at (y, x) are those of offset (y mod s, x mod s), of the part of
-        the unpooled map that starts at (y, x). Offsets are {0, 1, 2} for the accurate
-        network, which pools 3x3 as in the paper's example, and {0, 1} for the fast one,
-        s = 2: its offset 2 would be the next window of offset 0.
+        interleaved. The score at (y, x) comes from offset (y mod s, x mod s), for the
+        part of the unpooled map that starts at (y, x). The offsets are {0, 1, 2} for
+        the accurate network, which pools 3x3 as in the paper's example, and {0, 1} for
+        the fast one, s = 2: its offset 2 would be the next window of offset 0.
 
-        Every s-th score is one of `class_map`. Where offsets do not all have equally
-        many windows (the sizes of Table 5 are chosen so that they have), all are kept.
+        Every s-th score is also in `class_map`. Some offsets may have more windows than
+        others (not at the sizes of Table 5, chosen to avoid it); all are kept.
         """
         *_, unpooled, _ = self.backbone(x, train=False).values()
-        _, step = CONVOLUTIONS[self.variant][-1]
+        step = split(VARIANTS[self.variant])[0][-1].pool
         offsets = range(step)
         maps = [
             [
@@ -124,4 +133,4 @@ class OverFeat(Classifier):
         return scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
 
 
-MODELS = {name: functools.partial(OverFeat, variant=name) for name in CONVOLUTIONS}
+MODELS = {name: functools.partial(OverFeat, variant=name) for name in VARIANTS}

@@ -5,11 +5,14 @@ nothing after the sum (Figure 4e). The first unit's pre-activation comes before 
 paths part, and one more follows the last unit (appendix). Where a unit changes the
 shape, its projection sees what its first convolution sees.
 
-Differs from the paper: nothing known. What it leaves open is as in the authors' code:
-https://github.com/KaimingHe/resnet-1k-layers for CIFAR, where strides are on a
-bottleneck's first 1x1, and https://github.com/facebookarchive/fb.resnet.torch for
-ImageNet, where they are on its 3x3 and the stem has a batch normalisation, a ReLU and a
-pool. Projections have no batch normalisation in either.
+Differs from the paper: nothing known. What it leaves open follows the authors' code:
+https://github.com/KaimingHe/resnet-1k-layers for CIFAR, where a bottleneck's stride is
+on its first 1x1, and https://github.com/facebookarchive/fb.resnet.torch for ImageNet,
+where it is on the 3x3 and the stem has a batch normalisation, a ReLU and a pool.
+Projections have no batch normalisation in either.
+
+Counts: tests/models/registry_test.py; published results: comparison/published.py;
+twins: weights/names.py, compared in tests/parity/preact_resnet_test.py.
 """
 
 import functools
@@ -18,12 +21,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from kernels import ops
-from models import resnet
-from models.layers import Classifier, MaxPool
-from models.resnet import PooledLinear, conv_and_norm
-
-# Section 5: ResNet-152 with 16 more units in conv3_x.
-STAGE_SIZES = resnet.STAGE_SIZES | {200: (3, 24, 36, 3)}
+from models import checks, resnet
+from models.layers import Classifier, PooledLinear
+from models.resnet import conv_and_norm
 
 
 class BasicUnit(nn.Module):
@@ -72,50 +72,52 @@ class BottleneckUnit(nn.Module):
         return ops.once(x + z)
 
 
-class PreactBackbone(nn.Module):
+# Units in conv2_x to conv5_x: those of Table 1 of ResNet, and Section 5's ResNet-152
+# with 16 more in conv3_x. All are bottlenecks.
+STAGE_SIZES = {
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+    200: (3, 24, 36, 3),
+}
+
+
+class PreactBackbone(resnet.ResNetBackbone):
     """[B, H, W, C] to a dict of the stages' outputs.
 
-    conv1's is the first unit's pre-activation, the last stage's the activation ahead of
-    the head; the others' are sums, not activated.
+    conv1's is the first unit's pre-activation, and the last stage's is activated for
+    the head; the others are sums, not activated.
     """
 
-    unit: type[nn.Module]  # with the unit's own fields bound
-    stage_sizes: tuple
-    imagenet_stem: bool  # 7x7 with stride 2 and a pool, or 3x3
-    stem_features: int
-    features: int  # of the units in conv2_x; twice as many in every next stage
-    dtype: jnp.dtype
+    def options(self, i, j):
+        return {"preactivate": i > 0 or j > 0, "dtype": self.dtype}
 
-    @nn.compact
-    def __call__(self, x, *, train):
+    def blocks(self, x, i, *, train):
+        x = super().blocks(x, i, train=train)
+        if i + 1 == len(self.stage_sizes):
+            _, norm = conv_and_norm(self.dtype, train)
+            x = nn.relu(norm(name="bn_last")(x))
+        return x
+
+
+class CifarPreactBackbone(PreactBackbone):
+    """For 32x32 images: conv1 is a 3x3 convolution to 16 maps, without a pool."""
+
+    def stem(self, x, *, train):
         conv, norm = conv_and_norm(self.dtype, train)
-        stages = {}
-        kernel, strides = (7, 2) if self.imagenet_stem else (3, 1)
-        padding = kernel // 2
-        x = conv(self.stem_features, kernel, strides, padding=padding, name="conv1")(x)
-        x = stages["conv1"] = nn.relu(norm(name="bn1")(x))
-        if self.imagenet_stem:
-            x = MaxPool(3, 2, 1, name="pool1")(x)
-        for i, size in enumerate(self.stage_sizes):
-            for j in range(size):
-                unit = self.unit(
-                    self.features * 2**i,
-                    strides=2 if i > 0 and j == 0 else 1,
-                    preactivate=i > 0 or j > 0,
-                    dtype=self.dtype,
-                    name=f"conv{i + 2}_{j + 1}",
-                )
-                x = unit(x, train=train)
-            stages[f"conv{i + 2}_x"] = x
-        stages[f"conv{i + 2}_x"] = nn.relu(norm(name="bn_last")(x))
-        return stages
+        x = conv(16, 3, padding=1, name="conv1")(x)
+        return nn.relu(norm(name="bn1")(x))
+
+    def pool(self, x):
+        return x
 
 
 class PreactResNet(Classifier):
     """For ImageNet, of bottlenecks: images [B, H, W, C] to logits [B, K].
 
     Raises:
-      ValueError: a stride_on that is neither 1x1 nor 3x3.
+      ValueError: a depth that is not in `STAGE_SIZES`, or a stride_on other than 1x1
+        and 3x3.
     """
 
     num_classes: int
@@ -123,17 +125,14 @@ class PreactResNet(Classifier):
     stride_on: str = "3x3"
     dtype: jnp.dtype = jnp.float32
 
+    def __post_init__(self):
+        checks.choice(self, "depth", STAGE_SIZES)
+        checks.choice(self, "stride_on", resnet.STRIDES_ON)
+        super().__post_init__()
+
     def setup(self):
-        resnet.check_stride_on(self.stride_on)
         unit = functools.partial(BottleneckUnit, stride_on=self.stride_on)
-        self.backbone = PreactBackbone(
-            unit=unit,
-            stage_sizes=STAGE_SIZES[self.depth],
-            imagenet_stem=True,
-            stem_features=64,
-            features=64,
-            dtype=self.dtype,
-        )
+        self.backbone = PreactBackbone(unit, STAGE_SIZES[self.depth], self.dtype)
         self.head = PooledLinear(self.num_classes, self.dtype)
 
 
@@ -149,19 +148,16 @@ class CifarPreactResNet(Classifier):
     bottleneck: bool = True
     dtype: jnp.dtype = jnp.float32
 
+    def __post_init__(self):
+        checks.switches(self, "bottleneck")
+        # n units of 3 or 2 convolutions in each of three stages.
+        checks.depth(self, 9 if self.bottleneck else 6, 2)
+        super().__post_init__()
+
     def setup(self):
-        layers = 9 if self.bottleneck else 6  # in n units of each of three stages
-        size, rest = divmod(self.depth - 2, layers)
-        if size < 1 or rest:
-            raise ValueError(f"depth {self.depth} is not {layers} n + 2")
-        self.backbone = PreactBackbone(
-            unit=BottleneckUnit if self.bottleneck else BasicUnit,
-            stage_sizes=(size,) * 3,
-            imagenet_stem=False,
-            stem_features=16,
-            features=16,
-            dtype=self.dtype,
-        )
+        unit = BottleneckUnit if self.bottleneck else BasicUnit
+        n = (self.depth - 2) // (9 if self.bottleneck else 6)
+        self.backbone = CifarPreactBackbone(unit, (n, n, n), self.dtype, features=16)
         self.head = PooledLinear(self.num_classes, self.dtype)
 
 

@@ -1,16 +1,20 @@
 """ResNet (He, Zhang, Ren, Sun, 2015), https://arxiv.org/abs/1512.03385.
 
 The networks for ImageNet (Table 1) and for CIFAR-10 (Section 4.2), and the plain
-networks that both are compared with: the same without shortcuts.
+networks that the paper compares them with: the same without shortcuts.
 
-Differs from the paper: with `stride_on="3x3"` a bottleneck's stride is on its 3x3
-convolution ("v1.5", as torchvision has it); the default is the paper's, on its first
-1x1. `zero_init` starts each block's last scale at 0 (https://arxiv.org/abs/1706.02677),
-off by default; so is `drop_path`, stochastic depth (https://arxiv.org/abs/1603.09382):
-in training the last block adds to its shortcut with probability 1 - drop_path, drawn
-for each image, the first block always, those between in proportion. The pool of the
-stem pads by 1; the authors' Caffe nets pool in ceil mode without padding, which gives
-the same size with windows one pixel further on.
+Differs from the paper: the pool before conv2_x pads by 1; the authors' Caffe networks
+pool in ceil mode without padding, which gives the same size with windows one pixel
+further on. Three fields, off by default, are not in the paper. `stride_on="3x3"` moves
+a bottleneck's stride from its first 1x1 to its 3x3 convolution ("v1.5", as torchvision
+has it). `zero_init` starts the last scale of each block at 0
+(https://arxiv.org/abs/1706.02677). `drop_path` is stochastic depth
+(https://arxiv.org/abs/1603.09382): in training, an image's last block adds to its
+shortcut with probability 1 - drop_path, its first block always, and those between with
+probabilities that fall in proportion.
+
+Counts: tests/models/registry_test.py; published results: comparison/published.py;
+twins: weights/names.py, compared in tests/parity/resnet_test.py.
 """
 
 import functools
@@ -20,24 +24,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from kernels import ops
+from models import checks
 from models.layers import (
     BatchNorm,
     Classifier,
     Conv,
     MaxPool,
-    global_avg_pool,
+    PooledLinear,
 )
 
-# Table 1: blocks in conv2_x, conv3_x, conv4_x and conv5_x.
-STAGE_SIZES = {
-    18: (2, 2, 2, 2),
-    34: (3, 4, 6, 3),
-    50: (3, 4, 6, 3),
-    101: (3, 4, 23, 3),
-    152: (3, 8, 36, 3),
-}
-# Section 4.2: blocks in each of three stages; depth 6n + 2.
-CIFAR_STAGE_SIZES = {6 * n + 2: (n, n, n) for n in (3, 5, 7, 9, 18, 200)}
+# Section 3.3, and "none": a plain network.
+SHORTCUTS = ("A", "B", "C", "none")
+# The convolution of a bottleneck that has its stride.
+STRIDES_ON = ("1x1", "3x3")
 
 # Section 3.4 and https://arxiv.org/abs/1502.01852: N(0, 2 / n), n the inputs of a unit.
 he_normal = nn.initializers.he_normal()
@@ -48,7 +47,7 @@ class BasicBlock(nn.Module):
 
     features: int
     strides: int
-    shortcut: str  # "A", "B", "C" (Section 3.3), or "none": a plain network
+    shortcut: str  # of SHORTCUTS
     zero_init: bool
     dtype: jnp.dtype
     drop_path: float = 0.0
@@ -70,7 +69,7 @@ class Bottleneck(nn.Module):
     """Figure 5, right: 1x1 that reduces, 3x3, 1x1 that restores (times four).
 
     Descendants widen the 3x3 convolution, split it into groups, or `recalibrate` what
-    is added to the shortcut.
+    the block adds to its shortcut.
     """
 
     features: int
@@ -78,7 +77,7 @@ class Bottleneck(nn.Module):
     shortcut: str
     zero_init: bool
     dtype: jnp.dtype
-    stride_on: str = "1x1"
+    stride_on: str = "1x1"  # of STRIDES_ON
     width: int = 64  # of the 3x3 convolution at 64 features; in proportion at others
     groups: int = 1  # of the 3x3 convolution
     drop_path: float = 0.0
@@ -107,9 +106,9 @@ class Bottleneck(nn.Module):
 
 
 def conv_and_norm(dtype, train):
-    """Convolution without bias and batch normalisation as all networks here have them.
+    """The convolution, without bias, and the batch normalisation of all networks here.
 
-    torch's momentum 0.1 (fb.resnet.torch) is 0.9 here: the weight of the old value.
+    torch's momentum of 0.1 (fb.resnet.torch) is 0.9 here: the weight of the old value.
     """
     conv = functools.partial(
         Conv, use_bias=False, kernel_init=he_normal, dtype=dtype, padding=0
@@ -129,15 +128,15 @@ def last_scale(zero_init):
 
 
 def drop_path(x, rate, train):
-    """x [B, H, W, C] with some of its images all 0, the others divided by 1 - rate."""
+    """Sets some images of x [B, H, W, C] to 0 and divides the others by 1 - rate."""
     return nn.Dropout(rate, broadcast_dims=(1, 2, 3), deterministic=not train)(x)
 
 
 def shortcut(option, x, shape, strides, conv, norm):
     """Section 3.3: x in the `shape` of the block's output.
 
-    A: the identity, with zeros for further channels; B: a projection where the shape
-    changes; C: projections everywhere. Strided, A and B take every second pixel.
+    A is the identity, with zeros for the new channels; B projects where the shape
+    changes; C projects everywhere. With a stride of 2 all take every second pixel.
     """
     if x.shape == shape and option != "C":
         return x
@@ -148,13 +147,33 @@ def shortcut(option, x, shape, strides, conv, norm):
 
 
 def pad_channels(x, shape, strides):
-    """Section 3.3, option A: the identity, with zeros for further channels."""
+    """Section 3.3, option A: the identity, with zeros for the new channels."""
     x = x[:, ::strides, ::strides]
     return jnp.pad(x, [(0, 0)] * 3 + [(0, shape[-1] - x.shape[-1])])
 
 
+# Table 1: the block, and the number of them in conv2_x, conv3_x, conv4_x and conv5_x.
+TABLE_1 = {
+    18: (BasicBlock, (2, 2, 2, 2)),
+    34: (BasicBlock, (3, 4, 6, 3)),
+    50: (Bottleneck, (3, 4, 6, 3)),
+    101: (Bottleneck, (3, 4, 23, 3)),
+    152: (Bottleneck, (3, 8, 36, 3)),
+}
+# Section 4.2: n basic blocks in each of three stages; depth 6n + 2.
+CIFAR = {6 * n + 2: (n, n, n) for n in (3, 5, 7, 9, 18, 200)}
+
+
 class ResNetBackbone(nn.Module):
-    """Table 1 up to conv5_x: [B, H, W, C] to a dict of the stages' outputs."""
+    """Table 1 up to conv5_x: [B, H, W, C] to a dict of the stages' outputs.
+
+    The stages are conv1, conv2_x, conv3_x and so on; the pool belongs to conv2_x, as in
+    Table 1. Calls with `first` or `last` run a part of them, with the parameters of the
+    whole: x is then the output of the stage before `first`.
+
+    Raises:
+      ValueError: when called, if `first` or `last` is no stage, or in the wrong order.
+    """
 
     block: type[nn.Module]  # with the block's own fields bound
     stage_sizes: tuple
@@ -163,22 +182,36 @@ class ResNetBackbone(nn.Module):
     drop_path: float = 0.0  # of the last block
 
     @nn.compact
-    def __call__(self, x, *, train):
+    def __call__(self, x, *, train, first=None, last=None):
+        names = ["conv1", *(f"conv{i}_x" for i, _ in enumerate(self.stage_sizes, 2))]
         stages = {}
-        x = stages["conv1"] = self.stem(x, train=train)
-        x = self.pool(x)
-        rates = iter(np.linspace(0, self.drop_path, sum(self.stage_sizes)))
-        for i, size in enumerate(self.stage_sizes):
-            for j in range(size):
-                strides = 2 if i > 0 and j == 0 else 1
-                features = self.features * 2**i
-                rate = float(next(rates))
-                options = {"drop_path": rate} if rate else {}
-                name = f"conv{i + 2}_{j + 1}"
-                block = self.block(features, strides, name=name, **options)
-                x = block(x, train=train)
-            stages[f"conv{i + 2}_x"] = x
+        for name in part(names, first, last):
+            if name == "conv1":
+                x = self.stem(x, train=train)
+            else:
+                x = self.blocks(x, names.index(name) - 1, train=train)
+            stages[name] = x
         return stages
+
+    def blocks(self, x, i, *, train):
+        """The blocks of stage i, counted from 0, which is conv2_x."""
+        if i == 0:
+            x = self.pool(x)
+        for j in range(self.stage_sizes[i]):
+            block = self.block(
+                self.features * 2**i,
+                strides=2 if i > 0 and j == 0 else 1,
+                name=f"conv{i + 2}_{j + 1}",
+                **self.options(i, j),
+            )
+            x = block(x, train=train)
+        return x
+
+    def options(self, i, j):
+        """The fields of block j of stage i that are not the same for all blocks."""
+        rates = np.linspace(0, self.drop_path, sum(self.stage_sizes))
+        rate = float(rates[sum(self.stage_sizes[:i]) + j])
+        return {"drop_path": rate} if rate else {}
 
     def stem(self, x, *, train):
         conv, norm = conv_and_norm(self.dtype, train)
@@ -189,80 +222,78 @@ class ResNetBackbone(nn.Module):
         return MaxPool(3, 2, 1, name="pool1")(x)
 
 
-class CifarBackbone(nn.Module):
+class CifarBackbone(ResNetBackbone):
     """Section 4.2: a 3x3 convolution and three stages of 16, 32 and 64 maps."""
 
-    block: type[nn.Module]
-    stage_sizes: tuple
-    dtype: jnp.dtype
-    features: int = 16  # of conv1 and of the blocks in conv2_x; doubled as above
+    features: int = 16  # of conv1 too
 
-    @nn.compact
-    def __call__(self, x, *, train):
+    def stem(self, x, *, train):
         conv, norm = conv_and_norm(self.dtype, train)
-        stages = {}
         x = conv(self.features, 3, padding=1, name="conv1")(x)
-        x = stages["conv1"] = nn.relu(norm(name="bn1")(x))
-        for i, size in enumerate(self.stage_sizes):
-            for j in range(size):
-                strides = 2 if i > 0 and j == 0 else 1
-                features = self.features * 2**i
-                block = self.block(features, strides, name=f"conv{i + 2}_{j + 1}")
-                x = block(x, train=train)
-            stages[f"conv{i + 2}_x"] = x
-        return stages
+        return nn.relu(norm(name="bn1")(x))
+
+    def pool(self, x):
+        return x
 
 
-class PooledLinear(nn.Module):
-    """The head: global average pooling and one linear layer, "fc"."""
-
-    num_classes: int
-    dtype: jnp.dtype
-    dropout: float = 0.0
-
-    @nn.compact
-    def __call__(self, x, *, train, window=None):
-        x = global_avg_pool(x, window)
-        x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        return nn.Dense(self.num_classes, dtype=self.dtype, name="fc")(x)
+def part(names, first, last):
+    """The stages from `first` to `last`; None is the first or the last of all."""
+    first = names[0] if first is None else first
+    last = names[-1] if last is None else last
+    stages = ", ".join(names)
+    for field, name in (("first", first), ("last", last)):
+        if name not in names:
+            raise ValueError(f"{field} {name!r} is none of the stages {stages}")
+    start, end = names.index(first), names.index(last) + 1
+    if start >= end:
+        raise ValueError(f"first {first!r} is after last {last!r}; stages: {stages}")
+    return names[start:end]
 
 
 class ResNet(Classifier):
     """ResNet-18 to 152 and the plain networks: images [B, H, W, C] to logits [B, K].
 
     Raises:
-      ValueError: a shortcut other than A, B, C or none, a stride_on that is neither 1x1
-        nor 3x3, or a drop_path that is no probability below 1.
+      ValueError: a depth that Table 1 lacks, a shortcut other than A, B, C and none, a
+        stride_on other than 1x1 and 3x3, or a drop_path outside [0, 1).
     """
 
     num_classes: int
     depth: int = 50
     shortcut: str = "B"
-    stride_on: str = "1x1"
+    stride_on: str = "1x1"  # of bottlenecks
     zero_init: bool = False
     drop_path: float = 0.0
     dtype: jnp.dtype = jnp.float32
 
+    def __post_init__(self):
+        checks.choice(self, "depth", TABLE_1)
+        checks.choice(self, "shortcut", SHORTCUTS)
+        checks.choice(self, "stride_on", STRIDES_ON)
+        checks.switches(self, "zero_init")
+        checks.rates(self, "drop_path")
+        super().__post_init__()
+
     def setup(self):
-        check_shortcut(self.shortcut)
-        check_stride_on(self.stride_on)
-        if not 0 <= self.drop_path < 1:
-            raise ValueError(f"drop_path must be from 0 to below 1: {self.drop_path}")
-        if self.depth >= 50:
-            block = functools.partial(Bottleneck, stride_on=self.stride_on)
-        else:
-            block = BasicBlock
+        block, stage_sizes = TABLE_1[self.depth]
+        if block is Bottleneck:
+            block = functools.partial(block, stride_on=self.stride_on)
         block = functools.partial(
             block, shortcut=self.shortcut, zero_init=self.zero_init, dtype=self.dtype
         )
         self.backbone = ResNetBackbone(
-            block, STAGE_SIZES[self.depth], self.dtype, drop_path=self.drop_path
+            block, stage_sizes, self.dtype, drop_path=self.drop_path
         )
         self.head = PooledLinear(self.num_classes, self.dtype)
 
 
 class CifarResNet(Classifier):
-    """ResNet-20 to 1202 and the plain networks for 32x32 images (Section 4.2)."""
+    """ResNet-20 to 1202 and the plain networks for 32x32 images (Section 4.2).
+
+    Raises:
+      ValueError: a depth that Section 4.2 lacks, or a shortcut other than A, B, C and
+        none.
+    """
 
     num_classes: int
     depth: int = 20
@@ -270,38 +301,30 @@ class CifarResNet(Classifier):
     zero_init: bool = False
     dtype: jnp.dtype = jnp.float32
 
+    def __post_init__(self):
+        checks.choice(self, "depth", CIFAR)
+        checks.choice(self, "shortcut", SHORTCUTS)
+        checks.switches(self, "zero_init")
+        super().__post_init__()
+
     def setup(self):
-        check_shortcut(self.shortcut)
         block = functools.partial(
             BasicBlock,
             shortcut=self.shortcut,
             zero_init=self.zero_init,
             dtype=self.dtype,
         )
-        sizes = CIFAR_STAGE_SIZES[self.depth]
-        self.backbone = CifarBackbone(block, sizes, self.dtype)
+        self.backbone = CifarBackbone(block, CIFAR[self.depth], self.dtype)
         self.head = PooledLinear(self.num_classes, self.dtype)
 
 
-def check_shortcut(option):
-    if option not in ("A", "B", "C", "none"):
-        raise ValueError(f"shortcut {option!r} is none of A, B, C, none")
-
-
-def check_stride_on(layer):
-    if layer not in ("1x1", "3x3"):
-        raise ValueError(f"stride_on {layer!r} is neither 1x1 nor 3x3")
-
-
 MODELS = {
-    **{f"resnet{d}": functools.partial(ResNet, depth=d) for d in STAGE_SIZES},
+    **{f"resnet{d}": functools.partial(ResNet, depth=d) for d in TABLE_1},
     **{
         f"plain{d}": functools.partial(ResNet, depth=d, shortcut="none")
         for d in (18, 34)
     },
-    **{
-        f"resnet{d}": functools.partial(CifarResNet, depth=d) for d in CIFAR_STAGE_SIZES
-    },
+    **{f"resnet{d}": functools.partial(CifarResNet, depth=d) for d in CIFAR},
     **{
         f"plain{d}": functools.partial(CifarResNet, depth=d, shortcut="none")
         for d in (20, 32, 44, 56, 110)

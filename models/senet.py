@@ -1,12 +1,15 @@
 """SENet (Hu, Shen, Albanie, Sun, Wu, 2017), https://arxiv.org/abs/1709.01507.
 
-Squeeze-and-excitation on what a bottleneck adds to its shortcut (Figure 3): SE-ResNet,
+Squeeze-and-excitation of what a bottleneck adds to its shortcut (Figure 3): SE-ResNet,
 SE-ResNeXt (Table 1) and SENet-154 (appendix).
 
 Differs from the paper: nothing known. As in the authors' Caffe networks
-(https://github.com/hujie-frank/SENet), the pool of the stem is in ceil mode without
-padding, and the strides of an SE-ResNet are on a bottleneck's first 1x1; timm's newer
+(https://github.com/hujie-frank/SENet), the pool before conv2_x is in ceil mode without
+padding, and an SE-ResNet's bottlenecks have their stride on the first 1x1; timm's newer
 networks have `stride_on="3x3"` and `padded_pool=True`.
+
+Counts: tests/models/registry_test.py; published results: comparison/published.py;
+twins: weights/names.py, compared in tests/parity/senet_test.py.
 """
 
 import functools
@@ -15,12 +18,18 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from kernels import ops
-from models import resnet, resnext
-from models.layers import Classifier, MaxPool, SqueezeExcite
-from models.resnet import PooledLinear, conv_and_norm
+from models import checks, resnet
+from models.layers import (
+    Classifier,
+    MaxPool,
+    PooledLinear,
+    SqueezeExcite,
+)
+from models.resnet import conv_and_norm
 
-# Appendix: the blocks of ResNet-152.
-SENET154_STAGE_SIZES = resnet.STAGE_SIZES[152]
+# Table 1: blocks in conv2_x to conv5_x, as in ResNet. The appendix: SENet-154 has as
+# many as the network of 152 layers.
+STAGE_SIZES = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
 
 class SEBottleneck(resnet.Bottleneck):
@@ -64,7 +73,7 @@ class SENet154Block(nn.Module):
 
 
 class SEResNetBackbone(resnet.ResNetBackbone):
-    """ResNet's with the authors' pool, or its own, padded by 1."""
+    """ResNet's, with the authors' pool or, padded by 1, with ResNet's own."""
 
     padded_pool: bool = False
 
@@ -89,8 +98,8 @@ class SEResNet(Classifier):
     """SE-ResNet, and SE-ResNeXt by its fields: images [B, H, W, C] to logits [B, K].
 
     Raises:
-      ValueError: a reduction outside 1 to 256, a cardinality or a bottleneck_width
-        below 1, or a stride_on that is neither 1x1 nor 3x3.
+      ValueError: a depth other than 50, 101 and 152, a reduction outside 1 to 256, a
+        cardinality or bottleneck_width below 1, or a stride_on other than 1x1 and 3x3.
     """
 
     num_classes: int
@@ -103,10 +112,15 @@ class SEResNet(Classifier):
     zero_init: bool = False
     dtype: jnp.dtype = jnp.float32
 
+    def __post_init__(self):
+        checks.choice(self, "depth", STAGE_SIZES)
+        checks.at_least(self, 1, "cardinality", "bottleneck_width")
+        checks.choice(self, "stride_on", resnet.STRIDES_ON)
+        checks.switches(self, "padded_pool", "zero_init")
+        check_reduction(self)
+        super().__post_init__()
+
     def setup(self):
-        check_reduction(self.reduction)
-        resnext.check_paths(self.cardinality, self.bottleneck_width)
-        resnet.check_stride_on(self.stride_on)
         block = functools.partial(
             SEBottleneck,
             shortcut="B",
@@ -117,9 +131,8 @@ class SEResNet(Classifier):
             groups=self.cardinality,
             reduction=self.reduction,
         )
-        sizes = resnet.STAGE_SIZES[self.depth]
         self.backbone = SEResNetBackbone(
-            block, sizes, self.dtype, padded_pool=self.padded_pool
+            block, STAGE_SIZES[self.depth], self.dtype, padded_pool=self.padded_pool
         )
         self.head = PooledLinear(self.num_classes, self.dtype)
 
@@ -136,20 +149,24 @@ class SENet154(Classifier):
     dropout: float = 0.2
     dtype: jnp.dtype = jnp.float32
 
+    def __post_init__(self):
+        check_reduction(self)
+        checks.rates(self, "dropout")
+        super().__post_init__()
+
     def setup(self):
-        check_reduction(self.reduction)
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout {self.dropout} is outside [0, 1)")
         block = functools.partial(
             SENet154Block, reduction=self.reduction, dtype=self.dtype
         )
-        self.backbone = SENet154Backbone(block, SENET154_STAGE_SIZES, self.dtype)
+        self.backbone = SENet154Backbone(block, STAGE_SIZES[152], self.dtype)
         self.head = PooledLinear(self.num_classes, self.dtype, self.dropout)
 
 
-def check_reduction(reduction):
-    if not 1 <= reduction <= 256:
-        raise ValueError(f"reduction {reduction} is outside 1 to 256")
+def check_reduction(network):
+    """Raises ValueError unless the 256 maps of conv2_x are reduced to 1 or more."""
+    checks.at_least(network, 1, "reduction")
+    if network.reduction > 256:
+        raise ValueError(f"reduction {network.reduction} is above 256")
 
 
 SE_RESNEXT = {"cardinality": 32, "bottleneck_width": 4, "stride_on": "3x3"}

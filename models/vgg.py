@@ -1,14 +1,17 @@
 """VGG (Simonyan, Zisserman, 2014), https://arxiv.org/abs/1409.1556.
 
 The six networks of Table 1; the same with batch normalisation after each convolution
-(`vgg16_bn`, as torchvision has it); and those for 32x32 images, with batch
+(`vgg16_bn`, as torchvision has it); and networks for 32x32 images with batch
 normalisation and one linear layer (`vgg16_cifar`), which are not in the paper.
 
 Differs from the paper: all weights start as in Glorot and Bengio, 2010, which a
-footnote of Section 3.1 found to need no help. With `initialization="normal"` they are
-drawn from the normal distribution with mean 0 and variance 0.01 that the section
-prints; the deeper networks then need what it says next, the first four convolutions and
-the three fully connected layers of a trained network A.
+footnote of Section 3.1 found sufficient without pre-training. With
+`initialization="normal"` they come from the normal distribution with mean 0 and
+variance 0.01 that the section prints. The deeper networks then need what it says next:
+the first four convolutions and the three fully connected layers of a trained network A.
+
+Counts: tests/models/registry_test.py; published results: comparison/published.py;
+twins: weights/names.py, compared in tests/parity/vgg_test.py.
 """
 
 import functools
@@ -16,6 +19,7 @@ import functools
 import flax.linen as nn
 import jax.numpy as jnp
 
+from models import checks
 from models.layers import (
     BatchNorm,
     Classifier,
@@ -25,7 +29,7 @@ from models.layers import (
     MaxPool,
 )
 
-# Table 1: kernel sizes of the convolutions in the five stages, each with a pool after.
+# Table 1: kernel sizes of the convolutions in the five stages; a pool ends each stage.
 TABLE_1 = {
     "A": ((3,), (3,), (3, 3), (3, 3), (3, 3)),
     "A-LRN": ((3, "LRN"), (3,), (3, 3), (3, 3), (3, 3)),
@@ -38,8 +42,8 @@ TABLE_1 = {
 CHANNELS = (64, 128, 256, 512, 512)
 UNITS = 4096
 
-# Section 3.1: how the weights of convolutions start, and those of a fully connected
-# layer on a map, where Glorot's n are all inputs of a unit and all units that see one.
+# Section 3.1: the initial weights of a convolution, and of a fully connected layer on a
+# map. Glorot's n there are all inputs of a unit and all units that see an input.
 INITIALIZATIONS = {
     "glorot": (
         nn.initializers.glorot_uniform(),
@@ -76,7 +80,7 @@ class VGGBackbone(nn.Module):
         return outputs
 
     def stage(self, x, *, name, number, kernels, channels, train):
-        """The layers of one stage, a dict of their outputs; the pool is the last."""
+        """Runs one stage; returns its layers' outputs by name, the pool's last."""
         outputs = {}
         for j, kernel in enumerate(kernels, start=1):
             if kernel == "LRN":
@@ -106,7 +110,7 @@ class VGGBackbone(nn.Module):
 
 
 class ThreeLayers(nn.Module):
-    """The head of Table 1: fc6 on the whole map, fc7 and fc8."""
+    """The head of Table 1: fc6, which sees the whole map, fc7 and fc8."""
 
     num_classes: int
     units: int
@@ -116,7 +120,7 @@ class ThreeLayers(nn.Module):
 
     @nn.compact
     def __call__(self, x, *, train, window=None):
-        del window  # That of fc6 is the size of its kernel.
+        del window  # fc6's is the size of its kernel.
         init, init_on_map = INITIALIZATIONS[self.initialization]
         dropout = nn.Dropout(self.dropout, deterministic=not train)
         x = FullyConnected(self.units, self.dtype, init_on_map, name="fc6")(x)
@@ -129,7 +133,7 @@ class ThreeLayers(nn.Module):
 
 
 class OneLayer(nn.Module):
-    """The head of the networks for CIFAR: "fc" on the whole map."""
+    """The head of the networks for CIFAR: "fc", which sees the whole map."""
 
     num_classes: int
     initialization: str
@@ -146,7 +150,8 @@ class VGG(Classifier):
     """Table 1: images [B, H, W, C] to logits [B, K].
 
     Raises:
-      ValueError: an initialization other than glorot or normal.
+      ValueError: an unknown configuration, an initialization other than glorot and
+        normal, or a dropout outside [0, 1).
     """
 
     num_classes: int
@@ -156,6 +161,13 @@ class VGG(Classifier):
     initialization: str = "glorot"
     dtype: jnp.dtype = jnp.float32
 
+    def __post_init__(self):
+        checks.choice(self, "configuration", TABLE_1)
+        checks.choice(self, "initialization", INITIALIZATIONS)
+        checks.switches(self, "batch_norm")
+        checks.rates(self, "dropout")
+        super().__post_init__()
+
     def setup(self):
         self.backbone = backbone(self, self.batch_norm)
         self.head = ThreeLayers(
@@ -164,12 +176,22 @@ class VGG(Classifier):
 
 
 class CifarVGG(Classifier):
-    """Table 1's convolutions, whose pools leave one pixel of 32x32, and a layer."""
+    """Table 1's convolutions, whose pools reduce 32x32 to one pixel, and one layer.
+
+    Raises:
+      ValueError: an unknown configuration, or an initialization other than glorot and
+        normal.
+    """
 
     num_classes: int
     configuration: str = "D"
     initialization: str = "glorot"
     dtype: jnp.dtype = jnp.float32
+
+    def __post_init__(self):
+        checks.choice(self, "configuration", TABLE_1)
+        checks.choice(self, "initialization", INITIALIZATIONS)
+        super().__post_init__()
 
     def setup(self):
         self.backbone = backbone(self, batch_norm=True)
@@ -178,10 +200,6 @@ class CifarVGG(Classifier):
 
 def backbone(network, batch_norm):
     """The backbone that the fields of a `network` ask for."""
-    if network.initialization not in INITIALIZATIONS:
-        raise ValueError(
-            f"initialization {network.initialization!r} is neither glorot nor normal"
-        )
     return VGGBackbone(
         TABLE_1[network.configuration],
         CHANNELS,

@@ -1,11 +1,14 @@
 """Wide ResNet (Zagoruyko, Komodakis, 2016), https://arxiv.org/abs/1605.07146.
 
 WRN-n-k for CIFAR has n convolutions and k times the maps of a ResNet, in basic units
-with pre-activation (Table 1). For ImageNet the ResNets of 18 and 34 layers have wider
-basic blocks and those of 50 and 101 wider 3x3 convolutions within the same bottlenecks
-(Section 3, on ImageNet), all with the activation after the convolution.
+with pre-activation (Table 1). For ImageNet the ResNets of 18 and 34 layers get wider
+basic blocks, and those of 50 and 101 layers wider 3x3 convolutions within the same
+bottlenecks (Section 3, on ImageNet), all with the activation after the convolution.
 
 Differs from the paper: WRN-101-2 is not in it; torchvision has it.
+
+Counts: tests/models/registry_test.py; published results: comparison/published.py;
+twins: weights/names.py, compared in tests/parity/wide_resnet_test.py.
 """
 
 import functools
@@ -14,25 +17,25 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from kernels import ops
-from models import resnet
-from models.layers import Classifier
-from models.preact_resnet import PreactBackbone
-from models.resnet import PooledLinear, conv_and_norm
+from models import checks, resnet
+from models.layers import Classifier, PooledLinear
+from models.preact_resnet import CifarPreactBackbone
+from models.resnet import conv_and_norm
 
 # Tables 4, 5 and 6: depth and widening factor.
 CIFAR = (
     *((40, 1), (40, 2), (40, 4), (40, 8), (40, 10), (28, 10), (28, 12)),
     *((22, 8), (22, 10), (16, 4), (16, 8), (16, 10)),
 )
-# Tables 7 and 8, without the ResNets, whose factor is 1.
+# Tables 7 and 8, except for the ResNets, whose factor is 1.
 IMAGENET = ((18, 1.5), (18, 2), (18, 3), (34, 1.5), (34, 2), (50, 2), (101, 2))
 
 
 class WideUnit(nn.Module):
     """Figure 1(d): two 3x3 convolutions B(3, 3), with dropout between them.
 
-    Where it changes the shape, a 1x1 convolution of what the first one sees is the
-    shortcut.
+    Where the unit changes the shape, its shortcut is a 1x1 convolution of what the
+    first 3x3 sees.
     """
 
     features: int
@@ -68,21 +71,18 @@ class CifarWideResNet(Classifier):
     dropout: float = 0.0
     dtype: jnp.dtype = jnp.float32
 
+    def __post_init__(self):
+        # N units of 2 convolutions in each of three stages, conv1 and three shortcuts.
+        checks.depth(self, 6, 4)
+        check_widening(self, 16)
+        checks.rates(self, "dropout")
+        super().__post_init__()
+
     def setup(self):
-        # Of n convolutions, one is conv1 and three are shortcuts.
-        size, rest = divmod(self.depth - 4, 6)
-        if size < 1 or rest:
-            raise ValueError(f"depth {self.depth} is not 6 N + 4")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout {self.dropout} is outside [0, 1)")
-        self.backbone = PreactBackbone(
-            unit=functools.partial(WideUnit, dropout=self.dropout),
-            stage_sizes=(size,) * 3,
-            imagenet_stem=False,
-            stem_features=16,
-            features=widened(16, self.widening_factor),
-            dtype=self.dtype,
-        )
+        unit = functools.partial(WideUnit, dropout=self.dropout)
+        n = (self.depth - 4) // 6
+        features = int(16 * self.widening_factor)
+        self.backbone = CifarPreactBackbone(unit, (n, n, n), self.dtype, features)
         self.head = PooledLinear(self.num_classes, self.dtype)
 
 
@@ -90,8 +90,8 @@ class WideResNet(Classifier):
     """For ImageNet: images [B, H, W, C] to logits [B, K].
 
     Raises:
-      ValueError: a widening_factor that gives no whole number of maps, or a stride_on
-        that is neither 1x1 nor 3x3.
+      ValueError: a depth that Table 1 of ResNet lacks, a widening_factor that gives no
+        whole number of maps, or a stride_on other than 1x1 and 3x3.
     """
 
     num_classes: int
@@ -101,25 +101,34 @@ class WideResNet(Classifier):
     zero_init: bool = False
     dtype: jnp.dtype = jnp.float32
 
+    def __post_init__(self):
+        checks.choice(self, "depth", resnet.TABLE_1)
+        checks.choice(self, "stride_on", resnet.STRIDES_ON)
+        checks.switches(self, "zero_init")
+        check_widening(self, 64)
+        super().__post_init__()
+
     def setup(self):
-        resnet.check_stride_on(self.stride_on)
-        features = widened(64, self.widening_factor)
-        options = {"shortcut": "B", "zero_init": self.zero_init, "dtype": self.dtype}
-        sizes = resnet.STAGE_SIZES[self.depth]
-        if self.depth >= 50:
-            options |= {"stride_on": self.stride_on, "width": features}
-            block = functools.partial(resnet.Bottleneck, **options)
-            self.backbone = resnet.ResNetBackbone(block, sizes, self.dtype)
-        else:
-            block = functools.partial(resnet.BasicBlock, **options)
-            self.backbone = resnet.ResNetBackbone(block, sizes, self.dtype, features)
+        block, stage_sizes = resnet.TABLE_1[self.depth]
+        block = functools.partial(
+            block, shortcut="B", zero_init=self.zero_init, dtype=self.dtype
+        )
+        features = int(64 * self.widening_factor)
+        if block.func is resnet.Bottleneck:
+            options = {"stride_on": self.stride_on, "width": features}
+            block, features = functools.partial(block, **options), 64
+        self.backbone = resnet.ResNetBackbone(block, stage_sizes, self.dtype, features)
         self.head = PooledLinear(self.num_classes, self.dtype)
 
 
-def widened(features, factor):
-    if factor <= 0 or features * factor != int(features * factor):
-        raise ValueError(f"widening_factor {factor} does not give whole maps")
-    return int(features * factor)
+def check_widening(network, features):
+    """Raises ValueError unless widening that many features gives a whole number."""
+    checks.positive(network, "widening_factor")
+    factor = network.widening_factor
+    if features * factor != int(features * factor):
+        raise ValueError(
+            f"widening_factor {factor} makes {features} maps {features * factor}"
+        )
 
 
 MODELS = {

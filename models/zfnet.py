@@ -2,15 +2,19 @@
 
 Zeiler, Fergus, 2013, https://arxiv.org/abs/1311.2901.
 
-AlexNet with a smaller kernel and stride in conv1, which its visualisation suggested,
-and without groups.
+AlexNet without groups and with a smaller kernel and stride in conv1, which the authors
+chose after visualising its features.
 
-Differs from the paper, or is open in it: pads are not printed; conv1 has the one that
-gives Figure 3's 110x110 maps, and pools count a last window that sticks out, which
-gives 55, 13 and 6. The contrast normalisation across maps has AlexNet's local response
-normalisation's parameters. That each filter with a root mean square over 0.1 is scaled
-back to 0.1 during training (Section 3.1) is the optimizer's (config.optimizer).
-Dropout doubles what it keeps in training instead of halving in tests (`alexnet`).
+Differs from the paper, or is open in it: the paper prints no padding; conv1 has the one
+that gives Figure 3's 110x110 maps, and pools count a last window that sticks out, which
+gives 55, 13 and 6. The contrast normalisation across maps has the parameters of
+AlexNet's local response normalisation. During training, Section 3.1 scales each filter
+whose root mean square exceeds 0.1 back to 0.1; the optimizer does that
+(config.optimizer). Dropout doubles what it keeps in training instead of halving in
+tests (`alexnet`).
+
+Counts: tests/models/registry_test.py; published results: comparison/published.py;
+twins: none.
 """
 
 import functools
@@ -18,46 +22,56 @@ import functools
 import flax.linen as nn
 import jax.numpy as jnp
 
-from models.alexnet import FullyConnectedHead, check_dropout, gaussian
-from models.layers import Classifier, Conv, LocalResponseNorm, MaxPool
+from models import checks
+from models.alexnet import FullyConnectedHead, Layer, convolution, split
+from models.layers import Classifier, LocalResponseNorm, MaxPool
 
-# Figure 3: kernel, stride and padding of conv1 to conv5.
-CONVOLUTIONS = ((7, 2, 1), (5, 2, 0), (3, 1, 1), (3, 1, 1), (3, 1, 1))
-# Their maps: Figure 3, and model (b) of Table 2.
-MAPS = {
-    "zfnet": (96, 256, 384, 384, 256),
-    "zfnet_b": (96, 256, 512, 1024, 512),
+# Figure 3. The normalisation comes after the pool here.
+ZFNET = (
+    Layer("conv1", 96, kernel=7, stride=2, padding=1, pool=3, lrn=True),
+    Layer("conv2", 256, kernel=5, stride=2, padding=0, pool=3, lrn=True),
+    Layer("conv3", 384, kernel=3, padding=1),
+    Layer("conv4", 384, kernel=3, padding=1),
+    Layer("conv5", 256, kernel=3, padding=1, pool=3),
+    Layer("fc6", 4096, drop="outputs"),
+    Layer("fc7", 4096, drop="outputs"),
+    Layer("fc8", 1000),
+)
+# Table 2, model (b): more maps in conv3 to conv5.
+WIDER = {"conv3": 512, "conv4": 1024, "conv5": 512}
+VARIANTS = {
+    "zfnet": ZFNET,
+    "zfnet_b": tuple(row._replace(maps=WIDER.get(row.name, row.maps)) for row in ZFNET),
 }
 
 
 class ZFNetBackbone(nn.Module):
     """conv1 to pool5: [B, H, W, C] to a dict of the stages' outputs."""
 
-    maps: tuple
+    rows: tuple
     dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, x, *, train):
         del train
         stages = {}
-        for i, (maps, shape) in enumerate(zip(self.maps, CONVOLUTIONS, strict=True), 1):
-            conv = Conv(
-                maps, *shape, kernel_init=gaussian, dtype=self.dtype, name=f"conv{i}"
-            )
-            x = stages[f"conv{i}"] = nn.relu(conv(x))
-            if i in (1, 2, 5):
-                x = MaxPool(3, 2, ceil=True, name=f"pool{i}")(x)
-                stages[f"pool{i}"] = x
-            if i in (1, 2):
-                x = LocalResponseNorm(name=f"norm{i}")(x)
+        for row in self.rows:
+            number = row.name.removeprefix("conv")
+            conv = convolution(row, x.shape[1:3], self.dtype)
+            x = stages[row.name] = nn.relu(conv(x))
+            if row.pool:
+                x = MaxPool(row.pool, 2, ceil=True, name=f"pool{number}")(x)
+                stages[f"pool{number}"] = x
+            if row.lrn:
+                x = LocalResponseNorm(name=f"norm{number}")(x)
         return stages
 
 
 class ZFNet(Classifier):
-    """The networks of `MAPS`: images [B, H, W, C] to logits [B, K].
+    """The networks of `VARIANTS`: images [B, H, W, C] to logits [B, K].
 
     Raises:
-      ValueError: a dropout outside [0, 1).
+      ValueError: an unknown variant, or a dropout outside [0, 1).
     """
 
     num_classes: int
@@ -65,12 +79,17 @@ class ZFNet(Classifier):
     dropout: float = 0.5
     dtype: jnp.dtype = jnp.float32
 
+    def __post_init__(self):
+        checks.choice(self, "variant", VARIANTS)
+        checks.rates(self, "dropout")
+        super().__post_init__()
+
     def setup(self):
-        check_dropout(self.dropout)
-        self.backbone = ZFNetBackbone(MAPS[self.variant], self.dtype)
+        convolutions, fully_connected = split(VARIANTS[self.variant])
+        self.backbone = ZFNetBackbone(convolutions, self.dtype)
         self.head = FullyConnectedHead(
-            self.num_classes, (4096, 4096), self.dropout, self.dtype
+            self.num_classes, fully_connected, self.dropout, dtype=self.dtype
         )
 
 
-MODELS = {name: functools.partial(ZFNet, variant=name) for name in MAPS}
+MODELS = {name: functools.partial(ZFNet, variant=name) for name in VARIANTS}

@@ -1,4 +1,4 @@
-"""What tests of operations compare."""
+"""Values and gradients that tests of operations compare."""
 
 import jax
 import jax.numpy as jnp

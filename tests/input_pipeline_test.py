@@ -18,8 +18,10 @@ from tiny_datasets import (
 
 import input_pipeline
 from data_source import DataError, open_split
-from images.augment import Augmentation, augment
-from input_pipeline import Preprocessing, TrainPlan
+from input_pipeline import TrainPlan
+from transforms import preprocessing as preprocessings
+from transforms.augment import Augmentation, augment
+from transforms.preprocessing import Preprocessing
 
 # The plan.
 
@@ -98,7 +100,7 @@ def test_repeats_are_augmented_differently(tiny):
     plan = TrainPlan(20, 8, seed=1, repeats=2)
     (batch,) = input_pipeline.train_batches(tiny, plan, 3, 4)
     np.testing.assert_array_equal(batch["image"][:4], batch["image"][4:])
-    keys = input_pipeline.example_keys(1, batch["epoch"], batch["index"])
+    keys = preprocessings.example_keys(1, batch["epoch"], batch["index"])
     draws = jax.vmap(jax.random.bits)(keys)
     assert len(set(np.asarray(draws).tolist())) == 8
 
@@ -232,7 +234,7 @@ ALL = Augmentation(
     pca=0.1,
     erasing=0.5,
 )
-LENET = input_pipeline.Preprocessing(image_size=32, mean=20.0, std=200.0)
+LENET = preprocessings.Preprocessing(image_size=32, mean=20.0, std=200.0)
 
 
 @pytest.mark.parametrize("whiten", ["", "mean_image"])
@@ -246,8 +248,8 @@ def test_zeros_move_in_where_the_mean_is_subtracted(whiten):
         statistics={"mean": image.mean(0).astype("f4")},
     )
     crop = Augmentation(crop=2, crop_mode="mean")
-    found = np.asarray(input_pipeline.network_input(batch, seen, crop, seed=1))
-    whole = np.asarray(input_pipeline.network_input(batch, seen))
+    found = np.asarray(preprocessings.network_input(batch, seen, crop, seed=1))
+    whole = np.asarray(preprocessings.network_input(batch, seen))
     padded = np.pad(whole, [(0, 0), (2, 2), (2, 2), (0, 0)])
     moves = set()
     for out, inside in zip(found, padded, strict=True):
@@ -273,13 +275,13 @@ def test_host_batches_equal_device_batches_bit_for_bit():
     def on_device(images, labels, index, epoch):
         batch = input_pipeline.device_batch(images, labels, index, epoch)
         return batch | {
-            "input": input_pipeline.network_input(batch, LENET, ALL, seed=5)
+            "input": preprocessings.network_input(batch, LENET, ALL, seed=5)
         }
 
     @jax.jit
     def from_host(batch):
         return batch | {
-            "input": input_pipeline.network_input(batch, LENET, ALL, seed=5)
+            "input": preprocessings.network_input(batch, LENET, ALL, seed=5)
         }
 
     for batch, index, epoch in zip(host, *indices, strict=True):
@@ -295,7 +297,7 @@ def test_augmentation_is_a_function_of_seed_epoch_and_index():
 
     @jax.jit
     def run(seed, epoch, index):
-        keys = input_pipeline.example_keys(seed, jnp.array(epoch), jnp.array(index))
+        keys = preprocessings.example_keys(seed, jnp.array(epoch), jnp.array(index))
         return augment(image, keys, ALL)
 
     first = run(0, [0, 0, 0, 1, 1, 1], [0, 1, 2, 0, 1, 2])
@@ -310,41 +312,41 @@ def test_augmentation_is_a_function_of_seed_epoch_and_index():
 def test_preprocessing_of_lenet5():
     # LeCun et al. 1998: 28x28 in 32x32, background -0.1, foreground 1.175.
     image = jnp.array([[[[0]], [[255]]]], jnp.uint8)
-    out = input_pipeline.preprocess(image, LENET)
+    out = preprocessings.preprocess(image, LENET)
     assert out.shape == (1, 32, 32, 1) and out.dtype == jnp.float32
     assert out[0, 15, 15, 0] == pytest.approx(-0.1)
     assert out[0, 16, 15, 0] == pytest.approx(1.175)
     assert float(out[0].sum()) == pytest.approx(1.175 - 0.1 * 1023, rel=1e-5)
-    half = input_pipeline.preprocess(image, Preprocessing(3), jnp.bfloat16)
+    half = preprocessings.preprocess(image, Preprocessing(3), jnp.bfloat16)
     assert half.dtype == jnp.bfloat16
 
 
 def test_preprocessing_per_channel_and_resized():
     image = jnp.ones((2, 4, 6, 3), jnp.uint8) * jnp.array([[[[10, 20, 30]]]], jnp.uint8)
     spec = Preprocessing(8, "resize", (8.0, 16.0, 24.0), (2.0, 4.0, 6.0))
-    out = input_pipeline.preprocess(image, spec)
+    out = preprocessings.preprocess(image, spec)
     np.testing.assert_allclose(out, np.ones((2, 8, 8, 3)), rtol=1e-6)
     with pytest.raises(ValueError, match="4x6 cannot be padded to 5x5"):
-        input_pipeline.preprocess(image, Preprocessing(5))
+        preprocessings.preprocess(image, Preprocessing(5))
     for name in ("mean", "std"):
         with pytest.raises(ValueError, match=f"{name} has 2 values for images of 3"):
-            input_pipeline.preprocess(image, Preprocessing(8, **{name: (1.0, 2.0)}))
+            preprocessings.preprocess(image, Preprocessing(8, **{name: (1.0, 2.0)}))
 
 
 def test_grey_images_take_the_average_of_three_means():
     image = jnp.full((1, 2, 2, 1), 10, jnp.uint8)
     spec = Preprocessing(2, mean=(1.0, 2.0, 3.0), std=(2.0, 4.0, 6.0))
-    out = input_pipeline.preprocess(image, spec)
+    out = preprocessings.preprocess(image, spec)
     np.testing.assert_allclose(out, np.full((1, 2, 2, 1), 2.0), rtol=1e-6)
 
 
 def test_preprocessing_survives_json():
-    spec = input_pipeline.Preprocessing(224, "resize", (1, 2, 3), [4.0, 5.0, 6.0])
+    spec = preprocessings.Preprocessing(224, "resize", (1, 2, 3), [4.0, 5.0, 6.0])
     text = json.dumps(dataclasses.asdict(spec))
-    assert input_pipeline.Preprocessing(**json.loads(text)) == spec
+    assert preprocessings.Preprocessing(**json.loads(text)) == spec
     assert LENET.mean == (20.0,)
     text = json.dumps(dataclasses.asdict(ALL))
     assert Augmentation(**json.loads(text)) == ALL
     for wrong in ({"fit": "cut"}, {"image_size": 0}, {"std": 0.0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
-            input_pipeline.Preprocessing(**{"image_size": 8, **wrong})
+            preprocessings.Preprocessing(**{"image_size": 8, **wrong})

@@ -13,11 +13,6 @@ import runs
 CONFIG = "--config=configs/lenet5.py:modern"
 
 
-def assert_close(a, b):
-    """30 steps of float32 in another order of summation: some 1e-6 of the values."""
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, 2e-4, 2e-5), a, b)
-
-
 def start_processes(path, count, devices, **overrides):
     """Starts main.py in `count` processes of `devices`."""
     with socket.socket() as s:

@@ -11,12 +11,14 @@ import runs
 import tiny_datasets
 from PIL import Image
 
-import configuration
 import data_source
 import evaluate
 import input_pipeline
 from configs import default
-from images.policies import HostAugmentation
+from errors import ConfigError
+from experiment import build
+from transforms import preprocessing as preprocessings
+from transforms.policies import HostAugmentation
 
 SIZES = [(40, 50), (64, 48), (50, 50), (33, 70)]
 
@@ -46,7 +48,7 @@ def open_photographs(path, photographs):
     return data_source.open_split("tiny", "train", data_dir=path)
 
 
-VIEW = input_pipeline.TrainView(
+VIEW = preprocessings.TrainView(
     HostAugmentation(view="rescale_crop", short_side=(32, 40)),
     sizes=((0, 24), (7, 32)),
 )
@@ -107,14 +109,14 @@ def test_a_damaged_image_is_replaced_by_the_next_and_changes_no_other(
         np.testing.assert_array_equal(found[name][~bad], whole[name][~bad])
     np.testing.assert_array_equal(found["label"][bad], 6 % 3)
     np.testing.assert_array_equal(found["index"][bad], whole["index"][bad])
-    assert "record 4" in caplog.text and "the next image stands for it" in caplog.text
+    assert "record 4" in caplog.text and "the next image takes its place" in caplog.text
     with pytest.raises(data_source.DataError, match="record [45]"):
         batches(other, 0, 6)
 
 
 def test_evaluation_fails_at_a_damaged_image(tmp_path, photographs):
     split = open_photographs(tmp_path, [*photographs[:10], b"no image"])
-    view = input_pipeline.Preprocessing(24, "crop", short_side=32).view((None, None, 3))
+    view = preprocessings.Preprocessing(24, "crop", short_side=32).view((None, None, 3))
     with pytest.raises(data_source.DataError, match="record 10 is damaged"):
         list(input_pipeline.eval_batches(split, 4, view=view))
 
@@ -133,7 +135,7 @@ def test_a_damaged_test_image_costs_no_steps_of_a_training(tmp_path, photographs
     config = run.config()
     with config.unlocked():
         config.eval.damaged = "wrong"
-    text = evaluate.evaluate_run(run, config)
+    text = str(evaluate.evaluate_run(run, config))
     assert line.split(" after")[0].removeprefix("done: ") in text
 
 
@@ -160,13 +162,13 @@ def test_sizes_that_the_network_cannot_take_are_refused_ahead(tmp_path, split):
         {"augment.image_sizes": ((0, 28), (2, 48))},
         {"eval.image_size": 48},
     ):
-        with pytest.raises(configuration.ConfigError, match="beside its own"):
+        with pytest.raises(ConfigError, match="beside its own"):
             runs.train_small(tmp_path / "run", **changes | change)
         assert not (tmp_path / "run").exists()
 
 
 def test_the_test_view_is_the_same_for_any_batch_size(split):
-    view = input_pipeline.Preprocessing(24, "crop", short_side=32).view((None, None, 3))
+    view = preprocessings.Preprocessing(24, "crop", short_side=32).view((None, None, 3))
     one, many = (
         tiny_datasets.concatenate(input_pipeline.eval_batches(split, size, view=view))
         for size in (1, 7)
@@ -178,18 +180,18 @@ def test_the_test_view_is_the_same_for_any_batch_size(split):
 
 def test_preprocessing_of_images_that_differ_in_size():
     config = default.get_config()
-    with pytest.raises(ValueError, match="say config.dataset.image_size"):
-        evaluate.make_preprocessing(config, (None, None, 3))
+    with pytest.raises(ConfigError, match="say config.dataset.image_size"):
+        build.make_preprocessing(config, (None, None, 3))
     config.dataset.image_size = 24
-    with pytest.raises(ValueError, match="cannot be padded: set fit"):
-        evaluate.make_preprocessing(config, (None, None, 3))
+    with pytest.raises(ConfigError, match="cannot be padded: set fit"):
+        build.make_preprocessing(config, (None, None, 3))
     config.dataset.fit = "crop"
     config.eval.image_size, config.eval.short_side = 32, 40
-    training = evaluate.make_preprocessing(config, (None, None, 3), training=True)
-    testing = evaluate.make_preprocessing(config, (None, None, 3))
+    training = build.make_preprocessing(config, (None, None, 3), training=True)
+    testing = build.make_preprocessing(config, (None, None, 3))
     assert (training.image_size, training.short_side) == (24, 256)
     assert (testing.image_size, testing.short_side) == (32, 40)
-    assert evaluate.input_shape(testing, (None, None, 3)) == (32, 32, 3)
+    assert build.input_shape(testing, (None, None, 3)) == (32, 32, 3)
 
 
 CHANGES = {
@@ -288,14 +290,14 @@ def test_statistics_of_the_training_images_are_kept_with_the_run(
     line = runs.train_small(tmp_path / "run", **changes)
     run = runs.workdir.Workdir(tmp_path / "run")
     found = run.read_arrays("statistics.npz")
-    view = input_pipeline.Preprocessing(28, "crop", short_side=32).view((None, None, 3))
+    view = preprocessings.Preprocessing(28, "crop", short_side=32).view((None, None, 3))
     batches = input_pipeline.eval_batches(split, 20, view=view)
     images = next(iter(batches))["image"]
     if whiten == "mean_image":
         np.testing.assert_allclose(found["mean"], images.mean(0), rtol=1e-6)
     else:
         assert found["whiten"].shape == (2352, 2352)
-    again = evaluate.evaluate_run(run, run.config())
+    again = str(evaluate.evaluate_run(run, run.config()))
     assert line.split(" after")[0].removeprefix("done: ") in again
     (tmp_path / "run" / "statistics.npz").write_bytes(b"cut")
     with pytest.raises(runs.workdir.WorkdirError, match="npz is damaged"):
@@ -320,6 +322,5 @@ def test_training_from_a_cache(tmp_path, split, kind):
         config = run.config()
         with config.unlocked():
             config.dataset.cache = ""
-        assert line.split(" after")[0].removeprefix("done: ") in evaluate.evaluate_run(
-            run, config
-        )
+        again = str(evaluate.evaluate_run(run, config))
+        assert line.split(" after")[0].removeprefix("done: ") in again

@@ -1,4 +1,4 @@
-"""A run that is killed, stopped or damaged ends in the bits of one that was not."""
+"""A run that was killed, stopped or damaged ends with the bits of one that was not."""
 
 import json
 import random
@@ -15,7 +15,7 @@ CONFIG = "--config=configs/lenet5.py:modern"
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
-    """Final state of the run that all others are compared with."""
+    """The final state of the run that all others are compared with."""
     path = tmp_path_factory.mktemp("uninterrupted") / "run"
     result = runs.run_main(runs.command(CONFIG, f"--workdir={path}", **LONG))
     assert result.returncode == 0, result.stderr

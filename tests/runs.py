@@ -1,21 +1,25 @@
 """Small trainings on embedded MNIST for the tests, in this process or in children."""
 
+import contextlib
+import io
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
+import warnings
 
 import jax
 import numpy as np
 
-import checkpoints
-import configuration
+import main
 import train
-import workdir
 from configs import lenet5
+from experiment import checkpoints, checks, workdir
 
 ROOT = pathlib.Path(__file__).parent.parent
+OLD_RUN = ROOT / "tests" / "old_run"  # made before the rooms were built
 
 # 30 steps of 64 images in three epochs of ten steps.
 SMALL = {
@@ -32,24 +36,24 @@ SMALL = {
 
 
 class NoStop:
-    """In place of train.StopSignal, which belongs to the main thread of a program."""
+    """Stands for stopping.StopSignal, which needs the main thread of a program."""
 
     requested = False
 
 
 def small_config(variant="modern", **overrides):
-    """configs/lenet5.py shrunk; overrides have "__" for "."."""
+    """A shrunk configs/lenet5.py; overrides are written with "__" for "."."""
     config = lenet5.get_config(variant)
     changes = SMALL | {k.replace("__", "."): v for k, v in overrides.items()}
     config.update_from_flattened_dict(changes)
-    configuration.check(config)
+    checks.check(config)
     return config.lock()
 
 
 def train_small(path, variant="modern", stop=NoStop, **overrides):
     """Trains in this process; returns the final line."""
     run = workdir.Workdir(path)
-    return train.train(small_config(variant, **overrides), run, stop)
+    return str(train.train(small_config(variant, **overrides), run, stop))
 
 
 def final_state(path):
@@ -69,8 +73,13 @@ def assert_same_bits(a, b):
         assert x.tobytes() == y.tobytes(), f"{path}: {np.abs(x - y).max()}"
 
 
+def assert_close(a, b):
+    """30 float32 steps with sums in another order may differ by some 1e-6."""
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, 2e-4, 2e-5), a, b)
+
+
 def command(*arguments, **overrides):
-    """The command line of main.py with the small changes and some more."""
+    """The command line of main.py with the small changes and further ones."""
     changes = SMALL | {k.replace("__", "."): v for k, v in overrides.items()}
     return [
         sys.executable,
@@ -81,7 +90,7 @@ def command(*arguments, **overrides):
 
 
 def environment(devices=1):
-    """Environment of a child: a CPU of that many devices."""
+    """The environment of a child process: a CPU with that many devices."""
     env = dict(os.environ)
     env["JAX_PLATFORMS"] = "cpu"
     env["XLA_FLAGS"] = re.sub(r"(?<=device_count=)\d+", str(devices), env["XLA_FLAGS"])
@@ -89,14 +98,42 @@ def environment(devices=1):
     return env
 
 
-def run_main(arguments, devices=1, timeout=300):
-    """Runs main.py to its end; a CompletedProcess with text."""
+def call_main(arguments):
+    """Calls main.py's main in this process; returns what `run_main` does.
+
+    It costs no start of Python and no import, so most tests of flags and messages use
+    it. The devices are those of the tests.
+    """
+    if arguments[0] == sys.executable:
+        arguments = arguments[2:]
+    arguments = ["main.py", *map(str, arguments)]
+    out, err, folder = io.StringIO(), io.StringIO(), os.getcwd()
+    handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
+    os.chdir(ROOT)
+    try:
+        with (
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            warnings.catch_warnings(),
+        ):
+            # ml_collections loads a config by it.
+            warnings.filterwarnings("ignore", "the load_module", DeprecationWarning)
+            code = main.main(arguments)
+    finally:
+        os.chdir(folder)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
+
+
+def run_main(arguments, devices=1, timeout=300, env=None):
+    """Runs main.py to its end; returns a CompletedProcess with text."""
     if arguments[0] != sys.executable:
         arguments = [sys.executable, "main.py", *arguments]
     return subprocess.run(
         arguments,
         cwd=ROOT,
-        env=environment(devices),
+        env=env or environment(devices),
         capture_output=True,
         text=True,
         timeout=timeout,

@@ -1,6 +1,7 @@
 """Training in this process: determinism, sharding, recipes, and what goes wrong."""
 
 import fractions
+import functools
 import json
 
 import jax
@@ -10,13 +11,13 @@ import optax
 import pytest
 import runs
 
-import configuration
-import evaluate
 import models
-import optimizers
 import train
-import train_step
-import workdir
+from errors import ConfigError
+from evaluation import eval_step, evaluator
+from experiment import build, checkpoints, trained, workdir
+from training import durations, losses, objective, plateau, train_step
+from transforms import preprocessing as preprocessings
 
 EPOCH = fractions.Fraction(10)
 
@@ -84,7 +85,7 @@ def test_another_seed_gives_another_result(reference, tmp_path):
 
 @pytest.mark.parametrize("placement", ["device", "host"])
 def test_seeds_share_one_program(tmp_path, placement):
-    """Else each seed would be compiled anew, in spite of the compilation cache."""
+    """Otherwise each seed would be compiled again, despite the compilation cache."""
     programs = set()
     for seed in (0, 1):
         config = runs.small_config(seed=seed, dataset__placement=placement)
@@ -92,7 +93,7 @@ def test_seeds_share_one_program(tmp_path, placement):
         trainer = train.Trainer(config, run, runs.NoStop)
         data, count = trainer.feed.take(0, 1)
         arguments = (trainer.state, trainer.sums, data, count, trainer.seed)
-        programs.add(trainer.run_steps.lower(*arguments).as_text())
+        programs.add(trainer.programs.compiled_steps.lower(*arguments).as_text())
         trainer.close()
     assert len(programs) == 1
 
@@ -112,17 +113,12 @@ def test_host_threads_and_prefetch_change_nothing_and_agree_with_the_device(
         states.append(runs.final_state(path)[0])
     runs.assert_same_bits(*states)
     # Another program (no loop) makes the steps, so sums may round otherwise.
-    assert_close(states[0], runs.final_state(reference[0])[0])
-
-
-def assert_close(a, b):
-    """30 steps of float32 in another order of summation: some 1e-6 of the values."""
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, 2e-4, 2e-5), a, b)
+    runs.assert_close(states[0], runs.final_state(reference[0])[0])
 
 
 def test_eight_devices_give_what_one_gives(reference, tmp_path):
     runs.train_small(tmp_path / "run", num_devices=8)
-    assert_close(
+    runs.assert_close(
         runs.final_state(tmp_path / "run")[0], runs.final_state(reference[0])[0]
     )
     one, eight = (
@@ -144,14 +140,14 @@ def test_four_devices_go_on_from_one_and_back(reference, tmp_path):
             schedule__name="constant",
         )
     runs.train_small(tmp_path / "whole", schedule__name="constant")
-    assert_close(
+    runs.assert_close(
         runs.final_state(tmp_path / "run")[0], runs.final_state(tmp_path / "whole")[0]
     )
 
 
 def test_micro_batches_give_what_one_batch_gives(reference, tmp_path):
     runs.train_small(tmp_path / "run", optimizer__accumulate=4)
-    assert_close(
+    runs.assert_close(
         runs.final_state(tmp_path / "run")[0], runs.final_state(reference[0])[0]
     )
 
@@ -162,14 +158,14 @@ def test_a_stop_in_an_evaluation_saves_the_step_and_loses_nothing(
     class Stop:
         requested = False
 
-    stop, real = Stop(), evaluate.evaluate
+    stop, real = Stop(), evaluator.Classification.run
 
     def asked_meanwhile(*args, **kwargs):
         stop.requested = True
         return real(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(evaluate, "evaluate", asked_meanwhile)
+        patch.setattr(evaluator.Classification, "run", asked_meanwhile)
         with pytest.raises(train.Preempted, match="stopped at step 10 of 30"):
             runs.train_small(tmp_path / "run", stop=stop)
     runs.train_small(tmp_path / "run")
@@ -185,7 +181,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_saved(tmp_path):
     settings = {"optimizer__learning_rate": 1e30, "checkpoint__every_steps": 1}
     with pytest.raises(train.NonFiniteLoss, match=r"loss of step \d+ is not finite"):
         runs.train_small(tmp_path / "run", **settings)
-    saved = train.checkpoints.Checkpoints(tmp_path / "run" / "checkpoints")
+    saved = checkpoints.Checkpoints(tmp_path / "run" / "checkpoints")
     for step in saved.all_steps():
         state, *_ = saved.restore(step=step)
         for leaf in jax.tree.leaves(state["params"]):
@@ -232,25 +228,27 @@ def test_polyak_average_is_kept_and_evaluated(tmp_path):
     kernel, average = (state[name]["output"]["kernel"] for name in ("params", "ema"))
     assert not np.array_equal(kernel, average)
     config = workdir.Workdir(tmp_path / "run").config()
-    model = evaluate.make_model(config, 10)
-    variables, _ = evaluate.load_variables(
+    model = build.make_model(config, 10)
+    variables, _ = trained.load_variables(
         workdir.Workdir(tmp_path / "run"), model, (32, 32, 1)
     )
     np.testing.assert_array_equal(variables["params"]["output"]["kernel"], average)
 
 
 def test_polyak_average_takes_in_every_nth_step():
-    """Of parameters that fall by one with every step from 0: -3, then -6."""
+    """Parameters fall by one with every step from 0; the average sees -3, then -6."""
     model = models.create("lenet5_modern", num_classes=3)
     tx = optax.stateless(lambda g, p: jax.tree.map(lambda x: -jnp.ones_like(x), g))
     init = jax.jit(train_step.make_init(model, tx, (32, 32, 1), ema=0.5))
     state = jax.tree.map(jnp.zeros_like, init(0))
     step = jax.jit(
         train_step.make_train_step(
-            model,
+            objective.Classification(
+                model,
+                optax.softmax_cross_entropy_with_integer_labels,
+                lambda batch, seed: batch["image"],
+            ),
             tx,
-            optax.softmax_cross_entropy_with_integer_labels,
-            lambda batch, seed: batch["image"],
             ema_decay=0.5,
             ema_every=3,
         )
@@ -269,7 +267,7 @@ def test_polyak_average_takes_in_every_nth_step():
 def rates(steps, **changes):
     changes = {f"schedule__{k}": v for k, v in changes.items()}
     config = runs.small_config(optimizer__learning_rate=0.1, num_epochs=10.0, **changes)
-    schedule, _ = train.make_optimizer(config, EPOCH, 100)
+    schedule, _ = build.make_optimizer(config, EPOCH, 100)
     return [round(float(schedule(step)), 7) for step in steps]
 
 
@@ -302,23 +300,21 @@ def test_learning_rate_scales_with_the_batch():
         optimizer__per_examples=256,
         schedule__name="constant",
     )
-    schedule, _ = train.make_optimizer(config, EPOCH, 100)
+    schedule, _ = build.make_optimizer(config, EPOCH, 100)
     assert float(schedule(0)) == pytest.approx(0.1 * 64 / 256)
 
 
 def test_plateau_divides_when_the_error_stops_improving():
-    tx = optimizers.scale_by_plateau()
+    tx = plateau.scale_by_plateau()
     state = tx.init({"w": jnp.ones(3)})
     scales = []
     for error in (5.0, 4.0, 4.0, 4.0, 3.9, 3.9, 3.9):
-        state = optimizers.observe_plateau(state, error, factor=0.1, patience=2)
+        state = plateau.observe(state, error, factor=0.1, patience=2)
         updates, _ = tx.update({"w": jnp.ones(3)}, state)
         scales.append(round(float(updates["w"][0]), 5))
     assert scales == [1, 1, 1, 0.1, 0.1, 0.1, 0.01]
     for _ in range(9):
-        state = optimizers.observe_plateau(
-            state, 3.9, factor=0.1, patience=2, min_factor=1e-3
-        )
+        state = plateau.observe(state, 3.9, factor=0.1, patience=2, min_factor=1e-3)
     assert float(state.plateau.scale) == pytest.approx(1e-3)
 
 
@@ -341,7 +337,7 @@ def test_plateau_survives_a_resume(tmp_path):
 def optimizer_of(**changes):
     changes = {"optimizer__learning_rate": 0.5, "schedule__name": "constant"} | changes
     config = runs.small_config(**changes)
-    return train.make_optimizer(config, EPOCH, 100)[1]
+    return build.make_optimizer(config, EPOCH, 100)[1]
 
 
 @pytest.mark.parametrize(
@@ -389,14 +385,18 @@ def test_evaluation_counts_every_image_once(reference, batch_size, devices):
         pytest.skip("rounded up to the devices, which 7 covers")
     config = runs.small_config()
     run = workdir.Workdir(reference[0])
-    split = evaluate.open_split(config.dataset, "test[:203]")
-    model = evaluate.make_model(config, 10)
-    preprocessing = evaluate.make_preprocessing(config, split.image_shape)
-    variables, _ = evaluate.load_variables(run, model, (32, 32, 1))
-    loss = evaluate.make_loss(config.loss)
-    step = jax.jit(evaluate.make_eval_step(model, preprocessing, loss))
-    mesh = evaluate.make_mesh(devices)
-    result = evaluate.evaluate(step, variables, split, batch_size, mesh)
+    split = build.open_split(config.dataset, "test[:203]")
+    model = build.make_model(config, 10)
+    preprocessing = build.make_preprocessing(config, split.image_shape)
+    variables, _ = trained.load_variables(run, model, (32, 32, 1))
+    loss = losses.make_loss(config.loss)
+    prepare = functools.partial(
+        preprocessings.network_input, preprocessing=preprocessing
+    )
+    step = jax.jit(eval_step.make_eval_step(model, prepare, loss))
+    mesh = build.make_mesh(devices)
+    counter = evaluator.Classification(step, split, batch_size, mesh)
+    result = counter.run(variables).metrics
 
     images, labels = split.arrays()
     inputs = (np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0))) - np.float32(20)) / 200
@@ -416,8 +416,7 @@ def test_not_a_number_is_an_error_and_ties_are_decided_as_argmax_does():
     def identity(logits, labels):
         return labels * 0.0
 
-    preprocessing = evaluate.input_pipeline.Preprocessing(image_size=2)
-    step = evaluate.make_eval_step(Constant(), preprocessing, identity)
+    step = eval_step.make_eval_step(Constant(), lambda b: b["image"], identity)
     logits = jnp.array([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [jnp.nan, 0.0, 0.0]])
     batch = {
         "image": jnp.zeros((3, 2, 2, 1), jnp.uint8),
@@ -436,15 +435,15 @@ def test_due_and_next_due_agree_for_fractional_epochs():
         fractions.Fraction(5),
         fractions.Fraction(1, 2),
     ):
-        times = [s for s in range(1, 50) if train.due(s, every)]
+        times = [s for s in range(1, 50) if durations.due(s, every)]
         step, found = 0, []
-        while (step := train.next_due(step, every)) < 50:
+        while (step := durations.next_due(step, every)) < 50:
             found.append(step)
         assert times == found
-    assert not train.due(10, 0)
-    assert train.next_due(10, 0) == float("inf")
+    assert not durations.due(10, 0)
+    assert durations.next_due(10, 0) == float("inf")
 
 
 def test_config_errors_come_from_the_data_too(tmp_path):
-    with pytest.raises(configuration.ConfigError, match="less than one step"):
+    with pytest.raises(ConfigError, match="less than one step"):
         runs.train_small(tmp_path / "run", num_epochs=0.01)

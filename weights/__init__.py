@@ -1,8 +1,8 @@
-"""Weights of others in our networks, and ours in others' names.
+"""Loads other libraries' weights into our networks, and gives ours their names.
 
 `load` starts a network from a run directory, torchvision's or timm's state dict,
-Keras's file or our own safetensors. Which layer is which is in names.py, files are in
-formats.py, export in export.py.
+Keras's file or our own safetensors. names.py says which layer is which, formats.py
+reads files, and export.py exports.
 """
 
 import dataclasses
@@ -13,8 +13,7 @@ import re
 import flax
 import numpy as np
 
-import checkpoints
-import workdir
+from experiment import checkpoints, workdir
 from weights import formats, hub, names
 from weights.formats import WeightsError
 
@@ -23,7 +22,7 @@ __all__ = ["Report", "WeightsError", "fit", "load", "to_foreign"]
 
 @dataclasses.dataclass
 class Report:
-    """What `load` did with every array, by our names, and with the file's others."""
+    """What `load` did with each of our arrays, and what else the file holds."""
 
     source: str
     network: str
@@ -50,7 +49,7 @@ class Report:
 
 
 def load(source, network, variables, layers=()):
-    """Arrays from elsewhere in the variables of a network of ours.
+    """Loads arrays from elsewhere into the variables of one of our networks.
 
     Args:
       source: a run directory; a file .pth, .pt, .bin, .safetensors, .h5 or .keras; or
@@ -59,15 +58,16 @@ def load(source, network, variables, layers=()):
       variables: its collections, of arrays or jax.ShapeDtypeStructs, whose shapes and
         dtypes decide.
       layers: regular expressions, searched in paths such as "backbone/conv1_1/kernel":
-        what to load, all of which must be there; (): all that is there.
+        what to load, all of which must be there; () loads all that is there.
 
     Returns:
-      (variables, report): numpy arrays where something was loaded, and elsewhere what
-      was given.
+      (variables, report): the variables are numpy arrays where something was loaded,
+      and as given elsewhere.
 
     Raises:
-      WeightsError: nothing to read, another network, or an array of another shape but
-        for the number of classes; the message names both sides.
+      WeightsError: there is nothing to read, the source is another network, or an
+        array's shape differs in more than the number of classes; the message names both
+        sides.
     """
     kind, arrays, origin = _read(source)
     variables, report = fit(source, kind, arrays, network, variables, layers)
@@ -77,7 +77,7 @@ def load(source, network, variables, layers=()):
 
 
 def fit(source, kind, arrays, network, variables, layers=()):
-    """What `load` does with {name: array} of a `kind` that formats.read gives."""
+    """Does what `load` does, with {name: array} of a `kind` that formats.read gives."""
     flat = flax.traverse_util.flatten_dict(variables, sep="/")
     report = Report(str(source), network)
     arrays = dict(arrays)
@@ -87,8 +87,8 @@ def fit(source, kind, arrays, network, variables, layers=()):
         if names.table(kind, network) is None:
             origin = {"torch": "torchvision and timm", "keras": "Keras"}[kind]
             raise WeightsError(
-                f"{source} has the names of {origin}, in which no network is "
-                f"{network}; there are tables for {', '.join(names.TABLES[kind])}"
+                f"{source} has the names of {origin}, for which {network} has no "
+                f"table; there are tables for {', '.join(names.TABLES[kind])}"
             )
         report.notes = names.notes(kind, network, arrays)
         arrays = names.canonical(kind, network, arrays)
@@ -139,9 +139,9 @@ def _is_chosen(name, layers):
 
 
 def _check_depth(report, theirs):
-    """Raises WeightsError if the file is of a deeper or a shallower network.
+    """Raises WeightsError if the file belongs to a deeper or shallower network.
 
-    What was not loaded then has the name of something that was, but for a number.
+    An array that was not loaded then has the name of a loaded one, except for a number.
     """
 
     def pattern(name):
@@ -160,7 +160,7 @@ def _check_depth(report, theirs):
 
 
 def to_foreign(network, variables):
-    """The state dict of the twin that torchvision or timm has: {name: numpy array}.
+    """The state dict of the network's twin in torchvision or timm: {name: numpy array}.
 
     Raises:
       WeightsError: there is no table of names for the network.
@@ -188,13 +188,13 @@ def to_foreign(network, variables):
             if re.fullmatch(pointwise, layer):
                 array = array[:, :, None, None]
         result[theirs[name]] = np.ascontiguousarray(array)
-        if name.endswith("/mean"):  # a count of torch's, which evaluation ignores
+        if name.endswith("/mean"):  # torch counts batches, which evaluation ignores
             result[f"{layer}.num_batches_tracked"] = np.array(0)
     return result
 
 
 def _read(source):
-    """(kind, arrays, network or None where that is not recorded) of any `source`."""
+    """Reads any `source`: (kind, arrays, network or None if it is not recorded)."""
     source = str(source)
     if source.startswith("hf:"):
         source = hub.download(source.removeprefix("hf:"))
@@ -205,9 +205,9 @@ def _read(source):
 
 
 def _read_run(path):
-    """The latest checkpoint's arrays, the Polyak average where the run kept one.
+    """Reads the latest checkpoint's arrays, the Polyak average if the run kept one.
 
-    And its network, with the fields that the config sets.
+    It also returns the network's name, with the fields that the config sets.
     """
     run = workdir.Workdir(path)
     if not (path / "config.json").exists():
@@ -228,10 +228,11 @@ def _read_run(path):
 
 
 def _to_ours(kind, array, shape):
-    """An array of theirs in our layout; of another shape if it does not fit `shape`.
+    """Brings their array into our layout; the shape differs if it does not fit `shape`.
 
-    Kernels of torch are [out, in, height, width] and of Keras as ours; of a fully
-    connected layer on a map, [out, in * height * width] and [height * width * in, out].
+    Torch's kernels are [out, in, height, width], Keras's are laid out as ours. For a
+    fully connected layer on a map they are [out, in * height * width] and
+    [height * width * in, out].
     """
     if kind == "ours" or array.ndim < 2:
         return array
@@ -263,7 +264,7 @@ def _shape(array):
 
 
 def _adapt(kind, network, arrays):
-    """(arrays, notes): what a table of names cannot say of the difference to ours."""
+    """Adapts what a table of names cannot express; returns (arrays, notes)."""
     notes = []
     if kind == "keras" and re.match("vgg|resnet", network):
         for name in ("block1_conv1/kernel", "conv1_conv/kernel"):
@@ -285,7 +286,7 @@ def _adapt(kind, network, arrays):
 
 
 def _fold_keras(arrays):
-    """Biases into means; and 1.001e-5, which Keras adds to variances, to our 1e-5."""
+    """Folds biases into means, and turns Keras's epsilon of 1.001e-5 into our 1e-5."""
     result, folded = {}, 0
     for name, array in arrays.items():
         layer, kind = name.rsplit("/", 1)

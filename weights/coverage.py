@@ -1,10 +1,10 @@
-"""Which export covers which network: all of models.MODELS, with random weights.
+"""Tries every export on every network of models.MODELS, with random weights.
 
     python -m weights.coverage                    # all, one line each
     python -m weights.coverage 'resnet*' vgg16    # some
 
-Images are small where the network takes them, because what is asked is which operations
-a converter knows, not how many. Needs requirements-exchange.txt.
+Images are small if the network takes them, because the question is which operations a
+converter knows, not how many. It needs requirements-exchange.txt.
 """
 
 import argparse
@@ -17,11 +17,11 @@ import jax
 import numpy as np
 
 import models
-from models import published
+from comparison import published
 from weights import export, formats, names
 
 SIZES = (32, 64, 75, 107)  # pixels, tried before the network's own
-# With which a network is its twin's.
+# The fields that make a network equal its twin.
 TWINS_FIELDS = {
     **{f"resnet{depth}": {"stride_on": "3x3"} for depth in (50, 101, 152)},
     "inception_v3": {"count_include_pad": True},
@@ -33,24 +33,25 @@ def main():
     parser.add_argument("networks", nargs="*", default=["*"], help="names or patterns")
     patterns = parser.parse_args().networks
     jax.config.update("jax_platforms", "cpu")
-    logging.getLogger().setLevel(logging.CRITICAL)  # jax2onnx tells what it skips
+    logging.getLogger().setLevel(logging.CRITICAL)  # jax2onnx logs what it skips
     print(f"{'network':<22} safetensors  torchvision  stablehlo  onnx")
     for row in published.PUBLISHED.values():
         if any(fnmatch.fnmatch(row.name, pattern) for pattern in patterns):
             cells = [_try(row, form) for form in export.FORMATS]
             print(f"{row.name:<22} " + "  ".join(cells), flush=True)
             _network.cache_clear()
-            jax.clear_caches()  # Programs hold their network's weights.
+            jax.clear_caches()  # programs hold their network's weights
 
 
 def _try(row, form):
-    """ "yes" if the network went out and came back with its logits, else why not.
+    """Returns "yes" if the exported network gave the same logits, else why not.
 
-    "names": in torchvision's manner of naming, which has no such network.
+    "names" means that it has names as torchvision gives them, but no twin to compare;
+    "-" that there is no table of such names.
     """
     if form == "torchvision" and names.table("torch", row.name) is None:
         return "-"
-    # torchvision's networks take the size that they were made for.
+    # torchvision's networks need the size that they were made for.
     model, images, variables = _network(row, form != "torchvision")
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -62,7 +63,7 @@ def _try(row, form):
 
 @functools.lru_cache(maxsize=1)
 def _network(row, small):
-    """The network, two images, of the smallest size if `small`, and its variables."""
+    """Returns the network, two images (as small as it takes if `small`), variables."""
     fields = TWINS_FIELDS.get(row.name, {})
     model = models.create(row.name, num_classes=row.classes, **fields)
     init = functools.partial(model.init, train=False)
@@ -78,13 +79,13 @@ def _network(row, small):
     raise ValueError(f"{row.name} takes no images")
 
 
-# Where arrays other than kernels are drawn. Scales of at most 1 keep the activations of
-# deep networks from growing, which would make rounding as large.
+# The ranges from which arrays other than kernels are drawn. Scales of at most 1 keep
+# the activations of deep networks, and so their rounding errors, from growing.
 RANGES = {"scale": (0.5, 1), "var": (0.5, 1.5)}
 
 
 def _random(shapes):
-    """Variables of these shapes; compiling `init` takes minutes for a deep DenseNet."""
+    """Random variables; to compile `init` would take minutes for a deep DenseNet."""
     rng = np.random.default_rng(0)
 
     def draw(path, x):

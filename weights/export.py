@@ -1,14 +1,16 @@
-"""A trained network as a file for others, loaded back and compared before it counts.
+"""Exports a trained network to a file, which is loaded back and compared.
 
 safetensors  our arrays under our names; `config.init_from` takes it
 torchvision  the state dict of the twin in torchvision or timm
 stablehlo    the whole computation, by jax.export, for any batch size and platform
-onnx         the same for ONNX's runtimes, by jax2onnx
+onnx         the same for ONNX runtimes, by jax2onnx
 
 All compute in float32, on normalised images [B, H, W, C] (torchvision's network on
-[B, C, H, W]). Beside each lie labels.txt, a class a line, and preprocessing.json.
+[B, C, H, W]). labels.txt, with one class per line, and preprocessing.json lie beside
+each file.
 """
 
+import dataclasses
 import functools
 import importlib
 import json
@@ -22,56 +24,69 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 
-import evaluate
 import weights
+from experiment import image_statistics, trained
 from kernels import ops
 from weights import formats, names, twins
 from weights.formats import WeightsError
 
 FORMATS = ("safetensors", "torchvision", "stablehlo", "onnx")
 
-# Of the largest logit. Runtimes add in different orders, which the parity of our
-# networks with other implementations bounds in float32; a wrong layer gives 1.
+# The largest difference, relative to the largest logit. Runtimes add in different
+# orders; the parity of our networks with other implementations bounds the effect in
+# float32. A wrong layer gives 1.
 TOLERANCE = 1e-4
 
 
-def export_run(run, which, form, output=None):
-    """Writes the network of a run as `form`, one of FORMATS.
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """A file that was written, and how close its logits are, in words."""
+
+    path: pathlib.Path
+    compared: str
+    network: str
+    step: int
+    run: str
+
+    def __str__(self):
+        return (
+            f"{self.path}: {self.compared}; {self.network} after step {self.step} of "
+            f"{self.run}"
+        )
+
+
+def export_run(run, checkpoint, form, output=None):
+    """Writes the network of a run as `form`, one of FORMATS; returns the `Export`.
 
     Args:
       run: a workdir.Workdir.
-      which: the checkpoint: "latest", "best" or a step.
+      checkpoint: "latest", "best" or a step.
       output: the directory; <run>/export by default.
 
-    Returns:
-      A line that says what was written and how near its logits are.
-
     Raises:
-      WeightsError: the network has no such form, a package is missing, or what was
-        written does not give the network's logits.
+      WeightsError: the network has no such form, a package is missing, or the file does
+        not give the network's logits.
     """
-    config, dataset = run.config(), run.read_json("dataset.json")
-    model = evaluate.make_model(config, len(dataset["label_names"]))
-    model = model.clone(dtype=jnp.float32)
-    shape = tuple(dataset["input_shape"])
-    variables, step = evaluate.load_variables(run, model, shape, which)
+    opened = trained.open_run(run, checkpoint)
+    network, shape = opened.config.model.name, opened.input_shape
+    model = opened.model.clone(dtype=jnp.float32)
     images = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)
     folder = pathlib.Path(output).expanduser() if output else run.path / "export"
-    path, line = export(model, config.model.name, variables, images, form, folder)
-    labels = "".join(f"{name}\n" for name in dataset["label_names"])
+    path, line = export(model, network, opened.variables, images, form, folder)
+    labels = "".join(f"{name}\n" for name in opened.label_names)
     (folder / "labels.txt").write_text(labels)
     preprocessing = run.read_json("preprocessing.json") | {"input_shape": shape}
     (folder / "preprocessing.json").write_text(
         json.dumps(preprocessing, indent=2) + "\n"
     )
-    statistics = run.path / evaluate.STATISTICS
+    statistics = run.path / image_statistics.FILE
     if statistics.exists():
         shutil.copy(statistics, folder)
-    return f"{path}: {line}; {config.model.name} after step {step} of {run}"
+    return Export(path, line, network, opened.step, str(run))
 
 
 def export(model, network, variables, images, form, folder):
-    """Writes `variables` of a network, and compares what comes back on images.
+    """Writes `variables` of a network, reads them back and compares logits on images.
 
     Args:
       model: the linen module.
@@ -81,7 +96,7 @@ def export(model, network, variables, images, form, folder):
       folder: a directory, which is made.
 
     Returns:
-      (path, line): the file and what was found.
+      (path, line): the file, and the result of the comparison in words.
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -107,7 +122,7 @@ def export(model, network, variables, images, form, folder):
     return path, f"logits differ by {difference:.1e} of the largest ({by})"
 
 
-# Each writes a file and returns (path, logits by what was read back, how).
+# Each function writes a file and returns (path, logits of what it read back, how).
 
 
 def _safetensors(logits, network, variables, images, folder):
@@ -119,10 +134,10 @@ def _safetensors(logits, network, variables, images, folder):
 
 
 def _read_back(path, network, variables):
-    """What `path` has of all the variables.
+    """Reads the variables back from `path`.
 
     Raises:
-      WeightsError: not all are there.
+      WeightsError: some of them are missing.
     """
     nothing = jax.tree.map(np.zeros_like, variables)
     back, report = weights.load(path, network, nothing)
@@ -135,7 +150,7 @@ def _read_back(path, network, variables):
 
 
 def _torchvision(logits, network, variables, images, folder):
-    """By torch as .pth for the twin's network; without a twin as .safetensors."""
+    """Writes a .pth for the twin by torch, or, without a twin, a .safetensors."""
     arrays = weights.to_foreign(network, variables)
     if network not in names.TWINS:
         path = folder / f"{network}.torchvision.safetensors"
@@ -177,7 +192,7 @@ def _run_twin(net, path, network, images):
 
 
 def _portable(logits, variables):
-    """images -> logits with the weights inside, in operations that others know."""
+    """The function: images -> logits, with the weights inside, in common operations."""
 
     def program(images):
         with ops.portable():
@@ -200,7 +215,7 @@ def _stablehlo(logits, network, variables, images, folder):
 
 
 def _onnx(logits, network, variables, images, folder):
-    # They tell at length what they skip, for libraries that are not used here.
+    # They log at length what they skip, for libraries that are not used here.
     for name in ("jax2onnx", "onnx_ir"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     jax2onnx, onnx, onnxruntime = (
@@ -218,7 +233,7 @@ def _onnx(logits, network, variables, images, folder):
         onnx.save(proto, path)
         session = onnxruntime.InferenceSession(path)
         (found,) = session.run(None, {"images": images})
-    except Exception as error:  # of a converter and a runtime, that have no common one
+    except Exception as error:  # converter and runtime have no common base
         path.unlink(missing_ok=True)
         raise WeightsError(f"{network} as onnx: {formats.first_line(error)}") from error
     return path, found, "by onnxruntime"

@@ -1,7 +1,7 @@
-"""Files of arrays by name: torch's, Keras's and safetensors.
+"""Reads and writes files of named arrays: torch's, Keras's and safetensors.
 
-Nothing in a file is executed: of torch's pickle only the few names that build tensors
-are known, and they are functions of this module.
+Nothing in a file is executed: the unpickler for torch's files knows only the few names
+that build tensors, and those are functions of this module.
 """
 
 import collections
@@ -15,26 +15,29 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-OURS = "convnets"  # "format" in the metadata of our safetensors
+from errors import UserError
+
+OURS = "convnets"  # the "format" in the metadata of our safetensors
 
 
-class WeightsError(Exception):
-    """Weights that cannot be read, fitted or written; says which and what to do."""
+class WeightsError(UserError):
+    """Weights cannot be read, fitted or written; says which and what to do."""
 
 
 def first_line(error):
-    """An exception in a line: its type, and the first of its message if it has one."""
+    """One line for an exception: its type and the first line of its message, if any."""
     lines = str(error).strip().splitlines()
     return ": ".join([type(error).__name__, *lines[:1]])
 
 
 def read(path):
-    """The arrays of a file: (kind, {name: array}).
+    """Reads the arrays of a file: (kind, {name: array}).
 
     The kind says whose names they are: "ours", "torch" or "keras".
 
     Raises:
-      WeightsError: no such file, of another type than its name says, or damaged.
+      WeightsError: there is no such file, its type is not what its name says, or it is
+        damaged.
     """
     path = pathlib.Path(path)
     readers = {
@@ -65,7 +68,7 @@ def read(path):
 
 
 def recorded_network(path):
-    """The network that a safetensors file of ours says it is of, else None."""
+    """The network that one of our safetensors files names; None for other files."""
     if pathlib.Path(path).suffix != ".safetensors":
         return None
     with safetensors.safe_open(path, "numpy") as file:
@@ -99,7 +102,7 @@ _STORAGES = {
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
 }
-_MAGIC = 0x1950A86A20F9469CFC6C  # of the files before torch 1.6
+_MAGIC = 0x1950A86A20F9469CFC6C  # starts files from before torch 1.6
 
 
 class _Tensor:
@@ -110,7 +113,7 @@ class _Tensor:
         self.shape, self.strides = shape, strides
 
     def array(self, storages):
-        """The view as an array of its own, checked to lie inside the storage."""
+        """Copies the view to an array, after a check that it lies in the storage."""
         numbers = storages[self.storage]
         fields = (self.offset, *self.shape, *self.strides)
         if not all(isinstance(n, int) and n >= 0 for n in fields):
@@ -125,7 +128,7 @@ class _Tensor:
 
 
 class _Ignored:
-    """Stands for an object that is no weights; what it holds is dropped."""
+    """Stands for an object that holds no weights; its contents are dropped."""
 
     def __new__(cls, *arguments):
         return super().__new__(cls)
@@ -135,7 +138,7 @@ class _Ignored:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows the globals of a state dict, and nothing that could be called to harm."""
+    """Knows the globals of a state dict, and nothing that could do harm if called."""
 
     KNOWN = {
         ("collections", "OrderedDict"): collections.OrderedDict,
@@ -155,7 +158,7 @@ class _Unpickler(pickle.Unpickler):
             return self.KNOWN[module, name]
         except KeyError:
             if (module, name) == ("argparse", "Namespace"):
-                return _Ignored  # a training's options beside its weights
+                return _Ignored  # training options beside the weights
             raise pickle.UnpicklingError(
                 f"it needs {module}.{name}, which is no part of a state dict"
             ) from None
@@ -176,7 +179,7 @@ def _read_torch(path):
         return "torch", {n: t.array(storages) for n, t in tensors.items()}
     except OSError:
         raise
-    # Whatever a damaged pickle makes the unpickler do, it does not execute anything.
+    # A damaged pickle can make the unpickler raise anything, but not execute anything.
     except Exception as error:
         raise WeightsError(
             f"{path} is damaged or no state dict saved by torch: {error}; a whole "
@@ -192,7 +195,7 @@ def _read_zip(path):
             f"{root}byteorder" in names
             and archive.read(f"{root}byteorder") != b"little"
         ):
-            raise ValueError("it is of a big-endian machine")
+            raise ValueError("it comes from a big-endian machine")
         with archive.open(f"{root}data.pkl") as file:
             unpickler = _Unpickler(file)
             value = unpickler.load()
@@ -204,7 +207,10 @@ def _read_zip(path):
 
 
 def _read_legacy(path):
-    """Four pickles, the keys of the storages, and each as its length and numbers."""
+    """Reads four pickles, then the storages' keys, then each storage's length and data.
+
+    This is the format of torch before 1.6.
+    """
     with open(path, "rb") as file:
         if _Unpickler(file).load() != _MAGIC:
             raise ValueError("its first number is not torch's")
@@ -224,7 +230,7 @@ def _read_legacy(path):
 
 
 def _state_dict(value):
-    """The tensors by name; training scripts put them under a key of their own."""
+    """Finds the tensors by name; training scripts put them under their own key."""
     for key in ("state_dict", "model", "model_state_dict"):
         if isinstance(value, dict) and isinstance(value.get(key), dict):
             value = value[key]
@@ -244,17 +250,17 @@ def _read_keras(path):
             return "keras", _h5_arrays(file)
     except OSError:
         raise
-    except Exception as error:  # of zlib, zipfile
+    except Exception as error:  # zlib and zipfile raise many
         raise WeightsError(f"{path} is damaged or no .keras file: {error}") from error
 
 
 def _read_h5(path):
-    """{"conv1_conv/kernel": array, ...}, layers by the names they have in Keras."""
+    """Reads {"conv1_conv/kernel": array, ...}, with Keras's names of the layers."""
     try:
         return "keras", _h5_arrays(path)
     except OSError:
         raise
-    # Damaged files make h5py raise nearly anything.
+    # A damaged file makes h5py raise nearly anything.
     except Exception as error:
         raise WeightsError(
             f"{path} is damaged or no file of Keras: {first_line(error)}"
@@ -262,7 +268,7 @@ def _read_h5(path):
 
 
 def _h5_arrays(path):
-    import h5py  # here, because most starts read no such file
+    import h5py  # not at the top: few runs read such a file
 
     with h5py.File(path) as file:
         old = file.get("model_weights", file)
@@ -281,7 +287,7 @@ def _h5_arrays(path):
 
 
 def _old_layers(group):
-    """Of model.save("x.h5"), and of keras.applications' weights."""
+    """Reads layers as model.save("x.h5") and keras.applications write them."""
     for layer in group.attrs["layer_names"]:
         layer = layer.decode() if isinstance(layer, bytes) else layer
         for name in group[layer].attrs["weight_names"]:
@@ -291,7 +297,7 @@ def _old_layers(group):
 
 
 def _keras_arrays(path, number):
-    """Names of a layer's arrays, which the file numbers; without scale, no gamma."""
+    """Names a layer's arrays, which the file only numbers; without scale, no gamma."""
     kind = path[0] if path else ""
     if kind.startswith("batch_normalization"):
         names = ("gamma", "beta", "moving_mean", "moving_variance")

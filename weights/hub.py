@@ -1,4 +1,4 @@
-"""Files of the Hugging Face hub."""
+"""Downloads files from the Hugging Face hub."""
 
 import os
 import socket
@@ -12,12 +12,16 @@ TIMEOUT = 5  # seconds to wait for the hub to answer at all
 
 
 def download(name):
-    """The path of model.safetensors of the repository `name`, "timm/resnet50.a1_in1k".
+    """Fetches model.safetensors of a repository such as "timm/resnet50.a1_in1k".
 
     A file that was fetched before needs no network. HF_ENDPOINT names another hub.
 
+    Returns:
+      The file's path.
+
     Raises:
-      WeightsError: no such repository or file, no network, no huggingface_hub.
+      WeightsError: there is no such repository or file, no network, or no
+        huggingface_hub.
     """
     try:
         import huggingface_hub
@@ -46,7 +50,7 @@ def download(name):
             f"hf:{name} asks for a login ({formats.first_line(error)}): fetch its "
             "model.safetensors yourself and name that file"
         ) from error
-    except errors.LocalEntryNotFoundError as error:  # any other answer of the server
+    except errors.LocalEntryNotFoundError as error:  # any other answer from the server
         answer = formats.first_line(error.__cause__ or error)
         raise WeightsError(f"hf:{name} was refused by {endpoint}: {answer}") from error
     except errors.HfHubHTTPError as error:
@@ -58,7 +62,7 @@ def download(name):
             f"hf:{name} cannot be fetched, {endpoint} does not answer ({error}); fetch "
             "its model.safetensors where there is a network and name that file"
         ) from error
-    except Exception as error:  # of the client's own HTTP library
+    except Exception as error:  # the client's HTTP library has its own
         raise WeightsError(
             f"hf:{name} was not fetched whole: {formats.first_line(error)}; the same "
             "command tries again"

@@ -1,10 +1,10 @@
-"""What others call the layers of our networks: one table for each family.
+"""Tables of what other libraries call the layers of our networks, one per family.
 
 A layer of ours is its path without collection and array, "backbone/conv2_1/conv1". A
 table is a dict from a regular expression over such paths to the layer's name there, or
-to a function of the expression's groups (numbers as int) that gives it; or a function
-that names all layers at once, where names count what comes before. Tables are read from
-ours to theirs, for import and export alike.
+to a function of the expression's groups (numbers as int) that returns the name. Where
+names count what comes before, the table is a function that names all layers at once.
+Tables are read from ours to theirs, for import and export alike.
 """
 
 import re
@@ -61,7 +61,7 @@ ALEXNET = {
 
 
 def vgg(layers):
-    """Places in torchvision's Sequential, which counts ReLUs and pools too."""
+    """Numbers layers by torchvision's Sequential, which counts ReLUs and pools too."""
     names = {"head/fc6": "classifier.0", "head/fc7": "classifier.3"}
     names |= {"head/fc8": "classifier.6", "head/fc": "classifier"}
     place, stage = 0, "1"
@@ -148,7 +148,7 @@ INCEPTION_V3 = {
     r"head/fc": "fc",
 }
 
-# timm's Sequential counts stem and blocks.
+# timm's Sequential counts the stem's modules and the blocks.
 _INCEPTION_V4 = (
     "Conv2d_1a_3x3 Conv2d_2a_3x3 Conv2d_2b_3x3 Mixed_3a Mixed_4a Mixed_5a "
     "Mixed_5b Mixed_5c Mixed_5d Mixed_5e "
@@ -191,7 +191,7 @@ INCEPTION_V4 = {
 
 
 def _inception_resnet_block(size, number):
-    """timm's last block has a name of its own, because it has no ReLU."""
+    """Names timm's blocks; the last has its own name because it has no ReLU."""
     if (size, number) == (8, 10):
         return "block8"
     return f"{ {35: 'repeat', 17: 'repeat_1', 8: 'repeat_2'}[size] }.{number - 1}"
@@ -291,9 +291,9 @@ _INCEPTION_RESNET_ORDER = (
 
 
 def keras_inception(layers):
-    """Keras names most of their layers by number alone, from the first of the session.
+    """Numbers layers as Keras does, which counts most of them through a session.
 
-    The numbers given here start at 0; `canonical` brings a file's to that.
+    The numbers here start at 0; `canonical` shifts a file's to match.
     """
     names = {"head/fc": "predictions"}
     names["backbone/Conv2d_7b_1x1/conv"] = "conv_7b"
@@ -321,8 +321,8 @@ def keras_inception(layers):
     return names
 
 
-# By a regular expression over names of networks: the table, and which layers there are
-# convolutions of 1x1 where ours are fully connected.
+# Regular expressions over names of networks give the table, and the layers that are 1x1
+# convolutions there but fully connected here.
 TORCH = {
     r"alexnet_one_tower": (ALEXNET, ""),
     r"vgg.*": (vgg, ""),
@@ -336,7 +336,7 @@ TORCH = {
     r"dpn.*": (DPN, "classifier"),
     r"se_.*|senet154": (SENET, r".*\.se_module\.fc\d"),
 }
-# The networks there that have the very layers of ours: package, name, arguments.
+# The networks there that have exactly our layers: package, name, arguments.
 _WITH_SIDE_HEADS = {"aux_logits": True, "transform_input": False, "init_weights": False}
 TWINS = {
     "alexnet_one_tower": ("torchvision", "alexnet", {}),
@@ -369,7 +369,7 @@ KERAS = {
 }
 TABLES = {"torch": TORCH, "keras": KERAS}
 
-# What a file's weights need beside their names, by networks.
+# What a file's weights need besides their names, by network.
 _IMAGENET = (
     "their images had dataset.mean=(123.675,116.28,103.53), std=(58.395,57.12,57.375)"
 )
@@ -416,17 +416,17 @@ ARRAYS = {
     "keras": {"scale": "gamma", "mean": "moving_mean", "var": "moving_variance"},
 }
 
-# The layers that give class scores, side heads' too.
+# The layers that give class scores, including those of side heads.
 CLASSIFIERS = re.compile(
     r"head/(fc|fc8|fc9|cccp6|cccp8)|output|auxiliary_head/fc|side_heads_aux\d/fc2"
 )
 
 
 def notes(kind, network, arrays=()):
-    """What a file of `network` needs beside its names, a sentence each.
+    """Says what a file of `network` needs besides its names, one sentence each.
 
     Args:
-      arrays: the file's own names, of which some tell the version.
+      arrays: the file's own names; some of them tell the version.
     """
     listed = NOTES[kind]
     if any(re.search(r"\.se\.fc\d\.", name) for name in arrays):
@@ -435,7 +435,7 @@ def notes(kind, network, arrays=()):
 
 
 def table(kind, network):
-    """(layers' table, regular expression of 1x1 convolutions) of a network, or None.
+    """A network's (table of layers, regular expression of 1x1 convolutions), or None.
 
     Args:
       kind: "torch" for torchvision and timm, "keras".
@@ -448,10 +448,10 @@ def table(kind, network):
 
 
 def foreign(kind, network, arrays):
-    """Their names of our arrays: {"params/head/fc/kernel": "fc.weight", ...}.
+    """Their names for our arrays: {"params/head/fc/kernel": "fc.weight", ...}.
 
     Args:
-      arrays: our names; one for which there is no name is left out of the result.
+      arrays: our names; the result leaves out those without a name there.
     """
     rules, _ = table(kind, network)
     layers = {name.split("/", 1)[1].rsplit("/", 1)[0] for name in arrays}
@@ -470,7 +470,7 @@ def foreign(kind, network, arrays):
 
 
 def _by_rules(rules, layers):
-    """{layer: their name} of the layers that some rule fits."""
+    """{layer: their name} for the layers that match a rule."""
     names = {}
     for layer in layers:
         for pattern, name in rules.items():
@@ -503,10 +503,10 @@ def _family(network):
 
 
 def canonical(kind, network, arrays):
-    """A file's names with the spelling of the tables, for spellings that vary.
+    """Brings a file's names to the spelling of the tables, since spellings vary.
 
-    torchvision's older files of DenseNet have norm.1 for norm1. timm has another head
-    in VGG, and its newer SENets other names than the authors'. keras numbers layers
+    torchvision's older DenseNet files have norm.1 for norm1. timm's VGG has another
+    head, and its newer SENets have other names than the authors'. keras numbers layers
     through a session, so that a network may begin at conv2d_94; older versions write
     conv1/conv for conv1_conv. Wrappers for several devices put "module." in front.
     """

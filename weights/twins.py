@@ -1,4 +1,4 @@
-"""The networks of torchvision and timm that have the layers of ours."""
+"""Creates the networks of torchvision and timm that have the same layers as ours."""
 
 import contextlib
 import functools
@@ -9,7 +9,7 @@ from weights import names
 
 
 def create(network, **fields):
-    """The twin of a network in names.TWINS, initialised, in training mode.
+    """Creates the twin of a network in names.TWINS, initialised, in training mode.
 
     Raises:
       ImportError: torch or the twin's package is not installed.
@@ -23,9 +23,9 @@ def create(network, **fields):
 
 @functools.cache
 def torchvision_models():
-    """torchvision.models, whose compiled operators may not load beside torch's.
+    """Imports torchvision.models even if its compiled operators do not fit torch's.
 
-    Their names are then registered so that the import finds them; no network calls one.
+    It then registers their names so that the import finds them; no network calls one.
     """
     import torch
 

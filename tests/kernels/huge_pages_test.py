@@ -1,4 +1,4 @@
-"""The program starts anew once, with the arguments it was given."""
+"""The program restarts once, with the arguments it was given."""
 
 import os
 import pathlib

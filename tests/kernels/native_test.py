@@ -14,7 +14,7 @@ import pytest
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from kernels import native, onednn, probes
+from kernels import native, onednn, probes, processor
 
 FOLDER = pathlib.Path(native.__file__).parents[1]
 COMPILER = shutil.which("c++") and sys.platform == "linux"
@@ -30,7 +30,7 @@ def library():
 
 
 def gradient(window, strides=(1, 1), padding=((0, 0),) * 2, dilation=(1, 1), groups=1):
-    """The kernel's gradient of a convolution without a product's shortcut for 1x1."""
+    """The gradient in a convolution's kernel, without the 1x1 shortcut to a product."""
     options = {"strides": strides, "padding": padding, "dilation": dilation}
     options |= {"window": window, "groups": groups}
     return lambda x, dy: onednn._kernel_gradient_p.bind(x, dy, **options)
@@ -325,8 +325,8 @@ def test_sanitizers_are_another_library(monkeypatch):
 def test_another_source_is_another_library(name, monkeypatch, tmp_path):
     before = native.path()
     for source in (*native.SOURCES, native.HEADER):
-        shutil.copy(native.FOLDER / source, tmp_path)
-    monkeypatch.setattr(native, "FOLDER", tmp_path)
+        shutil.copy(processor.FOLDER / source, tmp_path)
+    monkeypatch.setattr(processor, "FOLDER", tmp_path)
     assert native.path() == before
     with (tmp_path / name).open("a") as file:
         file.write("\n")

@@ -67,7 +67,7 @@ def arguments():
 
 
 def step():
-    """A function that jit has not seen: value and gradients."""
+    """A function, new to jit, that returns value and gradients."""
     return jax.value_and_grad(lambda kernels, images: loss(kernels, images), (0, 1))
 
 

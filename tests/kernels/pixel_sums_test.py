@@ -67,7 +67,7 @@ def test_derivatives_of_higher_order():
 
 
 @pytest.mark.parametrize("per_image", [False, True])
-def test_of_many_at_once(per_image):
+def test_sums_of_many_at_once(per_image):
     x = draw((5, 3, 6, 7, 4))
     y = jax.vmap(lambda x: pixel_sums.total(x, per_image), 1)(np.moveaxis(x, 0, 1))
     close(y, np.stack([pixel_sums.total(part, per_image) for part in x]))

@@ -1,4 +1,4 @@
-"""What is missing in a jaxlib is found out, left out and said."""
+"""Features that a jaxlib lacks are detected, left out and reported."""
 
 import json
 import logging
@@ -17,7 +17,7 @@ called = pytest.mark.skipif(
 
 @pytest.fixture
 def afresh(monkeypatch, tmp_path):
-    """Nothing has been asked yet, and answers are kept in a folder of the test."""
+    """Starts without any answers, and keeps new ones in a folder of the test."""
     monkeypatch.setattr(choice, "onednn", None)
     monkeypatch.setattr(sys, "prefix", str(tmp_path / "prefix"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -6,22 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from traced import stages
 
 import models
 from models import alexnet
 
 
-def stages(name, size, **fields):
-    """The shapes of the stages' outputs for images of that size, without the batch."""
-    model = models.create(name, num_classes=1000, **fields)
-
-    def backbone(images):
-        return model.init_with_output(
-            jax.random.key(0), images, method=lambda m, x: m.backbone(x, train=False)
-        )[0]
-
-    shapes = jax.eval_shape(backbone, jnp.zeros((1, size, size, 3)))
-    return {name: x.shape[1:] for name, x in shapes.items()}
+def shapes_of(name, size, **fields):
+    return stages(models.create(name, num_classes=1000, **fields), size)
 
 
 def parameters(name, size, **fields):
@@ -32,22 +24,24 @@ def parameters(name, size, **fields):
     return params["backbone"] | params["head"]
 
 
-def backbone(size=67, **fields):
+MAPS = (16, 16, 24, 24, 16)
+
+
+def backbone(size=67, maps=MAPS, lrn=True, **fields):
     """A narrow backbone, random parameters of a wide range and an image."""
-    values = {
-        "maps": (16, 16, 24, 24, 16),
-        "groups": (1, 2, 1, 2, 2),
-        "padding": None,
-        "kernels": (11, 5, 3, 3, 3),
-        "pool_window": 3,
-        "lrn": True,
-        "lrn_divide": True,
-        "activation": "relu",
-        "dtype": jnp.float32,
-    }
-    module = alexnet.AlexNetBackbone(**{**values, **fields})
+    rows = zip(alexnet.ALEXNET[:5], maps, strict=True)
+    rows = tuple(row._replace(maps=n, lrn=row.lrn and lrn) for row, n in rows)
+    module = alexnet.AlexNetBackbone(rows, **fields)
     images = jax.random.normal(jax.random.key(1), (1, size, size, 3))
     return module, random_parameters(module, images), images
+
+
+def head(num_classes, units, dropout, **fields):
+    """The fully connected layers of AlexNet with other numbers of units."""
+    *hidden, last = alexnet.ALEXNET[5:]
+    hidden = (row._replace(maps=n) for row, n in zip(hidden, units, strict=True))
+    rows = (*hidden, last)
+    return alexnet.FullyConnectedHead(num_classes, rows, dropout, **fields)
 
 
 def random_parameters(module, x):
@@ -70,7 +64,7 @@ def run(module, params, x):
 @pytest.mark.parametrize("size", [224, 227])
 @pytest.mark.parametrize("name", ["alexnet", "alexnet_ungrouped"])
 def test_maps_are_those_of_figure_2(name, size):
-    shapes = stages(name, size)
+    shapes = shapes_of(name, size)
     assert shapes == {
         "conv1": (55, 55, 96),
         "pool1": (27, 27, 96),
@@ -86,7 +80,7 @@ def test_maps_are_those_of_figure_2(name, size):
 
 
 def test_maps_of_the_single_tower():
-    assert stages("alexnet_one_tower", 224) == {
+    assert shapes_of("alexnet_one_tower", 224) == {
         "conv1": (55, 55, 64),
         "pool1": (27, 27, 64),
         "conv2": (27, 27, 192),
@@ -158,12 +152,12 @@ def test_normalisation_is_between_conv_and_pool_or_left_out(fields, alpha):
 
 
 def test_pools_without_overlap_give_maps_of_the_same_sizes():
-    assert stages("alexnet", 227, pool_window=2) == stages("alexnet", 227)
+    assert shapes_of("alexnet", 227, pool_window=2) == shapes_of("alexnet", 227)
 
 
 def test_kernels_change_parameters_and_not_the_maps():
     kernels = (7, 3, 3, 5, 1)
-    assert stages("alexnet", 227, kernels=kernels)["pool5"] == (6, 6, 256)
+    assert shapes_of("alexnet", 227, kernels=kernels)["pool5"] == (6, 6, 256)
     params = parameters("alexnet", 227, kernels=kernels)
     sizes = [params[f"conv{i}"]["kernel"].shape[:2] for i in range(1, 6)]
     assert sizes == [(k, k) for k in kernels]
@@ -178,27 +172,26 @@ def test_activation_is_everywhere_but_at_the_end(name):
         x = outputs[f"conv{i}"]
         assert low <= x.min() < low + 0.2 and 0.8 < x.max() <= high
 
-    head = alexnet.FullyConnectedHead(3, (20, 30), 0.0, jnp.float32, activation=name)
-    variables = random_parameters(head, x)
+    layers = head(3, (20, 30), 0.0, activation=name)
+    variables = random_parameters(layers, x)
     activation = {"relu": lambda x: np.maximum(x, 0), "tanh": np.tanh}[name]
     fc6, fc7, fc8 = variables["params"].values()
     y = np.ravel(x) @ fc6["kernel"].reshape(-1, 20) + fc6["bias"]
     y = activation(y) @ fc7["kernel"] + fc7["bias"]
     y = activation(y) @ fc8["kernel"] + fc8["bias"]
-    scores = run(head, variables, x)
+    scores = run(layers, variables, x)
     np.testing.assert_allclose(np.ravel(scores), y, rtol=1e-4, atol=1e-5)
     assert scores.min() < 0
 
 
-@pytest.mark.parametrize("drop_inputs", [False, True])
-def test_where_dropout_is(drop_inputs):
-    head = alexnet.FullyConnectedHead(
-        3, (16, 16), 0.5, jnp.float32, drop_inputs=drop_inputs
-    )
+@pytest.mark.parametrize("table", [alexnet.ALEXNET, alexnet.ONE_TOWER])
+def test_where_dropout_is(table):
+    rows = tuple(row._replace(maps=16) for row in table[5:])
+    layers = alexnet.FullyConnectedHead(3, rows, 0.5)
     x = jnp.ones((2, 3, 3, 4))
 
     def run(params):
-        return head.apply(
+        return layers.apply(
             params,
             x,
             train=True,
@@ -206,12 +199,12 @@ def test_where_dropout_is(drop_inputs):
             capture_intermediates=True,
         )
 
-    _, kept = jax.eval_shape(run, random_parameters(head, x))
+    _, kept = jax.eval_shape(run, random_parameters(layers, x))
     dropped = {
         name: kept["intermediates"][name]["__call__"][0].shape
         for name in ("drop6", "drop7")
     }
-    first = (2, 3, 3, 4) if drop_inputs else (2, 1, 1, 16)
+    first = (2, 3, 3, 4) if table is alexnet.ONE_TOWER else (2, 1, 1, 16)
     assert dropped == {"drop6": first, "drop7": (2, 1, 1, 16)}
     model = models.create("alexnet", num_classes=2)
     assert model.dropout == 0.5
@@ -219,12 +212,13 @@ def test_where_dropout_is(drop_inputs):
 
 def test_initial_weights_and_biases():
     module, _, images = backbone(maps=(64,) * 5)
-    head = alexnet.FullyConnectedHead(100, (128, 128), 0.5, jnp.float32, bias=1.0)
+    layers = head(100, (128, 128), 0.5)
 
     @jax.jit
     def init(key):
         params = module.init(key, images, train=False)["params"]
-        return params | head.init(key, jnp.zeros((1, 6, 6, 8)), train=False)["params"]
+        pool5 = jnp.zeros((1, 6, 6, 8))
+        return params | layers.init(key, pool5, train=False)["params"]
 
     params = init(jax.random.key(0, impl="rbg"))  # compiles faster
     for name, layer in params.items():
@@ -240,9 +234,10 @@ def test_initial_weights_and_biases():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"activation": "gelu"}, "activation 'gelu' is neither relu nor tanh"),
-        ({"pool_window": 4}, "pool_window 4"),
-        ({"dropout": 1.0}, r"dropout 1\.0"),
+        ({"activation": "gelu"}, "activation 'gelu' is none of relu, tanh"),
+        ({"pool_window": 4}, "pool_window 4 is none of 2, 3"),
+        ({"dropout": 1.0}, r"dropout 1\.0 is not in \[0, 1\)"),
+        ({"dropout": "half"}, "dropout 'half'"),
         ({"kernels": (11, 5, 3)}, r"kernels \(11, 5, 3\)"),
         ({"kernels": (11, 4, 3, 3, 3)}, "kernels"),
         ({"kernels": (11, 5, 3, 3, -3)}, "kernels"),
@@ -250,7 +245,7 @@ def test_initial_weights_and_biases():
 )
 def test_bad_fields_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
-        stages("alexnet", 227, **fields)
+        models.create("alexnet", num_classes=10, **fields)
 
 
 def test_the_single_tower_has_no_normalisation_to_set():

@@ -1,22 +1,16 @@
-"""The papers' arithmetic, from our networks' shapes: what a design saves or costs."""
+"""The papers' claims about what a design saves or costs, from our networks' shapes."""
 
-import functools
 import math
 
 import flax.linen as nn
 import pytest
+from traced import layers
 
-import models
-from models import counting
+from comparison import counting, counts
+from comparison.published import PUBLISHED
 from models.layers import Conv, SqueezeExcite
-from models.published import PUBLISHED
 
-
-@functools.cache
-def layers(name):
-    row = PUBLISHED[name]
-    model = models.create(name, num_classes=row.classes)
-    return counting.layers(model, (row.image, row.image, row.channels))
+STORED = counts.stored()  # registry_test compares them with the traced networks
 
 
 def named(name, *prefixes):
@@ -40,7 +34,7 @@ def multiply_adds(rows):
 
 
 def total(name):
-    return parameters(layers(name))
+    return STORED[name].parameters
 
 
 def depth(name):
@@ -81,7 +75,7 @@ def test_two_3x3_cost_less_than_a_5x5_and_three_less_than_a_7x7():
 def test_most_of_vgg_is_in_its_fully_connected_layers():
     assert parameters(named("vgg16", "fc")) == 123_642_856
     assert parameters(named("vgg16", "conv")) == 14_714_688
-    assert multiply_adds(named("vgg16", "fc")) < multiply_adds(layers("vgg16")) / 100
+    assert multiply_adds(named("vgg16", "fc")) < STORED["vgg16"].multiply_adds / 100
 
 
 def test_1x7_then_7x1_cost_2_7ths_of_a_7x7():
@@ -139,8 +133,8 @@ def test_squeeze_and_excitation_costs_2_c2_by_r_a_block():
     blocks = ((256, 3), (512, 4), (1024, 6), (2048, 3))
     extra = sum(n * (2 * c**2 // 16 + c // 16 + c) for c, n in blocks)
     assert total("se_resnet50") - total("resnet50") == extra == 2_530_992
-    more = multiply_adds(layers("se_resnet50")) - multiply_adds(layers("resnet50"))
-    assert 0 < more < multiply_adds(layers("resnet50")) / 1000
+    more = STORED["se_resnet50"].multiply_adds - STORED["resnet50"].multiply_adds
+    assert 0 < more < STORED["resnet50"].multiply_adds / 1000
 
 
 def test_a_dense_layer_costs_4km_plus_36k2():
@@ -187,7 +181,7 @@ def test_the_same_parameters_buy_half_the_error_three_years_later():
     assert resnet.year - alexnet.year == 3
     assert alexnet.top5 - resnet.top5 > 10
     # What they buy it with are 16 times the multiply-adds.
-    ratio = multiply_adds(layers("resnet152")) / multiply_adds(layers("alexnet"))
+    ratio = STORED["resnet152"].multiply_adds / STORED["alexnet"].multiply_adds
     assert 15 < ratio < 16
 
 

@@ -1,10 +1,8 @@
-"""BN-Inception: what makes it its paper's."""
-
-import functools
+"""BN-Inception against its paper."""
 
 import jax
-import jax.numpy as jnp
 import pytest
+from traced import stages, variables
 
 import models
 
@@ -25,28 +23,6 @@ SIZES = {
     "inception_5a": (7, 7, 1024),
     "inception_5b": (7, 7, 1024),
 }
-
-
-@functools.cache
-def variables(model, size=224):
-    init = functools.partial(model.init, jax.random.key(0), train=False)
-    return jax.eval_shape(init, jnp.zeros((1, size, size, 3)))
-
-
-def stages(model, size=224):
-    """What the stages of the backbone are called, in order, and their shapes."""
-    names = []
-
-    def backbone(variables, images):
-        outputs = model.apply(
-            variables, images, method=lambda m, x: m.backbone(x, train=False)
-        )
-        names.extend(outputs)
-        return outputs
-
-    images = jnp.zeros((1, size, size, 3))
-    outputs = jax.eval_shape(backbone, variables(model, size), images)
-    return {name: outputs[name].shape[1:] for name in names}
 
 
 def test_sizes_are_those_of_figure_5():

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from traced import count
 
 import models
 from models import dpn
@@ -29,10 +30,6 @@ def trace(name):
 
     variables = jax.eval_shape(init, jax.random.key(0))
     return dict(order), variables["params"]["backbone"]
-
-
-def count(tree):
-    return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import evaluate
 import models
+from experiment import build
 
 # name: image size, channels, fields. Random paths are off where they would leave
 # parameters without a gradient.
@@ -56,7 +56,7 @@ def random_variables(model, image_shape):
             else (rng.uniform(-0.1, 0.1, x.shape))
         )
 
-    shapes = evaluate.abstract_variables(model, image_shape)
+    shapes = build.abstract_variables(model, image_shape)
     variables = jax.tree_util.tree_map_with_path(draw, shapes)
     return jax.tree.map(np.float32, variables)
 
@@ -151,7 +151,7 @@ def test_evaluates_without_a_key_and_in_bfloat16(name):
             return model.apply(variables, images, train=False)
 
     images = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
-    variables = evaluate.abstract_variables(model, (size, size, channels))
+    variables = build.abstract_variables(model, (size, size, channels))
     logits = jax.eval_shape(forward, variables, images)
     assert logits.dtype == jnp.float32
     assert kinds == {jnp.dtype(jnp.bfloat16)}

@@ -12,7 +12,7 @@ from models import fractalnet
 
 
 def stage_shapes(name, size):
-    """Of one image: {stage: (height, width, channels)}."""
+    """The stages of one image: {stage: (height, width, channels)}."""
     model = models.create(name, num_classes=10)
     image = jnp.zeros((1, size, size, 3))
     stages = jax.eval_shape(
@@ -269,13 +269,8 @@ def test_batch_norm_has_no_scale_and_shift_and_weights_are_caffes_xavier():
     ],
 )
 def test_fields_that_are_refused(fields, message):
-    model = models.create("fractalnet", num_classes=10, **fields)
     with pytest.raises(ValueError, match=message):
-        jax.eval_shape(
-            functools.partial(model.init, train=False),
-            jax.random.key(0),
-            jnp.zeros((1, 32, 32, 3)),
-        )
+        models.create("fractalnet", num_classes=10, **fields)
 
 
 def test_images_too_small_for_five_pools():

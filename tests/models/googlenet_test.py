@@ -1,4 +1,4 @@
-"""GoogLeNet: what makes it its paper's."""
+"""GoogLeNet against its paper, and torchvision's network of that name."""
 
 import functools
 
@@ -7,36 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from traced import count, stages, variables
 
 import models
-from models import googlenet
-
-
-@functools.cache
-def variables(model, size=224):
-    init = functools.partial(model.init, jax.random.key(0), train=False)
-    return jax.eval_shape(init, jnp.zeros((1, size, size, 3)))
-
-
-def stages(model, size=224):
-    """What the stages of the backbone are called, in order, and their shapes."""
-    names = []
-
-    def backbone(variables, images):
-        outputs = model.apply(
-            variables, images, method=lambda m, x: m.backbone(x, train=False)
-        )
-        names.extend(outputs)
-        return outputs
-
-    images = jnp.zeros((1, size, size, 3))
-    outputs = jax.eval_shape(backbone, variables(model, size), images)
-    return {name: outputs[name].shape[1:] for name in names}
-
-
-def count(tree):
-    return sum(leaf.size for leaf in jax.tree.leaves(tree))
-
+from models import googlenet, googlenet_bn
 
 # Table 1, output size and depth.
 SIZES = {
@@ -141,9 +115,18 @@ def test_a_naive_module_has_no_reductions_and_no_projection():
     assert sizes["inception_3b"] == (28, 28, 128 + 192 + 96 + 416)
 
 
+def test_googlenet_bn_has_3x3_for_5x5_and_normalisation_for_biases():
+    params = variables(models.create("googlenet_bn", num_classes=1000))["params"]
+    cell = params["backbone"]["inception_3a"]
+    assert cell["5x5"]["kernel"].shape == (3, 3, 16, 32)
+    assert set(cell["5x5"]) == {"kernel"}
+    assert set(cell["5x5_bn"]) == {"scale", "bias"}
+    assert params["side_heads_aux1"]["fc1"]["kernel"].shape == (4, 4, 128, 1024)
+
+
 def test_an_inception_concatenates_1x1_3x3_5x5_and_pool():
-    row = (1, 1, 1, 1, 1, 1)
-    module = googlenet.Inception(row, False, False, jnp.float32)
+    conv = functools.partial(googlenet.conv_relu, dtype=jnp.float32)
+    module = googlenet.Inception((1, 1, 1, 1, 1, 1), conv, naive=False)
     image = jnp.zeros((1, 9, 9, 1)).at[0, 4, 4].set(1.0)
     init = functools.partial(module.init, jax.random.key(0), train=False)
     ones = jax.tree_util.tree_map_with_path(
@@ -156,12 +139,12 @@ def test_an_inception_concatenates_1x1_3x3_5x5_and_pool():
 
 
 def test_initial_weights_are_caffes():
-    conv = googlenet.conv_relu(False, False, jnp.float32)
+    conv = functools.partial(googlenet.conv_relu, dtype=jnp.float32)
 
     class Layer(nn.Module):
         @nn.compact
         def __call__(self, x):
-            return conv(x, 64, 3, name="conv")
+            return conv(x, 64, 3, train=False, name="conv")
 
     image = jnp.zeros((1, 4, 4, 32))
     params = jax.jit(Layer().init)(jax.random.key(0), image)["params"]["conv"]
@@ -182,7 +165,7 @@ def test_adaptive_average_covers_the_map_with_overlapping_parts(size):
         )
         expected[:, i, j] = x[:, rows, columns].mean((1, 2))
     # 1e-6: means of at most 20 numbers near 1 in float32.
-    pooled = googlenet.AdaptiveAvgPool(4).apply({}, x)
+    pooled = googlenet_bn.AdaptiveAvgPool(4).apply({}, x)
     np.testing.assert_allclose(pooled, expected, atol=1e-6)
 
 
@@ -203,12 +186,12 @@ def test_local_response_normalisation_can_be_left_out():
 
 def test_what_is_not_possible_is_refused():
     create = functools.partial(models.create, "googlenet", num_classes=10)
-    with pytest.raises(ValueError, match="lrn_k 0 is not positive"):
-        variables(create(lrn_k=0))
+    with pytest.raises(ValueError, match="lrn_k 0 is not a positive number"):
+        create(lrn_k=0)
     with pytest.raises(ValueError, match="^dropout 1.0 is not in"):
-        variables(create(dropout=1.0))
+        create(dropout=1.0)
     with pytest.raises(ValueError, match="auxiliary_dropout -0.1 is not in"):
-        variables(create(auxiliary_dropout=-0.1))
+        create(auxiliary_dropout=-0.1)
     with pytest.raises(ValueError, match="28x28 are too small.* after pool4"):
         variables(create(), 28)
     with pytest.raises(ValueError, match="map of 4x4 is too small for the side heads"):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from traced import count
 
 import models
 from models import inception_v3
@@ -19,7 +20,7 @@ def create(**fields):
 
 @functools.cache
 def trace(size, **fields):
-    """Shapes of what `init` gives for a square of `size` pixels, and the layers called.
+    """Shapes from `init` for a square of `size` pixels, and the layers called.
 
     The layers are copies without a parent, by path.
     """
@@ -33,10 +34,6 @@ def trace(size, **fields):
     with nn.intercept_methods(record):
         variables = jax.eval_shape(init, jnp.zeros((1, size, size, 3)))
     return variables, called
-
-
-def count(tree):
-    return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
 def test_stages_have_the_sizes_of_table_1():
@@ -165,4 +162,4 @@ def test_small_images_are_refused(size, last):
 @pytest.mark.parametrize("value", [-0.1, 1.0])
 def test_fields_outside_0_to_1_are_refused(field, value):
     with pytest.raises(ValueError, match=f"{field} {value} is not in"):
-        trace(75, **{field: value})
+        models.create("inception_v3", num_classes=10, **{field: value})

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from traced import count
 
 import models
 from models import inception_v4
@@ -16,9 +17,9 @@ NETWORKS = ["inception_v4", "inception_resnet_v2"]
 
 @functools.cache
 def trace(name, size=299, **fields):
-    """Shapes: what `init` gives for a square of `size` pixels, and sizes of the stages.
+    """Shapes from `init` for a square of `size` pixels, and sizes of the stages.
 
-    Also the initialisers of the kernels, by path.
+    It also returns the kernels' initialisers, by path.
     """
     inits = {}
 
@@ -39,10 +40,6 @@ def trace(name, size=299, **fields):
         stages, variables = jax.eval_shape(init, jnp.zeros((1, size, size, 3)))
     table, _ = inception_v4.NETWORKS[name]
     return variables, [stages[stage].shape[1:] for stage in table], inits
-
-
-def count(tree):
-    return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
 def test_stages_of_inception_v4_have_the_sizes_of_figures_3_and_9():
@@ -151,4 +148,4 @@ def test_small_images_are_refused(name):
 @pytest.mark.parametrize("value", [-0.1, 1.0])
 def test_fields_outside_0_to_1_are_refused(name, field, value):
     with pytest.raises(ValueError, match=f"{field} {value} is not in"):
-        trace(name, 75, **{field: value})
+        models.create(name, num_classes=10, **{field: value})

@@ -7,24 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from traced import stages, variables
 
 import models
 
 
 def shapes(name, size, classes, **fields):
-    """Shapes of the layers' outputs, without the batch, and of the parameters."""
+    """Shapes of the stages' outputs, without the batch, and of the parameters."""
     model = models.create(name, num_classes=classes, **fields)
-    init = functools.partial(model.init, jax.random.key(0), train=False)
-    images = jnp.zeros((1, size, size, 3))
-    variables = jax.eval_shape(init, images)
-
-    def run(variables, images):
-        return model.apply(
-            variables, images, method=lambda m, x: m.backbone(x, train=False)
-        )
-
-    outputs = jax.eval_shape(run, variables, images)
-    return {name: x.shape[1:] for name, x in outputs.items()}, variables["params"]
+    return stages(model, size), variables(model, size)["params"]
 
 
 def test_layers_for_cifar():
@@ -137,6 +128,6 @@ def test_initial_weights_and_biases(name, size, smaller):
 
 def test_what_is_refused():
     with pytest.raises(ValueError, match=r"dropout 1\.5"):
-        shapes("nin", 32, 10, dropout=1.5)
+        models.create("nin", num_classes=10, dropout=1.5)
     with pytest.raises(ValueError, match="28x28 are too small.* after pool3"):
         shapes("nin_imagenet", 28, 1000)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from traced import stages, variables
 
 import models
 from models import overfeat
@@ -14,17 +15,7 @@ from models import overfeat
 def shapes(name, size, **fields):
     """Shapes of the stages' outputs, without the batch, and of the parameters."""
     model = models.create(name, num_classes=1000, **fields)
-    init = functools.partial(model.init, jax.random.key(0), train=False)
-    images = jnp.zeros((1, size, size, 3))
-    variables = jax.eval_shape(init, images)
-
-    def run(variables, images):
-        return model.apply(
-            variables, images, method=lambda m, x: m.backbone(x, train=False)
-        )
-
-    outputs = jax.eval_shape(run, variables, images)
-    return {name: x.shape[1:] for name, x in outputs.items()}, variables["params"]
+    return stages(model, size), variables(model, size)["params"]
 
 
 def test_maps_of_the_fast_network_are_those_of_table_1():
@@ -100,15 +91,9 @@ def test_scales_of_the_accurate_network_are_those_of_table_5(image, unpooled, sc
 @pytest.fixture
 def small(monkeypatch):
     """The networks with few maps and units, and with weights that do not fade."""
-    monkeypatch.setattr(
-        overfeat,
-        "CONVOLUTIONS",
-        {
-            name: tuple(((12, *shape[1:]), pool) for shape, pool in layers)
-            for name, layers in overfeat.CONVOLUTIONS.items()
-        },
-    )
-    monkeypatch.setattr(overfeat, "UNITS", dict.fromkeys(overfeat.UNITS, (32, 32)))
+    for name, rows in overfeat.VARIANTS.items():
+        narrow = tuple(row._replace(maps=12 if row.kernel else 32) for row in rows)
+        monkeypatch.setitem(overfeat.VARIANTS, name, narrow)
 
     def make(name, size):
         model = models.create(name, num_classes=3)
@@ -204,6 +189,6 @@ def test_initial_weights_and_biases(small):
 
 def test_what_is_refused():
     with pytest.raises(ValueError, match="dropout 2"):
-        shapes("overfeat_fast", 231, dropout=2)
+        models.create("overfeat_fast", num_classes=10, dropout=2)
     with pytest.raises(ValueError, match="28x28 are too small.* after conv2"):
         shapes("overfeat_fast", 28)

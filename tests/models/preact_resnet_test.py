@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import summarize
+from comparison import counting
 from models import preact_resnet
 from models.preact_resnet import CifarPreactResNet, PreactResNet
 
@@ -107,22 +107,20 @@ def test_shortcuts_are_the_identity_or_see_the_activated_input():
 def test_the_stride_is_on_the_first_1x1_for_cifar_and_on_the_3x3_for_imagenet(
     model, sizes
 ):
-    rows = {row.name: row.output for row in summarize.layers(model, (32, 32, 3))}
+    rows = {row.name: row.output for row in counting.layers(model, (32, 32, 3))}
     assert (rows["conv3_1.conv1"][0], rows["conv3_1.conv2"][0]) == sizes
 
 
 @pytest.mark.parametrize(
-    ("model", "message"),
+    ("network", "fields", "message"),
     [
-        (CifarPreactResNet(num_classes=10, depth=165), "depth 165 is not 9 n"),
-        (CifarPreactResNet(num_classes=10, depth=2), "depth 2 is not 9 n"),
-        (
-            CifarPreactResNet(num_classes=10, depth=29, bottleneck=False),
-            "depth 29 is not 6 n",
-        ),
-        (PreactResNet(num_classes=10, stride_on="7x7"), "stride_on '7x7'"),
+        (CifarPreactResNet, {"depth": 165}, "depth 165 is not 9 n"),
+        (CifarPreactResNet, {"depth": 2}, "depth 2 is not 9 n"),
+        (CifarPreactResNet, {"depth": 29, "bottleneck": False}, "depth 29 is not 6 n"),
+        (PreactResNet, {"stride_on": "7x7"}, "stride_on '7x7'"),
+        (PreactResNet, {"depth": 18}, "depth 18"),
     ],
 )
-def test_impossible_fields_are_refused(model, message):
+def test_impossible_fields_are_refused(network, fields, message):
     with pytest.raises(ValueError, match=message):
-        trace(model, 32)
+        network(num_classes=10, **fields)

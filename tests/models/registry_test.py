@@ -5,9 +5,11 @@ import functools
 import flax.linen as nn
 import jax.numpy as jnp
 import pytest
+import traced
 
 import models
-from models import counting
+from comparison import counts
+from comparison.published import PUBLISHED
 
 # Where a number is from: the paper's own figure, the sum of the layers of its table, or
 # an independent implementation that was counted.
@@ -163,11 +165,28 @@ DEEPEST = """
     ],
 )
 def test_parameters_and_multiply_adds(name):
-    (size, channels), classes, parameters, multiply_adds, _ = NETWORKS[name]
-    model = models.create(name, num_classes=classes)
-    counts = counting.count(model, (size, size, channels))
-    assert agree(counts.parameters, parameters)
-    assert agree(counts.multiply_adds, multiply_adds)
+    """One trace is compared with the source above and with the stored counts."""
+    network = traced.counts(name)
+    check_against_source(name, network)
+    assert network == counts.stored()[name]
+
+
+def test_stored_counts_agree_with_the_sources():
+    """This covers the deepest networks where the slow tests are left out."""
+    for name, network in counts.stored().items():
+        check_against_source(name, network)
+
+
+def test_images_and_classes_are_those_of_the_comparison():
+    for name, (image, classes, *_) in NETWORKS.items():
+        row = PUBLISHED[name]
+        assert ((row.image, row.channels), row.classes) == (image, classes), name
+
+
+def check_against_source(name, network):
+    *_, parameters, multiply_adds, _ = NETWORKS[name]
+    assert agree(network.parameters, parameters), name
+    assert agree(network.multiply_adds, multiply_adds), name
 
 
 def agree(value, expected):

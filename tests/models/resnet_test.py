@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from traced import count, stages
 
 import models
-import summarize
+from comparison import counting
 from models import resnet
 
 
@@ -27,32 +28,15 @@ def init(module, x):
     return jax.jit(functools.partial(module.init, train=False))(jax.random.key(1), x)
 
 
-def count(tree):
-    return sum(leaf.size for leaf in jax.tree.leaves(tree))
-
-
-def stages(name, size, num_classes=1000):
-    """(name, pixels, maps) of each stage of one image."""
-    model = models.create(name, num_classes=num_classes)
-
-    def backbone(key):
-        images = jnp.zeros((1, size, size, 3))
-        return model.init_with_output(
-            key, images, method=lambda m, x: m.backbone(x, train=False)
-        )[0]
-
-    outputs = []
-
-    def record(key):
-        outputs.extend((n, *x.shape[2:]) for n, x in backbone(key).items())
-
-    jax.eval_shape(record, jax.random.key(0))
-    return outputs
+def table(name, size):
+    """(name, pixels, maps) of each stage."""
+    found = stages(models.create(name, num_classes=10), size)
+    return [(stage, *shape[1:]) for stage, shape in found.items()]
 
 
 @pytest.mark.parametrize(("name", "expansion"), [("resnet34", 1), ("resnet50", 4)])
 def test_stages_are_table_1s(name, expansion):
-    assert stages(name, 224) == [
+    assert table(name, 224) == [
         ("conv1", 112, 64),
         ("conv2_x", 56, 64 * expansion),
         ("conv3_x", 28, 128 * expansion),
@@ -62,7 +46,7 @@ def test_stages_are_table_1s(name, expansion):
 
 
 def test_stages_for_cifar_are_section_4_2s():
-    assert stages("resnet20", 32) == [
+    assert table("resnet20", 32) == [
         ("conv1", 32, 16),
         ("conv2_x", 32, 16),
         ("conv3_x", 16, 32),
@@ -111,7 +95,7 @@ def test_plain_networks_have_no_way_around_a_block():
 @pytest.mark.parametrize(
     ("kind", "last"), [(resnet.BasicBlock, "bn2"), (resnet.Bottleneck, "bn3")]
 )
-def test_zero_init_is_of_the_last_scale_of_a_block(kind, last):
+def test_zero_init_zeroes_the_last_scale_of_a_block(kind, last):
     block = kind(4, 2, "B", zero_init=True, dtype=jnp.float32)
     params = init(block, jnp.zeros((1, 4, 4, 2)))["params"]
     scales = {name: p["scale"] for name, p in params.items() if "bn" in name}
@@ -156,10 +140,8 @@ def test_drop_path_rises_from_the_first_block_to_the_last():
     with nn.intercept_methods(record):
         jax.eval_shape(lambda x: init(model, x), jnp.zeros((1, 32, 32, 3)))
     np.testing.assert_allclose(rates, np.arange(8) / 10, atol=1e-12)
-    with pytest.raises(ValueError, match="drop_path"):
-        init(
-            models.create("resnet18", num_classes=3, drop_path=1.0), jnp.ones((1,) * 4)
-        )
+    with pytest.raises(ValueError, match=r"drop_path 1\.0 is not in \[0, 1\)"):
+        models.create("resnet18", num_classes=3, drop_path=1.0)
 
 
 @pytest.mark.parametrize(
@@ -169,14 +151,14 @@ def test_drop_path_rises_from_the_first_block_to_the_last():
 def test_multiply_adds_with_the_strides_on_the_3x3(depth, expected):
     """ "v1.5" has more work than Table 1 and the same parameters."""
     model = models.create(f"resnet{depth}", num_classes=1000, stride_on="3x3")
-    rows = summarize.layers(model, (224, 224, 3))
+    rows = counting.layers(model, (224, 224, 3))
     assert sum(row.multiply_adds for row in rows) == expected
 
 
 @pytest.mark.parametrize(("stride_on", "sizes"), [("1x1", (4, 4)), ("3x3", (8, 4))])
 def test_the_stride_is_where_stride_on_says(stride_on, sizes):
     model = models.create("resnet50", num_classes=10, stride_on=stride_on)
-    rows = {row.name: row.output for row in summarize.layers(model, (32, 32, 3))}
+    rows = {row.name: row.output for row in counting.layers(model, (32, 32, 3))}
     for i, (first, second) in enumerate([(8, 8), sizes], 2):
         assert rows[f"conv{i}_1.conv1"][0] == first
         assert rows[f"conv{i}_1.conv2"][0] == second
@@ -205,14 +187,19 @@ def test_weights_start_as_section_3_4_says():
 
 
 @pytest.mark.parametrize(
-    ("name", "fields"),
+    ("name", "fields", "message"),
     [
-        ("resnet18", {"shortcut": "D"}),
-        ("resnet20", {"shortcut": ""}),
-        ("resnet50", {"stride_on": "5x5"}),
+        ("resnet18", {"shortcut": "D"}, "shortcut 'D' is none of A, B, C, none"),
+        ("resnet20", {"shortcut": ""}, "shortcut '' is none of A, B, C, none"),
+        ("resnet50", {"stride_on": "5x5"}, "stride_on '5x5' is none of 1x1, 3x3"),
     ],
 )
-def test_impossible_fields_are_refused(name, fields):
-    (field,) = fields
-    with pytest.raises(ValueError, match=field):
-        parameters(name, 32, **fields)
+def test_impossible_fields_are_refused(name, fields, message):
+    with pytest.raises(ValueError, match=message):
+        models.create(name, num_classes=10, **fields)
+
+
+@pytest.mark.parametrize("network", [resnet.ResNet, resnet.CifarResNet])
+def test_a_depth_that_is_not_in_the_paper_is_refused(network):
+    with pytest.raises(ValueError, match="depth 19 is none of"):
+        network(num_classes=10, depth=19)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from traced import stages, variables
 
 import models
 from models import zfnet
@@ -14,17 +15,14 @@ from models import zfnet
 def shapes(name, size=224, **fields):
     """Shapes of the stages' outputs, without the batch, and of the parameters."""
     model = models.create(name, num_classes=1000, **fields)
-    init = functools.partial(model.init, jax.random.key(0), train=False)
-    images = jnp.zeros((1, size, size, 3))
-    variables = jax.eval_shape(init, images)
+    return stages(model, size), variables(model, size)["params"]
 
-    def run(variables, images):
-        return model.apply(
-            variables, images, method=lambda m, x: m.backbone(x, train=False)
-        )
 
-    outputs = jax.eval_shape(run, variables, images)
-    return {name: x.shape[1:] for name, x in outputs.items()}, variables["params"]
+def backbone(maps):
+    """A narrow backbone, with these numbers of maps."""
+    rows = zip(zfnet.ZFNET, maps, strict=False)
+    rows = tuple(row._replace(maps=n) for row, n in rows)
+    return zfnet.ZFNetBackbone(rows, jnp.float32)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +50,7 @@ def test_maps_are_those_of_figure_3(name, maps):
 
 
 def test_contrast_is_normalised_after_the_pooling():
-    module = zfnet.ZFNetBackbone((16, 16, 16, 16, 16), jnp.float32)
+    module = backbone((16, 16, 16, 16, 16))
     images = 5000 * jax.random.normal(jax.random.key(1), (1, 64, 64, 3))
 
     @jax.jit
@@ -73,7 +71,7 @@ def test_contrast_is_normalised_after_the_pooling():
 
 
 def test_initial_weights_and_biases():
-    module = zfnet.ZFNetBackbone((64, 64, 32, 32, 32), jnp.float32)
+    module = backbone((64, 64, 32, 32, 32))
     init = jax.jit(functools.partial(module.init, train=False))
     params = init(jax.random.key(0, impl="rbg"), jnp.zeros((1, 64, 64, 3)))["params"]
     for layer in params.values():
@@ -84,6 +82,8 @@ def test_initial_weights_and_biases():
 
 def test_what_is_refused():
     with pytest.raises(ValueError, match=r"dropout -0\.5"):
-        shapes("zfnet", dropout=-0.5)
+        models.create("zfnet", num_classes=10, dropout=-0.5)
+    with pytest.raises(ValueError, match="variant 'zfnet_c' is none of zfnet, zfnet_b"):
+        zfnet.ZFNet(10, variant="zfnet_c")
     with pytest.raises(ValueError, match="28x28 are too small.* after pool2"):
         shapes("zfnet", 28)

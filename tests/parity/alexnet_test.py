@@ -12,9 +12,9 @@ IN_TWO_GROUPS = ("conv2_w_0", "conv4_w_0", "conv5_w_0")
 def check(graph, name):
     """Adapts Caffe's graph to the paper and compares.
 
-    k of the normalisation is 2, and not the default of Caffe; the last pooling does not
-    pad, which the graph does to have 6x6 maps from 224x224 images without conv1's
-    zeros. For 227x227 its maps are the paper's then.
+    The normalisation's k is 2 instead of Caffe's default. The last pooling does not
+    pad; the graph pads it to get 6x6 maps from 224x224 images without conv1's zeros.
+    For 227x227 images its maps are then the paper's.
     """
     graph.set_attributes("LRN", bias=2.0)
     graph.set_attributes("MaxPool", pads=[0, 0, 0, 0])

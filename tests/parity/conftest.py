@@ -1,4 +1,4 @@
-"""Marks what compares with other implementations and reports how near they are."""
+"""Marks comparisons with other implementations and reports how close they are."""
 
 import pathlib
 
@@ -14,7 +14,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def report_differences(record_property):
-    """Keeps what ours.check_logits found with the report of the test."""
+    """Keeps the differences that ours.check_logits found with the test's report."""
     ours.differences.clear()
     yield
     for found in ours.differences:

@@ -10,10 +10,10 @@ pytestmark = pytest.mark.slow
 
 
 def torchvisions(size):
-    """The network, which needs another auxiliary head for small images.
+    """torchvision's network, which needs another auxiliary head for small images.
 
-    From less than 299x299 there is less than 5x5 left for that head's convolution; 1x1
-    from 107x107.
+    Images below 299x299 leave less than 5x5 pixels for that head's convolution;
+    107x107 leaves 1x1.
     """
     net = port.torchvision().inception_v3(
         aux_logits=True, transform_input=False, init_weights=False, dropout=0.0

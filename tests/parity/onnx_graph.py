@@ -1,4 +1,4 @@
-"""The networks that the onnx package brings as "light" graphs, run in numpy.
+"""Runs the "light" graphs of networks in the onnx package with numpy.
 
 They have the layers of the published models and constants for weights. Here the weights
 are random.
@@ -20,7 +20,7 @@ FOLDER = pathlib.Path(onnx.__file__).parent / "backend/test/data/light"
 
 
 def windows(x, kernel_shape, strides=(1, 1), pads=(0, 0, 0, 0), fill=0):
-    """Of maps [B, C, H, W] with `fill` around them, [B, C, h, w, height, width]."""
+    """Cuts maps [B, C, H, W], padded with `fill`, to [B, C, h, w, height, width]."""
     top, left, bottom, right = pads
     around = ((0, 0), (0, 0), (top, bottom), (left, right))
     x = np.pad(x, around, constant_values=fill)
@@ -134,7 +134,7 @@ class Graph:
         }
 
     def _ranges(self, shapes):
-        """From where to where the values of each weight are drawn."""
+        """The range from which the values of each weight are drawn."""
         ranges = {}
         for name, shape in shapes.items():
             # He, a sum of squares that stays; small vectors, whatever they are.
@@ -211,7 +211,7 @@ class Graph:
 
 
 def _attributes(node):
-    """Attributes by name; of a float32, the decimal number that it stands for."""
+    """Attributes by name; a float32 becomes the decimal number that it stands for."""
     values = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     return {
         name: float(str(np.float32(value))) if isinstance(value, float) else value

@@ -1,4 +1,4 @@
-"""What every comparison with another implementation needs of our networks.
+"""Gives our networks the weights of another implementation and compares the logits.
 
 A network that others have takes their weights by weights/names.py, as a user's file
 does. For the networks that only a test builds, layers are paired in the order in which
@@ -91,8 +91,8 @@ def by_name(kind, network, model, images, arrays, train=False):
 
     Args:
       kind: "torch" or "keras", which says whose names `arrays` has.
-      arrays: {name: array}; all of them must be used, and nothing of ours be missing
-        but what only training calls.
+      arrays: {name: array}; all of them must be used, and none of ours may be missing
+        except those that only training calls.
     """
     _, shapes = called_layers(model, images, train)
     double = jax.tree.map(lambda x: np.zeros(x.shape), shapes)
@@ -117,8 +117,8 @@ def _kernel(weight, shape):
 def check_logits(model, variables, images, theirs):
     """Asserts that our `model` gives the logits of theirs(images) in evaluation mode.
 
-    To 1e-4 of the largest logit in float32, and to 1e-10 in float64, which shows that
-    the former is rounding and nothing else. `theirs` gets images of both types.
+    They agree to 1e-4 of the largest logit in float32, and to 1e-10 in float64, which
+    shows that the former is only rounding. `theirs` gets images of both types.
     """
     found = {}
     for name in ("float32", "float64"):

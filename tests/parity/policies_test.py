@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from images import policies
+from transforms import policies
 from weights import twins
 
 pytest.importorskip("torch", reason="make parity installs the references")

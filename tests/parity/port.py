@@ -1,4 +1,4 @@
-"""Weights of torch modules in our networks, and what comes out of both."""
+"""Loads the weights of torch modules into our networks and compares the outputs."""
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +59,7 @@ def torch_layers(net, images):
 
 
 def arrays(module, read=lambda tensor: tensor):
-    """What `read` takes from each parameter of a torch layer, as `ours` names it."""
+    """The result of `read` for each parameter of a torch layer, as `ours` names it."""
     result = {"weight": module.weight, "bias": module.bias}
     result = {n: read(v) for n, v in result.items() if v is not None}
     if isinstance(module, torch.nn.BatchNorm2d):
@@ -70,7 +70,7 @@ def arrays(module, read=lambda tensor: tensor):
 
 
 def state(net, read=lambda tensor: tensor):
-    """What `read` takes from each parameter of a net by name, and its statistics."""
+    """The results of `read` for a net's parameters and statistics, by name."""
     tensors = {n: read(p) for n, p in net.named_parameters()} | dict(
         net.named_buffers()
     )
@@ -87,9 +87,9 @@ def check_logits(
 ):
     """Asserts that `net` and our `model` agree on float32 images in evaluation mode.
 
-    Of a net that others have, `network` is our name: its layers go by their names, and
-    back to the bit if `round_trip`. `order` brings the layers of another into the order
-    of ours.
+    For a net that others have, `network` is our name for it: its layers are matched by
+    their names, and come back to the bit if `round_trip`. For other nets, `order` puts
+    the layers into our order.
     """
     net = randomize(net.float()).eval()
     if network is None:
@@ -135,9 +135,9 @@ def check_gradients(
 ):
     """Asserts that training-mode loss and all gradients agree, in float64.
 
-    Losses to 1e-10 relative, the gradient of each array to 1e-8 of its largest entry (a
-    sum of many terms, through batch statistics). Dropout must be off. `our_loss` gets
-    the sown auxiliary logits by name.
+    Losses agree to 1e-10 relative, the gradient of each array to 1e-8 of its largest
+    entry (a sum of many terms, through batch statistics). Dropout must be off.
+    `our_loss` gets the sown auxiliary logits by name.
     """
     for module in net.modules():
         assert not isinstance(module, torch.nn.Dropout) or module.p == 0

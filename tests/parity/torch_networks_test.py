@@ -5,7 +5,7 @@ from parity import ours, port
 
 import models
 from benchmarks import torch_networks, train_step
-from models import counting
+from comparison import counting
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Export: what is written is read back, by others where they are installed."""
+"""Exported files are read back, by other libraries if they are installed."""
 
 import functools
 import json
@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 import runs
 
-import checkpoints
 import models
 import weights
-import workdir
+from experiment import checkpoints, workdir
 from kernels import ops
 from weights import export
 
@@ -22,8 +21,8 @@ from weights import export
 def run(tmp_path_factory):
     """A run directory as training leaves it, with random weights."""
     run = workdir.Workdir(tmp_path_factory.mktemp("run") / "lenet5")
-    run.create(runs.small_config())
-    dataset = {"input_shape": [28, 28, 1], "label_names": list("0123456789")}
+    run.create(runs.small_config(dataset__image_size=28))
+    dataset = {"image_shape": [28, 28, 1], "label_names": list("0123456789")}
     run.write_json("dataset.json", dataset)
     run.write_json("preprocessing.json", {"mean": [0.0], "std": [255.0]})
     _, _, variables = network("lenet5_modern", 28, 1)
@@ -36,7 +35,7 @@ def run(tmp_path_factory):
 
 @functools.cache
 def network(name, size, channels=3):
-    """A network, two images, and variables with which every array matters."""
+    """A network, two images, and variables that make every array matter."""
     model = models.create(name, num_classes=10)
     rng = np.random.default_rng(0)
     images = rng.normal(size=(2, size, size, channels)).astype(np.float32)
@@ -54,7 +53,7 @@ def logits(model, variables, images):
 
 
 def test_a_run_as_safetensors_starts_another(run, tmp_path):
-    line = export.export_run(run, "latest", "safetensors", tmp_path)
+    line = str(export.export_run(run, "latest", "safetensors", tmp_path))
     assert f"{tmp_path}/lenet5_modern.safetensors: logits differ by 0" in line
     assert (tmp_path / "labels.txt").read_text().split("\n") == [*"0123456789", ""]
     preprocessing = json.loads((tmp_path / "preprocessing.json").read_text())
@@ -83,7 +82,7 @@ def test_stablehlo_takes_any_batch_and_calls_nothing_of_this_process(tmp_path):
 
 @pytest.mark.slow
 def test_pools_are_the_same_in_exported_programs():
-    """Every kind: ceil mode, padding that counts and that does not, disjoint ones."""
+    """It covers ceil mode, padding that counts or does not, and disjoint windows."""
     for name, size in (("googlenet", 80), ("inception_v3", 107), ("lenet5_modern", 28)):
         model, images, variables = network(name, size, 1 if "lenet" in name else 3)
         with ops.portable():
@@ -138,7 +137,7 @@ def test_onnx_takes_any_batch(tmp_path):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_what_does_not_come_back_is_no_success(tmp_path, monkeypatch):
+def test_an_export_that_reads_back_differently_fails(tmp_path, monkeypatch):
     model, images, variables = network("resnet20", 32)
     write = export.formats.write_safetensors
 

@@ -1,4 +1,4 @@
-"""A training that starts from the parameters of another run."""
+"""Training that starts from the parameters of another run."""
 
 import jax
 import jax.numpy as jnp
@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import runs
 
-import configuration
 import models
-import optimizers
 import weights
+from errors import ConfigError
+from training import optimizers
 
 FROZEN = {"optimizer__rate_factors": ((".", 0.0),), "num_epochs": 0.2}
 
@@ -72,8 +72,8 @@ def test_a_directory_without_a_run_is_refused(tmp_path):
         weights.load(tmp_path, "lenet5_modern", fresh())
 
 
-def test_a_run_starts_from_all_of_another_its_average_too(source, tmp_path):
-    """With every rate 0 the end is the start."""
+def test_a_run_starts_from_all_of_another_and_its_average(source, tmp_path):
+    """With a rate of 0 everywhere, the run ends where it starts."""
     runs.train_small(
         tmp_path / "run", init_from=str(source), optimizer__ema_decay=0.5, **FROZEN
     )
@@ -92,18 +92,18 @@ def test_without_a_step_the_weights_are_tested_and_saved_as_they_are(source, tmp
     runs.assert_same_bits(state["params"], runs.final_state(source)[0]["params"])
     assert runs.train_small(path, num_epochs=0.0, **fields) == line
     assert "after step 10" in runs.train_small(path, num_epochs=1.0, **fields)
-    with pytest.raises(configuration.ConfigError, match="0 is for the weights of"):
+    with pytest.raises(ConfigError, match="0 is for the weights of"):
         runs.train_small(tmp_path / "none", num_epochs=0.0)
 
 
-def test_of_a_source_with_a_polyak_average_that_is_taken(tmp_path):
+def test_the_polyak_average_of_a_source_is_taken(tmp_path):
     runs.train_small(tmp_path / "first", optimizer__ema_decay=0.9, num_epochs=1.0)
     runs.train_small(tmp_path / "next", init_from=str(tmp_path / "first"), **FROZEN)
     first, following = (runs.final_state(tmp_path / n)[0] for n in ("first", "next"))
     runs.assert_same_bits(following["params"], first["ema"])
 
 
-def test_a_source_that_is_none_leaves_no_run_behind(source, tmp_path):
+def test_a_source_that_does_not_exist_leaves_no_run_behind(source, tmp_path):
     with pytest.raises(weights.WeightsError):
         runs.train_small(tmp_path / "run", init_from=str(tmp_path / "typo"))
     runs.train_small(tmp_path / "run", init_from=str(source), **FROZEN)
@@ -126,5 +126,5 @@ def test_an_expression_without_a_parameter_is_refused(tmp_path):
         ("optimizer__filter_rms", (("C9", 1.0),)),
     ):
         name = field.replace("__", ".")
-        with pytest.raises(configuration.ConfigError, match=f"config.{name}.*'C9'"):
+        with pytest.raises(ConfigError, match=f"config.{name}.*'C9'"):
             runs.train_small(tmp_path / "run", **{field: value})

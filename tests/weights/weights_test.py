@@ -1,4 +1,4 @@
-"""Weights of others: names, files, reports and errors. No test needs torch or Keras."""
+"""Other libraries' weights: names, files, reports, errors. Needs no torch or Keras."""
 
 import contextlib
 import functools
@@ -18,7 +18,7 @@ import safetensors.numpy
 
 import models
 import weights
-from models import published
+from comparison import published
 from weights import formats, hub, names
 
 
@@ -133,7 +133,7 @@ def test_a_deeper_or_shallower_network_is_an_error(tmp_path, file, network):
         weights.load(tmp_path / "x.safetensors", network, shapes(network))
 
 
-def test_layers_are_chosen_of_networks_whose_names_count(tmp_path):
+def test_layers_can_be_chosen_where_names_count(tmp_path):
     variables = random(shapes("vgg16_cifar"))
     save(tmp_path / "x.safetensors", weights.to_foreign("vgg16_cifar", variables))
     found, report = weights.load(
@@ -268,7 +268,7 @@ class Saver(pickle.Pickler):
 
 
 def torch_file(path, shape, strides, numbers, monkeypatch):
-    """What torch.save writes of one float tensor called "a"."""
+    """Writes one float tensor called "a" as torch.save does."""
     import sys
     import types
 
@@ -378,7 +378,7 @@ def test_without_a_network_the_hub_is_a_quick_error(monkeypatch):
 
 
 def test_a_file_of_the_hub_is_fetched_once(tmp_path, monkeypatch):
-    """From a server that answers as the hub does."""
+    """A local server answers as the hub does."""
     pytest.importorskip("huggingface_hub", reason="requirements-exchange.txt")
     from huggingface_hub import constants
 

@@ -1,0 +1,44 @@
+"""Random access to the examples of a data set, without TensorFlow.
+
+Reads TFDS directories (array_record; tfrecord through an index) and image files.
+"""
+
+from data_source import image_folder, tfds_directory
+from data_source.split import DataError, Example, Split, UnreadableFile
+
+__all__ = ["DataError", "Example", "Split", "UnreadableFile", "describe", "open_split"]
+
+
+def open_split(name, split, *, data_dir=None, download=True, holdout=0.1):
+    """Opens a split of the data set `name`.
+
+    The name is a TFDS name ("mnist", "name/config:1.2.3"), or "folder:PATH" or
+    "csv:PATH". image_folder.py says what the latter hold and what `holdout` means for
+    them; `data_dir` and `download` apply only to TFDS.
+
+    If `data_dir` is given, no other place is searched. Otherwise TFDS_DATA_DIR, the
+    home folder's tensorflow_datasets and this repository's data/ are searched in this
+    order; if none holds the set, tfds downloads it and prepares it in the first. The
+    split "auto" is the one to evaluate on: "validation" if there is one, else "test".
+
+    Raises:
+      DataError: the set, split or features do not exist or cannot be obtained.
+    """
+    if _is_files(name):
+        return image_folder.open_split(name, split, holdout=holdout)
+    return tfds_directory.open_split(name, split, data_dir=data_dir, download=download)
+
+
+def describe(name, *, data_dir=None):
+    """Returns (image_shape, num_classes); a set known to tfds need not be on disk.
+
+    Raises:
+      DataError: as for open_split.
+    """
+    if _is_files(name):
+        return image_folder.describe(name)
+    return tfds_directory.describe(name, data_dir=data_dir)
+
+
+def _is_files(name):
+    return name.startswith(("folder:", "csv:"))

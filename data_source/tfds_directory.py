@@ -1,0 +1,196 @@
+"""Finds a directory that TFDS prepared, or has tfds download and prepare it.
+
+Functions import tfds, and tensorflow for a download, only when they need them.
+"""
+
+import difflib
+import os
+import re
+import socket
+import threading
+import urllib.parse
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+
+from data_source.records import Source
+from data_source.split import DataError, Split
+
+EMBEDDED = Path(__file__).resolve().parents[1] / "data"
+PROBE_SECONDS = 5
+
+
+def open_split(name, split, *, data_dir=None, download=True):
+    """Opens a split of the TFDS set `name` for data_source.open_split."""
+    builder = _find_builder(name, data_dir, download)
+    info = builder.info
+    image, label = _image_and_label(name, info.features)
+    if split == "auto":
+        split = "validation" if "validation" in info.splits else "test"
+    try:
+        part = info.splits[split]
+        files = part.file_instructions
+    except (KeyError, ValueError) as error:
+        reason = str(error).strip("'\"").splitlines()[0]
+        raise DataError(
+            f"{name!r} has no split {split!r}: it has {sorted(info.splits)} and slices "
+            f"of them such as 'train[:80%]' ({reason})"
+        ) from error
+    if not files:
+        raise DataError(f"Split {split!r} of {name!r} holds no examples.")
+    source = Source(name, split, info.features, files, info.file_format.value)
+    return Split(name, split, source, tuple(image.shape), tuple(label.names))
+
+
+def describe(name, *, data_dir=None):
+    """Returns (image_shape, num_classes) for data_source.describe."""
+    try:
+        builder = _find_builder(name, data_dir, download=False)
+    except DataError:
+        import tensorflow_datasets as tfds
+
+        try:
+            builder = tfds.builder(name, try_gcs=False)
+        except Exception:
+            builder = None
+        if builder is None:
+            raise
+    image, label = _image_and_label(name, builder.info.features)
+    return tuple(image.shape), label.num_classes
+
+
+def _image_and_label(name, features):
+    features = dict(features) if hasattr(features, "items") else {}
+    image, label = features.get("image"), features.get("label")
+    if not hasattr(image, "encoding_format") or not getattr(label, "num_classes", 0):
+        raise DataError(
+            f"{name!r} is not an image classification set: it needs an image feature "
+            f"'image' and a class label 'label', and has {sorted(features)}."
+        )
+    if image.np_dtype != np.uint8:
+        raise DataError(f"{name!r} has {image.np_dtype} images; only uint8 is read.")
+    return image, label
+
+
+def _find_builder(name, data_dir, download):
+    if not re.fullmatch(r"\w+(/[\w.-]+)?(:[\d.*]+)?", name):
+        raise DataError(f"{name!r} is not a data set name such as 'mnist'.")
+    usual = [os.environ.get("TFDS_DATA_DIR"), "~/tensorflow_datasets", EMBEDDED]
+    usual = [Path(d).expanduser() for d in usual if d]
+    places = [Path(data_dir).expanduser()] if data_dir else usual
+    if data_dir and not places[0].is_dir():
+        raise DataError(f"The data directory {data_dir} does not exist.")
+    import tensorflow_datasets as tfds
+
+    for place in places:
+        if directory := _prepared(place, name):
+            try:
+                return tfds.builder_from_directory(str(directory))
+            except Exception as error:
+                raise DataError(f"{directory} cannot be opened: {error}") from error
+    elsewhere = [d for d in (_prepared(p, name) for p in usual) if d]
+    if data_dir and elsewhere:
+        # The user hardly ever wants to download a second copy.
+        raise DataError(
+            f"The data directory {data_dir} does not hold {name!r}; it is prepared in "
+            f"{elsewhere[0]} (found when no data directory is given)."
+        )
+    return _download(name, places, download)
+
+
+def _prepared(place, name):
+    """Returns the newest prepared version of `name` under a TFDS directory, or None."""
+    name, _, version = name.partition(":")
+    base = place / name
+    if not base.is_dir():
+        return None
+
+    def versions(pattern):  # tfds leaves names such as 3.0.1.incompleteABC behind
+        found = (p.parent for p in base.glob(f"{pattern}/dataset_info.json"))
+        return [d for d in found if re.fullmatch(r"\d+\.\d+\.\d+", d.name)]
+
+    found = versions(version or "*")
+    if not found and "/" not in name:
+        found = versions(f"*/{version or '*'}")
+        if len({d.parent for d in found}) > 1:
+            configs = sorted({d.parent.name for d in found})
+            raise DataError(f"{name!r} has several configs; name one: {configs}")
+    return max(found, key=lambda d: [int(n) for n in d.name.split(".")], default=None)
+
+
+def _download(name, places, download):
+    """Prepares `name` with tfds as array_record in the first of `places`."""
+    import tensorflow_datasets as tfds
+
+    tried = "It is not prepared in " + ", ".join(map(str, places))
+    try:
+        builder = tfds.builder(
+            name, data_dir=str(places[0]), file_format="array_record", try_gcs=False
+        )
+    except tfds.core.registered.DatasetNotFoundError:
+        # Including community sets would import tensorflow and ask the network.
+        known = set(tfds.list_builders(with_community_datasets=False))
+        known |= {d.name for p in places if p.is_dir() for d in p.iterdir()}
+        near = difflib.get_close_matches(name, known, 3)
+        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        raise DataError(f"There is no data set {name!r}.{hint} {tried}.") from None
+    except Exception as error:
+        raise DataError(f"Data set {name!r}: {error}") from error
+    elsewhere = (
+        f"To prepare it on a machine with a network, run in Python: import "
+        f"tensorflow_datasets as tfds; tfds.builder({name!r}, data_dir='DIR', "
+        f"file_format='array_record').download_and_prepare(); then copy DIR/{name} "
+        f"to {places[0]}."
+    )
+    if not download:
+        raise DataError(f"{name!r} is missing. {tried}. {elsewhere}")
+    manual, problem = builder.MANUAL_DOWNLOAD_INSTRUCTIONS, None
+    if manual and not (places[0] / "downloads/manual").is_dir():
+        problem = f"{places[0]}/downloads/manual is missing; {' '.join(manual.split())}"
+    elif not manual:
+        urls = type(builder).url_infos or ()
+        problem = next(map(_unreachable, urls), None)
+    if problem:
+        raise DataError(
+            f"{name!r} is missing. {tried}, and cannot be downloaded ({problem}). "
+            f"{elsewhere}"
+        )
+    try:
+        import tensorflow as tf
+
+        tf.config.set_visible_devices([], "GPU")
+        builder.download_and_prepare()
+    except Exception as error:  # a manual download, a full disk, a changed checksum
+        raise DataError(
+            f"{name!r} is missing. {tried}, and could not be prepared there by tfds: "
+            f"{type(error).__name__}: {error}\n{elsewhere}"
+        ) from error
+    return builder
+
+
+def _unreachable(url):
+    """Returns why the host of `url` (or its proxy) is unreachable; None if it is not.
+
+    tfds itself retries for 204 s. The thread limits the time of the name look-up, which
+    has no time-out of its own.
+    """
+    scheme = urllib.parse.urlsplit(url).scheme
+    host = urllib.parse.urlsplit(url).hostname
+    if not urllib.request.proxy_bypass(host):
+        url = urllib.request.getproxies().get(scheme, url)
+    parts = urllib.parse.urlsplit(url)
+    port = parts.port or (80 if parts.scheme == "http" else 443)
+    problem = [f"no answer from {parts.hostname}:{port} in {PROBE_SECONDS} s"]
+
+    def probe():
+        try:
+            socket.create_connection((parts.hostname, port), PROBE_SECONDS).close()
+            problem[0] = None
+        except OSError as error:
+            problem[0] = f"no connection to {parts.hostname}:{port}: {error}"
+
+    thread = threading.Thread(target=probe, daemon=True)
+    thread.start()
+    thread.join(PROBE_SECONDS)
+    return problem[0]

@@ -1,0 +1,48 @@
+"""Turns library errors that the user can fix into one line of ours.
+
+No library is imported to name them: most are a RuntimeError or ValueError, recognised
+by its message.
+"""
+
+import os
+
+from errors import UsageError, UserError
+
+ADVICE = (
+    "a smaller config.batch_size or config.eval.batch_size, "
+    "config.optimizer.accumulate = N or config.model.remat = all take less"
+)
+
+
+def as_user_error(error):
+    """Returns the `UserError` that says what `error` means; None for a bug of ours."""
+    if isinstance(error, UserError):
+        return error
+    text = _one_line(error)
+    if isinstance(error, MemoryError) or _has(text, "RESOURCE_EXHAUSTED: Out of mem"):
+        return UserError(f"out of memory; {ADVICE} ({text})")
+    if _has(text, "Out of memory", "RESOURCE_EXHAUSTED"):
+        return UserError(f"out of memory; {ADVICE} ({text})")
+    if _has(text, "No space left on device", "Disk quota exceeded"):
+        return UserError(
+            f"the disk is full: free some of it, then the same command goes on ({text})"
+        )
+    if _has(text, "Unable to initialize backend", "Unknown backend"):
+        given = os.environ.get("JAX_PLATFORMS", "")
+        return UsageError(f"JAX_PLATFORMS={given}: {text}")
+    if _has(text, "jax.distributed", "coordination service", "DEADLINE_EXCEEDED"):
+        return UserError(f"the processes did not find each other: {text}")
+    if isinstance(error, OSError) and error.strerror is not None:
+        where = f"{error.filename}: " if error.filename else ""
+        return UserError(f"{where}{error.strerror}")
+    return None
+
+
+def _has(text, *words):
+    return any(word in text for word in words)
+
+
+def _one_line(error):
+    """Returns an exception's message in one line of at most 300 characters."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= 300 else f"{text[:297]}..."

@@ -1,0 +1,39 @@
+"""The compiled step of an exact evaluation."""
+
+import jax.numpy as jnp
+
+import input_pipeline
+
+
+def make_eval_step(model, prepare, loss):
+    """Makes (variables, batch) -> sums over the real examples; counts are integers.
+
+    Args:
+      model: a network of models/.
+      prepare: maps a batch of stored images to the network's input.
+      loss: maps logits [B, K] and labels [B] to losses [B].
+    """
+
+    def eval_step(variables, batch):
+        logits = model.apply(variables, prepare(batch), train=False)
+        labels, mask = batch["label"], batch["mask"]
+        real = mask > 0
+        readable = labels != input_pipeline.UNREADABLE
+        labels = jnp.maximum(labels, 0)
+        # The rank of the true class is the number of classes that score higher. Among
+        # equal scores the class of lower number counts as higher, as in argmax.
+        score = jnp.take_along_axis(logits, labels[:, None], axis=1)
+        classes = jnp.arange(logits.shape[1])[None]
+        ahead = (logits > score) | ((logits == score) & (classes < labels[:, None]))
+        # Not-a-number compares false to everything and would look like a hit.
+        lost = jnp.isnan(logits).any(axis=1) | ~readable
+        rank = jnp.where(lost, jnp.inf, ahead.sum(1))
+        return {
+            "count": jnp.sum(real, dtype=jnp.int32),
+            "read": jnp.sum(real & readable, dtype=jnp.int32),
+            "errors": jnp.sum(real & (rank >= 1), dtype=jnp.int32),
+            "top5_errors": jnp.sum(real & (rank >= 5), dtype=jnp.int32),
+            "loss": jnp.sum(jnp.where(real & readable, loss(logits, labels), 0.0)),
+        }
+
+    return eval_step

@@ -1,0 +1,135 @@
+"""Exact evaluation: every example of a split is counted once, whatever the batch size.
+
+The last batch is padded and carries a mask, and errors are integers that are summed
+under it. The number of images counted must be the size of the split.
+"""
+
+import dataclasses
+import math
+import typing
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+import data_source
+import input_pipeline
+from kernels import ops
+
+
+class Interrupted(Exception):
+    """The evaluation was asked to stop before its end; it has no result."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """The result of an evaluation.
+
+    `metrics` are numbers by name; `reported` names those that go to TensorBoard and
+    metrics.jsonl; `score` names the one, lower is better, that chooses the best
+    checkpoint and drives the plateau schedule.
+    """
+
+    split: str
+    size: int
+    metrics: dict
+    score: str = "error"
+    reported: tuple = ("error", "top5_error", "loss")
+
+    @property
+    def value(self):
+        return self.metrics[self.score]
+
+    def scalars(self):
+        return {f"eval/{name}": self.metrics[name] for name in self.reported}
+
+    def describe(self, step):
+        """Returns the line that ends an evaluation."""
+        return describe_errors(self.metrics, self.split, self.size, step)
+
+
+def describe_errors(metrics, split, size, step):
+    """Returns the line about the errors on `split`, which holds `size` images."""
+    return (
+        f"{split} error {metrics['error']:.2f} % ({metrics['errors']} errors, "
+        f"{metrics['count']}/{size} images counted) after step {step}"
+    )
+
+
+class Evaluator(typing.Protocol):
+    """The interface that training needs from an evaluation, whatever the task."""
+
+    split: data_source.Split
+
+    def run(self, variables, stop=...) -> Result:
+        """Evaluates the network; raises Interrupted once `stop()` is true."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Classification:
+    """Counts the errors of a classifier on one view of each image.
+
+    Args:
+      step: a jitted `eval_step.make_eval_step`.
+      batch_size: images per step over all hosts, which is rounded up to a multiple of
+        the devices.
+      view: Preprocessing.view for the split's images.
+      reading: reader options for eval_batches: num_threads, prefetch and damaged.
+    """
+
+    step: Callable
+    split: data_source.Split
+    batch_size: int
+    mesh: Mesh
+    view: Callable | None = None
+    reading: dict = dataclasses.field(default_factory=dict)
+
+    def run(self, variables, stop=lambda: False):
+        """Returns a `Result`: error, top5_error in per cent, loss per readable image.
+
+        Raises:
+          Interrupted: `stop()`, which is called between batches, returned true.
+          DataError: an image cannot be read.
+        """
+        devices = self.mesh.devices.size
+        batch_size = min(self.batch_size, len(self.split))
+        sharding = NamedSharding(self.mesh, PartitionSpec("data"))
+        pending = []
+        for batch in input_pipeline.eval_batches(
+            self.split,
+            math.ceil(batch_size / devices) * devices,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            view=self.view,
+            **self.reading,
+        ):
+            if stop():
+                raise Interrupted
+            batch = {
+                name: input_pipeline.put(batch[name], sharding)
+                for name in ("image", "label", "mask")
+            }
+            with ops.for_mesh(self.mesh):
+                pending.append(self.step(variables, batch))
+        return self._result([jax.device_get(sums) for sums in pending])
+
+    def _result(self, sums):
+        kinds = {"loss": np.float64}
+        total = {
+            name: sum(s[name].astype(kinds.get(name, np.int64)) for s in sums)
+            for name in sums[0]
+        }
+        count, size = int(total["count"]), len(self.split)
+        if count != size:
+            raise AssertionError(
+                f"{count} images counted of {size} in {self.split.name}"
+            )
+        metrics = {
+            "error": 100 * int(total["errors"]) / count,
+            "top5_error": 100 * int(total["top5_errors"]) / count,
+            "loss": float(total["loss"]) / max(int(total["read"]), 1),
+            "errors": int(total["errors"]),
+            "count": count,
+        }
+        return Result(self.split.split, size, metrics)

@@ -1,0 +1,229 @@
+"""Turns the predictions of an evaluation into errors, class tables and files.
+
+Scores prediction files again, several of them also as an ensemble:
+
+    python scoring.py runs/a/predictions-500.npz runs/b/predictions-500.npz
+        [--average=logits]
+"""
+
+import argparse
+import csv
+import dataclasses
+import io
+import sys
+
+import numpy as np
+
+from errors import UserError
+
+
+class PredictionsError(UserError):
+    """The predictions cannot be read, scored or averaged."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """The scores of a split's examples, in its order.
+
+    id [N] names the examples; label is int32 [N]; logits are float32 [N, K],
+    not-a-number where there is no answer. `average` says how they were averaged over
+    views: "logits": mean of logits; "softmax": log of the mean probabilities.
+    """
+
+    id: np.ndarray
+    label: np.ndarray
+    logits: np.ndarray
+    label_names: np.ndarray
+    average: str
+
+    def __post_init__(self):
+        if ((self.label < 0) | (self.label >= self.logits.shape[1])).any():
+            raise PredictionsError("labels are not classes: the split has no labels")
+
+    def write(self, file):
+        """Writes a .npz of the fields."""
+        np.savez(file, **{f.name: getattr(self, f.name) for f in FIELDS})
+
+
+FIELDS = dataclasses.fields(Predictions)
+
+
+def read(path):
+    """Reads the Predictions from a file.
+
+    Raises:
+      PredictionsError: the file holds no predictions.
+    """
+    try:
+        with np.load(path) as file:
+            values = {f.name: file[f.name] for f in FIELDS}
+    except (OSError, ValueError, KeyError) as error:
+        raise PredictionsError(f"{path} holds no predictions: {error}") from error
+    return Predictions(**values | {"average": str(values["average"])})
+
+
+def score(predictions):
+    """Returns error and top5_error in per cent, errors, top5_errors and count.
+
+    Among equal scores the class of lower number counts as higher, as in argmax.
+    """
+    logits, labels = predictions.logits, predictions.label
+    own = np.take_along_axis(logits, labels[:, None], axis=1)
+    before = np.arange(logits.shape[1]) < labels[:, None]
+    rank = ((logits > own) | ((logits == own) & before)).sum(1)
+    answered = ~np.isnan(logits).any(1)
+    count = len(labels)
+    errors = count - int((answered & (rank < 1)).sum())
+    top5_errors = count - int((answered & (rank < 5)).sum())
+    return {
+        "error": 100 * errors / count,
+        "top5_error": 100 * top5_errors / count,
+        "errors": errors,
+        "top5_errors": top5_errors,
+        "count": count,
+    }
+
+
+def confusion(predictions):
+    """Counts images of class i called j, int64 [K, K + 1]; column K has no answer."""
+    logits, labels = predictions.logits, predictions.label
+    classes = logits.shape[1]
+    answer = np.where(np.isnan(logits).any(1), classes, logits.argmax(1))
+    counts = np.zeros((classes, classes + 1), np.int64)
+    np.add.at(counts, (labels, answer), 1)
+    return counts
+
+
+def class_table(predictions):
+    """Returns rows (class name, images, errors, error in per cent) in class order.
+
+    A class without images has an error of not-a-number.
+    """
+    counts = confusion(predictions)
+    images = counts.sum(1)
+    errors = images - np.diagonal(counts)
+    return [
+        (str(name), n, wrong, 100 * wrong / n if n else float("nan"))
+        for name, n, wrong in zip(
+            predictions.label_names, images.tolist(), errors.tolist(), strict=True
+        )
+    ]
+
+
+def worst_classes(predictions, number=5):
+    """Returns the classes with the largest error as lines of text, or ""."""
+    rows = [row for row in class_table(predictions) if row[2]]
+    rows = sorted(rows, key=lambda row: -row[3])[:number]
+    width = max((len(row[0]) for row in rows), default=0)
+    return "\n".join(
+        f"  {name:{width}}  {error:6.2f} %  {errors} of {images}"
+        for name, images, errors, error in rows
+    )
+
+
+def log_normalized(x):
+    """Turns logits or unnormalized log probabilities [N, K] into log probabilities."""
+    x = x - x.max(axis=1, keepdims=True)
+    return x - np.log(np.exp(x).sum(axis=1, keepdims=True))
+
+
+def csv_text(header, rows):
+    file = io.StringIO()
+    csv.writer(file, lineterminator="\n").writerows([header, *rows])
+    return file.getvalue()
+
+
+def class_csv(predictions):
+    return csv_text(("class", "images", "errors", "error"), class_table(predictions))
+
+
+def confusion_csv(predictions):
+    """Writes a row for each true class and a column for each answer."""
+    names = [str(name) for name in predictions.label_names]
+    rows = confusion(predictions).tolist()
+    rows = [[name, *row] for name, row in zip(names, rows, strict=True)]
+    return csv_text(["class", *names, "(no answer)"], rows)
+
+
+def draw_confusion(predictions, file):
+    """Draws the confusion matrix as a PNG, coloured by the root of a class's share."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    counts = confusion(predictions)
+    shade = np.sqrt(counts / np.maximum(counts.sum(1, keepdims=True), 1))[:, :-1]
+    counts = counts[:, :-1]
+    names, classes = predictions.label_names, len(counts)
+    side = 2.5 + 0.22 * classes if classes > 20 else 2.5 + 0.4 * classes
+    figure, axis = pyplot.subplots(figsize=(side, side), layout="constrained")
+    axis.imshow(shade, cmap="Blues", vmin=0, vmax=1)
+    if classes <= 20:
+        for i, j in zip(*np.nonzero(counts), strict=True):
+            colour = "white" if shade[i, j] > 0.5 else "black"
+            place = {"ha": "center", "va": "center", "fontsize": 7}
+            axis.text(j, i, counts[i, j], color=colour, **place)
+    axis.set_xticks(range(classes), names, rotation=90, fontsize=7)
+    axis.set_yticks(range(classes), names, fontsize=7)
+    axis.set_xlabel("answer")
+    axis.set_ylabel("class")
+    figure.savefig(file, format="png", dpi=100)
+    pyplot.close(figure)
+
+
+def ensemble(members, average="softmax"):
+    """Averages the Predictions of several networks, all with the same weight.
+
+    average "softmax" averages their probabilities, "logits" their logits.
+
+    Raises:
+      PredictionsError: they are not for the same examples in the same order.
+    """
+    first = members[0]
+    for number, other in enumerate(members[1:], 2):
+        for field in ("label_names", "id", "label"):
+            mine, theirs = getattr(first, field), getattr(other, field)
+            if not np.array_equal(mine, theirs):
+                raise PredictionsError(
+                    f"number 1 and number {number} of the ensemble differ in {field}: "
+                    "they must be of the same examples in the same order"
+                )
+    logits = [member.logits.astype(np.float64) for member in members]
+    if average == "softmax":
+        total = np.log(sum(np.exp(log_normalized(x)) for x in logits) / len(logits))
+    else:
+        total = sum(logits) / len(logits)
+    return dataclasses.replace(first, logits=total.astype(np.float32), average=average)
+
+
+def describe(result):
+    """Returns the errors of `score` in words."""
+    return (
+        f"error {result['error']:.2f} %, top-5 {result['top5_error']:.2f} % "
+        f"({result['errors']} and {result['top5_errors']} errors of {result['count']})"
+    )
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(
+        prog="python scoring.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("files", nargs="+", help="predictions-*.npz")
+    parser.add_argument("--average", choices=("softmax", "logits"), default="softmax")
+    arguments = parser.parse_args(argv)
+    paths = arguments.files
+    try:
+        members = [read(path) for path in paths]
+        for path, member in zip(paths, members, strict=True):
+            print(f"{path}: {describe(score(member))}")
+        if len(members) > 1:
+            print(f"ensemble: {describe(score(ensemble(members, arguments.average)))}")
+    except PredictionsError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Turns a config into objects and a run directory."""

@@ -1,0 +1,470 @@
+"""Builds the objects of a run from its config; no other module reads it for them.
+
+`setup` builds everything that training needs, for the trainer and the sweep alike. The
+functions that it calls build one part each, for callers that need only that part.
+"""
+
+import dataclasses
+import fractions
+import functools
+import math
+import os
+import typing
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+import data_source
+import input_pipeline
+import models
+from data_source import cache
+from errors import ConfigError
+from evaluation import eval_step, evaluator
+from experiment import checks
+from training import (
+    durations,
+    losses,
+    objective,
+    optimizers,
+    remat,
+    schedules,
+    train_step,
+)
+from transforms import augment, policies
+from transforms import preprocessing as preprocessings
+
+# Larger training splits stay on the host unless the config says otherwise.
+ON_DEVICE_BYTES = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """A config's splits, network, views and durations; `setup` makes it.
+
+    `dataclasses.replace(setup, config=...)` with a config that differs only in numbers,
+    which may be traced, builds that config's optimizer, objective and evaluation.
+
+    Attributes:
+      durations: the `Durations` of the training.
+      plan: which example each training step sees.
+      preprocessing, view: for training images; the view is None if jit does it all.
+      eval_preprocessing: for evaluation images.
+      input_shape: [H, W, C] of the network's input in training.
+      variables: the network's variables, as shapes.
+      trained_model: `model` with the rematerialised stages of config.model.remat.
+    """
+
+    score: typing.ClassVar = "error"  # the metric that chooses the best evaluation
+
+    config: typing.Any
+    mesh: Mesh
+    train_split: data_source.Split
+    eval_split: data_source.Split
+    durations: "Durations"
+    plan: input_pipeline.TrainPlan
+    preprocessing: preprocessings.Preprocessing
+    view: preprocessings.TrainView | None
+    eval_preprocessing: preprocessings.Preprocessing
+    input_shape: tuple
+    model: typing.Any
+    variables: typing.Any
+    trained_model: typing.Any
+
+    def optimizer(self):
+        """Returns (step -> learning rate, optax transformation)."""
+        return make_optimizer(
+            self.config, self.durations.epoch_steps, self.durations.total
+        )
+
+    def init(self):
+        """Returns the function: seed -> train_step.TrainState at step 0."""
+        _, tx = self.optimizer()
+        ema = self.config.optimizer.ema_decay
+        return train_step.make_init(self.model, tx, self.input_shape, ema)
+
+    def objective(self):
+        return make_objective(self.config, self.trained_model, self.preprocessing)
+
+    def train_step(self):
+        """Returns the function: (state, batch, seed) -> (state, sums)."""
+        optimizer = self.config.optimizer
+        return train_step.make_train_step(
+            self.objective(),
+            self.optimizer()[1],
+            accumulate=optimizer.accumulate,
+            ema_decay=optimizer.ema_decay,
+            ema_every=optimizer.ema_every,
+        )
+
+    def eval_step(self):
+        """Returns the function: (variables, batch) -> sums."""
+        loss = losses.make_loss(self.config.loss)
+        prepare = functools.partial(
+            preprocessings.network_input, preprocessing=self.eval_preprocessing
+        )
+        return eval_step.make_eval_step(self.model, prepare, loss)
+
+    def evaluator(self, step):
+        """Returns the evaluation.evaluator.Evaluator for a jitted `eval_step`."""
+        return evaluator.Classification(
+            step,
+            self.eval_split,
+            self.config.eval.batch_size,
+            self.mesh,
+            view=self.eval_preprocessing.view(self.eval_split.image_shape),
+            reading={
+                "damaged": self.config.eval.damaged,
+                **reading(self.config.dataset),
+            },
+        )
+
+    def feed(self, keys, first_step):
+        """Feeds the arrays `keys` of each batch to the devices, from `first_step` on.
+
+        config.dataset.placement decides whether the whole split lies on the devices or
+        the host sends batches.
+        """
+        config, split, placement = self.config, self.train_split, self.placement()
+        if placement == "device":
+            return input_pipeline.DeviceFeed(
+                split, self.plan, self.mesh, config.steps_per_dispatch
+            )
+        return input_pipeline.HostFeed(
+            split,
+            self.plan,
+            self.mesh,
+            first_step,
+            self.durations.total,
+            keys=keys,
+            view=self.view,
+            damaged=config.dataset.damaged,
+            **reading(config.dataset),
+        )
+
+    def placement(self):
+        """Resolves config.dataset.placement: "device" or "host", never "auto"."""
+        placement = self.config.dataset.placement
+        if placement != "auto":
+            return placement
+        if self.view is not None:
+            return "host"
+        size = len(self.train_split) * math.prod(self.train_split.image_shape)
+        return "device" if size <= ON_DEVICE_BYTES else "host"
+
+    def with_statistics(self, statistics):
+        """A copy whose preprocessing has these statistics of the training images."""
+        add = functools.partial(dataclasses.replace, statistics=statistics)
+        return dataclasses.replace(
+            self,
+            preprocessing=add(self.preprocessing),
+            eval_preprocessing=add(self.eval_preprocessing),
+        )
+
+
+def setup(config, num_devices=None):
+    """Builds the `Setup` of a checked config.
+
+    `num_devices` defaults to config.num_devices.
+
+    Raises:
+      DataError: the data is not available.
+      ConfigError: the parts do not fit together; the message names the field.
+    """
+    mesh = make_mesh(config.num_devices if num_devices is None else num_devices)
+    train_split = open_split(config.dataset, config.dataset.train_split)
+    eval_split = open_split(config.dataset, config.dataset.eval_split)
+    lengths = make_durations(config, len(train_split))
+    preprocessing, view = make_view(
+        config, train_split.image_shape, lengths.epoch_steps
+    )
+    shape = input_shape(preprocessing, train_split.image_shape)
+    model = make_model(config, train_split.num_classes)
+    variables = abstract_variables(model, shape)
+    eval_preprocessing = make_preprocessing(config, eval_split.image_shape)
+    tested = input_shape(eval_preprocessing, eval_split.image_shape)
+    sizes = {(pixels, pixels, shape[-1]) for _, pixels in config.augment.image_sizes}
+    check_sizes(model, variables, {tested, *sizes} - {shape})
+    checks.check_parameters(config, variables["params"])
+    return Setup(
+        config,
+        mesh,
+        train_split,
+        eval_split,
+        lengths,
+        make_plan(config, len(train_split)),
+        preprocessing,
+        view,
+        eval_preprocessing,
+        shape,
+        model,
+        variables,
+        rematerialised(config.model.remat, model, shape),
+    )
+
+
+# Data.
+
+
+def open_split(dataset, split):
+    """Opens a split of config.dataset's data set, from its cache if it has one."""
+    opened = data_source.open_split(
+        dataset.name,
+        split,
+        data_dir=dataset.data_dir or None,
+        download=dataset.download,
+        holdout=dataset.holdout,
+    )
+    if not dataset.cache:
+        return opened
+    return cache.open_cached(
+        opened,
+        dataset.cache,
+        dataset.cache_dir,
+        dataset.cache_side,
+        interpolation=dataset.interpolation,
+        num_threads=dataset.num_threads or None,
+    )
+
+
+def reading(dataset):
+    """Reader options for input_pipeline's train_batches and eval_batches."""
+    cores = len(os.sched_getaffinity(0))
+    return {
+        "num_threads": dataset.num_threads or cores,
+        "prefetch": dataset.prefetch,
+    }
+
+
+def make_plan(config, num_examples):
+    return input_pipeline.TrainPlan(
+        num_examples,
+        config.batch_size,
+        config.seed,
+        order=config.dataset.order,
+        repeats=config.augment.repeats,
+    )
+
+
+def make_mesh(num_devices=0):
+    """A mesh with one axis, "data", over the first `num_devices`; 0 means all."""
+    devices = jax.devices()[: num_devices or None]
+    return Mesh(np.array(devices), ("data",))
+
+
+class Durations(typing.NamedTuple):
+    """Steps per epoch, per evaluation and per save (Fractions), and in total."""
+
+    epoch_steps: fractions.Fraction
+    eval_every: fractions.Fraction
+    save_every: fractions.Fraction
+    total: int
+
+
+def make_durations(config, num_examples):
+    """The `Durations` of training on `num_examples` examples.
+
+    Raises:
+      ConfigError: training would be shorter than one step.
+    """
+    epoch_steps = fractions.Fraction(num_examples, config.batch_size)
+    total = config.num_steps or durations.in_steps(config.num_epochs, epoch_steps)
+    if total < 1 and not (config.init_from and config.num_epochs == 0):
+        raise ConfigError(
+            f"config.num_epochs = {config.num_epochs} is less than one step of "
+            f"config.batch_size = {config.batch_size} images; 0 is for the weights of "
+            "config.init_from as they are"
+        )
+    return Durations(
+        epoch_steps,
+        durations.exact_steps(config.eval.every_epochs, epoch_steps),
+        durations.exact_steps(config.checkpoint.every_epochs, epoch_steps),
+        total,
+    )
+
+
+# From a stored image to the network's input.
+
+
+def make_preprocessing(config, image_shape, *, training=False):
+    """The path from stored images of `image_shape` [H, W, C] to the network's input.
+
+    In training, and where config.eval has 0, config.dataset sets the sizes.
+    """
+    dataset = config.dataset
+    size, short_side = dataset.image_size, dataset.short_side
+    if not training:
+        size = config.eval.image_size or size
+        short_side = config.eval.short_side or short_side
+    if not size and None in image_shape:
+        raise ConfigError(
+            f"config.dataset.name = {dataset.name!r}: images differ in size; say "
+            "config.dataset.image_size"
+        )
+    try:
+        preprocessing = preprocessings.Preprocessing(
+            image_size=size or max(image_shape[:2]),
+            fit=dataset.fit,
+            mean=dataset.mean,
+            std=dataset.std,
+            short_side=short_side,
+            interpolation=dataset.interpolation,
+            whiten=dataset.whiten,
+        )
+        input_shape(preprocessing, image_shape)
+    except ValueError as e:
+        raise ConfigError(f"config.dataset: {e}") from e
+    return preprocessing
+
+
+def make_view(config, image_shape, epoch_steps):
+    """Returns (Preprocessing of training images, their TrainView or None).
+
+    The view is None if jit can do all that the config asks for `image_shape`.
+    """
+    preprocessing = make_preprocessing(config, image_shape, training=True)
+    augmentation = augmentation_of(config, policies.HostAugmentation)
+    whole = None if augmentation.view else preprocessing.view(image_shape)
+    if not (augmentation.view or augmentation.policy or whole):
+        return preprocessing, None
+    if config.dataset.placement == "device":
+        raise ConfigError(
+            'config.dataset.placement = "device": images that differ in size, crops '
+            "and policies are made on the host"
+        )
+    if augmentation.view or whole:
+        preprocessing = dataclasses.replace(preprocessing, fit="crop")
+    sizes = config.augment.image_sizes or ((0.0, preprocessing.image_size),)
+    sizes = tuple((durations.in_steps(e, epoch_steps), pixels) for e, pixels in sizes)
+    return preprocessing, preprocessings.TrainView(augmentation, sizes, whole)
+
+
+def augmentation_of(config, options):
+    """Fills the dataclass `options` with the fields it shares with config.augment."""
+    fields = dataclasses.fields(options)
+    return options(**{field.name: config.augment[field.name] for field in fields})
+
+
+def input_shape(preprocessing, image_shape):
+    """[H, W, C] of the network's input for stored images of `image_shape`."""
+    if preprocessing.fit == "crop" or preprocessing.view(image_shape):
+        image_shape = (*2 * (preprocessing.image_size,), image_shape[-1])
+    images = {"image": jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8)}
+    network_input = functools.partial(
+        preprocessings.network_input,
+        preprocessing=dataclasses.replace(preprocessing, whiten=""),
+    )
+    return jax.eval_shape(network_input, images).shape[1:]
+
+
+# The network.
+
+
+def make_model(config, num_classes):
+    """Creates the network of `config`, a linen module."""
+    try:
+        return models.create(
+            config.model.name,
+            num_classes=num_classes,
+            dtype=jnp.dtype(config.model.dtype),
+            **config.model.fields,
+        )
+    except (ValueError, TypeError) as e:
+        raise ConfigError(f"config.model: {e}") from e
+
+
+def rematerialised(stages, model, shape):
+    """Returns `model` with `stages` rematerialised in training (config.model.remat)."""
+    if not stages:
+        return model
+    try:
+        return remat.rematerialised(model, stages.split(","), shape)
+    except ValueError as e:
+        raise ConfigError(f"config.model.remat = {stages!r}: {e}") from e
+
+
+def abstract_variables(model, shape):
+    """The network's variables as shapes.
+
+    Raises:
+      ConfigError: the network cannot take images of `shape` [H, W, C].
+    """
+    init = functools.partial(model.init, train=False)
+    try:
+        return jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, *shape)))
+    except (ValueError, TypeError) as e:
+        raise ConfigError(
+            f"{type(model).__name__} cannot take images of {shape}: {e}"
+        ) from e
+
+
+def check_sizes(model, variables, shapes):
+    """Raises ConfigError for images [H, W, C] that the network's variables cannot take.
+
+    `shapes` are the sizes that initialisation has not already checked.
+    """
+    for shape in shapes:
+        images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+        try:
+            jax.eval_shape(
+                functools.partial(model.apply, train=False), variables, images
+            )
+        except (ValueError, TypeError) as e:
+            raise ConfigError(
+                "config.augment.image_sizes and config.eval.image_size must be sizes "
+                f"that the network can take beside its own: {e}"
+            ) from e
+
+
+# The optimizer and the objective.
+
+
+def make_optimizer(config, epoch_steps, total_steps):
+    """Returns a config's (step -> learning rate, optax transformation)."""
+    optimizer = config.optimizer
+    rate = optimizer.learning_rate
+    if optimizer.per_examples:
+        rate *= config.batch_size / optimizer.per_examples
+    schedule = schedules.make_schedule(
+        rate=rate, epoch_steps=epoch_steps, total_steps=total_steps, **config.schedule
+    )
+    tx = optimizers.make_optimizer(
+        optimizer.name,
+        schedule,
+        kwargs=optimizer.kwargs,
+        weight_decay=optimizer.weight_decay,
+        decay_mask=optimizer.decay_mask,
+        clip_norm=optimizer.clip_norm,
+        plateau=config.schedule.name == "plateau",
+        rate_factors=optimizer.rate_factors,
+        unfreeze=[
+            (expression, durations.in_steps(epoch, epoch_steps))
+            for expression, epoch in optimizer.unfreeze
+        ],
+        filter_rms=optimizer.filter_rms,
+    )
+    return schedule, tx
+
+
+def make_objective(config, model, preprocessing):
+    """The training.objective of a config."""
+    mix = None
+    if config.augment.mixup or config.augment.cutmix:
+        mix = functools.partial(
+            augment.mix,
+            mixup_alpha=config.augment.mixup,
+            cutmix_alpha=config.augment.cutmix,
+        )
+    return objective.Classification(
+        model,
+        losses.make_loss(config.loss),
+        functools.partial(
+            preprocessings.network_input,
+            preprocessing=preprocessing,
+            augmentation=augmentation_of(config, augment.Augmentation),
+        ),
+        auxiliary_weight=config.loss.auxiliary_weight,
+        mix=mix,
+        frozen_statistics=config.model.frozen_statistics,
+    )

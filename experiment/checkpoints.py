@@ -1,0 +1,478 @@
+"""Saves checkpoints of a training run in the background and checks them when read.
+
+A checkpoint is `<directory>/<step>` as Orbax writes it: item `state` (the pytree, as
+host arrays, so that it does not depend on the number of devices or processes) and item
+`meta` (JSON: the caller's value, the metrics, and dtype, shape and CRC-32 of every
+leaf). Orbax reads a flipped bit without complaint; the checksums here catch it.
+
+Reading never writes, so evaluation works on a read-only directory and while training
+runs. Only `save` removes what a killed run left (`*.orbax-checkpoint-tmp`) and renames
+what `restore` found damaged to `damaged-<step>`.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import shutil
+import zlib
+from collections.abc import Callable
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+from etils import epath
+from jax.experimental import multihost_utils
+
+from errors import UserError
+
+
+class CheckpointError(UserError):
+    """A checkpoint could not be written or read; the message says what to do."""
+
+
+class IncompatibleCheckpoint(UserError):
+    """The checkpoint is sound but belongs to another model or optimizer."""
+
+
+class Checkpoints:
+    """The checkpoints of one run; keeps the newest `keep_last` and best `keep_best`.
+
+    In a multi-process run every process makes the same calls; the directory is shared.
+    """
+
+    def __init__(
+        self,
+        directory,
+        *,
+        keep_last=3,
+        keep_best=1,
+        best_metric="error",
+        best_mode="min",
+    ):
+        if keep_last < 1 or keep_best < 0 or best_mode not in ("min", "max"):
+            raise ValueError(
+                "need keep_last >= 1, keep_best >= 0 and best_mode 'min' or 'max', got "
+                f"{keep_last}, {keep_best} and {best_mode!r}"
+            )
+        self._directory = pathlib.Path(directory).absolute()
+        self._keep_last, self._keep_best = keep_last, keep_best
+        self._best_metric, self._sign = best_metric, 1 if best_mode == "min" else -1
+        self._manager = None  # the writer, made by the first save, in process 0 only
+        self._ready = False  # the directory is clear and process 0 has the manager
+        self._saving = None  # the step that is being written, if any
+        self._damaged = {}  # step -> reason, found by restore
+        self._metrics = {}  # step -> metrics
+        for step in self._steps_on_disk():
+            with contextlib.suppress(Exception):  # restore reports damage
+                self._metrics[step] = _read_record(self._path(step))["metrics"]
+
+    def save(self, step, state, metrics=None, meta=None):
+        """Starts to save `state`; its buffers may be donated as soon as this returns.
+
+        A checkpoint without `metrics` (a dict of floats that holds `best_metric`) is
+        never the best one. `meta` is any JSON value. A step that already exists is left
+        as it is. Raises CheckpointError if this save or the previous one failed.
+        """
+        self.wait()
+        self._open()
+        if metrics:
+            metrics = {k: float(v) for k, v in metrics.items()}
+            metrics[self._best_metric]  # a KeyError now, not a run without a best
+        host = jax.tree.map(_to_host, state)
+        leaves = {name: _describe(leaf) for name, leaf in _named_leaves(host).items()}
+        record = {"meta": meta, "metrics": metrics or None, "leaves": leaves}
+        record = json.loads(json.dumps(record))
+        args = ocp.args.Composite(
+            state=ocp.args.PyTreeSave(host),
+            meta=ocp.args.JsonSave({**record, "crc32": _json_crc(record)}),
+        )
+        step = int(step)
+        if step not in self.all_steps():
+            self._metrics[step] = record["metrics"]
+        with self._reporting(step):
+            if jax.process_index() == 0 and step not in self._manager.all_steps():
+                self._manager.save(step, args=args, force=True)
+        self._saving = step
+
+    def restore(self, abstract_state=None, step=None):
+        """Returns (state, step, meta) of the newest good checkpoint, or None.
+
+        `abstract_state` is a pytree of ShapeDtypeStructs whose shardings say where the
+        arrays go. Without it the state comes as saved: nested dicts and lists of numpy
+        arrays, for callers that need only `state["params"]` and build no optimizer.
+        A damaged checkpoint is skipped with a warning; with `step` it is an error.
+        Raises IncompatibleCheckpoint if names, shapes or dtypes differ from those of
+        `abstract_state`, CheckpointError if checkpoints exist and all are damaged.
+        """
+        self.wait()
+        damaged = {}
+        while (found := self._next_candidate(step, damaged)) is not None:
+            loaded, error = None, None
+            try:
+                loaded = _load(self._path(found), abstract_state)
+            except Exception as e:  # a damaged file makes Orbax raise anything
+                error = e
+            reason = _agreed_damage(error)
+            if reason is None and error is not None:
+                raise error
+            if reason is None:
+                self._report(damaged, found)
+                return loaded[0], found, loaded[1]
+            if step is not None:
+                raise CheckpointError(
+                    f"checkpoint {step} in {self._directory} is damaged ({reason})"
+                )
+            damaged[found] = reason
+        if damaged:
+            reasons = "; ".join(f"{k}: {v}" for k, v in damaged.items())
+            raise CheckpointError(
+                f"all checkpoints in {self._directory} are damaged ({reasons}); "
+                "nothing was changed: bring back a copy, or move the directory away to "
+                "start again from step 0"
+            )
+        return None
+
+    def best_step(self):
+        """The step with the best metric among all_steps(); None if none has one."""
+        ranked = self._ranked(self.all_steps())
+        return ranked[0] if ranked else None
+
+    def all_steps(self):
+        """Finished steps in order, except those that restore found damaged."""
+        return [s for s in self._steps_on_disk() if s not in self._damaged]
+
+    def wait(self):
+        """Blocks until the last save is on disk; if it failed, CheckpointError."""
+        if self._saving is not None:
+            step, self._saving = self._saving, None
+            with self._reporting(step):
+                if jax.process_index() == 0:
+                    self._manager.wait_until_finished()
+
+    def close(self):
+        """Waits, frees the writer's threads, and raises CheckpointError like `wait`."""
+        self.wait()
+        self._release()
+
+    def reached_preemption(self, step):
+        """True at the step that all processes agreed on after one was told to stop.
+
+        It is always False in a run of one process without jax.distributed.
+        """
+        return ocp.utils.reached_preemption(step)
+
+    # Writing.
+
+    def _open(self):
+        """Clears the directory and makes the manager, unless that is done already.
+
+        Only process 0 writes: it has the whole state on its host, and Orbax's own
+        barriers leave the other processes waiting for 20 minutes when a write fails.
+        """
+        if self._ready and not self._damaged:
+            return
+        self._release()
+        with self._reporting():
+            if jax.process_index() == 0:
+                self._directory.mkdir(parents=True, exist_ok=True)
+                self._remove_unfinished()
+                for step in self._damaged:
+                    self._set_aside(step)
+                self._manager = _writer(self._directory, self._kept)
+        self._damaged = {}
+        self._ready = True
+
+    def _release(self):
+        manager, self._manager, self._ready = self._manager, None, False
+        if manager is not None:
+            manager.close()
+
+    def _remove_unfinished(self):
+        for path in self._directory.glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(path)
+
+    def _set_aside(self, step):
+        target = self._directory / f"damaged-{step}"
+        count = 1
+        while target.exists():
+            count += 1
+            target = self._directory / f"damaged-{step}-{count}"
+        os.rename(self._directory / str(step), target)
+
+    def _kept(self, steps):
+        best = self._ranked(steps)[: self._keep_best]
+        return {*sorted(steps)[-self._keep_last :], *best}
+
+    def _ranked(self, steps):
+        """The `steps` with a finite metric, best first; of equals the newest first."""
+        score = {
+            s: self._sign * self._metrics[s][self._best_metric]
+            for s in steps
+            if self._metrics.get(s) and self._best_metric in self._metrics[s]
+        }
+        finite = [s for s in score if np.isfinite(score[s])]
+        return sorted(finite, key=lambda s: (score[s], -s))
+
+    @contextlib.contextmanager
+    def _reporting(self, step=None):
+        """Turns an error of process 0 into CheckpointError in every process.
+
+        It removes what the failed save left, so that another save can be tried.
+        """
+        error = None
+        try:
+            yield
+        except Exception as e:
+            error = e
+        if not _any_process(error is not None):
+            return
+        with contextlib.suppress(Exception):
+            self._release()  # reports the same error again
+        with contextlib.suppress(OSError):
+            if jax.process_index() == 0:
+                self._remove_unfinished()  # it may be what fills the disk
+        self._metrics.pop(step, None)
+        steps = self.all_steps()
+        raise CheckpointError(
+            f"cannot write checkpoint{'' if step is None else f' {step}'} to "
+            f"{self._directory}: {_os_reason(error)}; make room or make it writable "
+            "and start the same command again: it goes on from "
+            f"{f'step {steps[-1]}' if steps else 'the beginning'}"
+        ) from error
+
+    # Reading.
+
+    def _path(self, step):
+        return self._directory / str(step)
+
+    def _steps_on_disk(self):
+        if not self._directory.is_dir():
+            return []
+        names = (p.name for p in self._directory.iterdir() if p.is_dir())
+        return sorted(int(n) for n in names if n.isdecimal())
+
+    def _next_candidate(self, step, damaged):
+        """The step to try next, as process 0 sees the directory; None at the end."""
+        steps = [s for s in self._steps_on_disk() if s not in damaged]
+        if step is not None and step not in steps:
+            raise CheckpointError(
+                f"no checkpoint {step} in {self._directory}, it has {steps}"
+            )
+        found = step if step is not None else max(steps, default=-1)
+        if jax.process_count() > 1:
+            found = int(multihost_utils.broadcast_one_to_all(np.int32(found)))
+        return None if found < 0 else found
+
+    def _report(self, damaged, good):
+        """Warns once per damaged checkpoint and remembers it for the next save."""
+        for step, reason in damaged.items():
+            if jax.process_index() == 0 and step not in self._damaged:
+                logging.warning(
+                    "checkpoint %d in %s is damaged (%s): going on from checkpoint %d; "
+                    "the next save renames it to damaged-%d",
+                    step,
+                    self._directory,
+                    reason,
+                    good,
+                    step,
+                )
+        self._damaged.update(damaged)
+
+
+def _read_record(path):
+    """Reads a checkpoint's own record: meta, metrics, and the forms of its leaves."""
+    record = json.loads((path / "meta" / "metadata").read_bytes())
+    if record.pop("crc32") != _json_crc(record):
+        raise ValueError("checksum mismatch in meta")
+    return record
+
+
+def _load(path, abstract_state):
+    """Loads (state, meta) from the checkpoint directory `path`; checks every leaf."""
+    if not path.is_dir():
+        raise FileNotFoundError(f"no directory {path}")
+    record = _read_record(path)
+    if abstract_state is not None:
+        saved = {name: tuple(leaf[:2]) for name, leaf in record["leaves"].items()}
+        refuse_another_model(path, saved, forms(abstract_state))
+    state = _tree_handler().restore(epath.Path(path / "state"))
+    leaves = _named_leaves(state)
+    found = {name: _describe(leaf) for name, leaf in leaves.items()}
+    if found != record["leaves"]:
+        names = {*found, *record["leaves"]}
+        bad = sorted(n for n in names if found.get(n) != record["leaves"].get(n))
+        raise ValueError(f"checksum mismatch in {', '.join(bad[:3])}")
+    if abstract_state is not None:
+        wanted = _named_leaves(abstract_state).items()
+        placed = [_place(leaves[name], like) for name, like in wanted]
+        state = jax.tree.unflatten(jax.tree.structure(abstract_state), placed)
+    return state, record["meta"]
+
+
+class _ArrayHandler(ocp.type_handlers.NumpyHandler):
+    """Lets every read end before it raises the first error.
+
+    Otherwise the reads that are still running report to a closed event loop, each with
+    a traceback that nobody can catch.
+    """
+
+    async def deserialize(self, infos, args=None):
+        read = super().deserialize
+        args = args or [ocp.RestoreArgs()] * len(infos)
+        reads = [read([info], [arg]) for info, arg in zip(infos, args, strict=True)]
+        results = await asyncio.gather(*reads, return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        return [result[0] for result in results]
+
+
+# Process 0 writes without waiting for the others.
+_ALONE = ocp.options.MultiprocessingOptions(
+    primary_host=0, active_processes={0}, barrier_sync_key_prefix="checkpoints"
+)
+
+
+def _tree_handler():
+    arrays = _ArrayHandler(deepcopy_host_arrays=False)  # _to_host has copied them
+    registry = ocp.type_handlers.create_type_handler_registry((np.ndarray, arrays))
+    return ocp.PyTreeCheckpointHandler(
+        type_handler_registry=registry, multiprocessing_options=_ALONE
+    )
+
+
+def _writer(directory, kept):
+    return ocp.CheckpointManager(
+        directory,
+        item_handlers={
+            "state": _tree_handler(),
+            "meta": ocp.JsonCheckpointHandler(multiprocessing_options=_ALONE),
+        },
+        options=ocp.CheckpointManagerOptions(
+            create=False,
+            save_root_metadata=False,
+            preservation_policy=_Preserve(kept),
+            multiprocessing_options=_ALONE,
+            # In the background, failing to make a directory leaves threads that keep
+            # the process from ending for ten minutes.
+            async_options=ocp.options.AsyncOptions(
+                create_directories_asynchronously=False
+            ),
+        ),
+    )
+
+
+@dataclasses.dataclass
+class _Preserve:
+    """An Orbax PreservationPolicy: `kept` chooses which existing steps to keep.
+
+    Orbax's LatestN and BestN are not used: with them the manager reads every step's
+    metrics file when it starts, and one damaged file is an error.
+    """
+
+    kept: Callable
+
+    def should_preserve(self, checkpoints, *, context):
+        kept = self.kept([c.step for c in checkpoints])
+        return [c.step in kept for c in checkpoints]
+
+
+def _to_host(leaf):
+    """Copies to host memory; on a CPU np.asarray would only view the buffer."""
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        if not leaf.is_fully_replicated:
+            return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
+        leaf = leaf.addressable_data(0)
+    return np.array(leaf)
+
+
+def _place(value, like):
+    if getattr(like, "sharding", None) is None:
+        return jax.device_put(value)
+    return jax.make_array_from_callback(value.shape, like.sharding, value.__getitem__)
+
+
+def _named_leaves(tree):
+    """{"params/C1/kernel": leaf}, the same for a dataclass as for what Orbax reads."""
+    paths, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(k, simple=True, separator="/"): v for k, v in paths}
+
+
+def _describe(array):
+    """[dtype, shape, CRC-32 of the bytes], in the types that JSON gives back."""
+    crc = zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    return [str(array.dtype), list(array.shape), crc]
+
+
+def _json_crc(record):
+    return zlib.crc32(json.dumps(record, sort_keys=True).encode())
+
+
+def forms(tree):
+    """{"params/C1/kernel": (dtype, shape)} of the leaves, for refuse_another_model."""
+    return {
+        name: (str(leaf.dtype), list(leaf.shape))
+        for name, leaf in _named_leaves(tree).items()
+    }
+
+
+def refuse_another_model(path, saved, model):
+    """Raises IncompatibleCheckpoint with a line for each leaf that differs.
+
+    `saved` has the `forms` of what `path` holds, `model` of what is wanted.
+    """
+
+    def show(dtype, shape, other):
+        same = other is not None and other[0] == dtype
+        return f"{tuple(shape)}" if same else f"{dtype} {tuple(shape)}"
+
+    lines = []
+    for name in {**model, **saved}:
+        a, b = saved.get(name), model.get(name)
+        if a != b:
+            a_text = show(*a, b) if a else "none"
+            b_text = show(*b, a) if b else "none"
+            lines.append(f"  {name}: checkpoint {a_text}, model {b_text}")
+    if lines:
+        raise IncompatibleCheckpoint(
+            f"checkpoint {path} does not fit this model ({len(lines)} leaves differ):\n"
+            + "\n".join(lines)
+        )
+
+
+def _agreed_damage(error):
+    """Says why a checkpoint counts as damaged; None if no process found it so.
+
+    One process that cannot read it is enough: all must continue from the same step.
+    """
+    damaged = error is not None and not isinstance(error, IncompatibleCheckpoint)
+    if not _any_process(damaged):
+        return None
+    if not damaged:
+        return "another process could not read it"
+    return f"{type(error).__name__}: {str(error).splitlines()[0]}"
+
+
+def _any_process(flag):
+    if jax.process_count() == 1:
+        return flag
+    return bool(multihost_utils.process_allgather(np.asarray(flag)).any())
+
+
+def _os_reason(error):
+    """The system's reason; TensorStore hides it in the text of a ValueError."""
+    if error is None:
+        return "process 0 failed and says why"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    return os.strerror(int(code[1])) if code else f"{type(error).__name__}: {error}"
+
+
+# The errors raised here say what matters; Orbax logs the same in 200 lines.
+logging.get_absl_logger().addFilter(lambda record: "/orbax/" not in record.pathname)

@@ -1,0 +1,402 @@
+"""Validates a config before data is opened; an error names the field."""
+
+import ast
+import functools
+import inspect
+import math
+import re
+import types
+
+import optax
+
+import models
+from configs import default
+from data_source import cache
+from errors import ConfigError
+from evaluation import protocols
+from experiment.configuration import flatten, nearest
+from training import optimizers
+from transforms import policies, resizing, whitening
+
+POSITIVE = (
+    "batch_size num_steps steps_per_dispatch dataset.short_side "
+    "dataset.cache_side dataset.prefetch augment.policy_ops augment.repeats "
+    "loss.rubbish optimizer.learning_rate optimizer.accumulate optimizer.ema_every "
+    "optimizer.curvature_examples schedule.decay_rate schedule.decay_epochs "
+    "schedule.power schedule.patience eval.batch_size checkpoint.keep_last "
+    "log.every_steps log.profile_steps"
+).split()
+NOT_NEGATIVE = (
+    "seed num_devices num_epochs dataset.image_size dataset.num_threads "
+    "dataset.holdout eval.image_size eval.short_side augment.crop augment.translate "
+    "augment.rotate augment.scale augment.squeeze augment.shear augment.brightness "
+    "augment.contrast augment.saturation augment.hue augment.pca augment.erasing "
+    "augment.mixup augment.cutmix augment.policy_magnitude augment.policy_std "
+    "loss.label_smoothing loss.auxiliary_weight optimizer.per_examples "
+    "optimizer.weight_decay "
+    "optimizer.clip_norm optimizer.ema_decay schedule.warmup_epochs "
+    "schedule.warmup_factor schedule.end_factor schedule.min_factor eval.every_epochs "
+    "checkpoint.every_epochs checkpoint.every_steps checkpoint.keep_best"
+).split()
+BELOW_ONE = ("dataset.holdout", "loss.label_smoothing", "optimizer.ema_decay")
+AT_MOST = {
+    "augment.brightness": 1,
+    "augment.contrast": 1,
+    "augment.saturation": 1,
+    "augment.hue": 0.5,
+    "augment.erasing": 1,
+}
+CHOICES = {
+    "dataset.placement": ("auto", "device", "host"),
+    "dataset.order": ("shuffle", "fixed"),
+    "dataset.fit": ("pad", "resize", "crop"),
+    "dataset.interpolation": tuple(resizing.INTERPOLATIONS),
+    "dataset.whiten": ("", *whitening.KINDS),
+    "dataset.damaged": ("replace", "fail"),
+    "dataset.cache": ("", *cache.KINDS),
+    "augment.view": policies.VIEWS,
+    "augment.interpolation": (*resizing.INTERPOLATIONS, "random"),
+    "augment.policy": tuple(policies.POLICIES),
+    "augment.crop_mode": ("zeros", "reflect", "mean"),
+    "model.dtype": ("float32", "bfloat16"),
+    "eval.protocol": ("single", *protocols.PROTOCOLS),
+    "eval.average": ("softmax", "logits"),
+    "eval.damaged": ("fail", "wrong"),
+    "loss.name": ("softmax_cross_entropy", "binary_cross_entropy", "map", "ml"),
+    "optimizer.decay_mask": ("all", "kernels"),
+    "schedule.name": (
+        "constant",
+        "step",
+        "polynomial",
+        "cosine",
+        "exponential",
+        "plateau",
+    ),
+}
+# Sub-configs whose fields the network or the optimizer declares, not default.py.
+OPEN = ("model.fields.", "optimizer.kwargs.")
+
+
+def check(config):
+    """Raises ConfigError for the first field whose value cannot be run."""
+    fields = flatten(config)
+    known = flatten(default.get_config())
+    for name in fields:
+        if name not in known and not name.startswith(OPEN):
+            raise ConfigError(f"config.{name}: no such field{nearest(name, known)}")
+
+    for name in known:
+        if name not in fields and not name.startswith(OPEN):
+            raise ConfigError(
+                f"config.{name} is missing; start from configs/default.py"
+            )
+
+    for name, value in fields.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"config.{name} = {value} is not a finite number")
+        if name in POSITIVE and value is not None and value <= 0:
+            raise ConfigError(f"config.{name} = {value} must be greater than zero")
+        if name in NOT_NEGATIVE and value < 0:
+            raise ConfigError(f"config.{name} = {value} must not be negative")
+        if name in BELOW_ONE and value >= 1:
+            raise ConfigError(f"config.{name} = {value} must be less than one")
+        if name in AT_MOST and value > AT_MOST[name]:
+            raise ConfigError(
+                f"config.{name} = {value} must not be greater than {AT_MOST[name]}"
+            )
+        if name in CHOICES and value not in CHOICES[name]:
+            raise ConfigError(
+                f"config.{name} = {value!r} is none of {', '.join(CHOICES[name])}"
+                + nearest(value, CHOICES[name])
+            )
+
+    if config.model.name not in models.MODELS:
+        raise ConfigError(
+            f"config.model.name = {config.model.name!r} is none of "
+            f"{', '.join(models.MODELS)}{nearest(config.model.name, models.MODELS)}"
+        )
+    accepted = models.fields(config.model.name)
+    for name in config.model.fields:
+        if name not in accepted:
+            raise ConfigError(
+                f"config.model.fields.{name}: {config.model.name} takes "
+                f"{', '.join(accepted)}{nearest(name, accepted)}"
+            )
+    if config.seed >= 2**63:
+        raise ConfigError(f"config.seed = {config.seed} does not fit into 64 bits")
+    _check_augment(config)
+    _check_images(config)
+    _check_optimizer(config.optimizer)
+    _check_schedule(config)
+    layers = config.init_layers
+    if not isinstance(layers, tuple) or not all(map(_is_expression, layers)):
+        raise ConfigError(
+            f"config.init_layers = {layers!r} is no tuple of regular expressions"
+        )
+    if config.model.frozen_statistics and not config.init_from:
+        raise ConfigError(
+            "config.model.frozen_statistics keeps the statistics of another training: "
+            "name it in config.init_from"
+        )
+    if config.batch_size % config.optimizer.accumulate:
+        raise ConfigError(
+            f"config.batch_size = {config.batch_size} is not divisible by "
+            f"config.optimizer.accumulate = {config.optimizer.accumulate}"
+        )
+    for name in ("mean", "std"):
+        values = config.dataset[name]
+        if not values or not all(isinstance(v, int | float) for v in values):
+            raise ConfigError(f"config.dataset.{name} = {values} must hold numbers")
+    if not all(v > 0 for v in config.dataset.std):
+        raise ConfigError("config.dataset.std must be greater than zero")
+    _check_eval(config)
+
+
+def _check_eval(config):
+    scales, single = config.eval.scales, config.eval.protocol == "single"
+    if not all(isinstance(v, int) and v > 0 for v in scales):
+        raise ConfigError(
+            f"config.eval.scales = {scales} must be short sides in pixels, (256, 384)"
+        )
+    if scales and single:
+        raise ConfigError(
+            f"config.eval.scales = {scales}: the protocol 'single' has one scale, "
+            "config.eval.short_side; choose another with config.eval.protocol"
+        )
+    if (
+        config.loss.name != "softmax_cross_entropy"
+        and not single
+        and config.eval.average == "softmax"
+    ):
+        raise ConfigError(
+            f"config.eval.average = 'softmax': config.loss.name = {config.loss.name!r} "
+            "is not a loss of log probabilities; choose 'logits'"
+        )
+
+
+def _check_images(config):
+    dataset, augment = config.dataset, config.augment
+    if dataset.cache and not dataset.cache_dir:
+        raise ConfigError(
+            f"config.dataset.cache = {dataset.cache!r} needs config.dataset.cache_dir"
+        )
+    sides = [config.eval.short_side, *config.eval.scales]
+    sides += [dataset.short_side] if dataset.fit == "crop" else []
+    sides += augment.short_side if augment.view == "rescale_crop" else ()
+    if dataset.cache and max(sides) > dataset.cache_side:
+        raise ConfigError(
+            f"config.dataset.cache_side = {dataset.cache_side} keeps less than the "
+            f"{max(sides)} pixels of the short side that this config asks for: raise "
+            'it, or config.dataset.cache = ""'
+        )
+    sizes = [dataset.image_size, *(pixels for _, pixels in augment.image_sizes)]
+    if augment.view == "rescale_crop" and max(sizes) > augment.short_side[0]:
+        raise ConfigError(
+            f"config.augment.short_side = {augment.short_side} is less than "
+            f"{max(sizes)}, the pixels of a crop"
+        )
+    if (augment.view or dataset.fit == "crop") and not dataset.image_size:
+        field = "augment.view" if augment.view else "dataset.fit"
+        raise ConfigError(f"config.{field} needs config.dataset.image_size")
+    other = config.eval.image_size not in (0, dataset.image_size)
+    if dataset.whiten in ("mean_image", "gcn_zca") and (other or augment.image_sizes):
+        raise ConfigError(
+            f"config.dataset.whiten = {dataset.whiten!r} has statistics of one size: "
+            "no config.eval.image_size or config.augment.image_sizes"
+        )
+    if augment.image_sizes and not augment.view:
+        raise ConfigError("config.augment.image_sizes needs config.augment.view")
+
+
+def _check_augment(config):
+    augment = config.augment
+    for name in ("short_side", "area", "aspect"):
+        values = augment[name]
+        numbers = all(isinstance(v, int | float) for v in values)
+        if len(values) != 2 or not numbers or not 0 < values[0] <= values[1]:
+            raise ConfigError(
+                f"config.augment.{name} = {values} must be two numbers above zero, the "
+                "first not greater"
+            )
+    if augment.area[1] > 1:
+        raise ConfigError(f"config.augment.area = {augment.area} is a share, up to 1")
+    if not all(isinstance(v, int) for v in augment.short_side):
+        raise ConfigError(
+            f"config.augment.short_side = {augment.short_side} must be whole pixels"
+        )
+    scale = {"randaugment": 30, "randaugment_timm": 10}.get(augment.policy, math.inf)
+    if augment.policy_magnitude > scale:
+        raise ConfigError(
+            f"config.augment.policy_magnitude = {augment.policy_magnitude} is greater "
+            f"than {scale}, the end of the scale of {augment.policy}"
+        )
+    levels = ("brightness", "contrast", "saturation", "hue", "pca", "erasing")
+    if augment.crop_mode == "mean" and (used := [n for n in levels if augment[n]]):
+        raise ConfigError(
+            "config.augment.crop_mode = 'mean' crops from normalised images, which "
+            f"config.augment.{used[0]} does not know"
+        )
+    if config.batch_size % augment.repeats:
+        raise ConfigError(
+            f"config.batch_size = {config.batch_size} is not divisible by "
+            f"config.augment.repeats = {augment.repeats}"
+        )
+    if augment.repeats > 1 and config.dataset.order == "fixed":
+        raise ConfigError(
+            f"config.augment.repeats = {augment.repeats} with config.dataset.order = "
+            "'fixed' would never show most images"
+        )
+    sizes = augment.image_sizes
+    pairs = all(isinstance(pair, tuple) and len(pair) == 2 for pair in sizes)
+    epochs = [epoch for epoch, _ in sizes] if pairs else []
+    if not pairs or epochs != sorted(set(epochs)) or epochs[:1] not in ([], [0]):
+        raise ConfigError(
+            f"config.augment.image_sizes = {sizes} must be pairs (epoch, pixels), the "
+            "epochs rising from 0"
+        )
+    if not all(isinstance(pixels, int) and pixels > 0 for _, pixels in sizes):
+        raise ConfigError(
+            f"config.augment.image_sizes = {sizes} must have whole pixels above zero"
+        )
+
+
+def _check_optimizer(optimizer):
+    names = optimizer_names()
+    if optimizer.name not in names:
+        raise ConfigError(
+            f"config.optimizer.name = {optimizer.name!r} is no optimizer of optax"
+            f"{nearest(optimizer.name, names)}"
+        )
+    accepted = set(inspect.signature(optimizers.constructor(optimizer.name)).parameters)
+    accepted -= {"learning_rate", "weight_decay", "mask", "weight_decay_mask"}
+    for name in optimizer.kwargs:
+        if name not in accepted:
+            raise ConfigError(
+                f"config.optimizer.kwargs.{name}: {optimizer.name} takes "
+                f"{', '.join(sorted(accepted))}{nearest(name, accepted)}"
+            )
+    for name in ("rate_factors", "unfreeze", "filter_rms"):
+        for rule in optimizer[name]:
+            if not _is_rule(rule) or (name == "filter_rms" and rule[1] == 0):
+                raise ConfigError(
+                    f"config.optimizer.{name}: {rule!r} is not a pair of a regular "
+                    "expression and a number of at least 0 (a limit: above 0)"
+                )
+
+
+def _is_rule(rule):
+    if not isinstance(rule, tuple) or len(rule) != 2 or not _is_expression(rule[0]):
+        return False
+    return isinstance(rule[1], int | float) and 0 <= rule[1] < math.inf
+
+
+def _is_expression(text):
+    try:
+        return isinstance(text, str) and bool(re.compile(text))
+    except re.error:
+        return False
+
+
+def check_parameters(config, params):
+    """Raises ConfigError for an expression that matches no parameter's path."""
+    expressions = {
+        "init_layers": config.init_layers,
+        "optimizer.rate_factors": [e for e, _ in config.optimizer.rate_factors],
+        "optimizer.unfreeze": [e for e, _ in config.optimizer.unfreeze],
+        "optimizer.filter_rms": [e for e, _ in config.optimizer.filter_rms],
+    }
+    names = optimizers.paths(params)
+    for field, values in expressions.items():
+        for expression in values:
+            if not any(re.search(expression, name) for name in names):
+                raise ConfigError(
+                    f"config.{field}: no parameter of {config.model.name} has "
+                    f"{expression!r} in its path; they are {', '.join(names)}"
+                )
+
+
+def _check_schedule(config):
+    schedule = config.schedule
+    for name in ("boundaries", "factors"):
+        values = schedule[name]
+        if not all(isinstance(v, int | float) and v >= 0 for v in values):
+            raise ConfigError(
+                f"config.schedule.{name} = {values} must be numbers, none negative"
+            )
+    if schedule.name == "step":
+        times, factors = schedule.boundaries, schedule.factors
+        if len(times) != len(factors) or list(times) != sorted(set(times)):
+            raise ConfigError(
+                f"config.schedule.boundaries = {times} must rise and have one of "
+                f"config.schedule.factors = {factors} each"
+            )
+    if schedule.name == "plateau" and schedule.decay_rate >= 1:
+        raise ConfigError(
+            f"config.schedule.decay_rate = {schedule.decay_rate} must be less than one"
+        )
+    if schedule.name == "plateau" and not config.eval.every_epochs:
+        raise ConfigError(
+            'config.schedule.name = "plateau" needs config.eval.every_epochs > 0'
+        )
+
+
+def check_devices(config, num_devices, num_processes=1):
+    """Raises ConfigError if the batch cannot be split over the devices."""
+    if config.num_devices > num_devices:
+        raise ConfigError(
+            f"config.num_devices = {config.num_devices}, but there are {num_devices}"
+        )
+    if config.num_devices and num_processes > 1:
+        raise ConfigError("config.num_devices must be 0 with several processes")
+    used = config.num_devices or num_devices
+    micro_batch = config.batch_size // config.optimizer.accumulate
+    if micro_batch % used:
+        raise ConfigError(
+            f"config.batch_size = {config.batch_size} in "
+            f"{config.optimizer.accumulate} micro-batches is not divisible by "
+            f"{used} devices; choose another or set config.num_devices"
+        )
+
+
+def change(config, changes):
+    """A checked copy of a run's config with `changes`, strings "field=value".
+
+    Only fields that evaluation reads may change: eval, dataset and num_devices.
+    """
+    fields, values = flatten(config), {}
+    for text in changes:
+        name, _, value = text.partition("=")
+        name = name.removeprefix("config.")
+        if name not in fields or not name.startswith(("eval.", "dataset.", "num_dev")):
+            free = [n for n in fields if n.startswith(("eval.", "dataset."))]
+            raise ConfigError(
+                f"--change={text}: {name!r} is no field of eval or dataset, nor "
+                f"num_devices{nearest(name, free)}"
+            )
+        if not isinstance(fields[name], str):
+            try:
+                value = ast.literal_eval(value)
+            except (ValueError, SyntaxError) as e:
+                raise ConfigError(f"--change={text}: {value!r} is no value") from e
+            if isinstance(fields[name], tuple) and not isinstance(value, tuple):
+                value = (value,)
+        values[name] = value
+    config = config.copy_and_resolve_references()
+    try:
+        config.update_from_flattened_dict(values)
+    except (TypeError, ValueError) as e:
+        raise ConfigError(f"--change={' --change='.join(changes)}: {e}") from e
+    check(config)
+    return config
+
+
+def optimizer_names():
+    """Our optimizers, and the optax functions that build one from a learning rate."""
+    names = {
+        name
+        for name, function in vars(optax).items()
+        if isinstance(function, types.FunctionType | functools.partial)
+        and not name.startswith(("_", "scale_by", "noisy", "inject", "lbfgs"))
+        and "learning_rate" in inspect.signature(function).parameters
+    }
+    return sorted(names | optimizers.OWN.keys())

@@ -1,0 +1,77 @@
+"""Lists a config's fields, and writes and reads it in a run directory."""
+
+import difflib
+import json
+
+from ml_collections import ConfigDict
+
+from configs import default
+from errors import ConfigError
+
+# Fields that may change when a run is resumed. They do not affect the parameters,
+# except for the rounding of another number of devices or another program
+# (steps_per_dispatch 1, model.remat).
+FREE_ON_RESUME = (
+    "dataset.data_dir dataset.download dataset.num_threads dataset.prefetch "
+    "dataset.cache_dir eval.batch_size eval.protocol eval.scales eval.average "
+    "eval.damaged checkpoint log num_devices "
+    "steps_per_dispatch model.remat"
+).split()
+
+
+def flatten(config, prefix=""):
+    """Returns {"optimizer.learning_rate": 0.1, ...} in the order of the fields."""
+    flat = {}
+    for key in config:
+        value = config[key]
+        if isinstance(value, ConfigDict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def nearest(name, names):
+    """Returns ", did you mean ...?" if one of `names` looks like `name`, else ""."""
+    close = difflib.get_close_matches(name, list(names), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def to_json(config):
+    return json.dumps(config.to_dict(), indent=2) + "\n"
+
+
+def from_json(text):
+    """Reads what `to_json` wrote; a later default.py fills in the fields it added."""
+
+    def tuples(value):
+        if isinstance(value, dict):
+            return {key: tuples(v) for key, v in value.items()}
+        return tuple(map(tuples, value)) if isinstance(value, list) else value
+
+    config = default.get_config()
+    config.update(tuples(json.loads(text)))
+    return config.lock()
+
+
+def check_resumable(stored, given, path):
+    """Raises ConfigError if `given` would not continue the run that `stored` began.
+
+    A longer or shorter training is the same run as long as its schedule does not
+    depend on the length.
+    """
+    free = list(FREE_ON_RESUME)
+    if given.schedule.name not in ("cosine", "polynomial"):
+        free += ["num_epochs", "num_steps"]
+    old, new = flatten(stored), flatten(given)
+    differences = [
+        f"  config.{name}: {old.get(name)!r} in the run, {new.get(name)!r} given"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+        and not any(name == f or name.startswith(f + ".") for f in free)
+    ]
+    if differences:
+        raise ConfigError(
+            f"{path} holds a run of another config; resume it with its own or choose "
+            "another --workdir:\n" + "\n".join(differences)
+        )

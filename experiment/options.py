@@ -1,0 +1,193 @@
+"""Defines the flags of main.py and refuses those that contradict each other."""
+
+import os
+
+from absl import flags
+from ml_collections import config_flags
+
+from errors import UsageError
+
+MODES = "train evaluate summarize predict inspect plot export sweep".split()
+FORMATS = ["safetensors", "torchvision", "stablehlo", "onnx"]
+OWN_CONFIG = ("predict", "inspect", "plot", "export")  # modes that use the run's config
+CACHE = os.environ.get("JAX_COMPILATION_CACHE_DIR", "~/.cache/convnets/xla")
+
+
+def parse(argv):
+    """Parses a command line into an absl FlagValues, whose attributes are the flags.
+
+    Raises:
+      UsageError: a flag or a config does not exist, or flags contradict each other.
+    """
+    options = flags.FlagValues()
+    _define(options, argv)
+    try:
+        rest = options(argv)
+        if options.config is not None:
+            options.config.seed  # noqa: B018  a file that cannot be read raises here
+    except (AttributeError, KeyError) as error:
+        # ml_collections: "'lrr'\nDid you mean "lr" instead of "lrr"?"
+        message = " ".join(str(error.args[0]).split())
+        raise UsageError(f"--config has no field {message}") from error
+    except Exception as error:
+        lines = str(error).strip().splitlines()
+        if len(lines) == 1:
+            raise UsageError(lines[0]) from error
+        file = next((a for a in argv if a.startswith("--config=")), "--config")
+        raise UsageError(f"{file}: {lines[-1].strip()}") from error
+    if rest[1:]:
+        raise UsageError(f"what is {rest[1]!r}? Flags start with --")
+    if not options.help:
+        _check(options)
+    return options
+
+
+def _define(options, argv):
+    config_flags.DEFINE_config_file(
+        "config",
+        None,
+        "Config file; fields by --config.a.b=value.",
+        lock_config=True,
+        flag_values=options,
+        sys_argv=argv,
+    )
+
+    def define(kind, name, default, *arguments, **keywords):
+        kind(name, default, *arguments, flag_values=options, **keywords)
+
+    define(flags.DEFINE_boolean, "help", False, "Show this.")
+    define(flags.DEFINE_enum, "mode", "train", MODES, "What to do.")
+    define(
+        flags.DEFINE_string,
+        "workdir",
+        None,
+        "Directory of the run; evaluate: a,b,c is an ensemble; plot: several runs.",
+    )
+    define(
+        flags.DEFINE_string,
+        "checkpoint",
+        "latest",
+        "evaluate, predict, inspect, export: latest, best, or a step.",
+    )
+    define(
+        flags.DEFINE_multi_string,
+        "change",
+        [],
+        "evaluate: a field of the run's config to change, eval.protocol=ten_crop; may "
+        "be repeated.",
+    )
+    define(
+        flags.DEFINE_enum,
+        "batch_stats",
+        "moving",
+        ["moving", "population"],
+        "evaluate: statistics of batch normalisation: the moving averages of the "
+        "training, or those of a pass over the training data (Ioffe and Szegedy, "
+        "algorithm 2).",
+    )
+    define(
+        flags.DEFINE_list,
+        "images",
+        [],
+        "predict, inspect: image files, separated by commas.",
+    )
+    define(
+        flags.DEFINE_integer,
+        "database",
+        10_000,
+        "inspect: how many training images to search for the nearest.",
+        lower_bound=1,
+    )
+    define(
+        flags.DEFINE_enum,
+        "format",
+        "safetensors",
+        FORMATS,
+        "export: our arrays, the state dict of torchvision's or timm's network, or the "
+        "computation.",
+    )
+    define(
+        flags.DEFINE_string,
+        "output",
+        None,
+        "plot: the file, of which a .png and a .svg are written; by default curves, in "
+        "the first run's directory. export: the directory; by default "
+        "<workdir>/export.",
+    )
+    define(
+        flags.DEFINE_multi_string,
+        "vary",
+        [],
+        "sweep: a field of the config and its values, seed=0,1,2; may be repeated.",
+    )
+    define(
+        flags.DEFINE_integer,
+        "together",
+        0,
+        "sweep: runs trained at once in one program; 0: all of them, but one on a CPU.",
+    )
+    define(
+        flags.DEFINE_enum,
+        "kernels",
+        "auto",
+        ["auto", "xla"],
+        "What computes the networks: the kernels that are quickest here, or XLA alone.",
+    )
+    define(
+        flags.DEFINE_enum,
+        "distributed",
+        "auto",
+        ["auto", "on", "off"],
+        "jax.distributed: where a cluster is detected, always, or never.",
+    )
+    define(
+        flags.DEFINE_string,
+        "coordinator",
+        None,
+        "host:port of process 0, if no cluster tells it.",
+    )
+    define(flags.DEFINE_integer, "num_processes", None, "With --coordinator.")
+    define(flags.DEFINE_integer, "process_id", None, "With --coordinator.")
+    define(
+        flags.DEFINE_string,
+        "compilation_cache",
+        CACHE,
+        "Directory of compiled programs, kept between starts; empty: none.",
+    )
+
+
+def _check(options):
+    """Raises UsageError for flags that need a missing one or contradict another."""
+    mode, config, workdir = options.mode, options.config, options.workdir
+    if mode == "predict" and not options.images:
+        raise UsageError("--mode=predict needs --images=a.png,b.png")
+    if mode == "sweep" and (config is None or not options.vary):
+        raise UsageError("--mode=sweep needs --config and --vary=field=value,value")
+    if not workdir and mode != "summarize":
+        raise UsageError(f"--mode={mode} needs --workdir")
+    if not workdir and config is None:
+        raise UsageError(f"--mode={mode} needs --config or --workdir")
+    if mode == "evaluate" and len(paths(workdir)) > 1 and config is not None:
+        raise UsageError(
+            "the runs of an ensemble have their own configs: --change instead of "
+            "--config"
+        )
+    if config is not None and mode in OWN_CONFIG:
+        raise UsageError(f"--mode={mode} takes the run's own config, not --config")
+    if mode == "export" and os.path.splitext(options.output or "")[1]:
+        raise UsageError(f"--output={options.output}: export writes into a directory")
+    if options.change and mode != "evaluate":
+        raise UsageError(f"--change is for --mode=evaluate, not --mode={mode}")
+
+
+def paths(text):
+    """Splits "a,b,c" into paths; one may contain commas, as a sweep's runs do."""
+    if os.path.isdir(os.path.expanduser(text)):
+        return [text]
+    found, path = [], ""
+    for part in text.split(","):
+        path = f"{path},{part}" if path else part
+        if os.path.isdir(os.path.expanduser(path)):
+            found.append(path)
+            path = ""
+    return [*found, path] if path else found

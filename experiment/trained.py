@@ -1,0 +1,153 @@
+"""Opens a trained run, and writes what its network's users need for that."""
+
+import dataclasses
+import functools
+import typing
+
+from errors import ConfigError
+from experiment import build, checkpoints, image_statistics
+from experiment.workdir import Workdir
+from kernels import ops
+from transforms import preprocessing as preprocessings
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A run's network with its weights, and its preprocessing of stored images.
+
+    Attributes:
+      variables: numpy arrays: the Polyak average if the run kept one, else the
+        parameters; and the batch statistics, if any.
+      step: the step at which they were saved.
+      image_shape: [H, W, C] of stored images, with None where sizes differ.
+      input_shape: [H, W, C] of the network's input.
+      trained_shape: the same in training.
+    """
+
+    run: Workdir
+    config: typing.Any
+    model: typing.Any
+    variables: dict
+    step: int
+    preprocessing: preprocessings.Preprocessing
+    image_shape: tuple
+    input_shape: tuple
+    trained_shape: tuple
+    label_names: tuple
+
+    @functools.cached_property
+    def view(self):
+        """The function: image [H, W, C] -> what the network sees; None: the image."""
+        return self.preprocessing.view(self.image_shape)
+
+    def inputs(self, images):
+        """The network's input for images uint8 [B, H, W, C] in their `view`."""
+        return preprocessings.network_input({"image": images}, self.preprocessing)
+
+
+def open_run(run, checkpoint="latest", *, config=None, split=None):
+    """Opens a trained run.
+
+    Args:
+      run: a workdir.Workdir.
+      checkpoint: "latest", "best" (lowest error when it was saved) or a step.
+      config: the run's own, or one that gives the same network.
+      split: the data to look at; by default data like that of the training.
+
+    Raises:
+      WorkdirError: there is no run, or its files are damaged.
+      CheckpointError: nothing is saved, or nothing that can be read.
+      IncompatibleCheckpoint: the checkpoint belongs to another network.
+      ConfigError: the network cannot take such images.
+    """
+    config = config or run.config()
+    if split is None:
+        dataset = run.read_json("dataset.json")
+        image_shape = tuple(dataset["image_shape"])
+        label_names = tuple(dataset["label_names"])
+    else:
+        image_shape, label_names = split.image_shape, split.label_names
+    preprocessing = image_statistics.read(
+        run, build.make_preprocessing(config, image_shape)
+    )
+    in_training = build.make_preprocessing(config, image_shape, training=True)
+    trained_shape = build.input_shape(in_training, image_shape)
+    model = build.make_model(config, len(label_names))
+    variables, step = load_variables(run, model, trained_shape, checkpoint)
+    return Trained(
+        run,
+        config,
+        model,
+        variables,
+        step,
+        preprocessing,
+        image_shape,
+        build.input_shape(preprocessing, image_shape),
+        trained_shape,
+        label_names,
+    )
+
+
+def load_variables(run, model, shape, checkpoint="latest"):
+    """Loads (variables, step) of a checkpoint; `shape` is [H, W, C] of the input.
+
+    Raises:
+      CheckpointError, IncompatibleCheckpoint: as for `open_run`.
+    """
+    saved = checkpoints.Checkpoints(run.checkpoints)
+    if checkpoint in ("latest", "best"):
+        step = saved.best_step() if checkpoint == "best" else None
+    elif checkpoint.isdecimal():
+        step = int(checkpoint)
+    else:
+        raise ConfigError(
+            f"--checkpoint={checkpoint} is neither latest, best nor a step"
+        )
+    restored = saved.restore(step=step)
+    saved.close()
+    if restored is None:
+        raise checkpoints.CheckpointError(f"{run} holds no checkpoint yet")
+    state, step, _ = restored
+    variables = {"params": state["ema"] or state["params"]}
+    if state["batch_stats"]:
+        variables["batch_stats"] = state["batch_stats"]
+    checkpoints.refuse_another_model(
+        run.checkpoints / str(step),
+        checkpoints.forms(variables),
+        checkpoints.forms(build.abstract_variables(model, shape)),
+    )
+    return variables, step
+
+
+def other_kernels(run, setup):
+    """Says which kernels differ from those of the run's last start; "" if none do."""
+    before = [start["kernels"] for start in run.starts() if start.get("kernels")]
+    now = ops.describe(setup.mesh.devices.size)
+    if not before or before[-1] == now:
+        return ""
+    changed = [
+        f"{name} {before[-1].get(name)!r} before, {now[name]!r} now"
+        for name in now
+        if before[-1].get(name) != now[name]
+    ]
+    return f"other kernels than the run's last start had: {'; '.join(changed)}"
+
+
+def describe(run, setup, params):
+    """Records what the network's users need later, and what this start runs on."""
+    from clu import parameter_overview
+
+    split, preprocessing = setup.train_split, setup.eval_preprocessing
+    run.write_json(
+        "dataset.json",
+        {
+            "name": split.name,
+            "image_shape": split.image_shape,
+            "input_shape": build.input_shape(preprocessing, split.image_shape),
+            "label_names": split.label_names,
+        },
+    )
+    run.write_json("preprocessing.json", preprocessing.as_dict())
+    run.add_environment(setup.mesh.devices.flat, ops.describe(setup.mesh.devices.size))
+    overview = parameter_overview.get_parameter_overview(params, include_stats=False)
+    run.write_text("parameters.txt", overview + "\n")

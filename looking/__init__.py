@@ -1,6 +1,0 @@
-"""Looking inside a trained network: what its layers do and what its answers rest on.
-
-layers.py finds where to look in any network; retrieval.py searches by features;
-attribution.py says which parts of an image count; pictures.py draws; inspection.py does
-all of it for a run (--mode=inspect).
-"""

@@ -1,0 +1,241 @@
+"""Trains several runs together in one program.
+
+The values that vary are arguments of one compiled program, which trains several runs at
+once by `jax.vmap`, all from one copy of the data on one device. Start-up, compilation
+and data are paid for once. Beyond that, vmap pays if a single small run leaves an
+accelerator idle. On a CPU eight LeNet-5 at once take longer than one after another
+(benchmarks/many_runs.py), so the default there is 1.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from errors import ConfigError
+from experiment import (
+    build,
+    checkpoints,
+    configuration,
+    image_statistics,
+    reporting,
+    trained,
+)
+from input_pipeline import DeviceFeed
+from kernels import ops
+from sweep.grid import with_values
+from training import train_step
+from training.durations import due, next_due
+
+
+class Program:
+    """The data on the device, and the compiled programs that all runs share."""
+
+    def __init__(self, config, varied):
+        self.config, self.varied = config, {*varied, "seed"}
+        setup = build.setup(config, num_devices=1)
+        if setup.view is not None:
+            raise ConfigError(
+                "--mode=sweep has its data on the device: no images that differ in "
+                "size, no config.augment.view or policy"
+            )
+        self.setup = image_statistics.fitted(setup)
+        self.total = setup.durations.total
+        self.objective = self.setup.objective()
+        self.arrays = jax.device_put(setup.train_split.arrays())
+
+        self.init = jax.jit(jax.vmap(self._init))
+        options = ops.compiler_options(jax.default_backend())
+        self.run_steps = jax.jit(
+            jax.vmap(self._run_steps, (0, 0, 0, (None, None, 0, None), None)),
+            donate_argnums=(1, 2),
+            static_argnums=4 if config.steps_per_dispatch == 1 else (),
+            compiler_options=options,
+        )
+        self.eval_step = jax.jit(self._eval_step, compiler_options=options)
+        self.evaluator = self.setup.evaluator(None)
+
+    def values(self, runs):
+        """The values that vary, as arrays [K] over `runs`: the programs' argument."""
+        fields = [configuration.flatten(run.config) for run in runs]
+        return {
+            name: np.array([f[name] for f in fields], "i8" if name == "seed" else "f4")
+            for name in self.varied
+        }
+
+    def indices(self, runs, step, count):
+        """Example indices [K, S, B] and epochs [S, B], S = steps_per_dispatch.
+
+        The first `count` belong to the steps from `step` on; the rest is padding.
+        """
+        padding = ((0, self.config.steps_per_dispatch - count), (0, 0))
+        index = []
+        for run in runs:
+            plan = build.make_plan(run.config, len(self.setup.train_split))
+            places = plan.indices(step, step + count)
+            found, epoch = (np.pad(p, padding) for p in places)
+            index.append(found)
+        return np.stack(index), epoch
+
+    def of(self, config):
+        """The `Setup` for a config with other values of the fields that vary."""
+        return dataclasses.replace(self.setup, config=config)
+
+    # The programs of one run. Its values are traced numbers in the config.
+
+    def _init(self, values):
+        setup = self.of(with_values(self.config, values))
+        return setup.init()(values["seed"]), train_step.zero_sums(self.objective)
+
+    def _run_steps(self, values, state, sums, data, num_steps):
+        setup = self.of(with_values(self.config, values))
+        run_steps = train_step.make_run_steps(setup.train_step(), DeviceFeed.fetch)
+        return run_steps(state, sums, data, num_steps, values["seed"])
+
+    def _eval_step(self, values, variables, batch):
+        setup = self.of(with_values(self.config, values))
+        return setup.eval_step()(variables, batch)
+
+
+class Group:
+    """K runs that are trained together; their arrays are [K, ...]."""
+
+    def __init__(self, program, runs):
+        self.program, self.runs = program, runs
+        self.values = program.values(runs)
+        self.state, self.sums = program.init(self.values)
+        self.step, self.reported = 0, 0
+        batch, examples = program.config.batch_size, len(program.setup.train_split)
+        self.progress = reporting.Progress(
+            0, program.total, batch * len(runs), examples * len(runs)
+        )
+        self.writers = [self._begin(number) for number in range(len(runs))]
+
+    def _begin(self, number):
+        """Makes the run's directory and returns the writer of its metrics."""
+        program, run = self.program, self.runs[number]
+        run.workdir.create(run.config)
+        image_statistics.keep(program.setup, run.workdir)
+        trained.describe(run.workdir, program.setup, take(self.state.params, number))
+        return reporting.MetricWriter(
+            run.workdir.path, tensorboard=run.config.log.tensorboard
+        )
+
+    def train(self):
+        """The loop: step, log, evaluate, and save at the end."""
+        program, log_every = self.program, self.program.config.log.every_steps
+        eval_every = program.setup.durations.eval_every
+        with contextlib.ExitStack() as stack:
+            for writer in self.writers:
+                stack.callback(writer.close)
+            while self.step < program.total and self._going():
+                until = min(
+                    program.total,
+                    next_due(self.step, log_every),
+                    next_due(self.step, eval_every),
+                )
+                self.advance(until)
+                last = self.step == program.total
+                evaluating = last or due(self.step, eval_every)
+                if evaluating or due(self.step, log_every):
+                    self._log()
+                if evaluating:
+                    self._evaluate(last)
+
+    def _going(self):
+        """The numbers of the runs that have not diverged."""
+        return [n for n, run in enumerate(self.runs) if run.result is None]
+
+    def advance(self, until):
+        """Calls the program once: steps_per_dispatch steps, or those up to `until`."""
+        program = self.program
+        count = min(program.config.steps_per_dispatch, until - self.step)
+        index, epoch = program.indices(self.runs, self.step, count)
+        data = (*program.arrays, index, epoch)
+        with ops.every_kernel():
+            self.state, self.sums = program.run_steps(
+                self.values, self.state, self.sums, data, count
+            )
+        self.step += count
+
+    def _log(self):
+        """Reports the steps since the last report, and which runs diverged in them."""
+        sums = jax.device_get(self.sums)
+        zero = jax.tree.map(jnp.zeros_like, self.sums)
+        self.sums = {**zero, "bad_step": self.sums["bad_step"]}
+        rates = self.progress.report(self.step)
+        images = (self.step - self.reported) * self.program.config.batch_size
+        self.reported = self.step
+        found = {
+            "train/loss": sums["loss"] / images,
+            **self.program.objective.scalars(sums, images),
+        }
+        for number in self._going():
+            run = self.runs[number]
+            if sums["bad_step"][number] >= 0:
+                self._diverged(run, int(sums["bad_step"][number]))
+                continue
+            schedule, _ = self.program.of(run.config).optimizer()
+            scalars = {
+                "progress/epoch": rates["progress/epoch"],
+                **{name: values[number] for name, values in found.items()},
+                "train/learning_rate": schedule(self.step - 1),
+            }
+            self.writers[number].write_scalars(self.step, scalars)
+        if going := self._going():
+            means = {name: values[going].mean() for name, values in found.items()}
+            words = self.program.objective.progress(means)
+            line = self.progress.line(self.step, {**rates, **means}, words)
+            print(f"{line}  ({len(going)} runs)", flush=True)
+
+    def _diverged(self, run, step):
+        run.result = {"step": step, "diverged": True}
+        run.workdir.write_json("result.json", run.result)
+        print(f"{run}: the loss of step {step} is not finite", flush=True)
+
+    def _evaluate(self, last):
+        """Evaluates each run as `--mode=evaluate` does; if `last`, also saves it."""
+        start, program = time.perf_counter(), self.program
+        for number in self._going():
+            state, values = take((self.state, self.values), number)
+            step = functools.partial(program.eval_step, values)
+            evaluator = dataclasses.replace(program.evaluator, step=step)
+            result = evaluator.run(train_step.evaluation_variables(state))
+            self.writers[number].write_scalars(self.step, result.scalars())
+            if last:
+                self._save(self.runs[number], state, result)
+        self.progress.exclude(time.perf_counter() - start)
+
+    def _save(self, run, state, result):
+        """Saves the end of a run as the checkpoint that `--mode=train` would save."""
+        if not all(np.isfinite(x).all() for x in jax.tree.leaves(state.params)):
+            self._diverged(run, self.step)
+            return
+        # A run's own optimizer chain leaves out a decay of 0, the sweep's does not; a
+        # decay has no state, so the leaves are the same.
+        own = jax.eval_shape(self.program.of(run.config).init(), 0)
+        state = jax.tree.unflatten(jax.tree.structure(own), jax.tree.leaves(state))
+        saved = checkpoints.Checkpoints(run.workdir.checkpoints)
+        saved.save(
+            self.step,
+            state,
+            {result.score: result.value},
+            meta={"evaluated": self.step},
+        )
+        saved.close()
+        run.result = {
+            "step": self.step,
+            **result.metrics,
+            "split": result.split,
+            "size": result.size,
+        }
+        run.workdir.write_json("result.json", run.result)
+
+
+def take(tree, number):
+    """One run's part of arrays [K, ...]."""
+    return jax.tree.map(lambda x: x[number], tree)

@@ -1,0 +1,298 @@
+"""Preparing ImageNet's tars and image files as TFDS directories."""
+
+import io
+import json
+import shutil
+import tarfile
+from collections import Counter
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_source import DataError, open_split, prepare
+
+pytestmark = pytest.mark.usefixtures("no_other_data")
+
+SYNSETS = ("n01440764", "n01443537", "n01484850")  # tfds' first three
+COUNTS = {"train": 30, "validation": 9}
+VALIDATION = [SYNSETS[i] for i in (2, 0, 1, 1, 0, 2, 0, 0, 1)]
+
+
+def jpeg(number, mode="RGB", kind="JPEG"):
+    image = Image.new("RGB", (8 + number % 5, 9), (40 * (number % 6), number, 200))
+    file = io.BytesIO()
+    image.convert(mode).save(file, kind)
+    return file.getvalue()
+
+
+def tar(members):
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return file.getvalue()
+
+
+TRAINING = {
+    synset: {f"{synset}_{i}.JPEG": jpeg(10 * n + i) for i in range(10)}
+    for n, synset in enumerate(SYNSETS)
+}
+VALIDATING = {f"ILSVRC2012_val_{i:08}.JPEG": jpeg(90 + i) for i in range(1, 10)}
+
+
+@pytest.fixture
+def tars(tmp_path):
+    """The two tars, of 30 and 9 images; the validation's not in their order."""
+    manual = tmp_path / "manual"
+    manual.mkdir()
+    inner = {f"{synset}.tar": tar(images) for synset, images in TRAINING.items()}
+    (manual / "ILSVRC2012_img_train.tar").write_bytes(tar(inner))
+    backwards = dict(reversed(VALIDATING.items()))
+    (manual / "ILSVRC2012_img_val.tar").write_bytes(tar(backwards))
+    return manual
+
+
+def prepare_tars(manual, out, **changed):
+    given = {"counts": COUNTS, "classes": SYNSETS, "validation_labels": VALIDATION}
+    return prepare.prepare_imagenet(manual, out, **given | changed)
+
+
+@pytest.fixture
+def four_shards(monkeypatch):
+    """As many shards for each split, as of data sets a million times larger."""
+    from tensorflow_datasets.core.utils import shard_utils
+
+    monkeypatch.setattr(
+        shard_utils.ShardConfig,
+        "calculate_number_shards",
+        staticmethod(lambda *_: 4),
+    )
+
+
+def contents(data_dir):
+    """The examples, and the names of the files."""
+    splits = [open_split("imagenet2012", s, data_dir=data_dir) for s in COUNTS]
+    files = {file.name for file in (data_dir / "imagenet2012/5.1.0").iterdir()}
+    return [split.examples(range(len(split))) for split in splits], files
+
+
+def test_the_official_numbers_are_what_is_checked():
+    import tensorflow_datasets as tfds
+
+    assert prepare.IMAGENET_COUNTS == {"train": 1281167, "validation": 50000}
+    file = tfds.core.tfds_path("datasets/imagenet2012/validation_labels.txt")
+    labels = Counter(file.read_text().split())
+    assert len(labels) == 1000 and set(labels.values()) == {50}
+
+
+@pytest.mark.usefixtures("four_shards")
+def test_the_prepared_set_is_read_here_and_by_tfds(tmp_path, tars):
+    import tensorflow_datasets as tfds
+
+    done = prepare_tars(tars, tmp_path)
+    assert done == tmp_path / "imagenet2012/5.1.0"
+    names = (
+        tfds.builder("imagenet2012", data_dir=str(tmp_path))
+        .info.features["label"]
+        .names
+    )
+    stock = tfds.builder_from_directory(str(done))
+    assert tfds.builder("imagenet2012", data_dir=str(tmp_path)).is_prepared()
+    assert stock.info.splits["train"].shard_lengths == [8, 7, 7, 8]
+    expected = {
+        "train": {
+            n: (d, s) for s, images in TRAINING.items() for n, d in images.items()
+        },
+        "validation": {
+            n: (VALIDATING[n], s)
+            for n, s in zip(sorted(VALIDATING), VALIDATION, strict=True)
+        },
+    }
+    for split, images in expected.items():
+        ours = open_split("imagenet2012", split, data_dir=tmp_path)
+        assert ours.image_shape == (None, None, 3) and ours.num_classes == 1000
+        found = {}
+        for example in ours.examples(range(len(ours))):
+            name = example.name.rpartition(", ")[2]
+            found[name] = (example.image, ours.label_names[example.label])
+        assert found == images and len(ours) == len(images)
+        theirs = stock.as_data_source(split)
+        assert len(theirs) == len(images)
+        for i, example in enumerate(theirs):
+            data, synset = images[example["file_name"].decode()]
+            assert names[example["label"]] == synset
+            with Image.open(io.BytesIO(data)) as image:
+                # tfds decodes with OpenCV: another JPEG decoder, other roundings.
+                error = np.abs(example["image"] - np.asarray(image, float))
+            assert error.max() <= 3
+            assert ours.examples([i])[0].name.endswith(example["file_name"].decode())
+
+
+@pytest.mark.usefixtures("four_shards")
+def test_a_killed_preparation_goes_on(tmp_path, tars, monkeypatch):
+    prepare_tars(tars, tmp_path / "whole")
+    written, write = [], prepare._write_records
+
+    def killed(path, file_format, records):
+        if len(written) == 5:
+            path.write_bytes(b"half a shard")
+            raise KeyboardInterrupt
+        written.append(path)
+        write(path, file_format, records)
+
+    monkeypatch.setattr(prepare, "_write_records", killed)
+    with pytest.raises(KeyboardInterrupt):
+        prepare_tars(tars, tmp_path / "killed")
+    with pytest.raises(DataError, match="is missing"):
+        open_split("imagenet2012", "train", data_dir=tmp_path / "killed")
+    (making,) = (tmp_path / "killed/imagenet2012").iterdir()
+    cut = making / "imagenet2012-train.array_record-00002-of-00004"
+    cut.write_bytes(cut.read_bytes()[:-9])
+    written.clear()
+    done = prepare_tars(tars, tmp_path / "killed")
+    assert len(written) == 4  # of eight: the three missing and the one that was cut
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+    assert [p.name for p in done.parent.iterdir()] == ["5.1.0"]
+    assert prepare_tars(tars, tmp_path / "killed") == done and len(written) == 4
+
+
+@pytest.mark.usefixtures("four_shards")
+def test_a_preparation_goes_on_with_the_same_images_alone(tmp_path, tars, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare, "_write_records", killed)
+        with pytest.raises(KeyboardInterrupt):
+            prepare_tars(tars, tmp_path)
+    with pytest.raises(DataError, match="was begun with other files; remove it"):
+        prepare_tars(tars, tmp_path, validation_labels=VALIDATION[::-1])
+
+
+def test_a_small_disk_is_refused_before_anything_is_read(tmp_path, tars, monkeypatch):
+    usage = type(shutil.disk_usage(tmp_path))
+    monkeypatch.setattr(prepare, "_training_pieces", None)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9, 9999))
+    message = r"5.1.0 needs 0.0 GB, .* 0.0 GB are free: that is not enough"
+    with pytest.raises(DataError, match=message):
+        prepare_tars(tars, tmp_path)
+
+
+def test_the_disk_that_is_needed_is_said(tmp_path, tars, capsys):
+    with open(tars / "ILSVRC2012_img_val.tar", "r+b") as file:
+        file.truncate(3 * 10**9)  # sparse: takes no disk
+    prepare_tars(tars, tmp_path)
+    assert "5.1.0 needs 3.0 GB, of which 0.0 are there" in capsys.readouterr().out
+
+
+def test_tars_that_are_not_the_official_ones(tmp_path, tars):
+    def refused(message, **changed):
+        with pytest.raises(DataError, match=message):
+            prepare_tars(tars, tmp_path, **changed)
+
+    refused(
+        "img_train.tar holds 30 images, not 1,281,167", counts=prepare.IMAGENET_COUNTS
+    )
+    refused("img_val.tar holds 9 images, not 50,000", validation_labels=None)
+    refused("img_train.tar does not hold .*: n01484850", classes=SYNSETS[:2])
+    refused("img_val.tar does not hold", validation_labels=[SYNSETS[0]] * 9)
+    train = tars / "ILSVRC2012_img_train.tar"
+    content = train.read_bytes()
+    train.write_bytes(content[: len(content) // 2])
+    refused("img_train.tar (is cut or damaged|holds 1. images, not 30)")
+    train.write_bytes(b"<html>not found</html>" * 99)
+    refused("img_train.tar is cut or damaged")
+    train.unlink()
+    refused("img_train.tar is missing: download it from image-net.org")
+
+
+def test_files_of_a_folder(tmp_path, monkeypatch, capsys):
+    import tensorflow_datasets as tfds
+
+    for i in range(40):
+        path = tmp_path / "photos" / ("owl" if i % 4 else "emu") / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(jpeg(i, kind="PNG"))
+    source = f"folder:{tmp_path}/photos"
+    out = f"--data_dir={tmp_path}/out"
+    prepare.main([source, out, "--name=birds", "--holdout=0.3"])
+    assert f"{tmp_path}/out/birds/1.0.0 is complete" in capsys.readouterr().out
+    stock = tfds.builder_from_directory(f"{tmp_path}/out/birds/1.0.0")
+    for split in ("train", "validation"):
+        files = open_split(source, split, holdout=0.3)
+        packed = open_split("birds", split, data_dir=tmp_path / "out")
+        assert packed.label_names == files.label_names == ("emu", "owl")
+        expected = {
+            e.name: (e.image, e.label) for e in files.examples(range(len(files)))
+        }
+        found = packed.examples(range(len(packed)))
+        assert {
+            e.name.rpartition(", ")[2]: (e.image, e.label) for e in found
+        } == expected
+        assert len(stock.as_data_source(split)) == len(packed) == len(files)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["cifar10"], "cifar10 is not imagenet2012, folder:PATH or csv:PATH"),
+        (["imagenet2012"], "imagenet2012 needs --manual_dir"),
+        (["folder:/x"], "image files need --name"),
+        (["folder:/x", "--name=x"], "/x cannot be listed"),
+        (["folder:/x", "--name=a/b"], "'a/b' is not a data set name"),
+        (["imagenet2012", "--manual_dir=/x"], "img_train.tar is missing"),
+    ],
+)
+def test_wrong_commands_are_one_line(tmp_path, capsys, arguments, message):
+    with pytest.raises(SystemExit) as exit_:
+        prepare.main([*arguments, f"--data_dir={tmp_path}"])
+    assert message in capsys.readouterr().err + str(exit_.value.code)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("file_format", ["array_record", "tfrecord"])
+def test_the_records_are_those_that_tfds_prepares(tmp_path, monkeypatch, file_format):
+    """Order, labels and bytes; the CMYK images and the PNG become RGB JPEGs in both."""
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.datasets.imagenet2012 import imagenet2012_dataset_builder
+
+    cmyk, other = "n02105855_1.JPEG", "n02105855_2933.JPEG"  # the second as in tfds
+    monkeypatch.setattr(imagenet2012_dataset_builder, "CMYK_IMAGES", [cmyk])
+    labels = tfds.core.tfds_path("datasets/imagenet2012/validation_labels.txt")
+    labels = labels.read_text().split()[:9]
+    training = {s: {f"{s}_{i}.JPEG": jpeg(i) for i in range(5)} for s in set(labels)}
+    training["n02105855"] |= {cmyk: jpeg(3, "CMYK"), other: jpeg(4, kind="PNG")}
+    manual = tmp_path / "downloads/manual"
+    manual.mkdir(parents=True)
+    inner = {f"{synset}.tar": tar(images) for synset, images in training.items()}
+    (manual / "ILSVRC2012_img_train.tar").write_bytes(tar(inner))
+    (manual / "ILSVRC2012_img_val.tar").write_bytes(tar(VALIDATING))
+    tfds.builder(
+        "imagenet2012", data_dir=str(tmp_path), file_format=file_format
+    ).download_and_prepare()
+    prepare_tars(
+        manual,
+        tmp_path / "ours",
+        file_format=file_format,
+        counts={"train": sum(map(len, training.values())), "validation": 9},
+        classes=set(labels),
+        validation_labels=labels,
+    )
+    for split in COUNTS:
+        theirs = open_split("imagenet2012", split, data_dir=tmp_path)
+        ours = open_split("imagenet2012", split, data_dir=tmp_path / "ours")
+        everything = range(len(theirs))
+        assert len(ours) == len(theirs)
+        assert ours.examples(everything) == theirs.examples(everything)
+    infos = [
+        json.loads((p / "imagenet2012/5.1.0/dataset_info.json").read_text())
+        for p in (tmp_path, tmp_path / "ours")
+    ]
+    for info in infos:  # the time it took, the sums and sizes of this preparation
+        for key in ("downloadSize", "downloadChecksums", "splits"):
+            info.pop(key, None)
+    assert infos[0] == infos[1]

@@ -1,0 +1,140 @@
+"""Predictions: errors, tables, files and ensembles against plain counting."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import runs
+
+from evaluation import scoring
+
+NAMES = np.array([f"class {k}" for k in range(9)])
+
+
+def predictions(seed=0, number=57, **changes):
+    rng = np.random.default_rng(seed)
+    logits = rng.integers(-3, 4, (number, 9)).astype(np.float32)  # with ties
+    logits[11] = np.nan
+    logits[12, 3] = np.nan
+    values = {
+        "id": np.array([f"image {i}" for i in range(number)]),
+        "label": np.arange(number, dtype=np.int32) * 5 % 7,
+        "logits": logits,
+        "label_names": NAMES,
+        "average": "logits",
+    }
+    return scoring.Predictions(**values | changes)
+
+
+def test_errors_are_those_of_a_stable_sort():
+    found = predictions()
+    errors = top5_errors = 0
+    for logits, label in zip(found.logits, found.label, strict=True):
+        if np.isnan(logits).any():
+            order = []
+        else:
+            order = sorted(range(9), key=lambda k: (-logits[k], k))  # noqa: B023
+        errors += label not in order[:1]
+        top5_errors += label not in order[:5]
+    assert 0 < top5_errors < errors < 57
+    assert scoring.score(found) == {
+        "errors": errors,
+        "top5_errors": top5_errors,
+        "count": 57,
+        "error": 100 * errors / 57,
+        "top5_error": 100 * top5_errors / 57,
+    }
+
+
+def test_confusion_and_classes_add_up_to_the_errors():
+    found = predictions()
+    counts, result = scoring.confusion(found), scoring.score(found)
+    assert counts.shape == (9, 10)
+    assert counts.sum() == 57
+    assert counts[:, -1].sum() == 2
+    assert 57 - np.trace(counts) == result["errors"]
+    np.testing.assert_array_equal(counts.sum(1), np.bincount(found.label, minlength=9))
+    table = scoring.class_table(found)
+    assert [row[0] for row in table] == NAMES.tolist()
+    assert sum(row[1] for row in table) == 57
+    assert sum(row[2] for row in table) == result["errors"]
+    for _, images, errors, error in table[:7]:
+        assert error == 100 * errors / images
+    assert np.isnan(table[8][3])  # no image is of class 7 or 8
+
+    worst = scoring.worst_classes(found, 2).splitlines()
+    highest = sorted(table[:7], key=lambda row: -row[3])[:2]
+    assert [line.split("  ")[1] for line in worst] == [row[0] for row in highest]
+
+    rows = scoring.confusion_csv(found).splitlines()
+    assert rows[0].split(",") == ["class", *NAMES, "(no answer)"]
+    assert rows[4].split(",") == ["class 3", *map(str, counts[3])]
+
+
+def test_a_file_scores_as_what_was_written(tmp_path):
+    found = predictions()
+    with open(tmp_path / "a.npz", "wb") as file:
+        found.write(file)
+    again = scoring.read(tmp_path / "a.npz")
+    assert scoring.score(again) == scoring.score(found)
+    np.testing.assert_array_equal(again.id, found.id)
+    np.testing.assert_array_equal(again.logits, found.logits)
+    # Others need no more than numpy.
+    file = np.load(tmp_path / "a.npz")
+    answered = ~np.isnan(file["logits"]).any(1)
+    right = answered & (file["logits"].argmax(1) == file["label"])
+    assert 57 - right.sum() == scoring.score(found)["errors"]
+
+
+def test_an_ensemble_averages_probabilities_or_logits():
+    members = [predictions(seed) for seed in (0, 1, 2)]
+    p = [np.exp(m.logits.astype(float)) for m in members]
+    mean = sum(x / x.sum(1, keepdims=True) for x in p) / 3
+    total = scoring.ensemble(members)
+    np.testing.assert_allclose(np.exp(total.logits), mean, rtol=1e-6)  # float32
+    assert total.average == "softmax"
+    total = scoring.ensemble(members, "logits")
+    np.testing.assert_allclose(total.logits, sum(m.logits for m in members) / 3, 1e-6)
+    assert (np.isnan(total.logits).any(1) == np.isnan(mean).any(1)).all()
+
+
+def test_an_ensemble_needs_the_same_examples_in_the_same_order():
+    one = predictions()
+    order = np.r_[1, 0, 2:57]
+    turned = predictions(id=one.id[order], label=one.label[order])
+    with pytest.raises(scoring.PredictionsError, match="number 2 .* differ in id"):
+        scoring.ensemble([one, turned])
+    relabelled = predictions(label=one.label[::-1])
+    with pytest.raises(scoring.PredictionsError, match="differ in label"):
+        scoring.ensemble([one, one, relabelled])
+
+
+def test_a_split_without_labels_has_no_errors_to_count():
+    with pytest.raises(scoring.PredictionsError, match="the split has none"):
+        predictions(label=np.full(57, -1))
+
+
+def test_the_command_scores_files_again(tmp_path):
+    members = [predictions(seed) for seed in (0, 1)]
+    paths = [str(tmp_path / f"{seed}.npz") for seed in (0, 1)]
+    for path, member in zip(paths, members, strict=True):
+        with open(path, "wb") as file:
+            member.write(file)
+
+    def command(*paths):
+        arguments = [sys.executable, "scoring.py", *paths]
+        return subprocess.run(arguments, cwd=runs.ROOT, capture_output=True, text=True)
+
+    lines = command(*paths).stdout.splitlines()
+    expected = [*members, scoring.ensemble(members)]
+    for line, member in zip(lines, expected, strict=True):
+        assert line.endswith(scoring.describe(scoring.score(member)))
+    logits = command("--average=logits", *paths).stdout.splitlines()[-1]
+    together = scoring.ensemble(members, "logits")
+    assert logits == f"ensemble: {scoring.describe(scoring.score(together))}"
+    other = tmp_path / "other.npz"
+    other.write_bytes(b"no file of numpy")
+    failed = command(str(other))
+    assert failed.returncode == 1
+    assert "other.npz holds no predictions" in failed.stderr

@@ -1,0 +1,233 @@
+"""A config that cannot be run is refused with one line that names the field."""
+
+import pytest
+import runs
+
+from configs import default, lenet5
+from errors import ConfigError
+from experiment import checks, configuration
+from transforms import policies, resizing
+
+VARIANTS = ["minibatch", "paper", "distortions", "modern"]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_recipes_pass(variant):
+    checks.check(lenet5.get_config(variant))
+
+
+def test_unknown_recipe_lists_the_known_ones():
+    with pytest.raises(ValueError, match=r"minibatch.*paper.*modern"):
+        lenet5.get_config("papr")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("batch_size", 0, "config.batch_size = 0 must be greater than zero"),
+        ("num_steps", 0, "config.num_steps = 0 must be greater"),
+        ("num_epochs", -1.0, "config.num_epochs"),
+        ("num_epochs", float("nan"), "not a finite number"),
+        ("optimizer.learning_rate", -0.1, "config.optimizer.learning_rate = -0.1"),
+        ("optimizer.weight_decay", -1e-4, "config.optimizer.weight_decay"),
+        ("optimizer.ema_decay", 1.0, "config.optimizer.ema_decay = 1.0 must be less"),
+        ("optimizer.name", "addam", "did you mean 'adam'"),
+        ("optimizer.ema_every", 0, "config.optimizer.ema_every = 0 must be greater"),
+        ("optimizer.rate_factors", (("(", 1.0),), "config.optimizer.rate_factors"),
+        ("optimizer.rate_factors", (("bias", -1.0),), "config.optimizer.rate_factors"),
+        ("optimizer.rate_factors", ("bias", 2.0), "config.optimizer.rate_factors"),
+        ("optimizer.filter_rms", (("conv", 0.0),), "config.optimizer.filter_rms"),
+        ("init_layers", ("*",), "config.init_layers"),
+        ("init_layers", "conv1", "config.init_layers"),
+        ("optimizer.accumulate", 3, "not divisible by config.optimizer.accumulate = 3"),
+        ("model.name", "lenet6", "did you mean 'lenet5'"),
+        ("model.dtype", "float16", "none of float32, bfloat16"),
+        ("loss.name", "softmax", "softmax_cross_entropy"),
+        ("schedule.name", "cosin", "did you mean 'cosine'"),
+        ("dataset.placement", "gpu", "auto, device, host"),
+        ("dataset.std", (0.0,), "config.dataset.std"),
+        ("dataset.mean", (), "config.dataset.mean"),
+        ("log.every_steps", 0, "config.log.every_steps"),
+        ("augment.view", "inception", "did you mean 'inception_crop'"),
+        ("augment.policy", "randaugmnt", "did you mean 'randaugment'"),
+        ("augment.crop_mode", "wrap", "none of zeros, reflect"),
+        ("augment.interpolation", "cubic", "did you mean 'bicubic'"),
+        ("augment.brightness", 1.5, "augment.brightness = 1.5 must not be greater"),
+        ("augment.hue", 0.6, "augment.hue = 0.6 must not be greater than 0.5"),
+        ("augment.erasing", 2.0, "config.augment.erasing"),
+        ("augment.mixup", -0.2, "config.augment.mixup"),
+        ("augment.short_side", (512, 256), "config.augment.short_side"),
+        ("augment.short_side", (256.5, 300), "must be whole pixels"),
+        ("augment.area", (0.0, 1.0), "config.augment.area"),
+        ("augment.area", (0.5, 1.1), "a share, up to 1"),
+        ("augment.aspect", (0.75,), "config.augment.aspect"),
+        ("augment.policy_ops", 0, "config.augment.policy_ops"),
+        ("augment.repeats", 3, "divisible by config.augment.repeats = 3"),
+        ("augment.image_sizes", ((5, 192), (0, 128)), "epochs rising from 0"),
+        ("augment.image_sizes", (128, 192), "pairs"),
+        ("augment.image_sizes", ((0, 128.5),), "whole pixels"),
+        ("eval.protocol", "ten_crops", "did you mean 'ten_crop'"),
+        ("eval.average", "probabilities", "softmax, logits"),
+        ("eval.damaged", "skip", "fail, wrong"),
+        ("eval.scales", (256,), "'single' has one scale, config.eval.short_side"),
+        ("eval.image_size", -1, "config.eval.image_size = -1"),
+        ("dataset.short_side", 0, "config.dataset.short_side"),
+        ("dataset.interpolation", "linear", "did you mean 'bilinear'"),
+    ],
+)
+def test_a_bad_value_is_named(field, value, message):
+    config = lenet5.get_config("modern")
+    with config.ignore_type():
+        config.update_from_flattened_dict({field: value})
+    with pytest.raises(ConfigError, match=message) as error:
+        checks.check(config)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("policy", "most"), [("randaugment", 30.0), ("randaugment_timm", 10.0)]
+)
+def test_a_policy_s_magnitude_is_on_its_scale(policy, most):
+    config = lenet5.get_config("modern")
+    config.augment.policy, config.augment.policy_magnitude = policy, most
+    checks.check(config)
+    config.augment.policy_magnitude = most + 1
+    with pytest.raises(ConfigError, match=f"the scale of {policy}"):
+        checks.check(config)
+
+
+def test_repeats_need_a_new_order_every_epoch():
+    with pytest.raises(ConfigError, match="would never show"):
+        runs.small_config(dataset__order="fixed", augment__repeats=2)
+
+
+def test_the_choices_are_all_there_are():
+    choices = checks.CHOICES
+    assert choices["augment.policy"] == tuple(policies.POLICIES)
+    assert choices["augment.view"] == policies.VIEWS
+    assert choices["augment.interpolation"] == (*resizing.INTERPOLATIONS, "random")
+
+
+def test_a_field_that_a_recipe_invents_is_refused():
+    config = default.get_config()
+    config.optimizer.learning_rte = 0.1
+    with pytest.raises(ConfigError, match="did you mean 'optimizer.learning_rate'"):
+        checks.check(config)
+
+
+def test_arguments_that_the_optimizer_or_network_does_not_take():
+    config = lenet5.get_config("modern")
+    config.optimizer.kwargs.momentun = 0.9
+    with pytest.raises(ConfigError, match="did you mean 'momentum'"):
+        checks.check(config)
+    config = lenet5.get_config("modern")
+    config.model.fields.activaton = "relu"
+    with pytest.raises(ConfigError, match="did you mean 'activation'"):
+        checks.check(config)
+
+
+def test_boundaries_need_factors():
+    config = lenet5.get_config("paper")
+    config.schedule.factors = (0.1,)
+    with pytest.raises(ConfigError, match="config.schedule.factors"):
+        checks.check(config)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "accumulate", "devices", "fits"),
+    [(64, 1, 8, True), (60, 1, 8, False), (64, 16, 8, False), (64, 8, 8, True)],
+)
+def test_batch_must_divide_by_devices(batch_size, accumulate, devices, fits):
+    config = runs.small_config(
+        num_devices=0, batch_size=batch_size, optimizer__accumulate=accumulate
+    )
+    if fits:
+        checks.check_devices(config, devices)
+        return
+    with pytest.raises(ConfigError, match="not divisible by 8 devices"):
+        checks.check_devices(config, devices)
+
+
+def test_more_devices_than_there_are():
+    config = runs.small_config(num_devices=4)
+    with pytest.raises(ConfigError, match="but there are 2"):
+        checks.check_devices(config, 2)
+
+
+def test_json_round_trip():
+    config = lenet5.get_config("paper")
+    config.model.fields.extra = (1, (2, 3))
+    again = configuration.from_json(configuration.to_json(config))
+    assert again.to_dict() == config.to_dict()
+    assert again.is_locked
+
+
+def test_a_run_is_not_resumed_with_another_config():
+    stored = runs.small_config()
+    configuration.check_resumable(stored, runs.small_config(log__every_steps=1), "run")
+    with pytest.raises(ConfigError) as error:
+        configuration.check_resumable(
+            stored, runs.small_config(optimizer__learning_rate=9.0), "run"
+        )
+    assert "config.optimizer.learning_rate: 0.05 in the run, 9.0 given" in str(
+        error.value
+    )
+
+
+def test_a_longer_training_is_the_same_run_unless_the_schedule_is_stretched():
+    cosine, constant = (
+        [runs.small_config(schedule__name=n, num_epochs=e) for e in (3.0, 5.0)]
+        for n in ("cosine", "constant")
+    )
+    configuration.check_resumable(*constant, "run")
+    with pytest.raises(ConfigError, match="config.num_epochs"):
+        configuration.check_resumable(*cosine, "run")
+
+
+def test_the_scales_of_a_protocol_are_numbers_of_pixels():
+    config = default.get_config()
+    config.eval.protocol = "dense"
+    config.eval.scales = (256, 0)
+    with pytest.raises(ConfigError, match="must be short sides"):
+        checks.check(config)
+
+
+def test_a_loss_of_penalties_takes_averaged_logits_only():
+    config = lenet5.get_config("minibatch")
+    config.eval.protocol = "ten_crop"
+    with pytest.raises(ConfigError, match="choose 'logits'"):
+        checks.check(config)
+    config.eval.average = "logits"
+    checks.check(config)
+
+
+def test_what_evaluates_can_be_changed():
+    config = lenet5.get_config("modern").lock()
+    changes = [
+        "eval.protocol=dense",
+        "config.eval.scales=36,40",
+        "dataset.eval_split=test[:50]",
+        "num_devices=1",
+    ]
+    changed = checks.change(config, changes)
+    assert (changed.eval.protocol, changed.eval.scales) == ("dense", (36, 40))
+    assert changed.dataset.eval_split == "test[:50]"
+    assert config.eval.protocol == "single"
+    one = checks.change(config, ["eval.protocol=dense", "eval.scales=36"])
+    assert one.eval.scales == (36,)
+    for change, message in (
+        ("eval.protocl=dense", "did you mean 'eval.protocol'"),
+        ("optimizer.learning_rate=1.0", "no field of eval or dataset"),
+        ("eval.batch_size=many", "'many' is no value"),
+        ("eval.batch_size=1.5", "--change=eval.batch_size=1.5"),
+        ("eval.protocol=ten", "config.eval.protocol = 'ten'"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            checks.change(config, [change])
+
+
+def test_what_evaluates_may_change_when_a_run_is_resumed():
+    stored, given = lenet5.get_config("modern"), lenet5.get_config("modern")
+    given.eval.protocol, given.eval.scales = "dense", (36,)
+    given.eval.damaged, given.eval.batch_size = "wrong", 36
+    configuration.check_resumable(stored, given, "run")

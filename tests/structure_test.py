@@ -1,0 +1,118 @@
+"""The structure of the code: who may import whom, and how large its parts may be."""
+
+import ast
+import pathlib
+
+import pytest
+import runs
+
+# From the roof down. A room imports rooms further down, and itself.
+FLOORS = (
+    {"main", "prepare", "scoring"},
+    {"sweep"},
+    {"train"},
+    {"weights", "evaluate", "analysis"},
+    {"comparison"},
+    {"experiment"},
+    {"training", "evaluation"},
+    {"input_pipeline", "models"},
+    {"data_source"},
+    {"kernels", "transforms", "configs", "errors"},
+)
+ROOMS = set().union(*FLOORS)
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+CODE = [
+    path
+    for path in sorted(runs.ROOT.rglob("*.py"))
+    if path.relative_to(runs.ROOT).parts[0].removesuffix(".py") in ROOMS
+]
+
+
+def module(path):
+    parts = path.relative_to(runs.ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported(path):
+    """Our modules that a file imports, anywhere in it."""
+    modules = {module(p) for p in CODE}
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: a relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [n if n in modules else n.rpartition(".")[0] for n in names]
+        else:
+            continue
+        found |= {name for name in names if name.partition(".")[0] in ROOMS}
+    return found
+
+
+@pytest.mark.parametrize("path", CODE, ids=module)
+def test_imports_go_down(path):
+    own = module(path).partition(".")[0]
+    for name in imported(path):
+        room = name.partition(".")[0]
+        assert room == own or FLOOR[room] > FLOOR[own], f"{path} imports {name}"
+        if own == "models" and room == "kernels":
+            assert name == "kernels.ops", f"{path} imports {name}"
+
+
+def test_no_module_imports_itself_in_a_circle():
+    graph = {module(path): imported(path) for path in CODE}
+    done = set()
+
+    def visit(name, above):
+        assert name not in above, f"a circle: {' -> '.join([*above, name])}"
+        if name not in done:
+            for other in graph.get(name, ()):
+                if other != name:
+                    visit(other, [*above, name])
+            done.add(name)
+
+    for name in graph:
+        visit(name, [])
+
+
+def test_the_root_has_few_files():
+    assert len(list(runs.ROOT.glob("*.py"))) <= 6
+
+
+def lines_of(kind):
+    """{path:name: lines} of all definitions of a kind."""
+    return {
+        f"{path.relative_to(runs.ROOT)}:{node.name}": node.end_lineno - node.lineno + 1
+        for path in CODE
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, kind)
+    }
+
+
+def test_nothing_is_larger_than_a_reader_can_hold():
+    assert max(lines_of(ast.ClassDef).values()) <= 250
+    assert len((runs.ROOT / "train.py").read_text().splitlines()) <= 350
+    assert len((runs.ROOT / "main.py").read_text().splitlines()) <= 180
+    assert len((runs.ROOT / "README.md").read_text().splitlines()) <= 200
+
+
+def test_a_config_loads_without_jax():
+    for path in CODE:
+        if module(path).startswith("configs"):
+            imports = {
+                name.partition(".")[0]
+                for node in ast.walk(ast.parse(path.read_text()))
+                if isinstance(node, ast.Import | ast.ImportFrom)
+                for name in (
+                    [node.module]
+                    if isinstance(node, ast.ImportFrom)
+                    else [alias.name for alias in node.names]
+                )
+            }
+            assert imports <= {"ml_collections", "configs", "math"}, path
+
+
+def test_old_commands_work_or_name_the_new_one():
+    for name in ("prepare.py", "scoring.py", "models/__main__.py", "models/native.py"):
+        assert pathlib.Path(runs.ROOT / name).exists()

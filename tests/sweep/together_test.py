@@ -1,0 +1,239 @@
+"""Many runs in one program: each equals the run that is trained alone."""
+
+import itertools
+import json
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import runs
+
+import evaluate
+import models
+import sweep
+import train
+from errors import ConfigError
+from experiment import workdir
+from models import layers
+from sweep import grid, table, together
+
+
+class Tiny(layers.Classifier):
+    """A convolution, batch normalisation and dropout."""
+
+    num_classes: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        x = layers.Conv(8, 5, 4, padding=1)(x)
+        x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9)(x))
+        x = nn.Dropout(0.3, deterministic=not train)(x.reshape(len(x), -1))
+        return nn.Dense(self.num_classes)(x)
+
+
+class Pooled(layers.Classifier):
+    """Takes images of any size."""
+
+    num_classes: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        x = nn.relu(layers.Conv(8, 5, 4, padding=1)(x))
+        return nn.Dense(self.num_classes)(x.mean((1, 2)))
+
+
+SMALL = {
+    "num_epochs": 1.0,
+    "optimizer__learning_rate": 0.01,
+    "model__name": "tiny",
+    "augment__rotate": 5.0,
+}
+
+
+@pytest.fixture
+def tiny_network(monkeypatch):
+    monkeypatch.setitem(models.MODELS, "tiny", Tiny)
+    monkeypatch.setitem(models.MODELS, "pooled", Pooled)
+
+
+def sweep_small(path, *vary, at_once=0, **overrides):
+    """Sweeps in this process; returns the table."""
+    config = runs.small_config(**(SMALL | overrides))
+    return str(sweep.sweep(config, workdir.Workdir(path), vary, at_once))
+
+
+def losses(path):
+    lines = (path / "metrics.jsonl").read_text().splitlines()
+    return {
+        (x["step"], name): x[name]
+        for x in map(json.loads, lines)
+        for name in ("train/loss", "train/error", "train/learning_rate", "eval/loss")
+        if name in x
+    }
+
+
+def assert_same_run(sweeps, alone):
+    """Ten float32 steps with sums in another order may differ by some 1e-6."""
+    (a, step_a), (b, step_b) = runs.final_state(sweeps), runs.final_state(alone)
+    assert step_a == step_b
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, 2e-4, 2e-5), a, b)
+    a, b = losses(sweeps), losses(alone)
+    for key in b:
+        np.testing.assert_allclose(a[key], b[key], rtol=1e-4, err_msg=str(key))
+
+
+@pytest.mark.parametrize("at_once", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
+def test_runs_of_a_sweep_are_those_of_separate_trainings(
+    tiny_network, tmp_path, at_once
+):
+    # A decay of 0 has an optax chain of its own; of three at once one is left over.
+    varied = {"seed": (3, 5), "optimizer.weight_decay": (0.0, 0.5)}
+    if at_once == 2:
+        varied = {
+            "optimizer.kwargs.momentum": (0.8, 0.9),
+            "loss.label_smoothing": (0.0, 0.2),
+            "optimizer.learning_rate": (0.01, 0.02),
+        }
+    vary = [f"{name}={','.join(map(str, v))}" for name, v in varied.items()]
+    sweep_small(tmp_path / "sweep", *vary, at_once=at_once)
+    combinations = list(itertools.product(*varied.values()))
+    for values in (combinations[0], combinations[-1], combinations[2]):
+        values = dict(zip(varied, values, strict=True))
+        name = ",".join(f"{k}={v}" for k, v in values.items())
+        overrides = {k.replace(".", "__"): v for k, v in values.items()}
+        runs.train_small(tmp_path / name, **(SMALL | overrides))
+        assert_same_run(tmp_path / "sweep" / name, tmp_path / name)
+
+
+def test_main_takes_the_directory_of_a_run(tiny_network, tmp_path):
+    table = sweep_small(tmp_path, "seed=0,1", at_once=2, model__name="lenet5_modern")
+    for line, seed in zip(table.splitlines()[1:], (0, 1), strict=False):
+        path = tmp_path / f"seed={seed}"
+        assert "203/203 images counted" in line
+        run = workdir.Workdir(path)
+        again = str(evaluate.evaluate_run(run, run.config()))
+        assert again.split(" of ")[0] in line
+        # Its training goes on from the saved end, and says the result again.
+        done = train.train(run.config(), run, runs.NoStop)
+        assert line.split(maxsplit=1)[1] in str(done)
+
+
+@pytest.mark.parametrize("at_once", [pytest.param(1, marks=pytest.mark.slow), 2])
+def test_a_run_that_diverges_is_reported_and_harms_nobody(
+    tiny_network, tmp_path, at_once
+):
+    path = tmp_path / "sweep"
+    rates = "optimizer.learning_rate=0.01,1e30"
+    table = sweep_small(path, rates, "seed=0,1", at_once=at_once)
+    rows = table.splitlines()
+    assert "203/203" in rows[1]
+    assert "diverged at step" in rows[3]
+    assert "2 diverged" in rows[-1]
+    assert "over 2 runs" in rows[-2]
+    bad = path / "optimizer.learning_rate=1e+30,seed=0"
+    assert not (bad / "checkpoints").exists()
+    runs.train_small(tmp_path / "alone", **SMALL)
+    assert_same_run(path / "optimizer.learning_rate=0.01,seed=0", tmp_path / "alone")
+    step = json.loads((bad / "result.json").read_text())["step"]
+    with pytest.raises(train.NonFiniteLoss, match=f"step {step} is not finite"):
+        changes = {"optimizer__learning_rate": 1e30}
+        runs.train_small(tmp_path / "bad", **(SMALL | changes))
+
+
+def test_what_is_finished_is_not_run_again(tiny_network, tmp_path, monkeypatch):
+    constant = {"schedule__name": "constant"}  # else the length is part of the run
+    first = sweep_small(tmp_path, "seed=0,1", at_once=1, **constant)
+    trained = []
+    monkeypatch.setattr(together.Group, "train", lambda group: trained.append(group))
+    assert sweep_small(tmp_path, "seed=0,1", **constant) == first
+    assert not trained
+    with pytest.raises(ConfigError, match="num_epochs = 2.0"):
+        sweep_small(tmp_path, "seed=0,1", num_epochs=2.0, **constant)
+    (tmp_path / "seed=1" / "result.json").unlink()
+    monkeypatch.undo()
+    monkeypatch.setitem(models.MODELS, "tiny", Tiny)
+    assert sweep_small(tmp_path, "seed=0,1", **constant) == first
+
+
+def test_seeds_and_numbers_share_one_compiled_program(tiny_network, tmp_path):
+    program = together.Program(
+        runs.small_config(**SMALL), {"optimizer.learning_rate": ()}
+    )
+    for seed, rate in ((0, 0.1), (1, 0.1), (2**33, 0.2)):
+        config = runs.small_config(
+            **(SMALL | {"seed": seed, "optimizer__learning_rate": rate})
+        )
+        run = grid.Run({}, config, workdir.Workdir(tmp_path / f"{seed}-{rate}"))
+        together.Group(program, [run]).train()
+    assert program.init._cache_size() == program.run_steps._cache_size() == 1
+
+
+def test_mean_and_standard_deviation():
+    def run(**result):
+        return grid.Run({}, None, None, result)
+
+    many = [run(error=1.0), run(error=2.0), run(step=3, diverged=True)]
+    # The sample's deviation: sqrt((0.25 + 0.25) / 1).
+    assert table.summary(many) == "1.50 +- 0.71 % over 2 runs, 1 diverged"
+    assert table.summary(many[:1]) == "1.00 % over 1 runs"
+
+
+@pytest.mark.parametrize(
+    ("vary", "overrides", "message"),
+    [
+        ("batch_size=32,64", {}, "config.batch_size cannot vary"),
+        ("model.name=lenet5,vgg16", {}, "config.model.name cannot vary"),
+        ("optimizer.kwargs.momentun=0.9", {}, "did you mean 'optimizer.kwargs.mom"),
+        ("seed=0.5", {}, "values must be ints"),
+        ("seed=1,1", {}, "repeats a field or value"),
+        ("optimizer.learning_rate=0.1,-1", {}, "learning_rate = -1.0"),
+        ("seed=0,1", {"schedule__name": "plateau"}, "config.schedule.name"),
+        ("seed=0,1", {"dataset__placement": "host"}, "config.dataset.placement"),
+        ("seed=0,1", {"num_devices": 2}, "config.num_devices"),
+        ("seed=0,1", {"init_from": "runs/other"}, "config.init_from"),
+    ],
+)
+def test_what_cannot_vary_is_refused_in_one_line(tmp_path, vary, overrides, message):
+    overrides = {"model__name": "lenet5_modern"} | overrides
+    with pytest.raises(ConfigError, match=message) as error:
+        sweep_small(tmp_path / "sweep", vary, **overrides)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_a_sweep_does_not_go_into_a_run(tiny_network, tmp_path):
+    runs.train_small(tmp_path, **SMALL)
+    with pytest.raises(ConfigError, match="holds a run"):
+        sweep_small(tmp_path, "seed=0,1")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        # The network is tested at another size than it is trained at.
+        {"dataset__fit": "resize", "dataset__image_size": 32, "eval__image_size": 40},
+        # Its input needs statistics of the training images.
+        {"dataset__whiten": "mean_image", "augment__rotate": 0.0},
+    ],
+)
+def test_a_sweep_tests_as_a_training_does(tiny_network, tmp_path, changes):
+    """The sweep once had its own set-up, which left these fields out."""
+    changes = {"model__name": "pooled"} | changes
+    sweep_small(tmp_path / "sweep", "seed=3,5", **changes)
+    for seed in (3, 5):
+        name = f"seed={seed}"
+        runs.train_small(tmp_path / name, seed=seed, **(SMALL | changes))
+        assert_same_run(tmp_path / "sweep" / name, tmp_path / name)
+        swept, alone = tmp_path / "sweep" / name, tmp_path / name
+        for file in ("preprocessing.json", "dataset.json"):
+            assert (swept / file).read_text() == (alone / file).read_text()
+        result = json.loads((swept / "result.json").read_text())
+        run = workdir.Workdir(swept)
+        evaluate.evaluate_run(run, run.config())
+        again = json.loads((swept / "evaluation-10.json").read_text())
+        assert result["errors"] == again["errors"]

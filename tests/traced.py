@@ -1,0 +1,52 @@
+"""Networks by their shapes alone; the published ones are traced once per process."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+import models
+from comparison import counting
+from comparison.published import PUBLISHED
+
+
+def create(name):
+    """Returns a network and the shape [H, W, C] of its images, as published."""
+    row = PUBLISHED[name]
+    model = models.create(name, num_classes=row.classes)
+    return model, (row.image, row.image, row.channels)
+
+
+@functools.cache
+def layers(name):
+    return counting.layers(*create(name))
+
+
+def counts(name):
+    return counting.total(layers(name))
+
+
+def count(tree):
+    """The numbers in a tree of arrays or shapes."""
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+@functools.cache
+def variables(model, size=224, channels=3):
+    """The variables of a network for square images, as shapes."""
+    init = functools.partial(model.init, jax.random.key(0), train=False)
+    return jax.eval_shape(init, jnp.zeros((1, size, size, channels)))
+
+
+@functools.cache
+def stages(model, size=224, channels=3):
+    """{stage: (height, width, maps)} of the backbone's outputs, in their order."""
+    shapes = {}
+
+    def record(module, images):
+        outputs = module.backbone(images, train=False)
+        shapes.update((name, x.shape[1:]) for name, x in outputs.items())
+
+    init = functools.partial(model.init, method=record)
+    jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, size, size, channels)))
+    return shapes

@@ -1,0 +1,150 @@
+"""The messages about memory: before a step, and when there is too little."""
+
+import re
+
+import jax
+import pytest
+import runs
+
+import train
+from errors import ConfigError
+from evaluation import evaluator
+from experiment import programs, workdir
+from training import memory
+
+DEVICE = jax.devices()[0]
+
+
+@pytest.fixture(scope="module")
+def trainer(tmp_path_factory):
+    """A trainer of ResNet-20 that has planned its memory, before its first step."""
+    path = tmp_path_factory.mktemp("trainer") / "run"
+    config = runs.small_config(
+        num_devices=2, model__name="resnet20", steps_per_dispatch=1
+    )
+    trainer = train.Trainer(config, workdir.Workdir(path), runs.NoStop)
+    data, count = trainer.feed.take(0, 1)
+    trainer.memory.expect(trainer.state, trainer.sums, data, count, trainer.seed)
+    yield trainer
+    trainer.close()
+
+
+def test_a_plan_has_the_parts_of_the_program(trainer):
+    plan = trainer.memory.plan_of(64)
+    # 269,434 parameters without two channels of the stem, momenta, 1,376 batch
+    # statistics; 640 images and labels on each device.
+    parameters = sum(x.size for x in jax.tree.leaves(trainer.state.params))
+    assert plan.optimizer // 4 - parameters in (0, 1)  # and a count of steps
+    assert plan.parameters == 4 * (parameters + 2 * 688)
+    assert 640 * 28 * 28 < plan.data < 640 * 28 * 28 + 2**14
+    # The inputs of 19 convolutions and as many normalisations, for 32 images a device.
+    activations = 32 * 2 * (7 * 16 * 32**2 + 6 * 32 * 16**2 + 6 * 64 * 8**2) * 4
+    assert 0.5 * activations < plan.scratch < 3 * activations
+
+
+@pytest.mark.slow
+def test_the_batch_said_to_fit_fits(trainer, monkeypatch):
+    monkeypatch.setattr(memory, "limit", lambda _: (30 * 2**20, "a small device"))
+    text = trainer.memory.explain()
+    assert "config.batch_size = 64" in text
+    assert "30.0 MiB of a small device" in text
+    assert "accumulate" in text and "remat" in text
+    batch = int(re.search(r"(\d+) images would fit", text)[1])
+    assert 0 < batch < 64 and batch % 2 == 0
+    # A few per cent beside the line: XLA lays out the buffers of each batch anew.
+    assert trainer.memory.plan_of(batch).total < 1.05 * 30 * 2**20
+    assert trainer.memory.plan_of(batch + 8).total > 30 * 2**20
+
+
+@pytest.mark.slow
+def test_no_batch_is_said_to_fit_that_did_not(trainer, monkeypatch):
+    for bytes_limit, words in (
+        (2**33, "could not be allocated"),
+        (1, "no images would fit"),
+    ):
+        monkeypatch.setattr(memory, "limit", lambda _, n=bytes_limit: (n, "a device"))
+        assert words in trainer.memory.explain()
+
+
+def test_fitting_batch_is_on_the_line():
+    totals = {32: 5_200, 16: 3_600}  # 2,000 + 100 an image
+    assert memory.fitting_batch(totals, 10_000, 8) == 80
+    assert memory.fitting_batch(totals, 9_999, 8) == 72
+    assert memory.fitting_batch(totals, 2_100, 8) == 0
+    assert memory.fitting_batch(totals, 100, 1) == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "RESOURCE_EXHAUSTED: Failed to allocate request for 3.00GiB",  # a GPU
+        "INTERNAL: Error dispatching computation: Out of memory allocating 99 bytes.",
+    ],
+)
+def test_running_out_is_an_error_that_says_what_fits(words, tmp_path, monkeypatch):
+    class Full:
+        """The program of a device that is too small."""
+
+        def __init__(self, run_steps):
+            self.lower = run_steps.lower
+
+        def __call__(self, *_):
+            raise jax.errors.JaxRuntimeError(words)
+
+    begin = programs.Programs.__init__
+
+    def begin_full(self, *arguments):
+        begin(self, *arguments)
+        self.compiled_steps = Full(self.compiled_steps)
+
+    monkeypatch.setattr(programs.Programs, "__init__", begin_full)
+    monkeypatch.setattr(memory, "limit", lambda _: (4 * 2**20, "a small device"))
+    with pytest.raises(memory.OutOfMemory, match=r"\d+ images would fit"):
+        runs.train_small(tmp_path / "run")
+
+
+def test_running_out_in_the_evaluation_names_its_batch(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+    monkeypatch.setattr(evaluator.Classification, "run", fail)
+    with pytest.raises(memory.OutOfMemory, match="config.eval.batch_size = 100"):
+        runs.train_small(tmp_path / "run", num_steps=1)
+
+
+def test_other_errors_of_the_runtime_stay_what_they_are(tmp_path, monkeypatch):
+    def fail(self, until):
+        raise jax.errors.JaxRuntimeError("INTERNAL: broken")
+
+    monkeypatch.setattr(train.Trainer, "_advance", fail)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        runs.train_small(tmp_path / "run")
+
+
+def test_the_line_before_the_first_step(monkeypatch):
+    plan = memory.Plan(2**30, 2**30, 2**20, 2**31)
+    monkeypatch.setattr(memory, "limit", lambda _: (2**33, "the H100"))
+    assert memory.report(plan, DEVICE) == (
+        "memory per device: 4.00 GiB (parameters 1.00 GiB, optimizer 1.00 GiB, data "
+        "1.00 MiB, activations and scratch 2.00 GiB) of 8.00 GiB of the H100"
+    )
+    monkeypatch.setattr(memory, "limit", lambda _: (2**32, "available memory"))
+    assert "\nwarning: this is more than there is" in memory.report(plan, DEVICE)
+
+
+def test_a_cpu_device_has_its_part_of_what_is_available():
+    bytes_limit, _ = memory.limit(DEVICE)
+    assert 2**24 < bytes_limit < 2**44
+
+
+def test_remat_trains_and_a_wrong_stage_is_named(tmp_path):
+    changes = {
+        "model__name": "resnet20",
+        "num_steps": 1,
+        "dataset__eval_split": "test[:9]",
+    }
+    line = runs.train_small(tmp_path / "run", model__remat="conv2,conv4", **changes)
+    assert "after step 1" in line
+    with pytest.raises(ConfigError, match="remat = 'conv5'.*conv2"):
+        runs.train_small(tmp_path / "other", model__remat="conv5", **changes)
+    assert not (tmp_path / "other").exists()

@@ -1,0 +1,135 @@
+"""The interface between training and its task: another task needs no other loop."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import runs
+
+import train
+from data_source import split as splits
+from evaluation.evaluator import Result
+from experiment import build, trained, workdir
+from training import train_step
+
+
+class Brightness:
+    """Regression: the network's first output should be the mean of the image."""
+
+    keys = ("image", "index", "epoch")
+
+    def __init__(self, model):
+        self._model = model
+
+    def __call__(self, variables, batch, seed, key):
+        del seed, key
+        images = batch["image"].astype(jnp.float32) / 255
+        outputs, updated = self._model.apply(
+            variables, images, train=True, mutable=["batch_stats"]
+        )
+        losses = (outputs[:, 0] - images.mean((1, 2, 3))) ** 2
+        far = (losses > 0.01).sum(dtype=jnp.int32)
+        return losses, {"far": far}, updated.get("batch_stats", {})
+
+    @staticmethod
+    def zero_sums():
+        return {"far": jnp.zeros((), jnp.int32)}
+
+    @staticmethod
+    def scalars(sums, images):
+        return {"train/far": 100.0 * sums["far"] / images}
+
+    @staticmethod
+    def progress(scalars):
+        return f"far {scalars['train/far']:.2f} %"
+
+
+class Linear(nn.Module):
+    @nn.compact
+    def __call__(self, x, *, train):
+        del train
+        return nn.Dense(1)(x.reshape(len(x), -1))
+
+
+def test_accumulation_and_sums_do_not_know_the_task():
+    model = Linear()
+    objective = Brightness(model)
+    images = np.random.default_rng(0).integers(0, 256, (8, 6, 6, 1), np.uint8)
+    batch = {"image": images, "index": np.arange(8), "epoch": np.zeros(8)}
+    init = train_step.make_init(model, optax.sgd(0.1), (6, 6, 1), ema=0.9)
+    states, sums = [], []
+    for parts in (1, 4):
+        step = train_step.make_train_step(
+            objective, optax.sgd(0.1), accumulate=parts, ema_decay=0.9
+        )
+        steps = train_step.make_run_steps(step, lambda data, i: data)
+        zero = train_step.zero_sums(objective)
+        state, total = jax.jit(steps)(init(0), zero, batch, 3, 0)
+        states.append(state.ema)
+        sums.append(total)
+    # Sums of eight terms in another order.
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, 1e-5, 1e-6), *states)
+    assert sums[0].keys() == {"loss", "far", "bad_step"}
+    assert sums[0]["far"] == sums[1]["far"] and sums[0]["bad_step"] == -1
+
+
+@dataclasses.dataclass(frozen=True)
+class MeanError:
+    """The evaluation of that task."""
+
+    model: nn.Module
+    split: splits.Split
+
+    def run(self, variables, stop=lambda: False):
+        images, _ = self.split.arrays()
+        images = images.astype(np.float32) / 255
+        outputs = self.model.apply(variables, images, train=False)
+        error = float(np.abs(outputs[:, 0] - images.mean((1, 2, 3))).mean())
+        metrics = {"distance": error, "count": len(images)}
+        return Distance("test", len(images), metrics, "distance", ("distance",))
+
+
+class Distance(Result):
+    def describe(self, step):
+        return f"distance {self.value:.4f} after step {step}"
+
+
+@pytest.fixture
+def brightness(monkeypatch):
+    """Makes the set-up of a config return the other task."""
+    monkeypatch.setattr(build.Setup, "score", "distance")
+    monkeypatch.setattr(build.Setup, "objective", lambda s: Brightness(s.model))
+    monkeypatch.setattr(
+        build.Setup, "evaluator", lambda s, step: MeanError(s.model, s.eval_split)
+    )
+    monkeypatch.setattr(build, "make_model", lambda config, classes: Linear())
+    monkeypatch.setattr(trained, "describe", lambda *_: None)
+
+
+@pytest.mark.parametrize("placement", ["device", "host"])
+def test_the_loop_trains_resumes_and_keeps_the_best_of_another_task(
+    brightness, tmp_path, capsys, placement
+):
+    changes = {
+        "optimizer__learning_rate": 0.01,
+        "optimizer__ema_decay": 0.5,
+        "optimizer__accumulate": 2,
+        "schedule__name": "plateau",
+        "dataset__placement": placement,
+        "dataset__image_size": 28,  # as stored: this objective does not pad
+    }
+    line = runs.train_small(tmp_path / "whole", **changes)
+    assert "distance" in line and "after step 30" in line
+    assert "  far " in capsys.readouterr().out
+    for steps in (13, 30):
+        runs.train_small(tmp_path / "parts", num_steps=steps, **changes)
+    whole, parts = (runs.final_state(tmp_path / name)[0] for name in ("whole", "parts"))
+    runs.assert_same_bits(whole, parts)
+    saved = train.checkpoints.Checkpoints(
+        workdir.Workdir(tmp_path / "whole").checkpoints, best_metric="distance"
+    )
+    assert saved.best_step() in saved.all_steps()

@@ -1,0 +1,259 @@
+"""Decoding against a formula or the array that was encoded, not another decoder."""
+
+import io
+
+import numpy as np
+import pytest
+import simplejpeg
+from PIL import Image
+
+from transforms.decode import ORIENTATION, DamagedImage, LazyJpeg, decode, decode_lazily
+
+# Smooth, so that JPEG at quality 100 keeps it within a few levels; no two of its
+# corners are alike.
+ROWS, COLUMNS = np.mgrid[0:40, 0:64]
+PICTURE = np.stack([6 * ROWS, 4 * COLUMNS, 255 - 3 * ROWS - 2 * COLUMNS], -1)
+PICTURE = PICTURE.astype(np.uint8)
+# Rounding of the transform and of the colours; chroma is not subsampled.
+JPEG = {"format": "JPEG", "quality": 100, "subsampling": 0}
+LEVELS = 3
+
+
+def encode(image, **options):
+    file = io.BytesIO()
+    image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+    image.save(file, **options)
+    return file.getvalue()
+
+
+def grey_of(picture):
+    return (picture @ [0.299, 0.587, 0.114])[..., None]  # ITU-R BT.601, as JPEG has it
+
+
+def assert_close(found, expected, levels):
+    assert found.dtype == np.uint8 and found.shape == expected.shape
+    assert np.abs(found - expected.astype(float)).max() <= levels
+
+
+@pytest.mark.parametrize(
+    "options", [JPEG, JPEG | {"progressive": True}, {"format": "WEBP", "quality": 100}]
+)
+def test_lossy(options):
+    data = encode(PICTURE, **options)
+    levels = LEVELS if options["format"] == "JPEG" else 12  # WebP halves the chroma
+    assert_close(decode(data, 3), PICTURE, levels)
+    assert_close(decode(data, 1), grey_of(PICTURE), levels)
+
+
+def test_usual_jpeg_has_the_pixels_that_pil_finds():
+    for subsampling in (0, 1, 2):
+        data = encode(PICTURE, **JPEG | {"subsampling": subsampling, "quality": 80})
+        expected = np.asarray(Image.open(io.BytesIO(data)))
+        np.testing.assert_array_equal(decode(data, 3), expected)
+
+
+def test_jpeg_of_grey_and_of_rgb():
+    grey = PICTURE[..., 1]
+    for channels in (1, 3):
+        expected = np.repeat(grey[..., None], channels, -1)
+        assert_close(decode(encode(grey, **JPEG), channels), expected, LEVELS)
+    data = encode(PICTURE, **JPEG, keep_rgb=True)
+    assert_close(decode(data, 3), PICTURE, LEVELS)
+    assert_close(decode(data, 1), grey_of(PICTURE), LEVELS)
+
+
+def test_lossless():
+    for options in ({"format": "PNG"}, {"format": "WEBP", "lossless": True}):
+        np.testing.assert_array_equal(decode(encode(PICTURE, **options), 3), PICTURE)
+    grey = PICTURE[..., 1]
+    data = encode(grey, format="PNG")
+    np.testing.assert_array_equal(decode(data, 1)[..., 0], grey)
+    np.testing.assert_array_equal(decode(data, 3), np.stack([grey] * 3, -1))
+    data = encode(PICTURE, format="PNG")
+    assert_close(decode(data, 1), grey_of(PICTURE), 1)
+
+
+def test_transparency_is_dropped():
+    alpha = (4 * COLUMNS).astype(np.uint8)[..., None]
+    data = encode(np.concatenate([PICTURE, alpha], -1), format="PNG")
+    np.testing.assert_array_equal(decode(data, 3), PICTURE)
+    grey = PICTURE[..., 1:2]
+    data = encode(np.concatenate([grey, alpha], -1), format="PNG")
+    np.testing.assert_array_equal(decode(data, 1), grey)
+
+
+@pytest.mark.parametrize("transparency", [None, 3, bytes([0, 100, 255])])
+def test_palette(transparency):
+    indices = ((ROWS + COLUMNS) % 5).astype(np.uint8)
+    palette = np.array([[255, 0, 0], [0, 255, 0], [9, 8, 7], [0, 0, 255], [1, 2, 3]])
+    image = Image.fromarray(indices)
+    image.putpalette(palette.astype(np.uint8).tobytes())
+    options = {} if transparency is None else {"transparency": transparency}
+    data = encode(image, format="PNG", **options)
+    np.testing.assert_array_equal(decode(data, 3), palette[indices])
+
+
+def test_two_colours():
+    black_and_white = (ROWS + COLUMNS) % 3 == 0
+    data = encode(Image.fromarray(black_and_white), format="PNG")
+    np.testing.assert_array_equal(decode(data, 1)[..., 0], 255 * black_and_white)
+
+
+def test_sixteen_bits():
+    deep = (ROWS * 1600 + COLUMNS * 17).astype(np.uint16)
+    data = encode(Image.fromarray(deep), format="PNG")
+    np.testing.assert_array_equal(decode(data, 1)[..., 0], deep >> 8)
+    np.testing.assert_array_equal(decode(data, 3), np.stack([deep >> 8] * 3, -1))
+    exif = Image.Exif()
+    exif[ORIENTATION] = 3
+    data = encode(Image.fromarray(deep[::-1, ::-1]), format="PNG", exif=exif)
+    np.testing.assert_array_equal(decode(data, 1)[..., 0], deep >> 8)
+
+
+def test_cmyk_and_ycck_with_and_without_adobes_marker():
+    ink = np.stack([4 * ROWS, 3 * COLUMNS, 2 * ROWS + COLUMNS, 2 * COLUMNS], -1)
+    ink = ink.astype(np.uint8)  # cyan, magenta, yellow, black; 255 is full
+    expected = (255 - ink[..., :3]) * ((255 - ink[..., 3:]) / 255.0)
+    # A level of ink is at most a level of colour, and black multiplies.
+    levels = 2 * LEVELS
+    inverted = encode(Image.fromarray(ink, "CMYK"), **JPEG)
+    assert_close(decode(inverted, 3), expected, levels)
+    assert_close(decode(inverted, 1), grey_of(expected), levels)
+
+    def without_marker(data):
+        at = data.index(b"\xff\xee")
+        return data[:at] + data[at + 2 + int.from_bytes(data[at + 2 : at + 4]) :]
+
+    plain = without_marker(encode(Image.fromarray(255 - ink, "CMYK"), **JPEG))
+    assert_close(decode(plain, 3), expected, levels)
+
+    # YCCK (Adobe's Technical Note 5116): YCbCr of 255 minus what would be stored, which
+    # is 255 - ink; black as before.
+    r, g, b = np.moveaxis(ink[..., :3].astype(float), -1, 0)
+    y = 0.299 * r + 0.587 * g + 0.114 * b
+    ycc = [y, 128 + (b - y) / 1.772, 128 + (r - y) / 1.402]
+    stored = np.stack([*ycc, 255 - ink[..., 3]], -1).round().clip(0, 255)
+    # PIL stores 255 minus what it is given, and declares plain CMYK.
+    data = encode(Image.fromarray((255 - stored).astype(np.uint8), "CMYK"), **JPEG)
+    at = data.index(b"Adobe") + 11
+    assert data[at] == 0
+    data = data[:at] + b"\2" + data[at + 1 :]
+    assert_close(decode(data, 3), expected, 3 * levels)  # chroma weighs up to 1.8
+
+
+# By EXIF's definition: where row 0 and column 0 of what is stored lie in the scene.
+ORIENTATIONS = {
+    1: PICTURE,  # top, left
+    2: PICTURE[:, ::-1],  # top, right
+    3: PICTURE[::-1, ::-1],  # bottom, right
+    4: PICTURE[::-1],  # bottom, left
+    5: PICTURE.transpose(1, 0, 2),  # left, top
+    6: PICTURE.transpose(1, 0, 2)[::-1],  # right, top
+    7: PICTURE.transpose(1, 0, 2)[::-1, ::-1],  # right, bottom
+    8: PICTURE.transpose(1, 0, 2)[:, ::-1],  # left, bottom
+}
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+@pytest.mark.parametrize("options", [JPEG, {"format": "PNG"}])
+def test_exif_orientation(orientation, options):
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    data = encode(ORIENTATIONS[orientation], exif=exif, **options)
+    assert_close(decode(data, 3), PICTURE, LEVELS)
+
+
+def test_unreadable_exif_is_ignored():
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    data = encode(PICTURE, exif=exif, **JPEG)
+    data = data.replace(b"Exif\0\0MM\0*", b"Exif\0\0XX\0*")
+    assert b"XX" in data
+    assert_close(decode(data, 3), PICTURE, LEVELS)
+
+
+def damaged(data):
+    """Names and bytes of ways in which a disk or a network can damage a file."""
+    for share in (0.0, 0.02, 0.5):
+        yield f"the first {share:.0%}", data[: int(share * len(data))]
+    yield "no file", b"<html>404</html>"
+
+
+@pytest.mark.parametrize("picture", [PICTURE, PICTURE[..., 1]], ids=["colour", "grey"])
+@pytest.mark.parametrize("options", [JPEG, JPEG | {"progressive": True}])
+def test_damaged_jpeg(picture, options):
+    data = encode(picture, **options)
+    for what, bad in [*damaged(data), ("all but a byte", data[:-1])]:
+        for channels in (1, 3):
+            with pytest.raises(DamagedImage):
+                decode(bad, channels)
+                pytest.fail(what)
+    # Cut in the middle, with the marker that ends a JPEG: libjpeg fills up with grey.
+    with pytest.raises(DamagedImage, match="premature end"):
+        decode(data[: len(data) // 2] + b"\xff\xd9", 3)
+
+
+@pytest.mark.parametrize("name", ["PNG", "WEBP"])
+def test_damaged_others(name):
+    for what, bad in damaged(encode(PICTURE, format=name)):
+        with pytest.raises(DamagedImage):
+            decode(bad, 3)
+            pytest.fail(what)
+
+
+def test_bytes_after_the_last_pixel_do_no_harm():
+    data = encode(PICTURE, **JPEG)
+    expected = decode(data, 3)
+    for unusual in (data + b"more", data[:-2] + b"more" * 9 + b"\xff\xd9"):
+        np.testing.assert_array_equal(decode(unusual, 3), expected)
+
+
+def test_arrays():
+    np.testing.assert_array_equal(decode(PICTURE, 3), PICTURE)
+    grey = PICTURE[..., :1]
+    np.testing.assert_array_equal(decode(grey, 3), np.repeat(grey, 3, -1))
+    assert_close(decode(PICTURE, 1), grey_of(PICTURE), 1)
+
+
+GRAIN = PICTURE // 2 + np.random.default_rng(0).integers(0, 100, PICTURE.shape, "u1")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(
+            simplejpeg.encode_jpeg(GRAIN, 90, "RGB", subsampling)
+            for subsampling in ("444", "422", "420", "440", "411")
+        ),
+        encode(GRAIN[..., 0], **JPEG),
+        encode(GRAIN, **JPEG | {"subsampling": 2}, restart_marker_rows=1),
+        encode(GRAIN, **JPEG | {"subsampling": 2}, progressive=True),
+    ],
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_part_of_a_jpeg_is_that_of_the_whole(data, channels):
+    whole = decode(data, channels)
+    for stop in range(1, 41):
+        image = decode_lazily(data, channels)
+        assert isinstance(image, LazyJpeg) and image.shape == whole.shape
+        rows, columns = slice(stop // 2, stop), slice(stop, 64)
+        np.testing.assert_array_equal(image[rows, columns], whole[rows, columns])
+
+
+def test_damage_below_the_part_is_seen_only_where_the_file_is_cut():
+    data = encode(PICTURE, **JPEG)
+    whole = decode(data, 3)
+    middle = 3 * len(data) // 4
+    corrupt = data[:middle] + data[-2:]
+    np.testing.assert_array_equal(decode_lazily(corrupt, 3)[:8, :], whole[:8])
+    for bad, stop in ((corrupt, 38), (corrupt, 40), (data[:middle], 8)):
+        with pytest.raises(DamagedImage):
+            decode_lazily(bad, 3)[:stop, :]
+
+
+def test_what_is_merely_unusual_is_decoded():
+    data = bytearray(encode(PICTURE, **JPEG))
+    data[data.index(b"JFIF") + 5] = 9  # a revision that libjpeg warns of
+    assert_close(decode(bytes(data), 3), PICTURE, LEVELS)
+    with pytest.raises(DamagedImage, match="truncated"):
+        decode(bytes(data[:-100]), 3)
