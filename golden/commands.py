@@ -337,7 +337,7 @@ COMPUTED = (
     ("fractalnet_5", 32, 3, 10),
 )
 
-RUN, NEW = ("--workdir=TMP/modern",), "--workdir=NEW"
+RUN, NEW = ("--workdir=TMP/spoilt/modern",), "--workdir=NEW"
 FIELDS = {
     "optimizer.learning_rte": 1,
     "batch_size": ("1.5", 0),
@@ -407,7 +407,7 @@ ERRORS += [
     ["--mode=export", *MODERN, NEW],
     ["--mode=export", NEW, "--output=net.onnx"],
     ["--mode=export", *RUN, "--format=pth"],
-    ["--mode=evaluate", *MODERN, "--workdir=TMP/modern,TMP/map"],
+    ["--mode=evaluate", *MODERN, "--workdir=TMP/spoilt/modern,TMP/spoilt/map"],
     ["--mode=inspect", *RUN, "--database=0"],
     ["--mode=predict", *RUN, "--images=a.png", "--change=eval.batch_size=3"],
     [*MODERN, NEW, "--change=eval.batch_size=3"],
@@ -448,8 +448,8 @@ ERRORS += [
     ["--mode=evaluate", *RUN, "--checkpoint=newest"],
     ["--mode=export", *RUN, "--format=onnx"],
     ["--mode=export", *RUN, "--format=torchvision"],
-    ["--mode=evaluate", "--workdir=TMP/modern,TMP/folder"],
-    ["--mode=evaluate", "--workdir=TMP/folder", "--batch_stats=population"],
+    ["--mode=evaluate", "--workdir=TMP/spoilt/modern,TMP/spoilt/folder"],
+    ["--mode=evaluate", "--workdir=TMP/spoilt/folder", "--batch_stats=population"],
     [*MODERN, "--workdir=TMP/files/thesis"],
     [*MODERN, "--workdir=TMP/files/thesis/thesis.tex/run"],
     [*MODERN, *RUN, "--config.optimizer.learning_rate=0.5", "--config.seed=3"],
@@ -473,7 +473,7 @@ ERRORS += [
         ["--mode=predict", *RUN, f"--images=TMP/files/{name}"]
         for name in ("text.png", "cut.png", "none.png", "strip.png")
     ],
-    # Copies of runs that spoil_runs makes.
+    # Runs in which something is wrong.
     *[
         ["--mode=evaluate", f"--workdir=TMP/spoilt/{name}"]
         for name in (
@@ -522,7 +522,7 @@ def make_files(folder):
 
 
 def spoil_runs(tmp):
-    """Copies of the run "modern" in which something is wrong."""
+    """Copies of runs: some as they are, some in which something is wrong."""
 
     def copy(name, run="modern"):
         path = tmp / "spoilt" / name
@@ -535,8 +535,8 @@ def spoil_runs(tmp):
         config[section] |= values
         path.write_text(json.dumps(config))
 
-    if (tmp / "spoilt").exists():
-        return
+    for run in ("modern", "map", "folder"):
+        copy(run, run)
     changed("model", "model", {"name": "resnet20"})
     changed("shape", "dataset", {"image_size": 36})
     changed("field", "model", {"neme": "lenet5"})

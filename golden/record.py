@@ -46,9 +46,10 @@ MASKS = (
     (r"data wait +\d+ %", "data wait N %"),
     (r"ETA \S+", "ETA T"),
     (r"[\d.,]+ \w+ of available memory", "N of available memory"),
-    (r"[\d,]+ us a search", "N us a search"),
+    (r"[\d,]+ us\b", "N us"),
     (r"[\d.]+ times as fast", "N times as fast"),
     (r"stopped at step \d+", "stopped at step N"),
+    (r"[\d.]+ GB are free", "N GB are free"),
     (r"0x[0-9a-f]{6,}", "0xN"),
     (r"\b([IWEF])\d{4} [\d:.]+ +\d+ [\w.]+:\d+\]", r"\1 ...]"),
 )
@@ -153,11 +154,9 @@ def run_main(arguments, *paths):
 
 
 def masked(text):
-    for pattern, by in (
-        (re.escape(str(TMP)), "TMP"),
-        (re.escape(str(ROOT)), "ROOT"),
-        *MASKS,
-    ):
+    flat = str(TMP).strip("/").replace("/", "_")  # in the name of a cache of images
+    places = {str(TMP): "TMP", flat: "TMP", str(ROOT): "ROOT"}
+    for pattern, by in (*((re.escape(k), v) for k, v in places.items()), *MASKS):
         text = re.sub(pattern, by, text)
     return text.splitlines()
 
@@ -336,14 +335,11 @@ def error(label, arguments):
 
 
 def said(done, new):
-    lines = [line.replace(str(new), "NEW") for line in masked_keeping(done.stderr, new)]
+    lines = masked(done.stderr.replace(str(new), "NEW"))
     starts = [i for i, line in enumerate(lines) if line.startswith("error:")]
-    shown = lines[starts[0] :] if starts else ["(no error line)", *lines[-1:]]
+    ends = [x for x in lines if re.match(r"[\w.]+Error: |W \.\.\.\]", x)]
+    shown = lines[starts[0] :] if starts else ["(no error line)", *ends[-1:]]
     return {"exit": done.returncode, "made": new.exists(), "stderr": shown}
-
-
-def masked_keeping(text, new):
-    return masked(text.replace(str(new), "NEW"))
 
 
 def no_platform():
