@@ -1,7 +1,8 @@
 """The structure of the code: who may import whom, and how large its parts may be."""
 
 import ast
-import pathlib
+import subprocess
+import sys
 
 import pytest
 import runs
@@ -113,6 +114,23 @@ def test_a_config_loads_without_jax():
             assert imports <= {"ml_collections", "configs", "math"}, path
 
 
-def test_old_commands_work_or_name_the_new_one():
-    for name in ("prepare.py", "scoring.py", "models/__main__.py", "models/native.py"):
-        assert pathlib.Path(runs.ROOT / name).exists()
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("prepare.py --help", "imagenet2012"),
+        ("scoring.py --help", "predictions-*.npz"),
+        ("models/native.py", "python -m kernels.native"),
+        ("-m models lenet5", "lenet5"),
+        ("-m comparison lenet5", "lenet5"),
+    ],
+)
+def test_old_commands_work_or_name_the_new_one(command, words):
+    result = subprocess.run(
+        [sys.executable, *command.split()],
+        cwd=runs.ROOT,
+        env=runs.environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert words in result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
