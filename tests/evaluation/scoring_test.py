@@ -111,7 +111,7 @@ def test_an_ensemble_needs_the_same_examples_in_the_same_order():
 
 
 def test_a_split_without_labels_has_no_errors_to_count():
-    with pytest.raises(scoring.PredictionsError, match="the split has none"):
+    with pytest.raises(scoring.PredictionsError, match="the split has no labels"):
         predictions(label=np.full(57, -1))
 
 
