@@ -19,9 +19,8 @@ def as_user_error(error):
     if isinstance(error, UserError):
         return error
     text = _one_line(error)
-    if isinstance(error, MemoryError) or _has(text, "RESOURCE_EXHAUSTED: Out of mem"):
-        return UserError(f"out of memory; {ADVICE} ({text})")
-    if _has(text, "Out of memory", "RESOURCE_EXHAUSTED"):
+    full = _has(text, "Out of memory", "RESOURCE_EXHAUSTED")
+    if isinstance(error, MemoryError) or full:
         return UserError(f"out of memory; {ADVICE} ({text})")
     if _has(text, "No space left on device", "Disk quota exceeded"):
         return UserError(
