@@ -54,7 +54,7 @@ def run_processes(path, count, devices, **overrides):
     "placement", ["device", pytest.param("host", marks=pytest.mark.slow)]
 )
 def test_two_processes_of_two_devices_equal_one_of_four(tmp_path, placement):
-    run_processes(tmp_path / "one", 1, 4)
+    runs.train_small(tmp_path / "one", num_devices=4)
     outputs = run_processes(tmp_path / "two", 2, 2, dataset__placement=placement)
     assert sum("203/203 images counted" in output for output in outputs) == 1
     one, two = (runs.final_state(tmp_path / n)[0] for n in ("one", "two"))

@@ -9,6 +9,16 @@ import models
 from comparison import counting
 from comparison.published import PUBLISHED
 
+# They take over a minute of tracing together. Shallower members of their families are
+# traced in `make test`, these in `make parity`.
+DEEPEST = """
+    resnet1202 preact_resnet1001 densenet_100_12 densenet_100_24 densenet_bc_250_24
+    densenet_bc_190_40 densenet264 densenet161 densenet169 densenet201 dpn92 dpn98
+    dpn107 dpn131 resnet152 se_resnet101 se_resnet152 senet154 preact_resnet200
+    se_resnext101_32x4d wrn_101_2 resnext101_32x4d resnext101_32x8d resnext101_64x4d
+    inception_v4 inception_resnet_v2
+""".split()
+
 
 def create(name):
     """Returns a network and the shape [H, W, C] of its images, as published."""

@@ -64,9 +64,8 @@ def test_a_run_directory_is_complete(reference):
 @pytest.mark.parametrize(
     "change",
     [
-        {},
-        {"log__every_steps": 1},
-        {"steps_per_dispatch": 2},
+        pytest.param({}, marks=pytest.mark.slow),
+        {"log__every_steps": 1, "steps_per_dispatch": 2},
         {"eval__batch_size": 7, "checkpoint__every_steps": 3},
     ],
 )
@@ -323,10 +322,10 @@ def test_plateau_survives_a_resume(tmp_path):
         "schedule__name": "plateau",
         "schedule__patience": 1,
         "optimizer__learning_rate": 1e-6,  # nothing improves by much
-        "num_epochs": 6.0,
+        "num_epochs": 4.0,
     }
     runs.train_small(tmp_path / "whole", **settings)
-    for steps in (20, 33, 60):
+    for steps in (23, 40):
         runs.train_small(tmp_path / "parts", num_steps=steps, **settings)
     whole, parts = (runs.final_state(tmp_path / n)[0] for n in ("whole", "parts"))
     runs.assert_same_bits(whole, parts)

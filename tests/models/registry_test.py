@@ -150,17 +150,10 @@ def test_every_network_has_an_expected_count_here():
     assert set(models.MODELS) == set(NETWORKS)
 
 
-# Half a minute of tracing in three networks.
-DEEPEST = """
-    resnet1202 preact_resnet1001 densenet_100_12 densenet_100_24 densenet_bc_250_24
-    densenet_bc_190_40 densenet264
-""".split()
-
-
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=pytest.mark.slow if name in DEEPEST else ())
+        pytest.param(name, marks=pytest.mark.slow if name in traced.DEEPEST else ())
         for name in NETWORKS
     ],
 )

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+import traced
 
 import models
 import weights
@@ -48,7 +49,13 @@ def save(path, arrays, **metadata):
     return path
 
 
-@pytest.mark.parametrize("network", names.TWINS)
+@pytest.mark.parametrize(
+    "network",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in traced.DEEPEST else ())
+        for name in names.TWINS
+    ],
+)
 def test_every_array_has_a_name_of_its_own(network):
     found = names.foreign("torch", network, flat(shapes(network)))
     assert found.keys() == flat(shapes(network)).keys()
