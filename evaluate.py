@@ -24,7 +24,7 @@ import data_source
 import input_pipeline
 from errors import ConfigError
 from evaluation import evaluator, population, protocols, results, scoring
-from experiment import build, checks, trained, workdir
+from experiment import build, checks, configuration, trained, workdir
 from kernels import ops
 from training import losses
 from transforms import augment
@@ -107,8 +107,8 @@ def evaluate_run(run, config, checkpoint="latest", batch_stats="moving"):
 
     Returns:
       The `Evaluation`. It is also written to <run>/evaluation-<step>.json, with tables
-      beside it (evaluation/results.py). The names end with the protocol, unless it is
-      "single", and with every other setting that is not the run's own.
+      beside it. The names end with what was changed of the run's own test
+      (evaluation/results.py).
     """
     return _evaluate_run(run, config, checkpoint, batch_stats)[0]
 
@@ -131,20 +131,21 @@ def evaluate_ensemble(runs, configs, checkpoint="latest", batch_stats="moving"):
         evaluations.append(evaluation)
         members.append(predictions)
     (average,) = averages
-    total = scoring.ensemble(members, average)
+    total = scoring.ensemble(members, average, report=trained.say)
     worst = scoring.worst_classes(total)
     return Ensemble(evaluations, average, scoring.score(total), worst)
 
 
 def _evaluate_run(run, config, checkpoint, batch_stats):
     """Returns (Evaluation, scoring.Predictions) of one run."""
-    checks.check_devices(config, jax.device_count(), jax.process_count())
+    checks.check_enough_devices(config, jax.device_count(), jax.process_count())
     dataset = config.dataset
     if config.eval.protocol != "single" and dataset.cache:
         # The cache's images may be smaller than a protocol asks for.
         dataset = dataset.copy_and_resolve_references()
         dataset.cache = ""
     split = build.open_split(dataset, dataset.eval_split)
+    split = trained.numbered(split, run, subset=config.eval.classes == "subset")
     opened = trained.open_run(run, checkpoint, config=config, split=split)
     protocol = make_protocol(config, opened.preprocessing, split.image_shape)
     variables = opened.variables
@@ -155,14 +156,18 @@ def _evaluate_run(run, config, checkpoint, batch_stats):
     found = scoring.score(predictions)
     found["loss"] = mean_loss(losses.make_loss(config.loss), predictions)
     shown = protocol.describe()
-    record = {"step": opened.step, "split": split.split, **found, **shown}
+    changes = configuration.changed(run.config(), config)
+    data = {"dataset": split.name, "split": split.split}
+    record = {"step": opened.step, **data, **found, **shown}
     if variables.get("batch_stats"):
         record["batch_stats"] = batch_stats
+    record["changes"] = changes
     if damaged:
         record["damaged"] = damaged
     files = []
     if jax.process_index() == 0:
-        suffix = f"{opened.step}{results.suffix(config, run.config(), batch_stats)}"
+        name = results.suffix(config.eval.protocol, batch_stats, changes)
+        suffix = f"{opened.step}{name}"
         try:
             files = results.write(run, suffix, record, predictions)
         except workdir.WorkdirError as e:
@@ -190,6 +195,10 @@ def _population_variables(opened):
         )
     split = build.open_split(config.dataset, config.dataset.train_split)
     batch_size = min(config.batch_size, len(split))
+    if jax.process_count() > 1:
+        checks.check_devices(config, jax.device_count(), jax.process_count())
+    # Fewer devices, if all of them cannot share a batch, find the same statistics.
+    devices = math.gcd(batch_size, config.num_devices or jax.device_count())
     plan = input_pipeline.TrainPlan(len(split), batch_size, config.seed)
     preprocessing, view = build.make_view(
         config, split.image_shape, len(split) / batch_size
@@ -204,7 +213,7 @@ def _population_variables(opened):
         augmentation=build.augmentation_of(config, augment.Augmentation),
         seed=config.seed,
     )
-    mesh = build.make_mesh(config.num_devices)
+    mesh = build.make_mesh(devices)
     sharding = NamedSharding(mesh, PartitionSpec("data"))
     batches = input_pipeline.train_batches(
         split,

@@ -95,7 +95,7 @@ class Trainer:
         self.seed = np.int64(config.seed)  # programs take it as jax.random.key does
         if self.first:
             run.check(config)  # before a long download
-        setup = build.setup(config)
+        setup = starting.numbered(build.setup(config), run)
         start = None
         if not run.checkpoints.exists():
             start = starting.load_start(setup)  # before a directory is made

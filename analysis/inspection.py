@@ -209,8 +209,17 @@ class Network:
         titles = [pathlib.Path(path).name for path in paths]
         return Panel(images, titles, None, *self.outputs(images))
 
+    def open_split(self, name):
+        """Opens a split of the run's data, with its classes numbered as the network's.
+
+        Raises:
+          DataError: the data has other classes now.
+        """
+        split = build.open_split(self.config.dataset, name)
+        return trained.numbered(split, self.trained.run)
+
     def test_images(self):
-        split = build.open_split(self.config.dataset, self.config.dataset.eval_split)
+        split = self.open_split(self.config.dataset.eval_split)
         # They are spread over the split because files are in the order of classes.
         count = min(TESTED, len(split))
         indices = np.linspace(0, len(split) - 1, count).astype(int)
@@ -333,8 +342,7 @@ class Search:
     """Training images with features and codes, searched for an image's nearest."""
 
     def __init__(self, network, number):
-        dataset = network.config.dataset
-        self.split = build.open_split(dataset, dataset.train_split)
+        self.split = network.open_split(network.config.dataset.train_split)
         number = min(number, len(self.split))
         self.indices = np.linspace(0, len(self.split) - 1, number).astype(int)
         self.labels, _, self.features = network.run_over(self.split, self.indices)

@@ -19,8 +19,11 @@ def get_config():
     config.seed = 0  # for initialisation, data order, augmentation and dropout
     config.num_devices = 0  # devices to use, in the order of jax.devices(); 0: all
     config.batch_size = 128  # images per step, over all devices and hosts
-    config.num_epochs = 10.0  # length of training; 0: keep init_from as it is
-    config.num_steps = placeholder(int)  # if given, the length in steps instead
+    # The length of training; 0 keeps init_from as it is, whatever num_steps says.
+    config.num_epochs = 10.0
+    # If given, the length in steps instead. On the command line the length given last
+    # counts: --config.num_epochs=20 after a recipe with num_steps is 20 epochs.
+    config.num_steps = placeholder(int)
     config.steps_per_dispatch = 1  # steps per call of the compiled program
     # The source of the initial parameters: a run directory, a file from torchvision,
     # timm or Keras, our safetensors, or "hf:OWNER/NAME".
@@ -138,7 +141,8 @@ def get_config():
     config.optimizer.ema_every = 1  # steps between its updates
     config.optimizer.curvature_examples = 500  # "sdlm": patterns per Hessian estimate
     # Arguments of the optimizer, under its own names; a recipe adds them. The command
-    # line replaces all of them: --config.optimizer.kwargs="{'b1': 0.95, 'eps': 1e-6}"
+    # line sets one, --config.optimizer.kwargs.b1=0.95, or replaces all of them:
+    # --config.optimizer.kwargs="{'b1': 0.95, 'eps': 1e-6}"
     config.optimizer.kwargs = ConfigDict()
 
     config.schedule = ConfigDict()  # for the learning rate
@@ -163,6 +167,9 @@ def get_config():
     config.eval.protocol = "single"
     config.eval.scales = ()  # a protocol's short sides, pixels; (): its paper's
     config.eval.average = "softmax"  # log of the views' mean probabilities; or "logits"
+    # For --mode=evaluate on other data: it must have the "same" classes as the run's,
+    # or a "subset" of them.
+    config.eval.classes = "same"
     config.eval.image_size = 0  # pixels; 0: as dataset.image_size
     config.eval.short_side = 0  # pixels; 0: as dataset.short_side
     # "wrong" counts an unreadable image as an error; a damaged record, whose class is

@@ -3,8 +3,8 @@
 folder:PATH means PATH/{train,validation|val,test}/<class>/... if the split folders
 themselves hold folders, otherwise PATH/<class>/...; csv:PATH has lines path,label or
 path,label,split under an optional header of these words, and its paths are relative to
-the CSV's own folder. Classes are numbered by the sorted names in the training split; a
-CSV whose labels are all integers has the classes 0, 1, 2, ...
+the CSV's own folder. Classes are numbered by the sorted names in the training split, 2
+before 10 if all are whole numbers; a CSV with such labels has the classes 0, 1, 2, ...
 
 Examples are sorted by path, whatever order the file system or the CSV has. If the files
 have no splits, a hash of its path puts each file into "train" or "validation", where it
@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_source.classes import in_order
 from data_source.split import DataError, Example, Split, UnreadableFile
 
 SPLITS = {"train": "train", "validation": "validation", "val": "validation"}
@@ -192,7 +193,7 @@ class Folder:
                 f"classes of the training images set the numbering."
             )
         training = root / self._folders.get("train", "")
-        self.label_names, _ = _entries(training)
+        self.label_names = in_order(_entries(training)[0])
         if not self.label_names:
             raise DataError(
                 f"{training} has no class folders; a data set is PATH/train/<class>/ "
@@ -276,7 +277,7 @@ class Table:
                 )
             self.label_names = list(map(str, numbers))
         else:
-            self.label_names = sorted(labels)
+            self.label_names = in_order(labels)
 
     def files(self, split):
         """Returns the files of a split, all of which must exist.

@@ -1,6 +1,7 @@
 """Writes the files that an evaluation leaves in a run's directory."""
 
 import functools
+import hashlib
 import io
 import re
 
@@ -8,18 +9,63 @@ from evaluation import scoring
 
 MOST_DRAWN_CLASSES = 100
 
+# Fields that have a short name in the name of a file, where they come first.
+SHORT = {
+    "dataset.eval_split": "eval_split",
+    "eval.scales": "scales",
+    "eval.average": "average",
+    "eval.image_size": "image_size",
+    "eval.short_side": "short_side",
+}
+# What decides the result with moving averages of batch normalisation, and with those of
+# the population, which take a pass over the training batches.
+DECIDES = ("dataset.", "eval.", "loss.", "model.")
+DECIDES_POPULATION = (*DECIDES, "augment.", "batch_size", "seed")
+# Of these, what decides only how fast the result comes.
+SPEED = (
+    "dataset.cache_dir",
+    "dataset.download",
+    "dataset.num_threads",
+    "dataset.placement",
+    "dataset.prefetch",
+    "eval.batch_size",
+    "eval.every_epochs",
+    "model.remat",
+)
 
-def suffix(config, own, batch_stats):
-    """Returns the part of file names that sets `config` apart from a run's `own`."""
-    parts = [] if config.eval.protocol == "single" else [config.eval.protocol]
-    parts += ["population"] if batch_stats == "population" else []
-    for name in ("eval_split", "scales", "average", "image_size", "short_side"):
-        section = "dataset" if name == "eval_split" else "eval"
-        if (value := config[section][name]) != own[section][name]:
-            parts.append(
-                f"{name}_{re.sub('[^A-Za-z0-9]+', '_', str(value)).strip('_')}"
-            )
+
+def suffix(protocol, batch_stats, changes):
+    """Returns the part of file names that sets an evaluation apart from the run's own.
+
+    It has the protocol, unless it is "single", and of the `changes`, {field: value that
+    is not the run's}, all that decide the result. So another question goes into another
+    file.
+    """
+    population = batch_stats == "population"
+    parts = [] if protocol == "single" else [protocol]
+    parts += ["population"] if population else []
+    decides = DECIDES_POPULATION if population else DECIDES
+    named = [n for n in changes if n.startswith(decides) and n not in SPEED]
+    for name in [*SHORT, *sorted(set(named) - {*SHORT, "eval.protocol"})]:
+        if name in named:
+            short = SHORT.get(name, name.replace(".", "_"))
+            parts.append(f"{short}_{_in_a_name(changes[name])}")
     return "".join(f"-{part}" for part in parts)
+
+
+# Values that their letters and digits alone tell apart; others get a hash. A slice
+# "test[:21]" is written test_21, so a word that ends in this way is none of them.
+WORD = "[A-Za-z0-9]+(_[A-Za-z0-9]+)*"
+PLAIN = re.compile(rf"(?!.*_\d+$){WORD}|{WORD}\[:\d+\]|\((\d+, )*\d+,?\)")
+
+
+def _in_a_name(value):
+    text = str(value)
+    words = re.sub("[^A-Za-z0-9]+", "_", text).strip("_")
+    if PLAIN.fullmatch(text) and len(words) <= 40:
+        return words
+    digest = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
+    return f"{words[-40:]}_{digest[:8]}".strip("_")
 
 
 def write(run, suffix, record, predictions):

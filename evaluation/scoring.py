@@ -14,6 +14,7 @@ import sys
 
 import numpy as np
 
+from data_source import classes
 from errors import UserError
 
 
@@ -172,17 +173,27 @@ def draw_confusion(predictions, file):
     pyplot.close(figure)
 
 
-def ensemble(members, average="softmax"):
+def ensemble(members, average="softmax", report=print):
     """Averages the Predictions of several networks, all with the same weight.
 
-    average "softmax" averages their probabilities, "logits" their logits.
+    average "softmax" averages their probabilities, "logits" their logits. Members whose
+    classes come in another order are brought into the order of the first, which is
+    reported.
 
     Raises:
-      PredictionsError: they are not for the same examples in the same order.
+      PredictionsError: they are not for the same classes, or not for the same examples
+        in the same order.
     """
     first = members[0]
     for number, other in enumerate(members[1:], 2):
-        for field in ("label_names", "id", "label"):
+        if not np.array_equal(other.label_names, first.label_names):
+            members = [*members]
+            other = members[number - 1] = _renumbered(other, first, number)
+            report(
+                f"note: number {number} of the ensemble has the classes of number 1 in "
+                "another order; they are numbered as there"
+            )
+        for field in ("id", "label"):
             mine, theirs = getattr(first, field), getattr(other, field)
             if not np.array_equal(mine, theirs):
                 raise PredictionsError(
@@ -195,6 +206,23 @@ def ensemble(members, average="softmax"):
     else:
         total = sum(logits) / len(logits)
     return dataclasses.replace(first, logits=total.astype(np.float32), average=average)
+
+
+def _renumbered(predictions, first, number):
+    """Returns `predictions`, those of a `number`, with their classes as in `first`."""
+    own, names = predictions.label_names.tolist(), first.label_names.tolist()
+    places = classes.numbers(own, names)
+    if places is None or len(own) < len(names):
+        raise PredictionsError(
+            f"number 1 and number {number} of the ensemble have other classes: "
+            f"{classes.compared(names, own)}"
+        )
+    return dataclasses.replace(
+        predictions,
+        label=np.array(places, predictions.label.dtype)[predictions.label],
+        logits=predictions.logits[:, np.argsort(places)],
+        label_names=first.label_names,
+    )
 
 
 def describe(result):

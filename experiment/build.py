@@ -153,6 +153,14 @@ class Setup:
         size = len(self.train_split) * math.prod(self.train_split.image_shape)
         return "device" if size <= ON_DEVICE_BYTES else "host"
 
+    def renumbered(self, number, report):
+        """A copy with `number(split, report=...)` of both splits; reports for one."""
+        return dataclasses.replace(
+            self,
+            train_split=number(self.train_split, report=report),
+            eval_split=number(self.eval_split, report=lambda line: None),
+        )
+
     def with_statistics(self, statistics):
         """A copy whose preprocessing has these statistics of the training images."""
         add = functools.partial(dataclasses.replace, statistics=statistics)
@@ -269,7 +277,9 @@ def make_durations(config, num_examples):
       ConfigError: training would be shorter than one step.
     """
     epoch_steps = fractions.Fraction(num_examples, config.batch_size)
-    total = config.num_steps or durations.in_steps(config.num_epochs, epoch_steps)
+    total = durations.in_steps(config.num_epochs, epoch_steps)
+    if config.num_steps and config.num_epochs:
+        total = config.num_steps
     if total < 1 and not (config.init_from and config.num_epochs == 0):
         raise ConfigError(
             f"config.num_epochs = {config.num_epochs} is less than one step of "

@@ -14,7 +14,7 @@ from configs import default
 from data_source import cache
 from errors import ConfigError
 from evaluation import protocols
-from experiment.configuration import flatten, nearest
+from experiment.configuration import OPEN, flatten, nearest
 from training import optimizers
 from transforms import policies, resizing, whitening
 
@@ -61,6 +61,7 @@ CHOICES = {
     "model.dtype": ("float32", "bfloat16"),
     "eval.protocol": ("single", *protocols.PROTOCOLS),
     "eval.average": ("softmax", "logits"),
+    "eval.classes": ("same", "subset"),
     "eval.damaged": ("fail", "wrong"),
     "loss.name": ("softmax_cross_entropy", "binary_cross_entropy", "map", "ml"),
     "optimizer.decay_mask": ("all", "kernels"),
@@ -73,8 +74,6 @@ CHOICES = {
         "plateau",
     ),
 }
-# Sub-configs whose fields the network or the optimizer declares, not default.py.
-OPEN = ("model.fields.", "optimizer.kwargs.")
 
 
 def check(config):
@@ -341,13 +340,8 @@ def _check_schedule(config):
 
 
 def check_devices(config, num_devices, num_processes=1):
-    """Raises ConfigError if the batch cannot be split over the devices."""
-    if config.num_devices > num_devices:
-        raise ConfigError(
-            f"config.num_devices = {config.num_devices}, but there are {num_devices}"
-        )
-    if config.num_devices and num_processes > 1:
-        raise ConfigError("config.num_devices must be 0 with several processes")
+    """Raises ConfigError if training cannot split its batch over the devices."""
+    check_enough_devices(config, num_devices, num_processes)
     used = config.num_devices or num_devices
     micro_batch = config.batch_size // config.optimizer.accumulate
     if micro_batch % used:
@@ -356,6 +350,16 @@ def check_devices(config, num_devices, num_processes=1):
             f"{config.optimizer.accumulate} micro-batches is not divisible by "
             f"{used} devices; choose another or set config.num_devices"
         )
+
+
+def check_enough_devices(config, num_devices, num_processes=1):
+    """Raises ConfigError if there are not the devices that the config asks for."""
+    if config.num_devices > num_devices:
+        raise ConfigError(
+            f"config.num_devices = {config.num_devices}, but there are {num_devices}"
+        )
+    if config.num_devices and num_processes > 1:
+        raise ConfigError("config.num_devices must be 0 with several processes")
 
 
 def change(config, changes):

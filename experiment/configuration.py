@@ -8,13 +8,16 @@ from ml_collections import ConfigDict
 from configs import default
 from errors import ConfigError
 
+# Sub-configs whose fields the network or the optimizer declares, not default.py.
+OPEN = ("model.fields.", "optimizer.kwargs.")
+
 # Fields that may change when a run is resumed. They do not affect the parameters,
 # except for the rounding of another number of devices or another program
 # (steps_per_dispatch 1, model.remat).
 FREE_ON_RESUME = (
     "dataset.data_dir dataset.download dataset.num_threads dataset.prefetch "
     "dataset.cache_dir eval.batch_size eval.protocol eval.scales eval.average "
-    "eval.damaged checkpoint log num_devices "
+    "eval.classes eval.damaged checkpoint log num_devices "
     "steps_per_dispatch model.remat"
 ).split()
 
@@ -29,6 +32,12 @@ def flatten(config, prefix=""):
         else:
             flat[prefix + key] = value
     return flat
+
+
+def changed(before, after):
+    """Returns {field: value} of the fields that `after` has otherwise than `before`."""
+    old = flatten(before)
+    return {n: v for n, v in flatten(after).items() if n not in old or old[n] != v}
 
 
 def nearest(name, names):

@@ -1,11 +1,15 @@
 """Defines the flags of main.py and refuses those that contradict each other."""
 
+import ast
 import os
+import re
 
 from absl import flags
 from ml_collections import config_flags
 
+from configs import default
 from errors import UsageError
+from experiment import configuration
 
 MODES = "train evaluate summarize predict inspect plot export sweep".split()
 FORMATS = ["safetensors", "torchvision", "stablehlo", "onnx"]
@@ -20,9 +24,10 @@ def parse(argv):
       UsageError: a flag or a config does not exist, or flags contradict each other.
     """
     options = flags.FlagValues()
-    _define(options, argv)
+    parsed, later = _take_out(argv)
+    _define(options, parsed)
     try:
-        rest = options(argv)
+        rest = options(parsed)
         if options.config is not None:
             options.config.seed  # noqa: B018  a file that cannot be read raises here
     except (AttributeError, KeyError) as error:
@@ -37,9 +42,74 @@ def parse(argv):
         raise UsageError(f"{file}: {lines[-1].strip()}") from error
     if rest[1:]:
         raise UsageError(f"what is {rest[1]!r}? Flags start with --")
+    _set(options.config, later)
+    _settle_length(options.config, argv)
     if not options.help:
         _check(options)
     return options
+
+
+def _take_out(argv):
+    """Splits off the fields that ml_collections cannot parse: (rest, {field: text}).
+
+    They are those of open sub-configs, which a recipe need not have, and None for a
+    field that may be None.
+    """
+    fields = configuration.flatten(default.get_config())
+    optional = [name for name, value in fields.items() if value is None]
+    rest, later = [], {}
+    for argument in argv:
+        name, text = _field(argument)
+        later.pop(name, None)
+        none = name in optional and text == "None"
+        if none or (text is not None and name.startswith(configuration.OPEN)):
+            later[name] = text
+        else:
+            rest.append(argument)
+    return rest, later
+
+
+def _field(argument):
+    """Returns (field, text) of "--config.field=text"; text is None without "="."""
+    found = re.fullmatch(r"--?config\.([\w.]+)(?:=(.*))?", argument, re.DOTALL)
+    return found.groups() if found else ("", None)
+
+
+def _set(config, fields):
+    """Sets {field: text} in a config.
+
+    Raises:
+      UsageError: there is no config, or a value has another type than the recipe's.
+    """
+    for name, text in fields.items():
+        flag = f"--config.{name}={text}"
+        if config is None:
+            raise UsageError(f"{flag} needs --config")
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            value = text  # a word without quotes
+        if isinstance(configuration.flatten(config).get(name), str):
+            value = text
+        try:
+            with config.unlocked():
+                config.update_from_flattened_dict({name: value})
+        except (TypeError, ValueError, KeyError) as error:
+            raise UsageError(f"{flag}: {' '.join(str(error).split())}") from error
+
+
+def _settle_length(config, argv):
+    """Unsets num_steps if num_epochs is the length that the command line gives last."""
+    given = [
+        name for name, _ in map(_field, argv) if name in ("num_epochs", "num_steps")
+    ]
+    if config is None or config.num_steps is None or given[-1:] != ["num_epochs"]:
+        return
+    print(
+        f"note: --config.num_epochs={config.num_epochs} replaces num_steps = "
+        f"{config.num_steps}"
+    )
+    config.num_steps = None
 
 
 def _define(options, argv):

@@ -4,9 +4,12 @@ import dataclasses
 import functools
 import typing
 
+import jax
+
+from data_source import classes
 from errors import ConfigError
 from experiment import build, checkpoints, image_statistics
-from experiment.workdir import Workdir
+from experiment.workdir import Workdir, WorkdirError
 from kernels import ops
 from transforms import preprocessing as preprocessings
 
@@ -52,7 +55,8 @@ def open_run(run, checkpoint="latest", *, config=None, split=None):
       run: a workdir.Workdir.
       checkpoint: "latest", "best" (lowest error when it was saved) or a step.
       config: the run's own, or one that gives the same network.
-      split: the data to look at; by default data like that of the training.
+      split: the data to look at, `numbered` as the run's; by default data like that
+        of the training.
 
     Raises:
       WorkdirError: there is no run, or its files are damaged.
@@ -62,9 +66,7 @@ def open_run(run, checkpoint="latest", *, config=None, split=None):
     """
     config = config or run.config()
     if split is None:
-        dataset = run.read_json("dataset.json")
-        image_shape = tuple(dataset["image_shape"])
-        label_names = tuple(dataset["label_names"])
+        image_shape, label_names = dataset(run)
     else:
         image_shape, label_names = split.image_shape, split.label_names
     preprocessing = image_statistics.read(
@@ -86,6 +88,52 @@ def open_run(run, checkpoint="latest", *, config=None, split=None):
         trained_shape,
         label_names,
     )
+
+
+def dataset(run):
+    """Returns what a run recorded of its data: (image shape, names of its classes).
+
+    Raises:
+      WorkdirError: dataset.json is missing or damaged.
+    """
+    record = run.read_json("dataset.json")
+    try:
+        return tuple(record["image_shape"]), tuple(record["label_names"])
+    except (KeyError, TypeError) as e:
+        raise WorkdirError(f"{run.path / 'dataset.json'} is damaged: {e!r}") from e
+
+
+def class_names(run):
+    """The classes of a run's network by number; None if the run has no dataset.json."""
+    return dataset(run)[1] if (run.path / "dataset.json").exists() else None
+
+
+def say(line):
+    """Prints a line, in one process only."""
+    if jax.process_index() == 0:
+        print(line, flush=True)
+
+
+def numbered(split, run, *, subset=False, report=say):
+    """Returns `split` with its classes numbered as the network of `run` knows them.
+
+    `subset` allows data that lacks some of the classes. A change is reported.
+
+    Raises:
+      DataError: the split has other classes.
+      WorkdirError: the run's record of its classes is damaged.
+    """
+    names = class_names(run)
+    if names is None:
+        report(
+            f"warning: {run} has no dataset.json, so its classes are taken to be those "
+            f"of {split.name} in their order"
+        )
+        return split
+    advice = "a run goes on, and is tested, with the classes that it was trained on"
+    if set(split.label_names) < set(names):
+        advice += "; --change=eval.classes=subset tests it on some of them"
+    return classes.numbered_as(split, names, run, advice, subset=subset, report=report)
 
 
 def load_variables(run, model, shape, checkpoint="latest"):
@@ -134,20 +182,40 @@ def other_kernels(run, setup):
 
 
 def describe(run, setup, params):
-    """Records what the network's users need later, and what this start runs on."""
+    """Records what the network's users need later, and what this start runs on.
+
+    A record that is there stays as it is.
+
+    Raises:
+      WorkdirError: the run was made from images of another shape or other classes.
+    """
     from clu import parameter_overview
 
     split, preprocessing = setup.train_split, setup.eval_preprocessing
-    run.write_json(
-        "dataset.json",
-        {
+    if run.has("dataset.json"):
+        image_shape, names = dataset(run)
+        if image_shape != tuple(split.image_shape):
+            raise WorkdirError(
+                f"{run} was made from images of the shape {image_shape}, and "
+                f"{split.name} has {tuple(split.image_shape)}; train it in another "
+                "--workdir"
+            )
+        if names != tuple(split.label_names):
+            differ = classes.compared(split.label_names, names)
+            raise WorkdirError(
+                f"{run} was made with other classes than {split.name} has: {differ}"
+            )
+    else:
+        record = {
             "name": split.name,
             "image_shape": split.image_shape,
             "input_shape": build.input_shape(preprocessing, split.image_shape),
             "label_names": split.label_names,
-        },
-    )
-    run.write_json("preprocessing.json", preprocessing.as_dict())
+        }
+        run.write_json("dataset.json", record)
+    if not run.has("preprocessing.json"):
+        run.write_json("preprocessing.json", preprocessing.as_dict())
+    if not run.has("parameters.txt"):
+        text = parameter_overview.get_parameter_overview(params, include_stats=False)
+        run.write_text("parameters.txt", text + "\n")
     run.add_environment(setup.mesh.devices.flat, ops.describe(setup.mesh.devices.size))
-    overview = parameter_overview.get_parameter_overview(params, include_stats=False)
-    run.write_text("parameters.txt", overview + "\n")

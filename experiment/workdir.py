@@ -66,13 +66,16 @@ class Workdir:
             )
 
     def create(self, config):
-        """Makes the directory, or keeps it, and writes config.json."""
+        """Makes the directory, or keeps it, and writes config.json if it changed."""
         self.check(config)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as e:
             raise WorkdirError(f"--workdir={self.path}: {e.strerror}") from e
-        self.write_text("config.json", configuration.to_json(config))
+        text = configuration.to_json(config)
+        if self.has("config.json") and configuration.to_json(self.config()) == text:
+            return
+        self.write_text("config.json", text)
 
     def config(self):
         text = self._read("config.json")
@@ -83,6 +86,9 @@ class Workdir:
 
     def write_text(self, name, text):
         self.write_bytes(name, text.encode())
+
+    def has(self, name):
+        return (self.path / name).exists()
 
     def write_bytes(self, name, content):
         self._write(name, lambda file: file.write(content))

@@ -47,7 +47,7 @@ def sweep(config, parent, vary, at_once=0):
     if not at_once:
         at_once = 1 if jax.default_backend() == "cpu" else len(runs)
     if pending:
-        program = together.Program(config, varied)
+        program = together.Program(config, varied, runs)
         for start in range(0, len(pending), at_once):
             together.Group(program, pending[start : start + at_once]).train()
     return Sweep(varied, runs)

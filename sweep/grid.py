@@ -106,13 +106,18 @@ def check(config, parent, together):
 
 
 def make_runs(config, parent, varied):
-    """Makes the runs of all combinations; finished ones get their result."""
-    runs = []
+    """Makes the runs of all combinations; finished ones get their result.
+
+    A run's directory has its values in the order of the fields' names, however `--vary`
+    orders them. Earlier versions had the order of `--vary`; such a directory is kept.
+    """
+    runs, there = [], _directories(parent)
     for combination in itertools.product(*varied.values()):
         values = dict(zip(varied, combination, strict=True))
         own = with_values(config, values)
         checks.check(own)
-        name = ",".join(f"{field}={value}" for field, value in values.items())
+        parts = sorted(f"{field}={value}" for field, value in values.items())
+        name = there.get(frozenset(parts), ",".join(parts))
         run = Run(values, own, workdir.Workdir(parent.path / name))
         run.workdir.check(own)
         if (run.workdir.path / "result.json").exists():
@@ -126,6 +131,19 @@ def make_runs(config, parent, varied):
             run.result = run.workdir.read_json("result.json")
         runs.append(run)
     return runs
+
+
+def _directories(parent):
+    """Returns {values as in the name: name} of the runs below a sweep's directory.
+
+    Of several with the same values a finished one counts, then one in today's order.
+    """
+    if not parent.path.is_dir():
+        return {}
+    names = [path.name for path in parent.path.iterdir()]
+    names.sort(key=lambda name: name == ",".join(sorted(name.split(","))))
+    names.sort(key=lambda name: (parent.path / name / "result.json").exists())
+    return {frozenset(name.split(",")): name for name in names}
 
 
 def with_values(config, values):

@@ -30,12 +30,16 @@ from kernels import ops
 from sweep.grid import with_values
 from training import train_step
 from training.durations import due, next_due
+from weights import starting
 
 
 class Program:
-    """The data on the device, and the compiled programs that all runs share."""
+    """The data on the device, and the compiled programs that all runs share.
 
-    def __init__(self, config, varied):
+    The classes of the data are numbered as those of `runs` that have begun.
+    """
+
+    def __init__(self, config, varied, runs=()):
         self.config, self.varied = config, {*varied, "seed"}
         setup = build.setup(config, num_devices=1)
         if setup.view is not None:
@@ -43,6 +47,8 @@ class Program:
                 "--mode=sweep has its data on the device: no images that differ in "
                 "size, no config.augment.view or policy"
             )
+        for run in runs:
+            setup = starting.numbered(setup, run.workdir)
         self.setup = image_statistics.fitted(setup)
         self.total = setup.durations.total
         self.objective = self.setup.objective()

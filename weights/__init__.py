@@ -13,11 +13,19 @@ import re
 import flax
 import numpy as np
 
-from experiment import checkpoints, workdir
+from experiment import checkpoints, trained, workdir
 from weights import formats, hub, names
 from weights.formats import WeightsError
 
-__all__ = ["Report", "WeightsError", "fit", "load", "to_foreign"]
+__all__ = [
+    "Report",
+    "WeightsError",
+    "class_names",
+    "fit",
+    "load",
+    "takes_head",
+    "to_foreign",
+]
 
 
 @dataclasses.dataclass
@@ -132,6 +140,28 @@ def fit(source, kind, arrays, network, variables, layers=()):
         report.left_over = [n for n in arrays if not n.endswith("num_batches_tracked")]
         _check_depth(report, theirs)
     return flax.traverse_util.unflatten_dict(result, sep="/"), report
+
+
+def takes_head(variables, layers=()):
+    """Tells whether `load` with `layers` takes the head, whose outputs are classes."""
+    heads = filter(_is_classifier, flax.traverse_util.flatten_dict(variables, sep="/"))
+    return not layers or any(_is_chosen(name, layers) for name in heads)
+
+
+def class_names(source):
+    """The classes of a source by number: those of a run, or of one of our exports.
+
+    Returns None if it does not name any.
+    """
+    path = pathlib.Path(source).expanduser()
+    if not source or not path.exists():
+        return None
+    if path.is_dir():
+        return trained.class_names(workdir.Workdir(path))
+    labels = path.parent / "labels.txt"
+    if not labels.exists() or formats.recorded_network(path) is None:
+        return None
+    return tuple(labels.read_text().split("\n")[:-1])
 
 
 def _is_chosen(name, layers):

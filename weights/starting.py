@@ -7,13 +7,44 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 import weights
+from data_source import classes
+from experiment import trained
 from training import train_step
+
+
+def numbered(setup, run):
+    """Returns `setup` with its classes numbered as the run, or its start, has them.
+
+    The run's own record decides. A new run takes the order of config.init_from if the
+    classes are the same and their head is loaded.
+
+    Raises:
+      DataError: the run was made from data of other classes.
+    """
+    config = setup.config
+    if run.has("dataset.json") or run.checkpoints.exists():
+        number = functools.partial(trained.numbered, run=run)
+        return setup.renumbered(number, trained.say)
+    names = weights.class_names(config.init_from)
+    if (
+        names is None
+        or sorted(names) != sorted(setup.train_split.label_names)
+        or not weights.takes_head(setup.variables, config.init_layers)
+    ):
+        return setup
+    number = functools.partial(
+        classes.numbered_as, names=names, owner=config.init_from, advice=""
+    )
+    return setup.renumbered(number, trained.say)
 
 
 def load_start(setup):
     """Loads the network's variables from config.init_from; prints what was loaded.
 
     Variables that it lacks stay shapes. Returns None without config.init_from.
+
+    Raises:
+      WeightsError: the weights cannot be loaded, or their head is for other classes.
     """
     config = setup.config
     if not config.init_from:
@@ -25,9 +56,38 @@ def load_start(setup):
         {name: setup.variables[name] for name in names if setup.variables.get(name)},
         config.init_layers,
     )
-    if jax.process_index() == 0:
-        print(report, flush=True)
+    trained.say(report)
+    if not report.reinitialized:
+        _check_classes(setup)
     return found
+
+
+def _check_classes(setup):
+    """Compares the classes of the head that was loaded, if any, with the data's.
+
+    Raises:
+      WeightsError: they differ, and config.init_layers does not ask for the head.
+    """
+    config, split = setup.config, setup.train_split
+    if not weights.takes_head(setup.variables, config.init_layers):
+        return
+    names = weights.class_names(config.init_from)
+    if names is None:
+        trained.say(
+            f"note: {config.init_from} does not name its classes; its outputs are "
+            f"taken to be those of {split.name} in their order"
+        )
+    elif names != split.label_names:
+        differ = classes.compared(split.label_names, names)
+        if not config.init_layers:
+            raise weights.WeightsError(
+                f"{config.init_from} has a head for other classes than {split.name}: "
+                f"{differ}; config.init_layers = ('backbone',) starts with a new head, "
+                "('.',) with this one as it is"
+            )
+        trained.say(
+            f"warning: config.init_layers takes a head for other classes: {differ}"
+        )
 
 
 def restore(setup, saved):

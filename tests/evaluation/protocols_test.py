@@ -577,12 +577,14 @@ def test_a_damaged_image_of_a_run(photograph_run, tmp_path):
     with pytest.raises(data_source.DataError, match="'tiny', record 4 cannot be dec"):
         evaluate.evaluate_run(run, checks.change(run.config(), changes))
     changes.append("eval.damaged=wrong")
-    text = str(evaluate.evaluate_run(run, checks.change(run.config(), changes)))
+    found = evaluate.evaluate_run(run, checks.change(run.config(), changes))
+    text = str(found)
     assert "7/7 images counted" in text
     assert "damaged, counted as an error: split 'train' of 'tiny', record 4" in text
-    record = json.loads((run.path / "evaluation-5.json").read_text())
+    record = json.loads((run.path / found.files[0]).read_text())
     assert record["damaged"] == ["split 'train' of 'tiny', record 4"]
-    again = scoring.read(run.path / "predictions-5.npz")
+    assert record["changes"]["dataset.data_dir"] == str(other)
+    again = scoring.read(run.path / found.files[1])
     counts = scoring.confusion(again)
     assert counts.sum() == 7
     assert counts[:, -1].tolist() == [0, 1, 0]

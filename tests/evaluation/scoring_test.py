@@ -110,6 +110,32 @@ def test_an_ensemble_needs_the_same_examples_in_the_same_order():
         scoring.ensemble([one, one, relabelled])
 
 
+def test_an_ensemble_joins_its_members_by_the_names_of_their_classes():
+    one, other, said = predictions(), predictions(1), []
+    expected = scoring.ensemble([one, other])
+    # Class k of `turned` is class k + 2 of the others.
+    turned = predictions(
+        1,
+        label=(other.label - 2) % 9,
+        logits=np.roll(other.logits, -2, axis=1),
+        label_names=np.roll(NAMES, -2),
+    )
+    found = scoring.ensemble([one, turned], report=said.append)
+    np.testing.assert_array_equal(found.logits, expected.logits)
+    np.testing.assert_array_equal(found.label, expected.label)
+    np.testing.assert_array_equal(found.label_names, NAMES)
+    assert said == [
+        "note: number 2 of the ensemble has the classes of number 1 in another order; "
+        "they are numbered as there"
+    ]
+    others = predictions(1, label_names=np.array([*NAMES[:8], "class X"]))
+    with pytest.raises(
+        scoring.PredictionsError,
+        match="number 1 and number 2 .* only here class 8; only there class X",
+    ):
+        scoring.ensemble([one, others])
+
+
 def test_a_split_without_labels_has_no_errors_to_count():
     with pytest.raises(scoring.PredictionsError, match="the split has no labels"):
         predictions(label=np.full(57, -1))

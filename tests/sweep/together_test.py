@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import runs
 
+import data_source
 import evaluate
 import models
 import sweep
@@ -104,7 +105,7 @@ def test_runs_of_a_sweep_are_those_of_separate_trainings(
     combinations = list(itertools.product(*varied.values()))
     for values in (combinations[0], combinations[-1], combinations[2]):
         values = dict(zip(varied, values, strict=True))
-        name = ",".join(f"{k}={v}" for k, v in values.items())
+        name = ",".join(sorted(f"{k}={v}" for k, v in values.items()))
         overrides = {k.replace(".", "__"): v for k, v in values.items()}
         runs.train_small(tmp_path / name, **(SMALL | overrides))
         assert_same_run(tmp_path / "sweep" / name, tmp_path / name)
@@ -158,6 +159,40 @@ def test_what_is_finished_is_not_run_again(tiny_network, tmp_path, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setitem(models.MODELS, "tiny", Tiny)
     assert sweep_small(tmp_path, "seed=0,1", **constant) == first
+
+
+def test_the_order_of_vary_does_not_make_another_run(tmp_path):
+    config, parent = runs.small_config(), workdir.Workdir(tmp_path)
+    rate, seed = "optimizer.learning_rate=0.1,0.2", "seed=0,1"
+
+    def paths(*vary):
+        made = grid.make_runs(config, parent, grid.parse(config, vary))
+        return {frozenset(run.values.items()): str(run) for run in made}
+
+    assert paths(rate, seed) == paths(seed, rate)
+    assert "optimizer.learning_rate=0.1,seed=0" in paths(seed, rate).values()
+    # An earlier version had the order of the flags.
+    (tmp_path / "seed=1,optimizer.learning_rate=0.2").mkdir()
+    (tmp_path / "notes").mkdir()
+    found = paths(rate, seed)
+    assert found == paths(seed, rate)
+    assert sorted(found.values()) == [
+        "optimizer.learning_rate=0.1,seed=0",
+        "optimizer.learning_rate=0.1,seed=1",
+        "optimizer.learning_rate=0.2,seed=0",
+        "seed=1,optimizer.learning_rate=0.2",
+    ]
+
+
+def test_a_sweep_goes_on_with_the_classes_that_it_began_with(tiny_network, tmp_path):
+    sweep_small(tmp_path, "seed=0", num_epochs=0.2)
+    path = tmp_path / "seed=0" / "dataset.json"
+    record = json.loads(path.read_text())
+    record["label_names"][0] = "zero"
+    path.write_text(json.dumps(record))
+    with pytest.raises(data_source.DataError, match="only here 0; only there zero"):
+        sweep_small(tmp_path, "seed=0,1", num_epochs=0.2)
+    assert not (tmp_path / "seed=1").exists()
 
 
 def test_seeds_and_numbers_share_one_compiled_program(tiny_network, tmp_path):

@@ -1,0 +1,87 @@
+"""The flags of main.py that set fields of the config, as ml_collections cannot."""
+
+import pytest
+
+from errors import UsageError
+from experiment import options
+
+RECIPE = ("--config=configs/resnet_cifar.py:resnet20", "--workdir=run")  # 64,000 steps
+
+
+def config(*arguments, recipe=RECIPE):
+    return options.parse(["main.py", *recipe, *arguments]).config
+
+
+@pytest.mark.parametrize(
+    ("arguments", "length", "said"),
+    [
+        ((), (10.0, 64_000), ""),
+        (
+            ("--config.num_epochs=2",),
+            (2.0, None),
+            "note: --config.num_epochs=2.0 replaces num_steps = 64000\n",
+        ),
+        (
+            ("--config.num_epochs=0",),
+            (0.0, None),
+            "note: --config.num_epochs=0.0 replaces num_steps = 64000\n",
+        ),
+        (("--config.num_steps=None",), (10.0, None), ""),
+        (("--config.num_epochs=2", "--config.num_steps=7"), (2.0, 7), ""),
+        (("--config.num_steps=7", "--config.num_steps=None"), (10.0, None), ""),
+        (("--config.num_steps=None", "--config.num_steps=7"), (10.0, 7), ""),
+        (("--config.num_epochs=2", "--config.num_steps=None"), (2.0, None), ""),
+        (
+            ("--config.num_steps=7", "--config.num_epochs", "2"),
+            (2.0, None),
+            "note: --config.num_epochs=2.0 replaces num_steps = 7\n",
+        ),
+    ],
+)
+def test_the_length_given_last_counts(arguments, length, said, capsys):
+    found = config(*arguments)
+    assert (found.num_epochs, found.num_steps) == length
+    assert capsys.readouterr().out == said
+
+
+def test_what_cannot_be_none_is_refused():
+    with pytest.raises(UsageError, match="num_epochs"):
+        config("--config.num_epochs=None")
+
+
+def test_single_arguments_of_the_optimizer_and_fields_of_the_network():
+    found = config(
+        "--config.optimizer.name=adam",
+        "--config.optimizer.kwargs={'eps': 1e-6, 'b1': 0.5}",
+        "--config.optimizer.kwargs.b1=0.95",
+        "--config.model.fields.stride_on=3x3",
+        "--config.model.fields.widths=(1, 2)",
+    )
+    assert found.optimizer.kwargs.to_dict() == {"eps": 1e-6, "b1": 0.95}
+    fields = found.model.fields
+    assert (fields.stride_on, fields.widths) == ("3x3", (1, 2))
+    assert found.is_locked and found.model.fields.is_locked
+    changed = config("--config.optimizer.kwargs.momentum=1")
+    assert changed.optimizer.kwargs.momentum == 1.0
+    assert isinstance(changed.optimizer.kwargs.momentum, float)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "recipe", "message"),
+    [
+        (
+            ("--config.optimizer.kwargs.momentum=much",),
+            RECIPE,
+            "^--config.optimizer.kwargs.momentum=much: .*float",
+        ),
+        (
+            ("--config.optimizer.kwargs.b1=0.95",),
+            ("--workdir=run", "--mode=predict", "--images=a.png"),
+            "^--config.optimizer.kwargs.b1=0.95 needs --config$",
+        ),
+    ],
+)
+def test_a_value_that_does_not_fit_is_refused(arguments, recipe, message):
+    with pytest.raises(UsageError, match=message) as error:
+        config(*arguments, recipe=recipe)
+    assert "\n" not in str(error.value)
