@@ -105,7 +105,7 @@ def dataset(run):
 
 def class_names(run):
     """The classes of a run's network by number; None if the run has no dataset.json."""
-    return dataset(run)[1] if (run.path / "dataset.json").exists() else None
+    return dataset(run)[1] if run.has("dataset.json") else None
 
 
 def say(line):

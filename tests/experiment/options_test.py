@@ -5,6 +5,9 @@ import pytest
 from errors import UsageError
 from experiment import options
 
+# ml_collections loads a config by it.
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+
 RECIPE = ("--config=configs/resnet_cifar.py:resnet20", "--workdir=run")  # 64,000 steps
 
 

@@ -15,7 +15,7 @@ import evaluate
 import models
 from errors import ConfigError
 from evaluation import population
-from experiment import workdir
+from experiment import checks, workdir
 from models import layers
 from training import objective, train_step
 
@@ -107,6 +107,13 @@ def test_a_run_is_evaluated_with_population_statistics(tiny_network, tmp_path):
         (tmp_path / "run" / "evaluation-10-population.json").read_text()
     )
     assert record["batch_stats"] == "population"
+    # Eight devices cannot share a batch of 12: four do.
+    config = checks.change(run.config(), ["num_devices=0"])
+    with config.unlocked():
+        config.batch_size = 12
+    found = evaluate.evaluate_run(run, config, batch_stats="population")
+    assert found.files[0] == "evaluation-10-population-batch_size_12.json"
+    assert found.record["count"] == 203
 
 
 def test_a_network_without_batch_norm_has_no_population_statistics(tmp_path):
