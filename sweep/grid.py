@@ -140,7 +140,7 @@ def _directories(parent):
     """
     if not parent.path.is_dir():
         return {}
-    names = [path.name for path in parent.path.iterdir()]
+    names = sorted(path.name for path in parent.path.iterdir())
     names.sort(key=lambda name: name == ",".join(sorted(name.split(","))))
     names.sort(key=lambda name: (parent.path / name / "result.json").exists())
     return {frozenset(name.split(",")): name for name in names}
