@@ -139,8 +139,8 @@ def _run(options):
     config = options.config
     if options.mode == "plot":
         return _plot(options, config, runs)
-    if config is None:
-        config = runs[0].config()
+    if runs:
+        config = runs[0].continued(config)
     checks.check(config)
     if options.mode != "summarize":
         import jax
@@ -173,4 +173,5 @@ def _is_first_process():
 if __name__ == "__main__":
     logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)
+    sys.stdout.reconfigure(errors="backslashreplace")  # paths may hold any bytes
     sys.exit(main(sys.argv))

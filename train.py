@@ -20,6 +20,7 @@ from evaluation.evaluator import Interrupted, Result
 from experiment import (
     build,
     checkpoints,
+    data_report,
     image_statistics,
     profiling,
     programs,
@@ -119,6 +120,7 @@ class Trainer:
             print(_title(setup, self.state.params), flush=True)
             if changed := trained.other_kernels(run, setup):
                 print(f"warning: {changed}", flush=True)
+            print(data_report.describe(setup), flush=True)
             trained.describe(run, setup, self.state.params)
 
         self.stop = stopping.Stop(stop, self.saved)

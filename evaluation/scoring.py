@@ -157,19 +157,20 @@ def draw_confusion(predictions, file):
     counts = counts[:, :-1]
     names, classes = predictions.label_names, len(counts)
     side = 2.5 + 0.22 * classes if classes > 20 else 2.5 + 0.4 * classes
-    figure, axis = pyplot.subplots(figsize=(side, side), layout="constrained")
-    axis.imshow(shade, cmap="Blues", vmin=0, vmax=1)
-    if classes <= 20:
-        for i, j in zip(*np.nonzero(counts), strict=True):
-            colour = "white" if shade[i, j] > 0.5 else "black"
-            place = {"ha": "center", "va": "center", "fontsize": 7}
-            axis.text(j, i, counts[i, j], color=colour, **place)
-    axis.set_xticks(range(classes), names, rotation=90, fontsize=7)
-    axis.set_yticks(range(classes), names, fontsize=7)
-    axis.set_xlabel("answer")
-    axis.set_ylabel("class")
-    figure.savefig(file, format="png", dpi=100)
-    pyplot.close(figure)
+    with matplotlib.rc_context({"text.parse_math": False}):  # names may hold dollars
+        figure, axis = pyplot.subplots(figsize=(side, side), layout="constrained")
+        axis.imshow(shade, cmap="Blues", vmin=0, vmax=1)
+        if classes <= 20:
+            for i, j in zip(*np.nonzero(counts), strict=True):
+                colour = "white" if shade[i, j] > 0.5 else "black"
+                place = {"ha": "center", "va": "center", "fontsize": 7}
+                axis.text(j, i, counts[i, j], color=colour, **place)
+        axis.set_xticks(range(classes), names, rotation=90, fontsize=7)
+        axis.set_yticks(range(classes), names, fontsize=7)
+        axis.set_xlabel("answer")
+        axis.set_ylabel("class")
+        figure.savefig(file, format="png", dpi=100)
+        pyplot.close(figure)
 
 
 def ensemble(members, average="softmax"):

@@ -49,8 +49,10 @@ def from_json(text):
             return {key: tuples(v) for key, v in value.items()}
         return tuple(map(tuples, value)) if isinstance(value, list) else value
 
-    config = default.get_config()
-    config.update(tuples(json.loads(text)))
+    config, stored = default.get_config(), tuples(json.loads(text))
+    # A run of an earlier version keeps the rule by which its images were held out.
+    stored.setdefault("dataset", {}).setdefault("holdout_by", "path")
+    config.update(stored)
     return config.lock()
 
 
@@ -63,7 +65,11 @@ def check_resumable(stored, given, path):
     free = list(FREE_ON_RESUME)
     if given.schedule.name not in ("cosine", "polynomial"):
         free += ["num_epochs", "num_steps"]
+    if not given.dataset.name.startswith(("folder:", "csv:")):
+        free += ["dataset.holdout_by"]  # only image files may have no splits
     old, new = flatten(stored), flatten(given)
+    if {old["dataset.fit"], new["dataset.fit"]} == {"auto", "pad"}:
+        free += ["dataset.fit"]  # pad refuses images for which auto would be another
     differences = [
         f"  config.{name}: {old.get(name)!r} in the run, {new.get(name)!r} given"
         for name in sorted(old.keys() | new.keys())

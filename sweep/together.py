@@ -21,6 +21,7 @@ from experiment import (
     build,
     checkpoints,
     configuration,
+    data_report,
     image_statistics,
     reporting,
     trained,
@@ -43,6 +44,7 @@ class Program:
                 "--mode=sweep has its data on the device: no images that differ in "
                 "size, no config.augment.view or policy"
             )
+        print(data_report.describe(setup), flush=True)
         self.setup = image_statistics.fitted(setup)
         self.total = setup.durations.total
         self.objective = self.setup.objective()

@@ -1,0 +1,47 @@
+"""Says in a few lines what was found in the splits of a data set."""
+
+import numpy as np
+
+from data_source import image_folder
+
+NAMED = 5  # classes that a line names
+
+
+def describe(*splits):
+    """Describes splits of one data set: classes, images, and what was not read.
+
+    The images of each class are counted where the labels are known without reading the
+    records of a TFDS directory.
+    """
+    first = splits[0]
+    lines = [f"data: {first.name}, {first.num_classes:,} classes"]
+    lines += {split.split: f"  {_images(split)}" for split in splits}.values()
+    listings = [split.listing for split in splits if split.listing]
+    if listings and listings[0].held_out and len(listings) > 1:
+        lines.append(f"  validation was held out: {listings[0].held_out}")
+    ignored = {}
+    for listing in listings:
+        ignored |= listing.ignored
+    if others := sum(ignored.values(), start=image_folder.Counter()):
+        lines.append(f"  files not read: {image_folder.kinds(others)}")
+    remarks = [remark for listing in listings for remark in listing.remarks]
+    lines += [f"  {remark}" for remark in dict.fromkeys(remarks)]
+    return "\n".join(lines)
+
+
+def _images(split):
+    """Says how many images a split has, in all and of each class."""
+    line, counts = f"{split.split}: {len(split):,} images", split.class_counts()
+    if counts is None:
+        return line
+    names, order = split.label_names, np.argsort(counts, kind="stable")
+    present = order[counts[order] > 0]
+    least, most = present[0], present[-1]
+    line += f", {counts[least]:,} ({names[least]}) to {counts[most]:,} ({names[most]})"
+    line += " of a class"
+    absent = np.flatnonzero(counts == 0)
+    if len(absent):
+        shown = ", ".join(names[k] for k in absent[:NAMED])
+        more = f" and {len(absent) - NAMED:,} others" if len(absent) > NAMED else ""
+        line += f"; none of {shown}{more}"
+    return line
