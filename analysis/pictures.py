@@ -8,6 +8,8 @@ import textwrap
 
 import numpy as np
 
+from data_source import as_text
+
 BLUE, RED = "#4477aa", "#cc3311"  # colour-blind readers can tell them apart
 DPI = 110
 
@@ -50,6 +52,7 @@ def show(axis, image, title="", **options):
 
 def short(name, length=18, tail=0):
     """Cuts a name to `length` and keeps its last `tail` letters, which tell more."""
+    name = as_text(name)  # of any file
     if len(name) <= length:
         return name
     return name[: length - 1 - tail] + "…" + name[len(name) - tail :]
