@@ -30,6 +30,7 @@ from data_source.split import DataError, Example, Split, UnreadableFile, as_text
 SPLITS = dict.fromkeys(("train", "training"), "train")
 SPLITS |= dict.fromkeys(("validation", "val", "valid", "dev"), "validation")
 SPLITS |= dict.fromkeys(("test", "testing"), "test")
+EARLIER_SPLITS = ("train", "validation", "val", "test")
 EXTENSIONS = frozenset(
     ".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .ppm .pgm .pbm".split()
 )
@@ -65,9 +66,10 @@ def open_split(name, split, *, holdout, by="class"):
     if split == "auto":
         split = "validation" if "validation" in listing.splits else "test"
         if split not in listing.splits:
+            seen = f" ({'; '.join(listing.remarks)})" if listing.remarks else ""
             raise DataError(
-                f"{name!r} has only the split train: say what to evaluate on, such as "
-                "config.dataset.train_split = 'train[:90%]' and "
+                f"{name!r} has only the split train{seen}: say what to evaluate on, "
+                "such as config.dataset.train_split = 'train[:90%]' and "
                 "config.dataset.eval_split = 'train[90%:]'."
             )
     files = _select(name, listing, split)
@@ -322,21 +324,20 @@ class Folder:
           DataError: two folders are the same split, or it is not clear what is what.
         """
         root, found = self.root, {}
-        folders, images, _ = _entries(root)
-        known = SPLITS
-        if self._by == "path":  # also an earlier rule
-            known = {name: name for name in ("train", "validation", "test")}
-            known["val"] = "validation"
-            named = {f: known[f] for f in folders if f in known}
+        folders, images, ignored = _entries(root)
+        earlier = self._by == "path"
+        if earlier:
+            named = {f: SPLITS[f] for f in folders if f in EARLIER_SPLITS}
         else:
-            named = {f: known[f.lower()] for f in folders if f.lower() in known}
+            named = {f: SPLITS[f.lower()] for f in folders if f.lower() in SPLITS}
         for folder, split in named.items():
             if _entries(root / folder)[0]:
                 if split in found:
                     raise DataError(f"{root} has both {found[split]} and {folder}.")
                 found[split] = folder
         if not found:
-            if len(set(named.values())) > 1 or (named and len(named) == len(folders)):
+            all_named = named and len(named) == len(folders)
+            if not earlier and (all_named or len(set(named.values())) > 1):
                 raise DataError(
                     f"{root}: {', '.join(named)} hold no class folders; a data set is "
                     "PATH/train/<class>/ and PATH/validation/<class>/, or "
@@ -344,20 +345,22 @@ class Folder:
                 )
             return {}
         others = [f for f in folders if f not in found.values()]
-        if list(found) == ["train"] and (
-            beside := [f for f in others if f not in named and _holds_images(root / f)]
-        ):
-            raise DataError(
-                f"{root / found['train']} may be a split or a class: it holds folders, "
-                f"and beside it {beside[0]} holds images. Put all classes under "
-                f"{found['train']}, or list the images in a CSV (csv:PATH)."
-            )
+        if list(found) == ["train"] and not earlier:
+            for folder in others:
+                if folder not in named and _holds_images(root / folder):
+                    raise DataError(
+                        f"{root / found['train']} may be a split or a class: it holds "
+                        f"folders, and beside it {folder} holds images. Put all "
+                        f"classes under {found['train']}, or list the images in a CSV "
+                        "(csv:PATH)."
+                    )
         others += [f"images beside them ({len(images):,})"] if images else []
         if others:
             self.remarks.append(
-                f"{', '.join(found.values())} are read as splits, but not "
+                f"read as splits: {', '.join(found.values())}; not read: "
                 + ", ".join(map(as_text, others))
             )
+        self.ignored[""] = ignored
         return found
 
     def files(self, split):

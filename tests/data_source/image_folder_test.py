@@ -145,8 +145,8 @@ def test_what_is_beside_the_splits_is_said(photographs):
     write(photographs, ["Test/cat/a.jpg", "val/b.jpg"])
     split = open_split(f"folder:{photographs}", "test")
     assert split.listing.remarks == [
-        "Test, train are read as splits, but not extra, unlabelled, val, images "
-        "beside them (1)"
+        "read as splits: Test, train; not read: extra, unlabelled, val, images beside "
+        "them (1)"
     ]
 
 
@@ -180,7 +180,7 @@ def test_what_other_programs_left_is_no_class(photographs):
     write(photographs, [f"train/{path}" for path in litter])
     split = open_split(f"folder:{photographs}", "train")
     assert split.label_names == ("cat", "dog") and len(split) == 3
-    assert split.listing.ignored == {"train": {image_folder.HIDDEN: 6}}
+    assert split.listing.ignored == {"": {}, "train": {image_folder.HIDDEN: 6}}
 
 
 def test_the_report_says_what_was_found(photographs):

@@ -1,6 +1,7 @@
 """Opening and reading data sets, and the messages for those that cannot be opened."""
 
 import io
+import os
 import re
 import shutil
 import socket
