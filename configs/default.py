@@ -51,8 +51,8 @@ def get_config():
     config.dataset.order = "shuffle"  # every epoch; "fixed": once for all epochs
     config.dataset.image_size = 0  # pixels, height = width; 0: the data's own size
     # How images get that size outside training: "pad" with zeros, "resize", or "crop"
-    # the centre of the image rescaled to short_side. "auto" resizes images that differ
-    # in size and pads others.
+    # the centre of the image rescaled to short_side. "auto" resizes image files, and
+    # other images that differ in size, and pads the rest.
     config.dataset.fit = "auto"
     config.dataset.short_side = 256  # pixels, for fit "crop"
     config.dataset.interpolation = "bilinear"  # or bicubic, lanczos, box, nearest

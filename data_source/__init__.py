@@ -13,6 +13,7 @@ __all__ = [
     "UnreadableFile",
     "as_text",
     "describe",
+    "is_files",
     "open_split",
 ]
 
@@ -34,7 +35,7 @@ def open_split(
     Raises:
       DataError: the set, split or features do not exist or cannot be obtained.
     """
-    if _is_files(name):
+    if is_files(name):
         return image_folder.open_split(name, split, holdout=holdout, by=holdout_by)
     return tfds_directory.open_split(name, split, data_dir=data_dir, download=download)
 
@@ -45,10 +46,11 @@ def describe(name, *, data_dir=None):
     Raises:
       DataError: as for open_split.
     """
-    if _is_files(name):
+    if is_files(name):
         return image_folder.describe(name)
     return tfds_directory.describe(name, data_dir=data_dir)
 
 
-def _is_files(name):
+def is_files(name):
+    """Returns whether a data set of this name is of image files, not of TFDS."""
     return name.startswith(("folder:", "csv:"))

@@ -364,8 +364,8 @@ def _try_again(split, place, made_from, stamps, encode, report):
         size = data.tell()
     if not changed:
         return
+    _replace(place, "stamps", stamps)  # first: without its record it is tried again
     _replace(place, "index", index)
-    _replace(place, "stamps", stamps)
     _describe(place, made_from, size)
     report(f"{place}: {mended:,} images that were damaged are whole now and stored")
 

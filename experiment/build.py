@@ -304,7 +304,8 @@ def make_preprocessing(config, image_shape, *, training=False):
             "config.dataset.image_size"
         )
     if fit == "auto":
-        fit = "resize" if None in image_shape else "pad"
+        files = data_source.is_files(dataset.name)
+        fit = "resize" if files or None in image_shape else "pad"
     try:
         preprocessing = preprocessings.Preprocessing(
             image_size=size or max(image_shape[:2]),

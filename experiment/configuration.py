@@ -5,6 +5,7 @@ import json
 
 from ml_collections import ConfigDict
 
+import data_source
 from configs import default
 from errors import ConfigError
 
@@ -65,11 +66,11 @@ def check_resumable(stored, given, path):
     free = list(FREE_ON_RESUME)
     if given.schedule.name not in ("cosine", "polynomial"):
         free += ["num_epochs", "num_steps"]
-    if not given.dataset.name.startswith(("folder:", "csv:")):
-        free += ["dataset.holdout_by"]  # only image files may have no splits
     old, new = flatten(stored), flatten(given)
-    if {old["dataset.fit"], new["dataset.fit"]} == {"auto", "pad"}:
-        free += ["dataset.fit"]  # pad refuses images for which auto would be another
+    if not data_source.is_files(given.dataset.name):
+        free += ["dataset.holdout_by"]  # which no set of TFDS needs
+        if {old["dataset.fit"], new["dataset.fit"]} == {"auto", "pad"}:
+            free += ["dataset.fit"]  # the same, as pad refuses images of unlike sizes
     differences = [
         f"  config.{name}: {old.get(name)!r} in the run, {new.get(name)!r} given"
         for name in sorted(old.keys() | new.keys())

@@ -235,8 +235,11 @@ def test_preprocessing_of_images_that_differ_in_size():
     with pytest.raises(ConfigError, match="say config.dataset.image_size"):
         build.make_preprocessing(config, (None, None, 3))
     config.dataset.image_size = 24
-    for shape, fit in (((None, None, 3), "resize"), ((20, 24, 3), "pad")):
-        assert build.make_preprocessing(config, shape).fit == fit
+    for name in ("mnist", "folder:photos"):  # a cache's images may be of one size
+        config.dataset.name = name
+        sizes = {None: "resize", 20: "pad" if name == "mnist" else "resize"}
+        for side, fit in sizes.items():
+            assert build.make_preprocessing(config, (side, side, 3)).fit == fit
     config.dataset.fit = "pad"
     with pytest.raises(ConfigError, match="cannot be padded: set fit"):
         build.make_preprocessing(config, (None, None, 3))

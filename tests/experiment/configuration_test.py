@@ -194,6 +194,12 @@ def test_what_fit_auto_chooses_is_the_pad_of_an_earlier_version():
     configuration.check_resumable(pad, auto, "run")
     with pytest.raises(ConfigError, match="config.dataset.fit: 'crop' in the run"):
         configuration.check_resumable(crop, auto, "run")
+    files = [
+        runs.small_config(dataset__fit=fit, dataset__name="folder:photos")
+        for fit in ("pad", "auto")
+    ]
+    with pytest.raises(ConfigError, match="config.dataset.fit: 'pad' in the run"):
+        configuration.check_resumable(*files, "run")
 
 
 def test_a_longer_training_is_the_same_run_unless_the_schedule_is_stretched():
