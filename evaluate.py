@@ -146,7 +146,7 @@ def _evaluate_run(run, config, checkpoint, batch_stats):
         dataset = dataset.copy_and_resolve_references()
         dataset.cache = ""
     split = build.open_split(dataset, dataset.eval_split)
-    if split.listing and jax.process_index() == 0:
+    if split.findings and jax.process_index() == 0:
         print(report.describe(split), flush=True)
     opened = trained.open_run(run, checkpoint, config=config, split=split)
     protocol = make_protocol(config, opened.preprocessing, split.image_shape)

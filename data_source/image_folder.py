@@ -25,7 +25,14 @@ from pathlib import Path
 
 import numpy as np
 
-from data_source.split import DataError, Example, Split, UnreadableFile, as_text
+from data_source.split import (
+    DataError,
+    Example,
+    Findings,
+    Split,
+    UnreadableFile,
+    as_text,
+)
 
 SPLITS = dict.fromkeys(("train", "training"), "train")
 SPLITS |= dict.fromkeys(("validation", "val", "valid", "dev"), "validation")
@@ -66,7 +73,8 @@ def open_split(name, split, *, holdout, by="class"):
     if split == "auto":
         split = "validation" if "validation" in listing.splits else "test"
         if split not in listing.splits:
-            seen = f" ({'; '.join(listing.remarks)})" if listing.remarks else ""
+            remarks = listing.findings.remarks
+            seen = f" ({'; '.join(remarks)})" if remarks else ""
             raise DataError(
                 f"{name!r} has only the split train{seen}: say what to evaluate on, "
                 "such as config.dataset.train_split = 'train[:90%]' and "
@@ -82,7 +90,7 @@ def split_of(listing, name, split, files):
     """Returns the `Split` of these `Files` of a `Folder` or `Table`."""
     source = FileSource(listing.root, files)
     classes = tuple(listing.label_names)
-    return Split(name, split, source, IMAGE_SHAPE, classes, listing)
+    return Split(name, split, source, IMAGE_SHAPE, classes, listing.findings)
 
 
 def describe(name):
@@ -270,21 +278,16 @@ class Folder:
 
     Listing the training folder once gives the classes; `files` lists the files of a
     split (ImageNet's training images take 3.5 s from a local disk).
-
-    Attributes:
-      held_out: how "validation" was drawn, in words; "" if the files have splits.
-      remarks: lines about what is odd or was not read.
-      ignored: {split folder: Counter of the kinds of files in it that are not read},
-        filled by `files`.
     """
 
     def __init__(self, root, holdout, by):
         self._holdout, self._by = holdout, by
-        self.remarks, self.ignored = [], {}
+        self.findings = Findings()
         self.root = root = self._innermost(root)
         self._folders = self._split_folders()
         self.splits = tuple(self._folders) or ("train", "validation")
-        self.held_out = "" if self._folders else _drawn(holdout, by)
+        if not self._folders:
+            self.findings.held_out = _drawn(holdout, by)
         if "train" not in self.splits:
             raise DataError(
                 f"{root} has no train folder beside {', '.join(self.splits)}; the "
@@ -298,7 +301,7 @@ class Folder:
                 f"and PATH/validation/<class>/, or PATH/<class>/, of image files."
             )
         self.label_names = class_names(map(as_text, folders), training)
-        self.remarks += _alike(self.label_names)
+        self.findings.remarks += _alike(self.label_names)
 
     def _innermost(self, root):
         """Returns the folder that holds the splits or classes: `root` or its only one.
@@ -312,7 +315,7 @@ class Folder:
             inner, images, _ = _entries(root / folders[0])
             if not inner or images:
                 return root
-            self.remarks.append(
+            self.findings.remarks.append(
                 f"{root} holds only the folder {as_text(folders[0])}, which is read"
             )
             root = root / folders[0]
@@ -356,11 +359,11 @@ class Folder:
                     )
         others += [f"images beside them ({len(images):,})"] if images else []
         if others:
-            self.remarks.append(
+            self.findings.remarks.append(
                 f"read as splits: {', '.join(found.values())}; not read: "
                 + ", ".join(map(as_text, others))
             )
-        self.ignored[""] = ignored
+        self.findings.ignored[""] = ignored
         return found
 
     def files(self, split):
@@ -387,7 +390,7 @@ class Folder:
             ignored += here
             for path in self._part(split, paths):
                 files.add(path, numbers[name])
-        self.ignored[folder] = ignored
+        self.findings.ignored[folder] = ignored
         return files
 
     def _part(self, split, paths):
@@ -457,21 +460,22 @@ class Table:
 
     def __init__(self, path, holdout, by):
         self.root, self._csv = path.parent, path
-        self._rows, self.remarks = _rows(path)
-        self.ignored = {}
+        self._rows, remarks = _rows(path)
+        self.findings = Findings(remarks=remarks)
         if not self._rows:
             raise DataError(f"{path} names no images.")
         self.splits = {split for _, split, _ in self._rows.values()}
-        self.held_out = ""
-        if None in self.splits:
-            self.splits, self.held_out = {"train", "validation"}, _drawn(holdout, by)
+        without = None in self.splits
+        if without:
+            self.splits = {"train", "validation"}
+            self.findings.held_out = _drawn(holdout, by)
             self._draw(holdout, by)
         if "train" not in self.splits:
             raise DataError(f"{path} has no line of the split train.")
         labels = {
             label
             for label, split, _ in self._rows.values()
-            if self.held_out or split == "train"
+            if without or split == "train"
         }
         integers = all(label.isdecimal() for label in labels)
         if integers:
@@ -483,7 +487,7 @@ class Table:
                     f"go from {numbers[0]} to {numbers[-1]} and must count from 0."
                 )
         self.label_names = class_names(labels, path, numbers=integers)
-        self.remarks += _alike(self.label_names)
+        self.findings.remarks += _alike(self.label_names)
 
     def _draw(self, holdout, by):
         """Gives each row its split."""

@@ -16,15 +16,15 @@ def describe(*splits):
     first = splits[0]
     lines = [f"data: {first.name}, {first.num_classes:,} classes"]
     lines += {split.split: f"  {_images(split)}" for split in splits}.values()
-    listings = [split.listing for split in splits if split.listing]
-    if listings and listings[0].held_out and len(listings) > 1:
-        lines.append(f"  validation was held out: {listings[0].held_out}")
+    findings = [split.findings for split in splits if split.findings]
+    if len(findings) > 1 and findings[0].held_out:
+        lines.append(f"  validation was held out: {findings[0].held_out}")
     ignored = {}
-    for listing in listings:
-        ignored |= listing.ignored
+    for found in findings:
+        ignored |= found.ignored
     if others := sum(ignored.values(), start=image_folder.Counter()):
         lines.append(f"  files not read: {image_folder.kinds(others)}")
-    remarks = [remark for listing in listings for remark in listing.remarks]
+    remarks = [remark for found in findings for remark in found.remarks]
     lines += [f"  {remark}" for remark in dict.fromkeys(remarks)]
     return "\n".join(lines)
 

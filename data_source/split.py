@@ -26,13 +26,28 @@ def as_text(name):
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
+@dataclasses.dataclass
+class Findings:
+    """What is to be said of a data set of image files.
+
+    Attributes:
+      held_out: how "validation" was drawn, in words; "" if the files have splits.
+      remarks: lines about what is odd or was not read.
+      ignored: {folder of a split: Counter of the kinds of its files that are not read}.
+    """
+
+    held_out: str = ""
+    remarks: list = dataclasses.field(default_factory=list)
+    ignored: dict = dataclasses.field(default_factory=dict)
+
+
 @dataclasses.dataclass(frozen=True)
 class Split:
     """One split of a data set; `split` may be a slice such as "train[:50000]".
 
     `source[i]` is {"image": uint8 [H, W, C], "label": int}; `image_shape` holds None
     where images differ in size. Splits of image files support only `examples`;
-    `listing` is the image_folder.Folder or Table that lists them.
+    they have `findings`.
     """
 
     name: str
@@ -40,7 +55,7 @@ class Split:
     source: typing.Any
     image_shape: tuple
     label_names: tuple
-    listing: typing.Any = None
+    findings: Findings | None = None
 
     @property
     def num_classes(self):

@@ -144,7 +144,7 @@ def test_what_is_beside_the_splits_is_said(photographs):
     (photographs / "validation").rename(photographs / "unlabelled")
     write(photographs, ["Test/cat/a.jpg", "val/b.jpg"])
     split = open_split(f"folder:{photographs}", "test")
-    assert split.listing.remarks == [
+    assert split.findings.remarks == [
         "read as splits: Test, train; not read: extra, unlabelled, val, images beside "
         "them (1)"
     ]
@@ -157,7 +157,7 @@ def test_an_only_folder_is_descended_into_and_one_class_is_an_error(tmp_path):
     assert split.label_names == ("rose", "tulip")
     assert names(split) == ["rose/a.png", "rose/b.png", "tulip/c.png"]
     said = f"{tmp_path} holds only the folder flowers, which is read"
-    assert split.listing.remarks == [said]
+    assert split.findings.remarks == [said]
     shutil.rmtree(tmp_path / "flowers/tulip")
     (tmp_path / "flowers").rename(tmp_path / "flower")
     with pytest.raises(DataError, match="holds one class, 'rose', and two are needed"):
@@ -180,7 +180,7 @@ def test_what_other_programs_left_is_no_class(photographs):
     write(photographs, [f"train/{path}" for path in litter])
     split = open_split(f"folder:{photographs}", "train")
     assert split.label_names == ("cat", "dog") and len(split) == 3
-    assert split.listing.ignored == {"": {}, "train": {image_folder.HIDDEN: 6}}
+    assert split.findings.ignored == {"": {}, "train": {image_folder.HIDDEN: 6}}
 
 
 def test_the_report_says_what_was_found(photographs):
@@ -273,7 +273,7 @@ def test_an_old_run_keeps_what_was_held_out(flat):
     """Binomial(300, 0.1): 30 with a deviation of 5.2; four of these."""
     old = open_split(f"folder:{flat}", "auto", holdout_by="path")
     assert 9 < len(old) < 51 and len(old) != 30
-    assert old.listing.held_out.startswith("0.1 of all files, by the earlier rule")
+    assert old.findings.held_out.startswith("0.1 of all files, by the earlier rule")
     (flat / "all.csv").write_text(
         "".join(f"{p.relative_to(flat)},{p.parent.name}\n" for p in flat.rglob("*.png"))
     )
@@ -388,7 +388,7 @@ def test_classes_that_look_alike_are_said(tmp_path):
     composed, decomposed = "caf\u00e9", "cafe\u0301"
     write(tmp_path, [f"{composed}/a.png", f"{decomposed}/a.png"])
     write(tmp_path, ["Tea/a.png", "tea/b.png"])
-    (remark,) = open_split(f"folder:{tmp_path}", "train").listing.remarks
+    (remark,) = open_split(f"folder:{tmp_path}", "train").findings.remarks
     assert remark.startswith("warning: classes that differ only by capitals or by")
     assert r"'cafe\u0301' and 'caf\xe9'" in remark and "'Tea' and 'tea'" in remark
     rows = [f"{composed}/a.png,{composed},train", "Tea/a.png,Tea,train"]
@@ -455,7 +455,7 @@ def test_a_csv_with_another_header(tmp_path, header):
     (tmp_path / "l.csv").write_text(f"{header}\na.png,x\nb.png,y\n")
     split = open_split(f"csv:{tmp_path}/l.csv", "train", holdout=0.0)
     assert labelled(split) == [("a.png", 0), ("b.png", 1)]
-    assert split.label_names == ("x", "y") and split.listing.remarks == []
+    assert split.label_names == ("x", "y") and split.findings.remarks == []
 
 
 def test_a_header_says_which_columns_are_read(tmp_path):
@@ -465,7 +465,7 @@ def test_a_header_says_which_columns_are_read(tmp_path):
     split = open_split(f"csv:{tmp_path}/l.csv", "train")
     assert labelled(split) == [("a.png", 0), ("b.png", 1)]
     assert labelled(open_split(f"csv:{tmp_path}/l.csv", "auto")) == [("c.png", 1)]
-    assert split.listing.remarks == ["columns not read: Width"]
+    assert split.findings.remarks == ["columns not read: Width"]
 
 
 @pytest.mark.parametrize(
