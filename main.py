@@ -23,6 +23,7 @@ from kernels import huge_pages
 
 if __name__ == "__main__":
     huge_pages.start_anew()  # before the imports, which it would otherwise repeat
+    sys.stdout.reconfigure(errors="backslashreplace")  # paths may hold any bytes
 
 from absl import logging  # noqa: E402
 
@@ -173,5 +174,4 @@ def _is_first_process():
 if __name__ == "__main__":
     logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)
-    sys.stdout.reconfigure(errors="backslashreplace")  # paths may hold any bytes
     sys.exit(main(sys.argv))

@@ -21,8 +21,6 @@ def start(compilation_cache, distributed, coordinator, num_processes, process_id
         jax.distributed.initialize(coordinator, num_processes, process_id)
     elif distributed == "auto" and _cluster_detected():
         jax.distributed.initialize()
-        if jax.process_index() == 0:
-            print(f"--distributed=auto found {jax.process_count()} processes")
 
 
 def _cluster_detected():
