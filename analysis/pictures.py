@@ -9,6 +9,7 @@ import textwrap
 import numpy as np
 
 from data_source import as_text
+from evaluation import scoring
 
 BLUE, RED = "#4477aa", "#cc3311"  # colour-blind readers can tell them apart
 DPI = 110
@@ -40,7 +41,8 @@ def save(drawing, path):
 
     path.parent.mkdir(exist_ok=True)
     # "tight": the layout reserves no room for titles above images of fixed aspect.
-    drawing.savefig(path, dpi=DPI, bbox_inches="tight", pad_inches=0.05)
+    with scoring.missing_letters_said():
+        drawing.savefig(path, dpi=DPI, bbox_inches="tight", pad_inches=0.05)
     pyplot.close(drawing)
 
 

@@ -37,8 +37,11 @@ def _images(split):
     names, order = split.label_names, np.argsort(counts, kind="stable")
     present = order[counts[order] > 0]
     least, most = present[0], present[-1]
-    line += f", {counts[least]:,} ({names[least]}) to {counts[most]:,} ({names[most]})"
-    line += " of a class"
+    if counts[least] == counts[most]:
+        line += f", {counts[least]:,} of each class"
+    else:
+        line += f", {counts[least]:,} ({names[least]}) to "
+        line += f"{counts[most]:,} ({names[most]}) of a class"
     absent = np.flatnonzero(counts == 0)
     if len(absent):
         shown = ", ".join(names[k] for k in absent[:NAMED])

@@ -7,12 +7,16 @@ Scores prediction files again, several of them also as an ensemble:
 """
 
 import argparse
+import contextlib
 import csv
 import dataclasses
 import io
+import re
 import sys
+import warnings
 
 import numpy as np
+from absl import logging
 
 from errors import UserError
 
@@ -145,6 +149,24 @@ def confusion_csv(predictions):
     return csv_text(["class", *names, "(no answer)"], rows)
 
 
+@contextlib.contextmanager
+def missing_letters_said():
+    """Says in one line which letters a picture that is saved cannot show."""
+    missing = {}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.filterwarnings("always", "Glyph")  # one for each letter
+        yield
+    for warning in caught:
+        text = str(warning.message)
+        if number := re.match(r"Glyph (\d+) .* missing from", text):
+            missing[chr(int(number[1]))] = None
+        else:
+            warnings.warn_explicit(text, warning.category, warning.filename, 0)
+    if missing:
+        letters = "".join(missing)
+        logging.warning("a picture has boxes for letters not in its font: %s", letters)
+
+
 def draw_confusion(predictions, file):
     """Draws the confusion matrix as a PNG, coloured by the root of a class's share."""
     import matplotlib
@@ -169,7 +191,8 @@ def draw_confusion(predictions, file):
         axis.set_yticks(range(classes), names, fontsize=7)
         axis.set_xlabel("answer")
         axis.set_ylabel("class")
-        figure.savefig(file, format="png", dpi=100)
+        with missing_letters_said():
+            figure.savefig(file, format="png", dpi=100)
         pyplot.close(figure)
 
 

@@ -202,8 +202,8 @@ def test_a_folder_of_odd_names_from_training_to_prediction(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     start = lines.index(f"data: folder:{tmp_path}/photos, 2 classes")
     assert lines[start + 1 : start + 6] == [
-        "  train: 10 images, 5 (\\xe9t\\xe9) to 5 (a$b_{$) of a class",
-        "  validation: 2 images, 1 (\\xe9t\\xe9) to 1 (a$b_{$) of a class",
+        "  train: 10 images, 5 of each class",
+        "  validation: 2 images, 1 of each class",
         "  validation was held out: 0.1 of each class",
         "  files not read: 1 .avif",
         "  chosen by auto in config.dataset: eval_split validation, fit resize (images "

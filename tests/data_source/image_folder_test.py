@@ -192,7 +192,7 @@ def test_the_report_says_what_was_found(photographs):
     assert report.describe(*splits).splitlines() == [
         f"data: {name}, 3 classes",
         "  train: 4 images, 1 (cat) to 2 (dog) of a class",
-        "  validation: 2 images, 1 (cat) to 1 (emu) of a class; none of dog",
+        "  validation: 2 images, 1 of each class; none of dog",
         "  files not read: 3 .avif, 1 .jp2, 1 without extension",
     ]
 

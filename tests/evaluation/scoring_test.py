@@ -90,9 +90,11 @@ def test_a_file_scores_as_what_was_written(tmp_path):
 
 
 def test_a_picture_comes_last_and_costs_no_other_file(tmp_path, monkeypatch, caplog):
-    names = np.array(["a$b_{$", "\\xff", *NAMES[2:]])  # no formulas
+    names = np.array(["a$b_{$", "日本", *NAMES[2:]])  # no formulas
     run = workdir.Workdir(tmp_path)
     files = results.write(run, "1", {"step": 1}, predictions(label_names=names))
+    assert caplog.messages == ["a picture has boxes for letters not in its font: 日本"]
+    caplog.clear()
     assert files[-1] == "confusion-1.png" and len(files) == 5
     assert set(os.listdir(tmp_path)) == set(files)
 
