@@ -22,6 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import data_source
 import input_pipeline
+from data_source import report
 from errors import ConfigError
 from evaluation import evaluator, population, protocols, results, scoring
 from experiment import build, checks, configuration, trained, workdir
@@ -145,6 +146,8 @@ def _evaluate_run(run, config, checkpoint, batch_stats):
         dataset = dataset.copy_and_resolve_references()
         dataset.cache = ""
     split = build.open_split(dataset, dataset.eval_split)
+    if split.findings and jax.process_index() == 0:
+        print(report.describe(split), flush=True)
     split = trained.numbered(split, run, subset=config.eval.classes == "subset")
     opened = trained.open_run(run, checkpoint, config=config, split=split)
     protocol = make_protocol(config, opened.preprocessing, split.image_shape)

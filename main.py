@@ -23,6 +23,7 @@ from kernels import huge_pages
 
 if __name__ == "__main__":
     huge_pages.start_anew()  # before the imports, which it would otherwise repeat
+    sys.stdout.reconfigure(errors="backslashreplace")  # paths may hold any bytes
 
 from absl import logging  # noqa: E402
 
@@ -139,8 +140,8 @@ def _run(options):
     config = options.config
     if options.mode == "plot":
         return _plot(options, config, runs)
-    if config is None:
-        config = runs[0].config()
+    if runs:
+        config = runs[0].continued(config)
     checks.check(config)
     if options.mode != "summarize":
         import jax

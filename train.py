@@ -20,6 +20,7 @@ from evaluation.evaluator import Interrupted, Result
 from experiment import (
     build,
     checkpoints,
+    data_report,
     image_statistics,
     profiling,
     programs,
@@ -119,6 +120,7 @@ class Trainer:
             print(_title(setup, self.state.params), flush=True)
             if changed := trained.other_kernels(run, setup):
                 print(f"warning: {changed}", flush=True)
+            print(data_report.describe(setup), flush=True)
             trained.describe(run, setup, self.state.params)
 
         self.stop = stopping.Stop(stop, self.saved)
@@ -326,12 +328,14 @@ class Trainer:
 def _title(setup, params):
     """Returns the line that says what is trained, and on what."""
     config, devices = setup.config, setup.mesh.devices
+    number = jax.process_count()
+    processes = f" of {number} processes" if number > 1 else ""
     parameters = sum(x.size for x in jax.tree.leaves(params))
     return (
         f"{config.model.name} on {setup.train_split.name}: {parameters:,} parameters, "
         f"{len(setup.train_split):,} training images of "
         f"{'x'.join(map(str, setup.input_shape))}, "
         f"{setup.durations.total:,} steps of {config.batch_size} on "
-        f"{devices.size} {devices.flat[0].device_kind} devices; "
+        f"{devices.size} {devices.flat[0].device_kind} devices{processes}; "
         f"{ops.in_words(ops.describe(devices.size))}"
     )

@@ -7,6 +7,7 @@ import os
 import pathlib
 
 from analysis import pictures
+from data_source import as_text
 from experiment import workdir
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart. Their yellow is
@@ -118,7 +119,7 @@ def _names(paths):
             tail = run[-number:]
             if sum(other[-number:] == tail for other in set(runs)) == 1:
                 break
-        names.append(str(pathlib.Path(*tail)))
+        names.append(as_text(pathlib.Path(*tail)))
     for length in range(LONGEST, max(map(len, names))):
         for tail in sorted(range(length), key=lambda tail: abs(tail - length // 2)):
             short = [pictures.short(name, length, tail) for name in names]

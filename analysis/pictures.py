@@ -8,6 +8,9 @@ import textwrap
 
 import numpy as np
 
+from data_source import as_text
+from evaluation import scoring
+
 BLUE, RED = "#4477aa", "#cc3311"  # colour-blind readers can tell them apart
 DPI = 110
 
@@ -38,7 +41,8 @@ def save(drawing, path):
 
     path.parent.mkdir(exist_ok=True)
     # "tight": the layout reserves no room for titles above images of fixed aspect.
-    drawing.savefig(path, dpi=DPI, bbox_inches="tight", pad_inches=0.05)
+    with scoring.missing_letters_said():
+        drawing.savefig(path, dpi=DPI, bbox_inches="tight", pad_inches=0.05)
     pyplot.close(drawing)
 
 
@@ -50,6 +54,7 @@ def show(axis, image, title="", **options):
 
 def short(name, length=18, tail=0):
     """Cuts a name to `length` and keeps its last `tail` letters, which tell more."""
+    name = as_text(name)  # of any file
     if len(name) <= length:
         return name
     return name[: length - 1 - tail] + "…" + name[len(name) - tail :]

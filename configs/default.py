@@ -43,6 +43,9 @@ def get_config():
         "auto"  # "auto": "validation" if there is one, or "test"
     )
     config.dataset.holdout = 0.1  # share to evaluate on if files have no splits
+    # That share of each "class"; or "path", the rule of earlier versions, which drew it
+    # from all files and knew no other names of splits than train, val and test.
+    config.dataset.holdout_by = "class"
     config.dataset.damaged = "replace"  # a damaged training image by another; or "fail"
     config.dataset.cache = ""  # in cache_dir: "resized" (JPEG) or "pixels"; "": none
     config.dataset.cache_dir = ""
@@ -51,8 +54,9 @@ def get_config():
     config.dataset.order = "shuffle"  # every epoch; "fixed": once for all epochs
     config.dataset.image_size = 0  # pixels, height = width; 0: the data's own size
     # How images get that size outside training: "pad" with zeros, "resize", or "crop"
-    # the centre of the image rescaled to short_side.
-    config.dataset.fit = "pad"
+    # the centre of the image rescaled to short_side. "auto" resizes image files, and
+    # other images that differ in size, and pads the rest.
+    config.dataset.fit = "auto"
     config.dataset.short_side = 256  # pixels, for fit "crop"
     config.dataset.interpolation = "bilinear"  # or bicubic, lanczos, box, nearest
     # Applied before mean and std: "mean_image" subtracts each pixel's mean over the

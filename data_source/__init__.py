@@ -4,17 +4,28 @@ Reads TFDS directories (array_record; tfrecord through an index) and image files
 """
 
 from data_source import image_folder, tfds_directory
-from data_source.split import DataError, Example, Split, UnreadableFile
+from data_source.split import DataError, Example, Split, UnreadableFile, as_text
 
-__all__ = ["DataError", "Example", "Split", "UnreadableFile", "describe", "open_split"]
+__all__ = [
+    "DataError",
+    "Example",
+    "Split",
+    "UnreadableFile",
+    "as_text",
+    "describe",
+    "is_files",
+    "open_split",
+]
 
 
-def open_split(name, split, *, data_dir=None, download=True, holdout=0.1):
+def open_split(
+    name, split, *, data_dir=None, download=True, holdout=0.1, holdout_by="class"
+):
     """Opens a split of the data set `name`.
 
     The name is a TFDS name ("mnist", "name/config:1.2.3"), or "folder:PATH" or
-    "csv:PATH". image_folder.py says what the latter hold and what `holdout` means for
-    them; `data_dir` and `download` apply only to TFDS.
+    "csv:PATH". image_folder.py says what the latter hold, and what `holdout` and
+    `holdout_by` mean for them; `data_dir` and `download` apply only to TFDS.
 
     If `data_dir` is given, no other place is searched. Otherwise TFDS_DATA_DIR, the
     home folder's tensorflow_datasets and this repository's data/ are searched in this
@@ -24,8 +35,8 @@ def open_split(name, split, *, data_dir=None, download=True, holdout=0.1):
     Raises:
       DataError: the set, split or features do not exist or cannot be obtained.
     """
-    if _is_files(name):
-        return image_folder.open_split(name, split, holdout=holdout)
+    if is_files(name):
+        return image_folder.open_split(name, split, holdout=holdout, by=holdout_by)
     return tfds_directory.open_split(name, split, data_dir=data_dir, download=download)
 
 
@@ -35,10 +46,11 @@ def describe(name, *, data_dir=None):
     Raises:
       DataError: as for open_split.
     """
-    if _is_files(name):
+    if is_files(name):
         return image_folder.describe(name)
     return tfds_directory.describe(name, data_dir=data_dir)
 
 
-def _is_files(name):
+def is_files(name):
+    """Returns whether a data set of this name is of image files, not of TFDS."""
     return name.startswith(("folder:", "csv:"))

@@ -5,11 +5,13 @@ DIRECTORY/<data set>-<split>-<kind>-<side>/ holds
 
     examples    for each example in turn, its image and then its name
     index       one record per example (INDEX)
-    cache.json  what the cache was made from, and whether it is complete
+    stamps      a uint64 per example: the Split.stamps that it was made from
+    cache.json  what else the cache was made from, and whether it is complete
     lock        held by the process that builds
 
 A record is appended to the index only once its example is on the disk, so a build that
-was killed resumes where it stopped.
+was killed resumes where it stopped. Examples that were damaged are tried again whenever
+the cache is opened; those that can be read by then follow the others in `examples`.
 """
 
 import concurrent.futures
@@ -29,12 +31,12 @@ from pathlib import Path
 import numpy as np
 import simplejpeg
 
-from data_source.split import DataError, Example
+from data_source.split import DataError, Example, UnreadableFile
 from transforms import resizing
 from transforms.decode import DamagedImage, decode
 
 KINDS = ("resized", "pixels")
-FORMAT = 1  # version of the file format
+FORMAT = 2  # version of the file format; 1 had no stamps
 QUALITY = 90  # of the JPEGs
 INDEX = np.dtype(
     [
@@ -45,7 +47,7 @@ INDEX = np.dtype(
         ("shape", "<i4", 3),
     ]
 )
-SAMPLE = 64  # examples on which the fingerprint and the size estimate are based
+SAMPLE = 64  # examples on which the size estimate is based
 NAME = 64  # bytes that the estimate allows for a name
 BLOCK, CHUNK = 16, 1024  # examples per thread's task, and per write
 REPORT_SECONDS = 30
@@ -67,11 +69,12 @@ def open_cached(
     "resized", stored as JPEG of quality 90; a smaller one is stored as it is. The kind
     "pixels" stores decoded images. With the evaluation's interpolation and side, centre
     crops from "pixels" equal those of the original to the bit. A damaged image stays
-    damaged: its bytes are empty. Several processes may call this at once; one builds,
-    on `num_threads` threads (by default one per core).
+    damaged, its bytes empty, until it can be read. Several processes may call this at
+    once; one builds, on `num_threads` threads (by default one per core).
 
     Raises:
-      DataError: the disk is too small, or the cache was made from something else.
+      DataError: the disk is too small, or the cache was made from something else: a
+        file or a label has changed since.
     """
     if kind not in KINDS:
         raise DataError(f"config.dataset.cache {kind!r} is none of {', '.join(KINDS)}")
@@ -84,7 +87,7 @@ def open_cached(
         channels=split.image_shape[-1],
         interpolation=interpolation,
     )
-    sample = split.examples(np.linspace(0, len(split) - 1, SAMPLE, dtype=int))
+    stamps = split.stamps()
     made_from = {
         "format": FORMAT,
         "examples": len(split),
@@ -92,14 +95,17 @@ def open_cached(
         "side": side,
         "channels": split.image_shape[-1],
         "interpolation": interpolation,
-        "fingerprint": _fingerprint(sample, split.label_names),
+        "classes": f"{len(split.label_names)} ({_digest(split.label_names)})",
     }
-    if not _is_complete(place, made_from):
+    complete = _is_complete(place, made_from, stamps)
+    if not complete or (len(_damaged(place)) and os.access(place, os.W_OK)):
         place.mkdir(parents=True, exist_ok=True)
         with open(place / "lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if not _is_complete(place, made_from):
-                _build(split, place, made_from, encode, sample, num_threads, report)
+            if _is_complete(place, made_from, stamps):
+                _try_again(split, place, made_from, stamps, encode, report)
+            else:
+                _build(split, place, made_from, stamps, encode, num_threads, report)
     source = CachedSource(place, kind, split.image_shape[-1])
     return dataclasses.replace(split, source=source, image_shape=source.image_shape)
 
@@ -121,6 +127,10 @@ class CachedSource:
 
     def __len__(self):
         return len(self._index)
+
+    @property
+    def labels(self):
+        return self._index["label"]
 
     def __getitem__(self, index):
         example = self.examples([index])[0]
@@ -177,16 +187,11 @@ class CachedSource:
             raise DataError(f"{example.name} cannot be decoded: {error}") from error
 
 
-def _fingerprint(sample, label_names):
-    digest = hashlib.sha256("\n".join(label_names).encode())
-    for example in sample:
-        digest.update(np.int64(example.label).tobytes())
-        image = example.image
-        digest.update(image if isinstance(image, bytes) else image.tobytes())
-    return digest.hexdigest()
+def _digest(names):
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:12]
 
 
-def _is_complete(place, made_from):
+def _is_complete(place, made_from, stamps):
     """Returns whether the cache is there and complete.
 
     Raises:
@@ -203,21 +208,50 @@ def _is_complete(place, made_from):
         raise DataError(
             f"{place}/cache.json cannot be read: {error}. {delete}."
         ) from error
+    if "format" in differ:
+        raise DataError(f"{place} was made by another version. {delete}.")
     if differ:
         was = ", ".join(
             f"{k} {stored['made from'].get(k)!r} instead of {made_from[k]!r}"
             for k in differ
         )
         raise DataError(f"{place} was made from other data: {was}. {delete}.")
-    if size is None:
-        return False
-    expected = {"examples": size, "index": made_from["examples"] * INDEX.itemsize}
+    count = made_from["examples"]
+    expected = {"stamps": count * stamps.itemsize}
+    if size is not None:
+        expected |= {"examples": size, "index": count * INDEX.itemsize}
     for name, number in expected.items():
         file = place / name
         found = file.stat().st_size if file.exists() else 0
-        if found != number:
+        # A kill in _try_again leaves examples that no record knows.
+        if found != number and not (name == "examples" and found > number):
             raise DataError(f"{file} has {found} bytes, not {number}. {delete}.")
-    return True
+    changed = np.fromfile(place / "stamps", stamps.dtype) != stamps
+    if size is not None:
+        changed[_damaged(place)] = False  # they are tried again
+    if changed.any():
+        first = _name(place, int(changed.argmax()))
+        raise DataError(
+            f"{place} was made from other data: {changed.sum():,} of {count:,} images "
+            f"or their labels have changed since, such as {first}. {delete}."
+        )
+    return size is not None
+
+
+def _damaged(place):
+    """Returns the numbers of the examples that were damaged when they were stored."""
+    return np.flatnonzero(np.fromfile(place / "index", INDEX)["size"] == 0)
+
+
+def _name(place, number):
+    """Returns the name of an example, or its number if it is not stored yet."""
+    index = np.fromfile(place / "index", INDEX)
+    if number >= len(index):
+        return f"number {number}"
+    record = index[number]
+    with open(place / "examples", "rb") as file:
+        file.seek(record["offset"] + record["size"])
+        return file.read(record["name_size"]).decode(errors="replace")
 
 
 def _describe(place, made_from, size):
@@ -245,9 +279,11 @@ def _encode(example, *, kind, side, channels, interpolation):
     return simplejpeg.encode_jpeg(image, QUALITY, *colours), image.shape
 
 
-def _build(split, place, made_from, encode, sample, num_threads, report):
+def _build(split, place, made_from, stamps, encode, num_threads, report):
+    _replace(place, "stamps", stamps)
     _describe(place, made_from, None)
     count, done = len(split), _resume(place)
+    sample = split.examples(np.linspace(0, count - 1, SAMPLE, dtype=int))
     stored = [len(encode(example)[0]) for example in sample]
     need = (count - done) * (np.mean(stored) + INDEX.itemsize + NAME)
     free = shutil.disk_usage(place).free
@@ -303,6 +339,43 @@ def _build(split, place, made_from, encode, sample, num_threads, report):
                 report(f"{place}: {done:,} of {count:,} images, {rate:,.0f}/s")
         size = data.tell()
     _describe(place, made_from, size)
+
+
+def _try_again(split, place, made_from, stamps, encode, report):
+    """Stores the examples that were damaged and can be read now."""
+    index = np.fromfile(place / "index", INDEX)
+    before = np.fromfile(place / "stamps", stamps.dtype)
+    changed, mended = False, 0
+    with open(place / "examples", "ab") as data:
+        for number in _damaged(place):
+            try:
+                (example,) = split.examples([number])
+            except UnreadableFile as error:
+                example = error.example
+            image, shape = encode(example)
+            if not image and before[number] == stamps[number]:
+                continue
+            name = example.name.encode()
+            sizes = (data.tell(), len(image), len(name))
+            index[number] = (*sizes, example.label, shape)
+            data.write(image + name)
+            changed, mended = True, mended + bool(image)
+        _sync(data)
+        size = data.tell()
+    if not changed:
+        return
+    _replace(place, "stamps", stamps)  # first: without its record it is tried again
+    _replace(place, "index", index)
+    _describe(place, made_from, size)
+    report(f"{place}: {mended:,} images that were damaged are whole now and stored")
+
+
+def _replace(place, name, array):
+    """Writes an array to a file atomically."""
+    with open(place / f"{name}.tmp", "wb") as file:
+        file.write(array.tobytes())
+        _sync(file)
+    os.replace(place / f"{name}.tmp", place / name)
 
 
 def _resume(place):

@@ -1,16 +1,18 @@
 """Data sets of image files: a folder for each class, or a CSV of path,label.
 
-folder:PATH means PATH/{train,validation|val,test}/<class>/... if the split folders
-themselves hold folders, otherwise PATH/<class>/...; csv:PATH has lines path,label or
-path,label,split under an optional header of these words, and its paths are relative to
-the CSV's own folder. Classes are numbered by the sorted names in the training split, 2
+folder:PATH means PATH/{train,validation,test}/<class>/... if the split folders
+themselves hold folders, otherwise PATH/<class>/...; if PATH holds nothing but one
+folder of folders, as many archives do, that folder is meant. csv:PATH has lines
+path,label or path,label,split under an optional header; its paths are relative to the
+CSV's own folder. Splits may have their other usual names (SPLITS), and all these words
+may be in capitals. Classes are numbered by the sorted names in the training split, 2
 before 10 if all are whole numbers; a CSV with such labels has the classes 0, 1, 2, ...
 
 Examples are sorted by path, whatever order the file system or the CSV has. If the files
-have no splits, a hash of its path puts each file into "train" or "validation", where it
-stays when other files come or go. A slice such as "train[:80%]" takes files in the
-order of that hash, so it is a fair sample of all classes; a slice of a TFDS set is one
-too, because TFDS shuffles a set when it prepares it.
+have no splits, a share of each class is held out as "validation" (`held_out`). A slice
+such as "train[:80%]" takes files in the order of a hash of their paths, so it is a fair
+sample of all classes; a slice of a TFDS set is one too, because TFDS shuffles a set
+when it prepares it.
 """
 
 import array
@@ -18,40 +20,79 @@ import csv
 import hashlib
 import os
 import posixpath
+import unicodedata
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
 
 from data_source.classes import in_order
-from data_source.split import DataError, Example, Split, UnreadableFile
+from data_source.split import (
+    DataError,
+    Example,
+    Findings,
+    Split,
+    UnreadableFile,
+    as_text,
+)
 
-SPLITS = {"train": "train", "validation": "validation", "val": "validation"}
-SPLITS |= {"test": "test"}
+SPLITS = dict.fromkeys(("train", "training"), "train")
+SPLITS |= dict.fromkeys(("validation", "val", "valid", "dev"), "validation")
+SPLITS |= dict.fromkeys(("test", "testing"), "test")
+EARLIER_SPLITS = ("train", "validation", "val", "test")
 EXTENSIONS = frozenset(
     ".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .ppm .pgm .pbm".split()
 )
+# What file managers, archives and network drives leave behind, beside hidden files.
+LITTER = frozenset(
+    {"@eadir", "__macosx", "lost+found", "thumbs.db", "ehthumbs.db", "desktop.ini"}
+    | {"$recycle.bin", "#recycle", "@recycle", "system volume information"}
+)
+HIDDEN = "hidden or left by other programs"  # a kind of files that are not read
+# The words of a CSV's header, the most telling first.
+COLUMNS = {
+    "path": "path filepath file_path image_path img_path filename file_name image_name "
+    "file image img image_id id name".split(),
+    "label": "label class category target class_name label_name labels classes "
+    "y".split(),
+    "split": "split set subset partition".split(),
+}
 IMAGE_SHAPE = (None, None, 3)  # images have any size; grey files are read as RGB
 
 
-def open_split(name, split, *, holdout):
+def open_split(name, split, *, holdout, by="class"):
     """Opens a split of "folder:PATH" or "csv:PATH" for data_source.open_split.
 
-    `holdout` is the share of files in "validation" if the files have no splits.
+    `holdout` is the share of files in "validation" if the files have no splits; `by`
+    is for `held_out`.
 
     Raises:
-      DataError: the folder, file or split does not exist; a class has no images or is
-        missing from the training split; a line of the CSV is wrong.
+      DataError: the folder, file or split does not exist; there is one class, or a
+        class has no images or is missing from the training split; a line of the CSV is
+        wrong.
     """
-    if not 0 <= holdout < 1:
-        raise DataError(f"The share to hold out, {holdout}, is not in [0, 1).")
-    data = find(name, holdout)
+    listing = find(name, holdout, by)
     if split == "auto":
-        split = "validation" if "validation" in data.splits else "test"
-    files = _select(name, data, split)
+        split = "validation" if "validation" in listing.splits else "test"
+        if split not in listing.splits:
+            remarks = listing.findings.remarks
+            seen = f" ({'; '.join(remarks)})" if remarks else ""
+            raise DataError(
+                f"{name!r} has only the split train{seen}: say what to evaluate on, "
+                "such as config.dataset.train_split = 'train[:90%]' and "
+                "config.dataset.eval_split = 'train[90%:]'."
+            )
+    files = _select(name, listing, split)
     if not len(files):
         raise DataError(f"Split {split!r} of {name!r} holds no examples.")
-    source = FileSource(data.root, files)
-    return Split(name, split, source, IMAGE_SHAPE, tuple(data.label_names))
+    return split_of(listing, name, split, files)
+
+
+def split_of(listing, name, split, files):
+    """Returns the `Split` of these `Files` of a `Folder` or `Table`."""
+    source = FileSource(listing.root, files)
+    classes = tuple(listing.label_names)
+    return Split(name, split, source, IMAGE_SHAPE, classes, listing.findings)
 
 
 def describe(name):
@@ -59,13 +100,15 @@ def describe(name):
     return IMAGE_SHAPE, len(find(name, holdout=0).label_names)
 
 
-def find(name, holdout):
+def find(name, holdout, by="class"):
     """Returns the `Folder` or `Table` that "folder:PATH" or "csv:PATH" names."""
+    if not 0 <= holdout < 1:
+        raise DataError(f"The share to hold out, {holdout}, is not in [0, 1).")
     kind, _, path = name.partition(":")
     if not path:
         raise DataError(f"{name!r} lacks its path: {kind}:PATH.")
-    path = Path(path).expanduser()
-    return Folder(path, holdout) if kind == "folder" else Table(path, holdout)
+    kind = Folder if kind == "folder" else Table
+    return kind(Path(path).expanduser(), holdout, by)
 
 
 class Files:
@@ -99,9 +142,57 @@ def _digest(path):
     return hashlib.blake2b(os.fsencode(path), digest_size=8).digest()
 
 
-def _held_out(path, holdout):
-    """Returns whether a file belongs to "validation"."""
-    return int.from_bytes(_digest(path)) < holdout * 2**64
+def held_out(paths, share, by):
+    """Returns which files of one class belong to "validation", a bool for each.
+
+    With `by` "class" it is that share of them, rounded, but at least one, and one stays
+    for training; a single file is for training. They are the first by a hash of their
+    paths, so another class or place changes nothing, and a file that comes or goes
+    moves few others. With "path", the earlier rule, each file's hash decides alone.
+    """
+    numbers = [int.from_bytes(_digest(path)) for path in paths]
+    if by == "path":
+        return [number < share * 2**64 for number in numbers]
+    count = min(max(round(share * len(paths)), 1), len(paths) - 1) if share else 0
+    limit = sorted(numbers)[count]  # the first that stays
+    return [number < limit for number in numbers]
+
+
+def class_names(labels, where):
+    """Returns the classes in the order of their numbers.
+
+    Raises:
+      DataError: there is only one, for which every answer is right.
+    """
+    names = in_order(set(labels))
+    if len(names) == 1:
+        raise DataError(f"{where} holds one class, {names[0]!r}, and two are needed.")
+    return names
+
+
+def _plain(name):
+    """Returns what names that look alike, such as é in one sign or two, share."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _alike(names):
+    """Returns a warning of one line about names that look alike, if any, in a list."""
+    groups = defaultdict(list)
+    for name in names:
+        groups[_plain(name)].append(name)
+    pairs = [" and ".join(map(ascii, g)) for g in groups.values() if len(g) > 1]
+    if not pairs:
+        return []
+    return [
+        "warning: classes that differ only by capitals or by Unicode form are kept "
+        f"apart: {'; '.join(pairs)}"
+    ]
+
+
+def _only(label, names):
+    """Says which of `names`, if any, looks like a class that is not among them."""
+    like = [name for name in names if _plain(name) == _plain(label)]
+    return f", only {like[0]!a} in other capitals or Unicode form" if like else ""
 
 
 def _select(name, data, split):
@@ -142,6 +233,23 @@ class FileSource:
     def __len__(self):
         return len(self._files)
 
+    @property
+    def labels(self):
+        return np.array(self._files.labels, np.int32)
+
+    def stamps(self):
+        """Returns `Split.stamps`: of each path with its file's size, time and label."""
+        digests = []
+        for i, label in enumerate(self._files.labels):
+            name = self._files[i]
+            try:
+                found = os.stat(os.path.join(self._root, name))
+                state = f"{found.st_size} {found.st_mtime_ns}"
+            except OSError:
+                state = "missing"
+            digests.append(_digest(f"{label} {state} {name}"))
+        return np.frombuffer(b"".join(digests), "<u8")
+
     def examples(self, indices):
         """Returns the examples as a list of `Example`, named by their paths.
 
@@ -151,17 +259,17 @@ class FileSource:
         return [self._example(range(len(self))[int(i)]) for i in indices]
 
     def _example(self, index):
-        name = self._files[index]
-        path = os.path.join(self._root, name)
+        path = os.path.join(self._root, self._files[index])
+        name, label = as_text(self._files[index]), self._files.labels[index]
         try:
             with open(path, "rb", buffering=0) as file:
                 image = file.read()
         except OSError as error:
             raise UnreadableFile(
-                f"{path} cannot be read: {error.strerror}.",
-                Example(b"", self._files.labels[index], name),
+                f"{as_text(path)} cannot be read: {error.strerror}.",
+                Example(b"", label, name),
             ) from error
-        return Example(image, self._files.labels[index], name)
+        return Example(image, label, name)
 
 
 # Folders.
@@ -174,100 +282,205 @@ class Folder:
     split (ImageNet's training images take 3.5 s from a local disk).
     """
 
-    def __init__(self, root, holdout):
-        self.root, self._holdout = root, holdout
-        folders, _ = _entries(root)
-        self._folders = {}
-        for folder in folders:
-            split = SPLITS.get(folder)
-            if split and _entries(root / folder)[0]:
-                if split in self._folders:
-                    raise DataError(
-                        f"{root} has both {self._folders[split]} and {folder}."
-                    )
-                self._folders[split] = folder
+    def __init__(self, root, holdout, by):
+        self._holdout, self._by = holdout, by
+        self.findings = Findings()
+        self.root = root = self._innermost(root)
+        self._folders = self._split_folders()
         self.splits = tuple(self._folders) or ("train", "validation")
+        if not self._folders:
+            self.findings.held_out = _drawn(holdout, by)
         if "train" not in self.splits:
             raise DataError(
                 f"{root} has no train folder beside {', '.join(self.splits)}; the "
                 f"classes of the training images set the numbering."
             )
         training = root / self._folders.get("train", "")
-        self.label_names = in_order(_entries(training)[0])
-        if not self.label_names:
+        folders, _, _ = _entries(training)
+        if not folders:
             raise DataError(
                 f"{training} has no class folders; a data set is PATH/train/<class>/ "
                 f"and PATH/validation/<class>/, or PATH/<class>/, of image files."
             )
+        self.label_names = class_names(map(as_text, folders), training)
+        self.findings.remarks += _alike(self.label_names)
+
+    def _innermost(self, root):
+        """Returns the folder that holds the splits or classes: `root` or its only one.
+
+        An only folder with images of its own is a class, and train is a split.
+        """
+        while True:
+            folders, images, _ = _entries(root)
+            if len(folders) != 1 or images or folders[0].lower() in SPLITS:
+                return root
+            inner, images, _ = _entries(root / folders[0])
+            if not inner or images:
+                return root
+            self.findings.remarks.append(
+                f"{root} holds only the folder {as_text(folders[0])}, which is read"
+            )
+            root = root / folders[0]
+
+    def _split_folders(self):
+        """Returns {split: folder} of the folders that are splits, {} if there are none.
+
+        Raises:
+          DataError: two folders are the same split, or it is not clear what is what.
+        """
+        root, found = self.root, {}
+        folders, images, ignored = _entries(root)
+        earlier = self._by == "path"
+        if earlier:
+            named = {f: SPLITS[f] for f in folders if f in EARLIER_SPLITS}
+        else:
+            named = {f: SPLITS[f.lower()] for f in folders if f.lower() in SPLITS}
+        for folder, split in named.items():
+            if _entries(root / folder)[0]:
+                if split in found:
+                    raise DataError(f"{root} has both {found[split]} and {folder}.")
+                found[split] = folder
+        if not found:
+            all_named = named and len(named) == len(folders)
+            if not earlier and (all_named or len(set(named.values())) > 1):
+                raise DataError(
+                    f"{root}: {', '.join(named)} hold no class folders; a data set is "
+                    "PATH/train/<class>/ and PATH/validation/<class>/, or "
+                    "PATH/<class>/, of image files."
+                )
+            return {}
+        others = [f for f in folders if f not in found.values()]
+        if list(found) == ["train"] and not earlier:
+            for folder in others:
+                if folder not in named and _holds_images(root / folder):
+                    raise DataError(
+                        f"{root / found['train']} may be a split or a class: it holds "
+                        f"folders, and beside it {folder} holds images. Put all "
+                        f"classes under {found['train']}, or list the images in a CSV "
+                        "(csv:PATH)."
+                    )
+        others += [f"images beside them ({len(images):,})"] if images else []
+        if others:
+            self.findings.remarks.append(
+                f"read as splits: {', '.join(found.values())}; not read: "
+                + ", ".join(map(as_text, others))
+            )
+        self.findings.ignored[""] = ignored
+        return found
 
     def files(self, split):
         folder = self._folders.get(split, "")
-        classes, strays = _entries(self.root / folder)
+        classes, strays, ignored = _entries(self.root / folder)
         if strays:
             raise DataError(f"{self.root / folder / strays[0]} is in no class folder.")
         numbers = {label: number for number, label in enumerate(self.label_names)}
         files = Files()
         for label in classes:
-            if label not in numbers:
+            name = as_text(label)
+            if name not in numbers:
                 raise DataError(
                     f"{self.root / folder / label}: {self._folders['train']} has no "
-                    f"class {label!r}."
+                    f"class {name!r}{_only(name, self.label_names)}."
                 )
-            paths = sorted(_images(self.root, posixpath.join(folder, label)))
+            here = Counter()
+            paths = sorted(_images(self.root, posixpath.join(folder, label), here))
             if not paths:
-                raise DataError(f"{self.root / folder / label} holds no images.")
-            for path in paths:
-                if self._folders or _held_out(path, self._holdout) == (
-                    split == "validation"
-                ):
-                    files.add(path, numbers[label])
+                others = f", but {kinds(here)}" if here else ""
+                raise DataError(
+                    f"{self.root / folder / label} holds no images{others}."
+                )
+            ignored += here
+            for path in self._part(split, paths):
+                files.add(path, numbers[name])
+        self.findings.ignored[folder] = ignored
         return files
+
+    def _part(self, split, paths):
+        """Returns those of a class's files that belong to `split`."""
+        if self._folders:
+            return paths
+        held = held_out(paths, self._holdout, self._by)
+        return [p for p, h in zip(paths, held, strict=True) if h == (split != "train")]
+
+
+def _drawn(holdout, by):
+    """Says how "validation" is drawn from files without splits."""
+    if by == "class":
+        return f"{holdout:g} of each class"
+    return f'{holdout:g} of all files, by the earlier rule of holdout_by = "path"'
 
 
 def _entries(path):
-    """Returns the sorted names of the folders and of the image files in a folder."""
-    folders, images = [], []
+    """Returns a folder's folders and image files, sorted, and a Counter of the rest."""
+    folders, images, others = [], [], Counter()
     try:
         with os.scandir(path) as entries:
             for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir():
+                kind = os.path.splitext(entry.name)[1].lower()
+                if entry.name.startswith(".") or entry.name.lower() in LITTER:
+                    others[HIDDEN] += 1
+                elif entry.is_dir():
                     folders.append(entry.name)
-                elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS:
+                elif kind in EXTENSIONS:
                     images.append(entry.name)
+                else:
+                    others[as_text(kind) or "without extension"] += 1
     except OSError as error:
         raise DataError(f"{path} cannot be listed: {error.strerror}.") from error
-    return sorted(folders), sorted(images)
+    return sorted(folders), sorted(images), others
 
 
-def _images(root, folder):
-    """Yields the paths, relative to root, of the image files in and under a folder."""
-    folders, images = _entries(os.path.join(root, folder))
+def _images(root, folder, others):
+    """Yields the paths, relative to root, of the image files in and under a folder.
+
+    It adds the kinds of other files to the Counter `others`.
+    """
+    folders, images, here = _entries(os.path.join(root, folder))
+    others.update(here)
     yield from (f"{folder}/{name}" for name in images)
     for name in folders:
-        yield from _images(root, f"{folder}/{name}")
+        yield from _images(root, f"{folder}/{name}", others)
+
+
+def _holds_images(folder):
+    return any(_images(folder.parent, folder.name, Counter()))
+
+
+def kinds(others):
+    """Says what a Counter of kinds of files holds: "3 .txt, 1 without extension"."""
+    most = sorted(others.items(), key=lambda item: (-item[1], item[0]))[:6]
+    words = [f"{number:,} {kind}" for kind, number in most]
+    rest = others.total() - sum(number for _, number in most)
+    return ", ".join([*words, f"{rest:,} others"] if rest else words)
 
 
 # CSV.
 
 
 class Table:
-    """The splits, classes and files that a CSV names."""
+    """The splits, classes and files that a CSV names; attributes are as in Folder."""
 
-    def __init__(self, path, holdout):
-        self.root, self._csv, self._holdout = path.parent, path, holdout
-        self._rows = _rows(path)
+    def __init__(self, path, holdout, by):
+        self.root, self._csv = path.parent, path
+        self._rows, remarks = _rows(path)
+        self.findings = Findings(remarks=remarks)
         if not self._rows:
             raise DataError(f"{path} names no images.")
         self.splits = {split for _, split, _ in self._rows.values()}
-        defining = "train"
-        if None in self.splits:
-            self.splits, defining = {"train", "validation"}, None
+        without = None in self.splits
+        if without:
+            self.splits = {"train", "validation"}
+            self.findings.held_out = _drawn(holdout, by)
+            self._draw(holdout, by)
         if "train" not in self.splits:
             raise DataError(f"{path} has no line of the split train.")
-        labels = {row[0] for row in self._rows.values() if row[1] == defining}
-        if all(label.isdecimal() for label in labels):
+        labels = {
+            label
+            for label, split, _ in self._rows.values()
+            if without or split == "train"
+        }
+        integers = all(label.isdecimal() for label in labels)
+        if integers:
             numbers = sorted(map(int, labels))
             missing = set(range(numbers[-1] + 1)) - set(numbers)
             if missing:
@@ -275,9 +488,18 @@ class Table:
                     f"{path} has no training image of class {min(missing)}; its labels "
                     f"go from {numbers[0]} to {numbers[-1]} and must count from 0."
                 )
-            self.label_names = list(map(str, numbers))
-        else:
-            self.label_names = in_order(labels)
+        self.label_names = class_names(labels, path)
+        self.findings.remarks += _alike(self.label_names)
+
+    def _draw(self, holdout, by):
+        """Gives each row its split."""
+        classes = defaultdict(list)
+        for path, (label, _, _) in self._rows.items():
+            classes[label].append(path)
+        for paths in classes.values():
+            for path, held in zip(paths, held_out(paths, holdout, by), strict=True):
+                label, _, line = self._rows[path]
+                self._rows[path] = label, "validation" if held else "train", line
 
     def files(self, split):
         """Returns the files of a split, all of which must exist.
@@ -288,8 +510,6 @@ class Table:
         files, present = Files(), {}
         for path in sorted(self._rows):
             label, given, line = self._rows[path]
-            if given is None:
-                given = "validation" if _held_out(path, self._holdout) else "train"
             if given != split:
                 continue
             folder, _, name = path.rpartition("/")
@@ -299,19 +519,20 @@ class Table:
                 except OSError:
                     present[folder] = ()
             if name not in present[folder]:
-                raise DataError(f"{self._csv}, line {line}: {path} is missing.")
+                hint = " (a header has words such as path,label)" if line == 1 else ""
+                raise DataError(f"{self._csv}, line {line}: {path} is missing{hint}.")
             if label not in numbers:
                 raise DataError(
                     f"{self._csv}, line {line}: no training image has the class "
-                    f"{label!r}."
+                    f"{label!r}{_only(label, self.label_names)}."
                 )
             files.add(path, numbers[label])
         return files
 
 
 def _rows(file):
-    """Reads a CSV as {path: (label, split or None, line number)}."""
-    rows, width, line = {}, None, 1
+    """Reads a CSV as ({path: (label, split or None, line number)}, remarks)."""
+    rows, columns, remarks, line = {}, None, [], 1
     try:
         with open(file, newline="", encoding="utf-8-sig") as lines:
             reader = csv.reader(lines, strict=True)
@@ -320,27 +541,48 @@ def _rows(file):
                 row = [cell.strip() for cell in row]
                 if not any(row):
                     continue
-                if width is None:
-                    width = len(row)
-                    if row in (["path", "label"], ["path", "label", "split"]):
+                if columns is None:
+                    width, (columns, unread) = len(row), _header(row)
+                    if columns:
+                        if unread:
+                            remarks = [f"columns not read: {', '.join(unread)}"]
                         continue
+                    columns = tuple(range(width))
+                used = [row[c] for c in columns if c < len(row)]
+                split = SPLITS.get(used[2].lower()) if len(used) > 2 else None
                 problem = None
-                if len(row) != width or width not in (2, 3) or not all(row):
+                if len(row) != width or len(columns) not in (2, 3) or not all(used):
                     problem = f"{','.join(row)!r} is not path,label or path,label,split"
-                elif width == 3 and row[2] not in SPLITS:
-                    problem = f"the split {row[2]!r} is none of {', '.join(SPLITS)}"
+                elif len(used) == 3 and not split:
+                    problem = f"the split {used[2]!r} is none of {', '.join(SPLITS)}"
                 else:
-                    path, label = posixpath.normpath(row[0]), row[1]
+                    path, label = posixpath.normpath(used[0]), used[1]
                     if label.isdecimal():
                         label = str(int(label))
                     if path in rows:
                         problem = f"{path} is in line {rows[path][2]} too"
                 if problem:
                     raise DataError(f"{file}, line {line}: {problem}.")
-                rows[path] = (label, SPLITS[row[2]] if width == 3 else None, line)
+                rows[path] = label, split, line
     except (OSError, UnicodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(
             f"{file} cannot be read after line {line}: {reason}."
         ) from error
-    return rows
+    return rows, remarks
+
+
+def _header(row):
+    """Returns (columns of path, label and, if any, split; names of the others).
+
+    The columns are None if the row is no header, which names a path and a label.
+    """
+    words = [cell.lower().replace(" ", "_").replace("-", "_") for cell in row]
+    found = [
+        next((words.index(word) for word in known if word in words), None)
+        for known in COLUMNS.values()
+    ]
+    if None in found[:2]:
+        return None, []
+    columns = tuple(c for c in found if c is not None)
+    return columns, [cell for i, cell in enumerate(row) if cell and i not in columns]

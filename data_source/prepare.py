@@ -23,13 +23,14 @@ import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from data_source import DataError, image_folder, records
+from data_source import DataError, image_folder, records, report
 
 IMAGENET_COUNTS = {"train": 1_281_167, "validation": 50_000}
 IMAGENET_TARS = {
     "train": "ILSVRC2012_img_train.tar",
     "validation": "ILSVRC2012_img_val.tar",
 }
+ORIGIN = "origin.sha256"  # a file that says what the directory was prepared from
 READERS = 16  # threads; disks and networks are faster with many reads at once
 
 
@@ -42,6 +43,7 @@ class Piece:
     file: str
     offset: int
     size: int  # bytes
+    time: int = 0  # nanoseconds: when a whole file was changed
 
     def read(self):
         with open(self.file, "rb", buffering=0) as file:
@@ -116,16 +118,20 @@ def prepare_files(name, data_dir, dataset, *, file_format="array_record", holdou
 
     if not re.fullmatch(r"[a-z]\w*", dataset):
         raise DataError(f"{dataset!r} is not a data set name such as 'birds'.")
-    files = image_folder.find(name, holdout)
-    pieces = {}
-    for split in files.splits:
-        listed, pieces[split] = files.files(split), []
-        for i in range(len(listed)):
-            path = os.path.join(files.root, listed[i])
-            label = files.label_names[listed.labels[i]]
+    listing = image_folder.find(name, holdout)
+    splits, pieces = [], {}
+    for split in ("train", "validation", "test"):
+        if split not in listing.splits or not len(files := listing.files(split)):
+            continue
+        pieces[split] = []
+        for i in range(len(files)):
+            path = os.path.join(listing.root, files[i])
+            label, found = listing.label_names[files.labels[i]], os.stat(path)
             pieces[split].append(
-                Piece(listed[i], label, path, 0, os.path.getsize(path))
+                Piece(files[i], label, path, 0, found.st_size, found.st_mtime_ns)
             )
+        splits.append(image_folder.split_of(listing, name, split, files))
+    print(report.describe(*splits), flush=True)
     info = tfds.core.DatasetInfo(
         builder=tfds.core.dataset_info.DatasetIdentity(
             dataset, tfds.core.Version("1.0.0"), f"{data_dir}/{dataset}/1.0.0", __name__
@@ -133,7 +139,7 @@ def prepare_files(name, data_dir, dataset, *, file_format="array_record", holdou
         features=tfds.features.FeaturesDict(
             {
                 "image": tfds.features.Image(shape=image_folder.IMAGE_SHAPE),
-                "label": tfds.features.ClassLabel(names=files.label_names),
+                "label": tfds.features.ClassLabel(names=listing.label_names),
                 "file_name": tfds.features.Text(),
             }
         ),
@@ -142,12 +148,10 @@ def prepare_files(name, data_dir, dataset, *, file_format="array_record", holdou
     info.set_file_format(file_format)
     # Name, label and checksums add less than 512 bytes to the image of a record.
     output = Output(info, sum(p.size + 512 for part in pieces.values() for p in part))
-    if output.is_done():
+    if output.is_done(pieces):
         return output.directory
     output.announce()
-    return output.write(
-        {s: p for s, p in pieces.items() if p}, lambda piece, data: data
-    )
+    return output.write(pieces, lambda piece, data: data)
 
 
 def _members(tar, file, start=0):
@@ -208,8 +212,23 @@ class Output:
             f"{self.directory.name}.incomplete.{self._format}"
         )
 
-    def is_done(self):
-        return (self.directory / "dataset_info.json").is_file()
+    def is_done(self, pieces=None):
+        """Returns whether the directory is there; `pieces` are as for `write`.
+
+        Raises:
+          DataError: it was prepared from other pieces.
+        """
+        if not (self.directory / "dataset_info.json").is_file():
+            return False
+        note = self.directory / ORIGIN
+        if pieces and not note.exists():
+            print(f"{self.directory}: an earlier version did not note its files.")
+        elif pieces and note.read_text() != _origin(pieces):
+            raise DataError(
+                f"{self.directory} was prepared from other files, or some have changed "
+                "since: remove it, or choose another --name."
+            )
+        return True
 
     def announce(self):
         """Prints how much disk space is needed and how much is free.
@@ -238,21 +257,15 @@ class Output:
         import tensorflow_datasets as tfds
 
         # Shards of an interrupted preparation can be kept only for the same images.
-        origin = hashlib.sha256()
-        for split, part in pieces.items():
-            for piece in part:
-                line = f"{split} {piece.name} {piece.label} {piece.size}\n"
-                origin.update(os.fsencode(line))
-        note = self._making / "origin.sha256"
-        if note.exists() and note.read_text() != origin.hexdigest():
+        origin, note = _origin(pieces), self._making / ORIGIN
+        if note.exists() and note.read_text() != origin:
             raise DataError(f"{self._making} was begun with other files; remove it.")
-        note.write_text(origin.hexdigest())
+        note.write_text(origin)
         splits = [
             self._write_split(split, part, convert) for split, part in pieces.items()
         ]
         self._info.set_splits(tfds.core.splits.SplitDict(splits))
         self._info.write_to_directory(self._making)
-        note.unlink()
         self._making.rename(self.directory)
         return self.directory
 
@@ -310,6 +323,17 @@ class Output:
 
         _write_records(partial, self._format, examples())
         os.replace(partial, path)
+
+
+def _origin(pieces):
+    """Returns a digest of {split: list of Piece}: of names, labels, sizes and times."""
+    origin = hashlib.sha256()
+    for split, part in pieces.items():
+        for piece in part:
+            time = f" {piece.time}" if piece.time else ""
+            line = f"{split} {piece.name} {piece.label} {piece.size}{time}\n"
+            origin.update(os.fsencode(line))
+    return origin.hexdigest()
 
 
 def _num_records(path, file_format):

@@ -16,7 +16,7 @@ import numpy as np
 from absl import logging
 from PIL import Image
 
-from data_source.split import DataError, Example
+from data_source.split import DataError, Example, as_text
 
 # The index of a TFRecord file of at least this size is kept on disk. Finding the
 # 1,281,167 records of ImageNet takes 1 to 2.5 minutes on a local disk, and longer over
@@ -189,7 +189,22 @@ class Source:
     def _name(self, index, file_name=b""):
         """Returns the name of an example; `file_name` is a feature of some sets."""
         name = f"{self._what}, record {index}"
-        return f"{name}, {os.fsdecode(file_name)}" if file_name else name
+        return f"{name}, {as_text(file_name)}" if file_name else name
+
+    def stamps(self):
+        """Returns `Split.stamps`: of each record's number and its file's size and time.
+
+        A prepared directory never changes, so the files themselves tell enough.
+        """
+        parts = []
+        for file in self._files:
+            found = os.stat(file.filename)
+            name = os.path.basename(file.filename)
+            key = f"{name} {found.st_size} {found.st_mtime_ns}".encode()
+            digest = hashlib.blake2b(key, digest_size=8).digest()
+            numbers = np.arange(file.skip, file.skip + file.take, dtype=np.uint64)
+            parts.append(np.frombuffer(digest, "<u8") + numbers)
+        return np.concatenate(parts)
 
     def _example(self, index, record):
         try:

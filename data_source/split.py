@@ -1,6 +1,7 @@
 """A split of a data set, its examples, and their errors."""
 
 import dataclasses
+import os
 import typing
 
 import numpy as np
@@ -20,12 +21,33 @@ class UnreadableFile(DataError):
         self.example = example
 
 
+def as_text(name):
+    """Returns a file's name as text; a byte that is no UTF-8 is written as "\\xff"."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+@dataclasses.dataclass
+class Findings:
+    """What is to be said of a data set of image files.
+
+    Attributes:
+      held_out: how "validation" was drawn, in words; "" if the files have splits.
+      remarks: lines about what is odd or was not read.
+      ignored: {folder of a split: Counter of the kinds of its files that are not read}.
+    """
+
+    held_out: str = ""
+    remarks: list = dataclasses.field(default_factory=list)
+    ignored: dict = dataclasses.field(default_factory=dict)
+
+
 @dataclasses.dataclass(frozen=True)
 class Split:
     """One split of a data set; `split` may be a slice such as "train[:50000]".
 
     `source[i]` is {"image": uint8 [H, W, C], "label": int}; `image_shape` holds None
-    where images differ in size. Splits of image files support only `examples`.
+    where images differ in size. Splits of image files support only `examples`;
+    they have `findings`.
     """
 
     name: str
@@ -33,10 +55,18 @@ class Split:
     source: typing.Any
     image_shape: tuple
     label_names: tuple
+    findings: Findings | None = None
 
     @property
     def num_classes(self):
         return len(self.label_names)
+
+    def class_counts(self):
+        """Returns the images per class, int [K]; None if labels lie in the records."""
+        labels = getattr(self.source, "labels", None)
+        if labels is None:
+            return None
+        return np.bincount(labels, minlength=self.num_classes)
 
     def __len__(self):
         return len(self.source)
@@ -55,6 +85,13 @@ class Split:
     def examples(self, indices):
         """Returns the given examples as a list of `Example`, with images as stored."""
         return self.source.examples(indices)
+
+    def stamps(self):
+        """Returns a hash of each example's place, size, time and label, uint64 [N].
+
+        An example whose stamp is the same has not changed; no image is read for it.
+        """
+        return self.source.stamps()
 
 
 @dataclasses.dataclass(frozen=True)

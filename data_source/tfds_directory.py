@@ -68,6 +68,8 @@ def _image_and_label(name, features):
             f"{name!r} is not an image classification set: it needs an image feature "
             f"'image' and a class label 'label', and has {sorted(features)}."
         )
+    if label.num_classes == 1:
+        raise DataError(f"{name!r} has one class, and two are needed.")
     if image.np_dtype != np.uint8:
         raise DataError(f"{name!r} has {image.np_dtype} images; only uint8 is read.")
     return image, label

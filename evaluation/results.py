@@ -5,6 +5,8 @@ import hashlib
 import io
 import re
 
+from absl import logging
+
 from evaluation import scoring
 
 MOST_DRAWN_CLASSES = 100
@@ -72,7 +74,8 @@ def write(run, suffix, record, predictions):
     """Writes what an evaluation found to <run>/<name>-<suffix>; returns the names.
 
     The files are evaluation .json, the `record`; predictions .npz, all scores, for
-    `python scoring.py`; classes .csv; confusion .csv, and .png if it can be read.
+    `python scoring.py`; classes .csv; confusion .csv, and .png if it can be read. The
+    picture comes last, and if it cannot be drawn, a warning says why.
     """
 
     def binary(write):
@@ -86,9 +89,15 @@ def write(run, suffix, record, predictions):
         f"classes-{suffix}.csv": scoring.class_csv(predictions).encode(),
         f"confusion-{suffix}.csv": scoring.confusion_csv(predictions).encode(),
     }
-    if len(predictions.label_names) <= MOST_DRAWN_CLASSES:
-        draw = functools.partial(scoring.draw_confusion, predictions)
-        files[f"confusion-{suffix}.png"] = binary(draw)
     for name, content in files.items():
         run.write_bytes(name, content)
-    return [f"evaluation-{suffix}.json", *files]
+    names = [f"evaluation-{suffix}.json", *files]
+    if len(predictions.label_names) <= MOST_DRAWN_CLASSES:
+        picture = f"confusion-{suffix}.png"
+        try:
+            draw = functools.partial(scoring.draw_confusion, predictions)
+            run.write_bytes(picture, binary(draw))
+            names.append(picture)
+        except Exception as error:  # a library's, for a name or a number of classes
+            logging.warning("no %s: %s", picture, " ".join(repr(error).split()))
+    return names

@@ -223,6 +223,7 @@ def open_split(dataset, split):
         data_dir=dataset.data_dir or None,
         download=dataset.download,
         holdout=dataset.holdout,
+        holdout_by=dataset.holdout_by,
     )
     if not dataset.cache:
         return opened
@@ -302,7 +303,7 @@ def make_preprocessing(config, image_shape, *, training=False):
 
     In training, and where config.eval has 0, config.dataset sets the sizes.
     """
-    dataset = config.dataset
+    dataset, fit = config.dataset, config.dataset.fit
     size, short_side = dataset.image_size, dataset.short_side
     if not training:
         size = config.eval.image_size or size
@@ -312,10 +313,13 @@ def make_preprocessing(config, image_shape, *, training=False):
             f"config.dataset.name = {dataset.name!r}: images differ in size; say "
             "config.dataset.image_size"
         )
+    if fit == "auto":
+        files = data_source.is_files(dataset.name)
+        fit = "resize" if files or None in image_shape else "pad"
     try:
         preprocessing = preprocessings.Preprocessing(
             image_size=size or max(image_shape[:2]),
-            fit=dataset.fit,
+            fit=fit,
             mean=dataset.mean,
             std=dataset.std,
             short_side=short_side,

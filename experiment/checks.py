@@ -49,7 +49,8 @@ AT_MOST = {
 CHOICES = {
     "dataset.placement": ("auto", "device", "host"),
     "dataset.order": ("shuffle", "fixed"),
-    "dataset.fit": ("pad", "resize", "crop"),
+    "dataset.fit": ("auto", "pad", "resize", "crop"),
+    "dataset.holdout_by": ("class", "path"),
     "dataset.interpolation": tuple(resizing.INTERPOLATIONS),
     "dataset.whiten": ("", *whitening.KINDS),
     "dataset.damaged": ("replace", "fail"),

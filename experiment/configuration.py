@@ -5,6 +5,7 @@ import json
 
 from ml_collections import ConfigDict
 
+import data_source
 from configs import default
 from errors import ConfigError
 
@@ -58,8 +59,10 @@ def from_json(text):
             return {key: tuples(v) for key, v in value.items()}
         return tuple(map(tuples, value)) if isinstance(value, list) else value
 
-    config = default.get_config()
-    config.update(tuples(json.loads(text)))
+    config, stored = default.get_config(), tuples(json.loads(text))
+    # A run of an earlier version keeps the rule by which its images were held out.
+    stored.setdefault("dataset", {}).setdefault("holdout_by", "path")
+    config.update(stored)
     return config.lock()
 
 
@@ -73,6 +76,10 @@ def check_resumable(stored, given, path):
     if given.schedule.name not in ("cosine", "polynomial"):
         free += ["num_epochs", "num_steps"]
     old, new = flatten(stored), flatten(given)
+    if not data_source.is_files(given.dataset.name):
+        free += ["dataset.holdout_by"]  # which no set of TFDS needs
+        if {old["dataset.fit"], new["dataset.fit"]} == {"auto", "pad"}:
+            free += ["dataset.fit"]  # the same, as pad refuses images of unlike sizes
     differences = [
         f"  config.{name}: {old.get(name)!r} in the run, {new.get(name)!r} given"
         for name in sorted(old.keys() | new.keys())

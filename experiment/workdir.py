@@ -65,6 +65,20 @@ class Workdir:
                 f"{min(names)}; choose an empty or new directory"
             )
 
+    def continued(self, config=None):
+        """Returns the config with which a run here goes on; without `config`, its own.
+
+        Which images are held out stays as it was when the run began.
+        """
+        if config is None:
+            return self.config()
+        if not (self.path / "config.json").exists():
+            return config
+        config = config.copy_and_resolve_references()
+        with config.unlocked():
+            config.dataset.holdout_by = self.config().dataset.holdout_by
+        return config
+
     def create(self, config):
         """Makes the directory, or keeps it, and writes config.json if it changed."""
         self.check(config)

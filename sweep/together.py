@@ -21,6 +21,7 @@ from experiment import (
     build,
     checkpoints,
     configuration,
+    data_report,
     image_statistics,
     reporting,
     trained,
@@ -47,6 +48,7 @@ class Program:
                 "--mode=sweep has its data on the device: no images that differ in "
                 "size, no config.augment.view or policy"
             )
+        print(data_report.describe(setup), flush=True)
         for run in runs:
             setup = starting.numbered(setup, run.workdir)
         self.setup = image_statistics.fitted(setup)

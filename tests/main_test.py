@@ -53,6 +53,19 @@ def test_training_ends_with_error_count_and_directory(trained):
         assert word in progress
 
 
+def test_training_says_what_it_reads_and_what_auto_chose(trained):
+    _, output = trained
+    lines = output.splitlines()
+    start = lines.index("data: mnist, 10 classes")
+    assert lines[start + 1 : start + 4] == [
+        "  train[:640]: 640 images",
+        "  test[:203]: 203 images",
+        "  chosen by auto in config.dataset: fit pad (images that are not 32x32), "
+        "placement device",
+    ]
+    assert lines[start + 4].startswith("warning: the best checkpoint is chosen by its ")
+
+
 def test_evaluate_needs_only_the_run_directory(trained):
     path, output = trained
     result = runs.call_main(["--mode=evaluate", f"--workdir={path}"])

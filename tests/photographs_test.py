@@ -1,6 +1,7 @@
 """Training and testing on photographs: encoded, of different sizes, some damaged."""
 
 import io
+import os
 import re
 import signal
 import subprocess
@@ -17,6 +18,7 @@ import input_pipeline
 from configs import default
 from errors import ConfigError
 from experiment import build
+from transforms import decode
 from transforms import preprocessing as preprocessings
 from transforms.policies import HostAugmentation
 
@@ -178,11 +180,67 @@ def test_the_test_view_is_the_same_for_any_batch_size(split):
     np.testing.assert_array_equal(one["image"].shape, (20, 24, 24, 3))
 
 
+def test_a_folder_of_odd_names_from_training_to_prediction(tmp_path, capsys):
+    """Names that are no UTF-8 or no formula; images of all sizes without a fit."""
+    for i in range(12):
+        folder = os.fsdecode((b"a$b_{$", b"\xe9t\xe9")[i % 2])
+        path = tmp_path / "photos" / folder / os.fsdecode(b"\xff%d.jpg" % i)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(jpeg(i, *SIZES[i % 4]))
+    (path.parent / "a.avif").write_bytes(b"")
+    changes = {
+        "dataset.name": f"folder:{tmp_path}/photos",
+        "dataset.train_split": "train",
+        "dataset.eval_split": "auto",
+        "dataset.image_size": 28,
+        "batch_size": 5,
+        "num_epochs": 1.0,
+        "augment.crop": 0,
+    }
+    line = runs.train_small(tmp_path / "run", **changes)
+    assert "validation error" in line and "2/2 images counted" in line
+    lines = capsys.readouterr().out.splitlines()
+    start = lines.index(f"data: folder:{tmp_path}/photos, 2 classes")
+    assert lines[start + 1 : start + 6] == [
+        "  train: 10 images, 5 of each class",
+        "  validation: 2 images, 1 of each class",
+        "  validation was held out: 0.1 of each class",
+        "  files not read: 1 .avif",
+        "  chosen by auto in config.dataset: eval_split validation, fit resize (images "
+        "that are not 28x28), placement host",
+    ]
+    run = f"--workdir={tmp_path}/run"
+    result = runs.call_main(["--mode=evaluate", run])
+    assert result.returncode == 0, result.stderr
+    assert "confusion-2.png" in result.stdout and "WARNING" not in result.stderr
+    table = (tmp_path / "run/classes-2.csv").read_text()
+    assert "\\xe9t\\xe9,1," in table and "a$b_{$,1," in table
+    result = runs.call_main(["--mode=predict", run, f"--images={path}"])
+    assert result.returncode == 0, result.stderr
+    assert "\\xe9t\\xe9 " in result.stdout and "panel: " in result.stdout
+
+
+def test_an_image_that_has_the_size_needs_no_fit(photographs):
+    preprocessing = build.make_preprocessing(
+        runs.small_config(dataset__image_size=50), (None, None, 3)
+    )
+    view = preprocessing.view((None, None, 3))
+    image = decode.decode(photographs[2], 3)
+    np.testing.assert_array_equal(view(image), image)
+    assert view(decode.decode(photographs[0], 3)).shape == (50, 50, 3)
+
+
 def test_preprocessing_of_images_that_differ_in_size():
     config = default.get_config()
     with pytest.raises(ConfigError, match="say config.dataset.image_size"):
         build.make_preprocessing(config, (None, None, 3))
     config.dataset.image_size = 24
+    for name in ("mnist", "folder:photos"):  # a cache's images may be of one size
+        config.dataset.name = name
+        sizes = {None: "resize", 20: "pad" if name == "mnist" else "resize"}
+        for side, fit in sizes.items():
+            assert build.make_preprocessing(config, (side, side, 3)).fit == fit
+    config.dataset.fit = "pad"
     with pytest.raises(ConfigError, match="cannot be padded: set fit"):
         build.make_preprocessing(config, (None, None, 3))
     config.dataset.fit = "crop"

@@ -20,11 +20,16 @@ from transforms.decode import DamagedImage, decode
 
 
 class Photos:
-    """JPEGs of several sizes; the seventh is damaged if it should be."""
+    """JPEGs of several sizes; the seventh is damaged if it should be.
+
+    `times` and `labels` are those of the files.
+    """
 
     def __init__(self, count=40, damaged=False, seed=0, shape=None):
         rng = np.random.default_rng(seed)
         self.damaged, self.read = damaged, []
+        self.times = np.full(count, seed, np.uint64)
+        self.labels = np.arange(count) % 3
         self.images = []
         for _ in range(count):
             height, width = shape or rng.integers(20, 60, 2)
@@ -40,7 +45,10 @@ class Photos:
     def examples(self, indices):
         indices = list(map(int, indices))
         self.read += indices
-        found = [Example(self.images[i], i % 3, f"photos/ü{i}.jpg") for i in indices]
+        found = [
+            Example(self.images[i], int(self.labels[i]), f"photos/ü{i}.jpg")
+            for i in indices
+        ]
         if self.damaged:
             for at, i in enumerate(indices):
                 if i == 7:
@@ -63,6 +71,9 @@ class PhotoSplit:
 
     def examples(self, indices):
         return self.source.examples(indices)
+
+    def stamps(self):
+        return 1000 * self.source.times + self.source.labels.astype(np.uint64)
 
 
 def quiet(line):
@@ -157,13 +168,34 @@ def test_a_damaged_image_stays_damaged(tmp_path, kind):
         cached.source[7]
 
 
+@pytest.mark.parametrize("kind", cache.KINDS)
+def test_a_damaged_image_is_tried_again(tmp_path, kind):
+    lines, split = [], PhotoSplit(Photos(damaged=True))
+    opened(split, kind, tmp_path / "mended")
+    before = files_of(tmp_path / "mended")
+    split.source.read.clear()
+    opened(split, kind, tmp_path / "mended")
+    assert split.source.read == [7] and files_of(tmp_path / "mended") == before
+    # The file is replaced by a whole one, and its label is corrected.
+    split.source.damaged, split.source.times[7], split.source.labels[7] = False, 9, 2
+    cached = open_cached(split, kind, tmp_path / "mended", 32, report=lines.append)
+    assert "1 images that were damaged are whole now and stored" in lines[0]
+    whole = opened(split, kind, tmp_path / "anew").examples(range(40))
+    for found, expected in zip(cached.examples(range(40)), whole, strict=True):
+        assert (found.name, found.label) == (expected.name, expected.label)
+        np.testing.assert_array_equal(found.image, expected.image)
+    split.source.read.clear()
+    opened(split, kind, tmp_path / "mended")
+    assert split.source.read == []
+
+
 def test_it_is_built_once(tmp_path):
     split = PhotoSplit(Photos())
     first = opened(split, "pixels", tmp_path)
     before = {f: f.stat().st_mtime_ns for f in tmp_path.rglob("*")}
     split.source.read.clear()
     again = opened(split, "pixels", tmp_path)
-    assert len(split.source.read) == cache.SAMPLE  # for the fingerprint alone
+    assert not split.source.read
     assert before == {f: f.stat().st_mtime_ns for f in tmp_path.rglob("*")}
     np.testing.assert_array_equal(
         again.examples([9])[0].image, first.examples([9])[0].image
@@ -242,8 +274,11 @@ def test_a_build_that_was_killed_goes_on(tmp_path):
     ("change", "message"),
     [
         ({"source": Photos(39)}, "examples 40 instead of 39"),
-        ({"source": Photos(seed=1)}, "fingerprint"),
-        ({"label_names": ("a", "b", "d")}, "fingerprint"),
+        (
+            {"source": Photos(seed=1)},
+            "40 of 40 .* changed since, such as photos/ü0.jpg",
+        ),
+        ({"label_names": ("a", "b", "d")}, "classes '3 .* instead of '3 "),
         ({"image_shape": (None, None, 1)}, "channels 3 instead of 1"),
     ],
 )
@@ -252,6 +287,28 @@ def test_a_stale_cache_is_refused(tmp_path, change, message):
     opened(split, "resized", tmp_path)
     with pytest.raises(DataError, match=f"{message}.*Delete .*cache_dir"):
         opened(dataclasses.replace(split, **change), "resized", tmp_path)
+
+
+@pytest.mark.parametrize("number", [0, 5, 39])
+@pytest.mark.parametrize("what", ["times", "labels"])
+def test_a_changed_file_or_label_is_never_missed(tmp_path, number, what):
+    split = PhotoSplit(Photos())
+    opened(split, "resized", tmp_path)
+    getattr(split.source, what)[number] += 1
+    message = f"1 of 40 images .* changed since, such as photos/ü{number}.jpg. Delete"
+    with pytest.raises(DataError, match=message):
+        opened(split, "resized", tmp_path)
+    getattr(split.source, what)[number] -= 1
+    opened(split, "resized", tmp_path)
+
+
+def test_a_cache_of_another_version_is_refused(tmp_path):
+    opened(PhotoSplit(Photos()), "resized", tmp_path)
+    (place,) = tmp_path.iterdir()
+    text = (place / "cache.json").read_text().replace('"format": 2', '"format": 1')
+    (place / "cache.json").write_text(text)
+    with pytest.raises(DataError, match="was made by another version. Delete"):
+        opened(PhotoSplit(Photos()), "resized", tmp_path)
 
 
 def test_other_parameters(tmp_path):
@@ -266,7 +323,7 @@ def test_other_parameters(tmp_path):
         opened(split, "jpeg", tmp_path)
 
 
-@pytest.mark.parametrize("name", ["examples", "index"])
+@pytest.mark.parametrize("name", ["examples", "index", "stamps"])
 def test_a_file_that_was_cut_is_named(tmp_path, name):
     split = PhotoSplit(Photos())
     opened(split, "pixels", tmp_path)
@@ -302,7 +359,7 @@ def test_a_disk_that_fills_up_loses_nothing(tmp_path, monkeypatch):
 
     def full(file):
         calls.append(file)
-        if len(calls) == 3:  # the examples of the second chunk
+        if len(calls) == 4:  # stamps, a chunk and its index, the second chunk
             raise OSError(28, "No space left on device")
         sync(file)
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import data_source
-from data_source import DataError, image_folder, open_split
+from data_source import DataError, image_folder, open_split, report
 
 
 def encoded(number, kind="PNG"):
@@ -91,6 +91,80 @@ def test_a_test_folder_is_what_auto_falls_back_to(photographs):
     (photographs / "test").rename(photographs / "val")
     split = open_split(f"folder:{photographs}", "validation")
     assert names(split) == ["val/cat/d.bmp", "val/dog/c.JPEG"]
+    shutil.rmtree(photographs / "val")
+    message = r"has only the split train: .*eval_split = 'train\[90%:\]'"
+    with pytest.raises(DataError, match=message):
+        open_split(f"folder:{photographs}", "auto")
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "test"),
+    [
+        ("train", "valid", "test"),
+        ("Training", "dev", "TESTING"),
+        ("TRAIN", "Val", "testing"),
+    ],
+)
+def test_splits_have_their_usual_names(photographs, train, validation, test):
+    write(photographs, ["test/cat/e.png"])
+    (photographs / "train").rename(photographs / train)
+    (photographs / "validation").rename(photographs / validation)
+    (photographs / "test").rename(photographs / test)
+    name = f"folder:{photographs}"
+    assert len(open_split(name, "train")) == 3
+    assert names(open_split(name, "auto")) == [
+        f"{validation}/cat/d.bmp",
+        f"{validation}/dog/c.JPEG",
+    ]
+    assert names(open_split(name, "test")) == [f"{test}/cat/e.png"]
+    # A run of an earlier version goes on with the names that it knew.
+    if validation == "valid":
+        assert open_split(name, "auto", holdout_by="path").split == "test"
+
+
+@pytest.mark.parametrize("folders", [("training", "testing"), ("train",)])
+def test_splits_without_classes_are_no_classes(tmp_path, folders):
+    write(tmp_path, [f"{folder}/{i}.png" for folder in folders for i in range(3)])
+    with pytest.raises(DataError, match=f"{folders[0]} hold no class folders"):
+        open_split(f"folder:{tmp_path}", "train")
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    write(tmp_path, [f"{name}/{i}.png" for name in ("bus", "train") for i in "ab"])
+    split = open_split(f"folder:{tmp_path}", "train")
+    assert split.label_names == ("bus", "train")
+    write(tmp_path, ["train/steam/c.png"])
+    message = "train may be a split or a class: .* beside it bus holds images"
+    with pytest.raises(DataError, match=message):
+        open_split(f"folder:{tmp_path}", "train")
+
+
+def test_what_is_beside_the_splits_is_said(photographs):
+    write(photographs, ["extra/a.png", "loose.png"])
+    (photographs / "validation").rename(photographs / "unlabelled")
+    write(photographs, ["Test/cat/a.jpg", "val/b.jpg"])
+    split = open_split(f"folder:{photographs}", "test")
+    assert split.findings.remarks == [
+        "read as splits: Test, train; not read: extra, unlabelled, val, images beside "
+        "them (1)"
+    ]
+
+
+def test_an_only_folder_is_descended_into_and_one_class_is_an_error(tmp_path):
+    paths = ["flowers/rose/a.png", "flowers/rose/b.png", "flowers/tulip/c.png"]
+    write(tmp_path, [*paths, "__MACOSX/flowers/._a.png", "README.txt"])
+    split = open_split(f"folder:{tmp_path}", "train", holdout=0.0)
+    assert split.label_names == ("rose", "tulip")
+    assert names(split) == ["rose/a.png", "rose/b.png", "tulip/c.png"]
+    said = f"{tmp_path} holds only the folder flowers, which is read"
+    assert split.findings.remarks == [said]
+    shutil.rmtree(tmp_path / "flowers/tulip")
+    (tmp_path / "flowers").rename(tmp_path / "flower")
+    with pytest.raises(DataError, match="holds one class, 'rose', and two are needed"):
+        open_split(f"folder:{tmp_path}/flower", "train")
+    (tmp_path / "l.csv").write_text("flower/rose/a.png,rose\n")
+    with pytest.raises(DataError, match="l.csv holds one class, 'rose'"):
+        open_split(f"csv:{tmp_path}/l.csv", "train")
 
 
 def test_other_files_are_not_images(photographs):
@@ -98,6 +172,45 @@ def test_other_files_are_not_images(photographs):
         (photographs / "train/dog" / name).write_bytes(b"")
     (photographs / "train" / ".git").mkdir()
     assert len(open_split(f"folder:{photographs}", "train")) == 3
+
+
+def test_what_other_programs_left_is_no_class(photographs):
+    litter = ["@eaDir/cat@SynoEAStream.jpg", "__MACOSX/a.jpg", "lost+found/a.jpg"]
+    litter += [".ipynb_checkpoints/a.jpg", "cat/._z.PNG", "cat/Thumbs.db"]
+    write(photographs, [f"train/{path}" for path in litter])
+    split = open_split(f"folder:{photographs}", "train")
+    assert split.label_names == ("cat", "dog") and len(split) == 3
+    assert split.findings.ignored == {"": {}, "train": {image_folder.HIDDEN: 6}}
+
+
+def test_the_report_says_what_was_found(photographs):
+    (photographs / "validation/dog").rename(photographs / "validation/emu")
+    write(photographs, ["train/emu/a.png", "train/emu/b.avif", "train/emu/c"])
+    write(photographs, ["train/emu/d.jp2", "train/emu/e.avif", "validation/emu/f.avif"])
+    name = f"folder:{photographs}"
+    splits = open_split(name, "train"), open_split(name, "auto")
+    assert report.describe(*splits).splitlines() == [
+        f"data: {name}, 3 classes",
+        "  train: 4 images, 1 (cat) to 2 (dog) of a class",
+        "  validation: 2 images, 1 of each class; none of dog",
+        "  files not read: 3 .avif, 1 .jp2, 1 without extension",
+    ]
+
+
+def test_the_report_of_a_held_out_part(flat):
+    write(flat, ["bee/a.txt"])
+    name = f"folder:{flat}"
+    splits = open_split(name, "train"), open_split(name, "auto")
+    assert report.describe(*splits).splitlines()[1:] == [
+        "  train: 270 images, 90 (bee) to 180 (ant) of a class",
+        "  validation: 30 images, 10 (bee) to 20 (ant) of a class",
+        "  validation was held out: 0.1 of each class",
+        "  files not read: 1 .txt",
+    ]
+    assert report.describe(open_split("mnist", "test")).splitlines() == [
+        "data: mnist, 10 classes",
+        "  test: 10,000 images",
+    ]
 
 
 def test_the_order_is_not_that_of_the_file_system(flat, monkeypatch):
@@ -126,11 +239,10 @@ def test_files_without_splits_are_held_out_by_their_names(flat):
     every = {str(p.relative_to(flat)) for p in flat.rglob("*.png")}
     assert set(names(train)) | set(names(validation)) == every
     assert len(train) + len(validation) == 300
-    # Binomial(300, 0.1): 30 with a deviation of 5.2; four of these.
-    assert 9 < len(validation) < 51
+    assert validation.class_counts().tolist() == [20, 10]
     kept = set(names(validation))
     more = set(names(open_split(f"folder:{flat}", "validation", holdout=0.3)))
-    assert kept < more and 58 < len(more) < 122
+    assert kept < more and len(more) == 90
     assert len(open_split(f"folder:{flat}", "train", holdout=0.0)) == 300
     with pytest.raises(DataError, match="holds no examples"):
         open_split(f"folder:{flat}", "validation", holdout=0.0)
@@ -142,10 +254,31 @@ def test_files_without_splits_are_held_out_by_their_names(flat):
     assert {n for n in now if n[:3] == "ant"} == {n for n in kept if n[:3] == "ant"}
 
 
-def test_the_hash_stays_what_it_is():
+def test_what_is_held_out_stays_what_it_is():
     # A change would mix the training images of yesterday's run into its validation.
-    held = [i for i in range(60) if image_folder._held_out(f"ant/{i:03}.png", 0.1)]
-    assert held == [20, 21, 23, 29, 30, 33, 35, 36, 50, 53, 56]
+    paths = [f"ant/{i:03}.png" for i in range(60)]
+
+    def held(by, share=0.1, number=60):
+        found = image_folder.held_out(paths[:number], share, by)
+        return [i for i in range(number) if found[i]]
+
+    assert held("path") == [20, 21, 23, 29, 30, 33, 35, 36, 50, 53, 56]
+    assert len(held("class")) == 6 and set(held("class")) < set(held("path"))
+    # Two images of a class are enough for both parts, whatever the share.
+    assert [len(held("class", share, 2)) for share in (0.0, 0.01, 0.9)] == [0, 1, 1]
+    assert held("class", number=1) == []
+
+
+def test_an_old_run_keeps_what_was_held_out(flat):
+    """Binomial(300, 0.1): 30 with a deviation of 5.2; four of these."""
+    old = open_split(f"folder:{flat}", "auto", holdout_by="path")
+    assert 9 < len(old) < 51 and len(old) != 30
+    assert old.findings.held_out.startswith("0.1 of all files, by the earlier rule")
+    (flat / "all.csv").write_text(
+        "".join(f"{p.relative_to(flat)},{p.parent.name}\n" for p in flat.rglob("*.png"))
+    )
+    same = open_split(f"csv:{flat}/all.csv", "auto", holdout_by="path")
+    assert names(same) == names(old)
 
 
 def test_slices_are_those_of_tfds_and_fair_samples(flat):
@@ -235,10 +368,35 @@ def test_unreadable_folders_and_files(photographs, monkeypatch):
 
 def test_unusual_file_names(tmp_path):
     odd = ["a b/+,ä.jpg", os.fsdecode(b"a b/\xff.jpg"), "日本/1.jpg", "日本/2.jpg"]
+    odd.append(os.fsdecode(b"\xe9t\xe9/1.jpg"))
     write(tmp_path, odd)
     split = open_split(f"folder:{tmp_path}", "train", holdout=0.0)
-    assert names(split) == sorted(odd) and split.label_names == ("a b", "日本")
-    assert split.examples([1])[0].image == (tmp_path / odd[1]).read_bytes()
+    assert split.label_names == ("\\xe9t\\xe9", "a b", "日本")
+    assert {n.encode().decode() for n in names(split)} == {
+        *("a b/+,ä.jpg", "a b/\\xff.jpg", "日本/1.jpg", "日本/2.jpg"),
+        "\\xe9t\\xe9/1.jpg",
+    }
+    at = names(split).index("a b/\\xff.jpg")
+    assert split.examples([at])[0].image == (tmp_path / odd[1]).read_bytes()
+    (tmp_path / odd[1]).unlink()
+    with pytest.raises(DataError, match=r"a b/\\xff.jpg cannot be read") as error:
+        split.examples([at])
+    assert str(error.value).encode()
+
+
+def test_classes_that_look_alike_are_said(tmp_path):
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    write(tmp_path, [f"{composed}/a.png", f"{decomposed}/a.png"])
+    write(tmp_path, ["Tea/a.png", "tea/b.png"])
+    (remark,) = open_split(f"folder:{tmp_path}", "train").findings.remarks
+    assert remark.startswith("warning: classes that differ only by capitals or by")
+    assert r"'cafe\u0301' and 'caf\xe9'" in remark and "'Tea' and 'tea'" in remark
+    rows = [f"{composed}/a.png,{composed},train", "Tea/a.png,Tea,train"]
+    rows.append("tea/b.png,tea,test")
+    (tmp_path / "l.csv").write_text("\n".join(rows))
+    message = "line 3: no training image has the class 'tea', only 'Tea' in other cap"
+    with pytest.raises(DataError, match=message):
+        open_split(f"csv:{tmp_path}/l.csv", "test")
 
 
 # CSV.
@@ -289,20 +447,44 @@ def test_a_csv_with_integer_labels(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "header",
+    ["Path,Label", "filename,class", "FILE,Category", "image_id,target", "Image,label"],
+)
+def test_a_csv_with_another_header(tmp_path, header):
+    write(tmp_path, ["a.png", "b.png"])
+    (tmp_path / "l.csv").write_text(f"{header}\na.png,x\nb.png,y\n")
+    split = open_split(f"csv:{tmp_path}/l.csv", "train", holdout=0.0)
+    assert labelled(split) == [("a.png", 0), ("b.png", 1)]
+    assert split.label_names == ("x", "y") and split.findings.remarks == []
+
+
+def test_a_header_says_which_columns_are_read(tmp_path):
+    write(tmp_path, ["a.png", "b.png", "c.png"])
+    lines = [",Width,Label,Set,File Name", "0,7,x,Train,a.png", "1,,y,training,b.png"]
+    (tmp_path / "l.csv").write_text("\n".join([*lines, "2,9,y,Dev,c.png"]))
+    split = open_split(f"csv:{tmp_path}/l.csv", "train")
+    assert labelled(split) == [("a.png", 0), ("b.png", 1)]
+    assert labelled(open_split(f"csv:{tmp_path}/l.csv", "auto")) == [("c.png", 1)]
+    assert split.findings.remarks == ["columns not read: Width"]
+
+
+@pytest.mark.parametrize(
     ("lines", "message"),
     [
         ("a.png,x\nb.png\n", "line 2: 'b.png' is not path,label or"),
         ("a.png,x\nb.png,x,train\n", "line 2: 'b.png,x,train' is not"),
         ("a.png\n", "line 1: 'a.png' is not path,label"),
         ("a.png,x\n\nb.png,\n", "line 3: 'b.png,' is not"),
-        ("path,label\na.png,x\nc.png,x\n", "line 3: c.png is missing"),
-        ("a.png,x\nno/b.png,x\n", "line 2: no/b.png is missing"),
+        ("path,label\na.png,x\nc.png,y\n", "line 3: c.png is missing"),
+        ("a.png,x\nno/b.png,y\n", "line 2: no/b.png is missing"),
+        ("bild,klasse\na.png,x\n", "line 1: bild is missing .a header has words such"),
         ("a.png,x\nb.png,x\n./a.png,y\n", "line 3: a.png is in line 1 too"),
-        ("a.png,x,train\nb.png,x,dev\n", "line 2: the split 'dev' is none of train,"),
+        ("a.png,x,train\nb.png,x,rest\n", "line 2: the split 'rest' is none of train,"),
         (
-            "a.png,x,train\nb.png,y,test\n",
-            "line 2: no training image has the class 'y'",
+            "a.png,x,train\nb.png,y,train\nd.png,z,test\n",
+            "line 3: no training image has the class 'z'",
         ),
+        ("a.png,x,train\nb.png,y,test\n", "holds one class, 'x', and two are needed"),
         ("a.png,x,test\nb.png,y,test\n", "no line of the split train"),
         (
             "a.png,1\nb.png,2\n",
@@ -314,7 +496,7 @@ def test_a_csv_with_integer_labels(tmp_path):
     ],
 )
 def test_wrong_csvs(tmp_path, lines, message):
-    write(tmp_path, ["a.png", "b.png"])
+    write(tmp_path, ["a.png", "b.png", "d.png"])
     (tmp_path / "l.csv").write_text(lines)
     with pytest.raises(DataError, match=message) as error:
         open_split(f"csv:{tmp_path}/l.csv", "train", holdout=0.0)
@@ -331,13 +513,37 @@ def test_a_csv_that_cannot_be_read(tmp_path):
 
 
 def test_a_csv_from_a_spreadsheet(tmp_path):
-    write(tmp_path, ["a.png"])
-    (tmp_path / "l.csv").write_bytes("\ufeffpath,label\r\na.png , x\r\n".encode())
+    write(tmp_path, ["a.png", "b.png"])
+    text = "\ufeffpath,label\r\na.png , x\r\nb.png,y\r\n"
+    (tmp_path / "l.csv").write_bytes(text.encode())
     split = open_split(f"csv:{tmp_path}/l.csv", "train", holdout=0.0)
-    assert labelled(split) == [("a.png", 0)] and split.label_names == ("x",)
+    assert labelled(split) == [("a.png", 0), ("b.png", 1)]
+    assert split.label_names == ("x", "y")
 
 
 def test_the_share_held_out_is_a_share(flat):
     for wrong in (1.0, -0.1):
         with pytest.raises(DataError, match=r"not in \[0, 1\)"):
             open_split(f"folder:{flat}", "train", holdout=wrong)
+
+
+# What a cache is trusted by.
+
+
+def test_stamps_know_each_path_size_time_and_label(flat):
+    name = f"folder:{flat}"
+    before = open_split(name, "train").stamps()
+    assert len(set(before.tolist())) == 270
+    np.testing.assert_array_equal(open_split(name, "train").stamps(), before)
+    files = names(open_split(name, "train"))
+    found = os.stat(flat / files[7])
+    os.utime(flat / files[7], ns=(found.st_atime_ns, found.st_mtime_ns + 1))
+    (flat / files[8]).unlink()
+    split = open_split(name, "train")
+    assert len(split) == 269
+    with open(flat / files[9], "ab") as file:
+        file.write(b"!")
+    os.utime(flat / files[9], ns=(found.st_atime_ns, found.st_mtime_ns))
+    now = split.stamps()
+    changed = np.flatnonzero(now != np.delete(before, 8))
+    np.testing.assert_array_equal(changed, [7, 8])

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import tarfile
 from collections import Counter
@@ -233,6 +234,35 @@ def test_files_of_a_folder(tmp_path, monkeypatch, capsys):
             e.name.rpartition(", ")[2]: (e.image, e.label) for e in found
         } == expected
         assert len(stock.as_data_source(split)) == len(packed) == len(files)
+
+
+def test_a_prepared_set_is_trusted_by_all_of_its_files(tmp_path, capsys):
+    files = [b"\xe9t\xe9/\xff0.png", b"\xe9t\xe9/1.png", b"emu/2.png", b"emu/3.png"]
+    paths = [tmp_path / "photos" / os.fsdecode(file) for file in files]
+    for i, path in enumerate(paths):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(jpeg(i, kind="PNG"))
+    (tmp_path / "photos/emu/4.avif").write_bytes(b"")
+    arguments = [f"folder:{tmp_path}/photos", f"--data_dir={tmp_path}/out"]
+    arguments += ["--name=odd", "--holdout=0.5"]
+    prepare.main(arguments)
+    said = capsys.readouterr().out
+    assert "train: 2 images, 1 of each class" in said
+    assert "files not read: 1 .avif" in said and "out/odd/1.0.0 is complete" in said
+    packed = open_split("odd", "train+validation", data_dir=tmp_path / "out")
+    assert packed.label_names == ("\\xe9t\\xe9", "emu")
+    found = {e.name.rpartition(", ")[2] for e in packed.examples(range(4))}
+    assert found >= {"\\xe9t\\xe9/\\xff0.png", "emu/3.png"}
+    prepare.main(arguments)
+    assert "is complete" in capsys.readouterr().out
+    when = paths[3].stat().st_mtime_ns + 1
+    os.utime(paths[3], ns=(when, when))
+    with pytest.raises(SystemExit, match="was prepared from other files, or some have"):
+        prepare.main(arguments)
+    (tmp_path / "out/odd/1.0.0/origin.sha256").unlink()
+    capsys.readouterr()
+    prepare.main(arguments)
+    assert "an earlier version did not note its files" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Opening and reading data sets, and the messages for those that cannot be opened."""
 
 import io
+import os
 import re
 import shutil
 import socket
@@ -318,6 +319,29 @@ def test_features_other_than_image_and_label(tmp_path, some):
     prepare(tmp_path, *some, features=features)
     with pytest.raises(DataError, match=r"has \['digit', 'image'\]"):
         open_split("tiny", "train", data_dir=tmp_path)
+
+
+def test_one_class_is_refused(tmp_path, some):
+    import tensorflow_datasets as tfds
+
+    features = {
+        "image": tfds.features.Image(shape=(8, 8, 1)),
+        "label": tfds.features.ClassLabel(names=["ant"]),
+    }
+    prepare(tmp_path, some[0], np.zeros(20, int), features=features)
+    with pytest.raises(DataError, match="'tiny' has one class, and two are needed"):
+        open_split("tiny", "train", data_dir=tmp_path)
+
+
+def test_stamps_know_the_files_of_a_set(tmp_path, some):
+    paths = prepare(tmp_path, *some)
+    whole = open_split("tiny", "train", data_dir=tmp_path).stamps()
+    assert len(set(whole.tolist())) == 20
+    part = open_split("tiny", "train[5:]", data_dir=tmp_path).stamps()
+    np.testing.assert_array_equal(part, whole[5:])
+    os.utime(paths[1], ns=(0, 0))
+    now = open_split("tiny", "train", data_dir=tmp_path).stamps()
+    assert (now == whole).tolist() == [True] * 6 + [False] * 14
 
 
 def test_a_set_is_described_without_its_data(tmp_path, some):

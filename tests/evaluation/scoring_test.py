@@ -1,5 +1,6 @@
 """Predictions: errors, tables, files and ensembles against plain counting."""
 
+import os
 import subprocess
 import sys
 
@@ -7,7 +8,8 @@ import numpy as np
 import pytest
 import runs
 
-from evaluation import scoring
+from evaluation import results, scoring
+from experiment import workdir
 
 NAMES = np.array([f"class {k}" for k in range(9)])
 
@@ -85,6 +87,27 @@ def test_a_file_scores_as_what_was_written(tmp_path):
     answered = ~np.isnan(file["logits"]).any(1)
     right = answered & (file["logits"].argmax(1) == file["label"])
     assert 57 - right.sum() == scoring.score(found)["errors"]
+
+
+def test_a_picture_comes_last_and_costs_no_other_file(tmp_path, monkeypatch, caplog):
+    names = np.array(["a$b_{$", "日本", *NAMES[2:]])  # no formulas
+    run = workdir.Workdir(tmp_path)
+    files = results.write(run, "1", {"step": 1}, predictions(label_names=names))
+    assert caplog.messages == ["a picture has boxes for letters not in its font: 日本"]
+    caplog.clear()
+    assert files[-1] == "confusion-1.png" and len(files) == 5
+    assert set(os.listdir(tmp_path)) == set(files)
+
+    def fail(*_):
+        raise ValueError("no\nfont")
+
+    monkeypatch.setattr(scoring, "draw_confusion", fail)
+    assert results.write(run, "2", {"step": 2}, predictions()) == [
+        *("evaluation-2.json", "predictions-2.npz", "classes-2.csv", "confusion-2.csv")
+    ]
+    assert (tmp_path / "confusion-2.csv").exists()
+    (line,) = caplog.messages
+    assert line.startswith("no confusion-2.png: ValueError(") and "\n" not in line
 
 
 def test_an_ensemble_averages_probabilities_or_logits():

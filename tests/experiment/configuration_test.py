@@ -174,6 +174,34 @@ def test_a_run_is_not_resumed_with_another_config():
     )
 
 
+def test_a_run_of_an_earlier_version_keeps_what_it_held_out():
+    """Its record has no holdout_by; only image files can be held out from training."""
+    text = configuration.to_json(runs.small_config(dataset__name="folder:/photos"))
+    stored = configuration.from_json(text.replace('"holdout_by": "class",', ""))
+    assert stored.dataset.holdout_by == "path"
+    given = runs.small_config(dataset__name="folder:/photos")
+    with pytest.raises(ConfigError, match="config.dataset.holdout_by: 'path' in the"):
+        configuration.check_resumable(stored, given, "run")
+    old, new = (runs.small_config(dataset__holdout_by=by) for by in ("path", "class"))
+    configuration.check_resumable(old, new, "run")
+
+
+def test_what_fit_auto_chooses_is_the_pad_of_an_earlier_version():
+    pad, auto, crop = (
+        runs.small_config(dataset__fit=fit, dataset__image_size=32)
+        for fit in ("pad", "auto", "crop")
+    )
+    configuration.check_resumable(pad, auto, "run")
+    with pytest.raises(ConfigError, match="config.dataset.fit: 'crop' in the run"):
+        configuration.check_resumable(crop, auto, "run")
+    files = [
+        runs.small_config(dataset__fit=fit, dataset__name="folder:photos")
+        for fit in ("pad", "auto")
+    ]
+    with pytest.raises(ConfigError, match="config.dataset.fit: 'pad' in the run"):
+        configuration.check_resumable(*files, "run")
+
+
 def test_a_longer_training_is_the_same_run_unless_the_schedule_is_stretched():
     cosine, constant = (
         [runs.small_config(schedule__name=n, num_epochs=e) for e in (3.0, 5.0)]

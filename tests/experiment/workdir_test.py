@@ -91,6 +91,19 @@ def test_the_same_run_goes_on_and_keeps_its_files(tmp_path):
     assert run.metrics.read_text() == "a line\n"
 
 
+def test_a_run_goes_on_with_what_it_held_out(tmp_path):
+    run, given = Workdir(tmp_path), runs.small_config(dataset__name="folder:/photos")
+    assert run.continued(given).dataset.holdout_by == "class"
+    run.create(given)
+    text = (tmp_path / "config.json").read_text()
+    text = text.replace('"holdout_by": "class",', "")  # of an earlier version
+    (tmp_path / "config.json").write_text(text)
+    assert run.continued(given).dataset.holdout_by == "path"
+    assert run.continued().dataset.holdout_by == "path"
+    run.create(run.continued(given))
+    assert run.config().dataset.holdout_by == "path"
+
+
 def test_another_config_is_refused_by_its_field(tmp_path):
     run = Workdir(tmp_path)
     run.create(runs.small_config())

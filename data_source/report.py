@@ -1,0 +1,50 @@
+"""Says in a few lines what was found in the splits of a data set."""
+
+import numpy as np
+
+from data_source import image_folder
+
+NAMED = 5  # classes that a line names
+
+
+def describe(*splits):
+    """Describes splits of one data set: classes, images, and what was not read.
+
+    The images of each class are counted where the labels are known without reading the
+    records of a TFDS directory.
+    """
+    first = splits[0]
+    lines = [f"data: {first.name}, {first.num_classes:,} classes"]
+    lines += {split.split: f"  {_images(split)}" for split in splits}.values()
+    findings = [split.findings for split in splits if split.findings]
+    if len(findings) > 1 and findings[0].held_out:
+        lines.append(f"  validation was held out: {findings[0].held_out}")
+    ignored = {}
+    for found in findings:
+        ignored |= found.ignored
+    if others := sum(ignored.values(), start=image_folder.Counter()):
+        lines.append(f"  files not read: {image_folder.kinds(others)}")
+    remarks = [remark for found in findings for remark in found.remarks]
+    lines += [f"  {remark}" for remark in dict.fromkeys(remarks)]
+    return "\n".join(lines)
+
+
+def _images(split):
+    """Says how many images a split has, in all and of each class."""
+    line, counts = f"{split.split}: {len(split):,} images", split.class_counts()
+    if counts is None:
+        return line
+    names, order = split.label_names, np.argsort(counts, kind="stable")
+    present = order[counts[order] > 0]
+    least, most = present[0], present[-1]
+    if counts[least] == counts[most]:
+        line += f", {counts[least]:,} of each class"
+    else:
+        line += f", {counts[least]:,} ({names[least]}) to "
+        line += f"{counts[most]:,} ({names[most]}) of a class"
+    absent = np.flatnonzero(counts == 0)
+    if len(absent):
+        shown = ", ".join(names[k] for k in absent[:NAMED])
+        more = f" and {len(absent) - NAMED:,} others" if len(absent) > NAMED else ""
+        line += f"; none of {shown}{more}"
+    return line

@@ -1,0 +1,28 @@
+"""Says, before training, on which data a run is trained and how it is evaluated."""
+
+from data_source import report
+
+
+def describe(setup):
+    """Describes a `build.Setup`: its splits, and what "auto" chose in its config."""
+    config, dataset = setup.config, setup.config.dataset
+    lines = [report.describe(setup.train_split, setup.eval_split)]
+    chosen = []
+    if dataset.eval_split == "auto":
+        chosen.append(f"eval_split {setup.eval_split.split}")
+    if dataset.fit == "auto":
+        preprocessing = setup.eval_preprocessing
+        size = "x".join([str(preprocessing.image_size)] * 2)
+        chosen.append(f"fit {preprocessing.fit} (images that are not {size})")
+    if dataset.placement == "auto":
+        chosen.append(f"placement {setup.placement()}")
+    if chosen:
+        lines.append(f"  chosen by auto in config.dataset: {', '.join(chosen)}")
+    parts = setup.eval_split.split.split("+")
+    tested = any(part.partition("[")[0].strip() == "test" for part in parts)
+    if tested and config.checkpoint.keep_best:
+        lines.append(
+            "warning: the best checkpoint is chosen by its error on test, which is no "
+            "fair test of it then; config.dataset.eval_split can name another split"
+        )
+    return "\n".join(lines)
