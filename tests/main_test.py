@@ -1,5 +1,9 @@
 """The command line as its users see it: its output and its exit codes."""
 
+import contextlib
+import csv
+import dataclasses
+import io
 import json
 import re
 import shutil
@@ -12,10 +16,11 @@ import runs
 from PIL import Image
 
 import data_source
+from analysis import predict
 from comparison import summarize
 from configs import lenet5
 from errors import ConfigError
-from experiment import build
+from experiment import build, workdir
 
 CONFIG = "--config=configs/lenet5.py:modern"
 
@@ -91,6 +96,137 @@ def test_predict_prints_five_classes_and_draws_a_panel(trained, tmp_path):
         assert sum(shares) <= 100.3  # five numbers rounded to 0.1 each
     with Image.open(lines[-1].split("panel: ")[1]) as panel:
         assert panel.width > 400
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """A folder of three digits, a damaged image, and files that are no images."""
+    folder = tmp_path_factory.mktemp("digits")
+    split = data_source.open_split("mnist", "test[:3]")
+    for number, name in enumerate(["a.png", "b,1.png", "below/c.png"]):
+        file = folder / name
+        file.parent.mkdir(exist_ok=True)
+        Image.fromarray(split.source[number]["image"][..., 0]).save(file)
+    (folder / "bad.png").write_bytes(b"no image")
+    (folder / "notes.txt").write_text("no image")
+    (folder / ".hidden.png").write_text("no image")
+    return folder
+
+
+def stdin(monkeypatch, data):
+    buffered = io.BufferedReader(io.BytesIO(data))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(buffered))
+
+
+def test_predict_takes_folders_patterns_and_lists(trained, digits, monkeypatch):
+    path, _ = trained
+
+    def answered(images):
+        result = runs.call_main(
+            ["--mode=predict", f"--workdir={path}", f"--images={images}"]
+        )
+        found = dict(line.split(":  ") for line in result.stdout.splitlines()[:-1])
+        assert all(" %" in x or "no readable image" in x for x in found.values())
+        return result, [name.removeprefix(f"{digits}/") for name in found]
+
+    result, names = answered(digits)
+    assert names == ["a.png", "b,1.png", "bad.png", "below/c.png"]
+    assert result.returncode == 1
+    assert "3 of 4 images have answers after step 30" in result.stdout
+    assert "error: 1 of 4 images have no answer; the first: --images: " in result.stderr
+    assert "bad.png is no readable image" in result.stderr
+    result, names = answered(f"{digits}/b[,a]*,{digits}/**/c.*")
+    assert (result.returncode, names) == (1, ["bad.png", "below/c.png"])
+    stdin(monkeypatch, f"{digits}/b,1.png\r\n\n{digits}/below\n".encode())
+    result, names = answered(f"-,{digits}/a.png")
+    assert (result.returncode, names) == (0, ["b,1.png", "below/c.png", "a.png"])
+    stdin(monkeypatch, (digits / "a.png").read_bytes())
+    result, names = answered("-")
+    assert (result.returncode, names) == (0, ["-"])
+    stdin(monkeypatch, b"")
+    fails(["--mode=predict", f"--workdir={path}", "--images=-"], 1, "names no image")
+
+
+def test_predict_writes_its_answers(trained, digits, tmp_path):
+    path, _ = trained
+    arguments = ["--mode=predict", f"--workdir={path}", f"--images={digits}"]
+    printed = runs.call_main(arguments).stdout.splitlines()
+    rows = {}
+    for name in ("answers.csv", "answers.json"):
+        file = tmp_path / name
+        fails([*arguments, f"--output={file}"], 1, "1 of 4 images have no answer")
+        assert sorted(tmp_path.glob("answers*"))[-1] == file  # and no .part
+        text = file.read_text()
+        if name.endswith("json"):
+            rows[name] = [
+                (
+                    row["image"],
+                    [(x["class"], x["probability"]) for x in row["best"]],
+                    row["problem"],
+                )
+                for row in json.loads(text)
+            ]
+        else:
+            rows[name] = [
+                (
+                    row["image"],
+                    [
+                        (row[f"class_{n}"], float(row[f"probability_{n}"]))
+                        for n in range(1, 6)
+                        if not row["problem"]
+                    ],
+                    row["problem"],
+                )
+                for row in csv.DictReader(io.StringIO(text))
+            ]
+    assert rows["answers.csv"] == rows["answers.json"]
+    for (image, best, problem), line in zip(
+        rows["answers.csv"], printed[:-1], strict=True
+    ):
+        answers = [f"{name} {100 * share:.1f} %" for name, share in best]
+        expected = "  ".join(answers) or f"no answer: {problem}"
+        assert line == f"{image}:  {expected}"
+    fails([*arguments, "--output=answers.txt"], 2, "answers.txt: predict writes .csv")
+    fails([*arguments, "--output=none/a.csv"], 2, "there is no folder none")
+    fails(["--mode=evaluate", *arguments[1:]], 2, "--images is for predict and inspect")
+    fails(["--mode=evaluate", arguments[1], "--output=a.csv"], 2, "--output is for")
+
+
+def test_predict_reads_no_further_than_a_batch(trained, digits, monkeypatch):
+    path, _ = trained
+    run, opened = workdir.Workdir(path), predict.trained.open_run
+    expected = []
+    monkeypatch.setattr(predict, "_answers_to", lambda output: expected_into(expected))
+
+    @contextlib.contextmanager
+    def expected_into(answers):
+        yield answers.append
+
+    names = [str(digits / name) for name in ("a.png", "b,1.png", "below/c.png")]
+    predict.predict_run(run, "latest", names)
+    best = [answer.best for answer in expected]
+    expected.clear()
+
+    def shrunk(*arguments):
+        network = opened(*arguments)
+        config = network.config.copy_and_resolve_references()
+        config.eval.batch_size = 2
+        return dataclasses.replace(network, config=config)
+
+    def find(images):
+        for number in range(7):
+            assert number - len(expected) <= 2
+            yield names[number % 3], None
+
+    monkeypatch.setattr(predict.trained, "open_run", shrunk)
+    monkeypatch.setattr(predict, "find", find)
+    found = predict.predict_run(run, "latest", names)
+    assert (found.answered, found.failed) == (7, [])
+    for number, answer in enumerate(expected):
+        assert [x[0] for x in answer.best] == [x[0] for x in best[number % 3]]
+        np.testing.assert_allclose(  # the kernels may round differently for a batch
+            [x[1] for x in answer.best], [x[1] for x in best[number % 3]], rtol=1e-4
+        )
 
 
 def test_predict_refuses_what_is_no_image(trained, tmp_path):
