@@ -5,6 +5,7 @@ import csv
 import dataclasses
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -113,79 +114,100 @@ def digits(tmp_path_factory):
     return folder
 
 
-def stdin(monkeypatch, data):
-    buffered = io.BufferedReader(io.BytesIO(data))
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(buffered))
+def test_predict_finds_folders_patterns_and_lists(digits, monkeypatch):
+    def found(*images, given=b""):
+        buffered = io.BufferedReader(io.BytesIO(given))
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(buffered))
+        return [
+            (name.removeprefix(f"{digits}/"), data)
+            for name, data in predict.find(images)
+        ]
+
+    files = [(name, None) for name in ("a.png", "b,1.png", "bad.png", "below/c.png")]
+    assert found(str(digits)) == files
+    assert found(f"{digits}/b*") == files[1:3]
+    assert found(f"{digits}/**/c.*", f"{digits}/a.png") == [files[3], files[0]]
+    odd = digits / "below" / "[x].png"
+    odd.write_bytes(b"")
+    assert found(str(odd)) == [("below/[x].png", None)]
+    odd.unlink()
+    # What is not there is reported when it is read.
+    assert found("none/*.png", "none.png") == [("none/*.png", None), ("none.png", None)]
+    lines = f"{digits}/b,1.png\r\n\n{digits}/below\n{digits}/bad.png".encode()
+    expected = [files[1], files[3], files[2], files[0]]
+    assert found("-", f"{digits}/a.png", given=lines) == expected
+    assert found("-", given=os.fsencode(b"\xe4.png")) == [
+        (os.fsdecode(b"\xe4.png"), None)
+    ]
+    assert found("-") == []
+    for kind in ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM"):
+        file = io.BytesIO()
+        Image.new("RGB", (20, 20), (99, 99, 99)).save(file, kind)
+        assert found("-", given=file.getvalue()) == [("-", file.getvalue())]
+    (digits / "empty").mkdir()
+    ((name, problem),) = found(f"{digits}/empty")
+    assert name == "empty" and "holds no image files" in str(problem)
+    with pytest.raises(data_source.DataError, match="holds no image files"):
+        raise problem
 
 
-def test_predict_takes_folders_patterns_and_lists(trained, digits, monkeypatch):
-    path, _ = trained
-
-    def answered(images):
-        result = runs.call_main(
-            ["--mode=predict", f"--workdir={path}", f"--images={images}"]
-        )
-        found = dict(line.split(":  ") for line in result.stdout.splitlines()[:-1])
-        assert all(" %" in x or "no readable image" in x for x in found.values())
-        return result, [name.removeprefix(f"{digits}/") for name in found]
-
-    result, names = answered(digits)
-    assert names == ["a.png", "b,1.png", "bad.png", "below/c.png"]
-    assert result.returncode == 1
-    assert "3 of 4 images have answers after step 30" in result.stdout
-    assert "error: 1 of 4 images have no answer; the first: --images: " in result.stderr
-    assert "bad.png is no readable image" in result.stderr
-    result, names = answered(f"{digits}/b[,a]*,{digits}/**/c.*")
-    assert (result.returncode, names) == (1, ["bad.png", "below/c.png"])
-    stdin(monkeypatch, f"{digits}/b,1.png\r\n\n{digits}/below\n".encode())
-    result, names = answered(f"-,{digits}/a.png")
-    assert (result.returncode, names) == (0, ["b,1.png", "below/c.png", "a.png"])
-    stdin(monkeypatch, (digits / "a.png").read_bytes())
-    result, names = answered("-")
-    assert (result.returncode, names) == (0, ["-"])
-    stdin(monkeypatch, b"")
-    fails(["--mode=predict", f"--workdir={path}", "--images=-"], 1, "names no image")
-
-
-def test_predict_writes_its_answers(trained, digits, tmp_path):
+def test_a_bad_image_costs_only_its_own_answer(trained, digits, tmp_path):
     path, _ = trained
     arguments = ["--mode=predict", f"--workdir={path}", f"--images={digits}"]
-    printed = runs.call_main(arguments).stdout.splitlines()
-    rows = {}
-    for name in ("answers.csv", "answers.json"):
-        file = tmp_path / name
-        fails([*arguments, f"--output={file}"], 1, "1 of 4 images have no answer")
-        assert sorted(tmp_path.glob("answers*"))[-1] == file  # and no .part
-        text = file.read_text()
-        if name.endswith("json"):
-            rows[name] = [
-                (
-                    row["image"],
-                    [(x["class"], x["probability"]) for x in row["best"]],
-                    row["problem"],
-                )
-                for row in json.loads(text)
-            ]
-        else:
-            rows[name] = [
-                (
-                    row["image"],
-                    [
-                        (row[f"class_{n}"], float(row[f"probability_{n}"]))
-                        for n in range(1, 6)
-                        if not row["problem"]
-                    ],
-                    row["problem"],
-                )
-                for row in csv.DictReader(io.StringIO(text))
-            ]
-    assert rows["answers.csv"] == rows["answers.json"]
-    for (image, best, problem), line in zip(
-        rows["answers.csv"], printed[:-1], strict=True
-    ):
-        answers = [f"{name} {100 * share:.1f} %" for name, share in best]
-        expected = "  ".join(answers) or f"no answer: {problem}"
-        assert line == f"{image}:  {expected}"
+    result = fails(arguments, 1, "1 of 4 images have no answer; .*bad.png is no readab")
+    *printed, last = result.stdout.splitlines()
+    assert last.startswith("3 of 4 images have answers after step 30 of ")
+    fails([*arguments, f"--output={tmp_path}/a.csv"], 1, "1 of 4 images have no answer")
+    assert [file.name for file in tmp_path.iterdir()] == ["a.csv"]
+    rows = list(csv.DictReader((tmp_path / "a.csv").read_text().splitlines()))
+    for row, line in zip(rows, printed, strict=True):
+        best = [
+            f"{row[f'class_{n}']} {100 * float(row[f'probability_{n}']):.1f} %"
+            for n in range(1, 6)
+            if not row["problem"]
+        ]
+        answers = "  ".join(best) or f"no answer: {row['problem']}"
+        assert line == f"{row['image']}:  {answers}"
+    assert [bool(row["problem"]) for row in rows] == [False, False, True, False]
+
+
+@pytest.mark.parametrize("kind", ["csv", "json"])
+def test_answers_keep_odd_names(kind, tmp_path):
+    answers = [
+        predict.Answer('ä,"1"\n.png', [("Café, 8", 0.75), ("ö", 0.25)]),
+        predict.Answer(os.fsdecode(b"\xff.png"), [], "it is damaged"),
+    ]
+    file = tmp_path / f"answers.{kind}"
+    with predict._answers_to(str(file)) as write:
+        for answer in answers:
+            write(answer)
+            assert not file.exists()
+    if kind == "json":
+        rows = json.loads(file.read_bytes())
+        assert rows[0] == {
+            "image": answers[0].image,
+            "best": [
+                {"class": "Café, 8", "probability": 0.75},
+                {"class": "ö", "probability": 0.25},
+            ],
+            "problem": "",
+        }
+        assert rows[1] == {
+            "image": answers[1].image,
+            "best": [],
+            "problem": "it is damaged",
+        }
+    else:
+        text = file.read_text("utf-8", "surrogateescape")
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
+        assert [row["image"] for row in rows] == [answer.image for answer in answers]
+        assert (rows[0]["class_1"], rows[0]["probability_1"]) == ("Café, 8", "0.75")
+        assert (rows[1]["class_1"], rows[1]["problem"]) == ("", "it is damaged")
+
+
+def test_flags_of_predict(trained):
+    path, _ = trained
+    arguments = ["--mode=predict", f"--workdir={path}", "--images=a.png"]
     fails([*arguments, "--output=answers.txt"], 2, "answers.txt: predict writes .csv")
     fails([*arguments, "--output=none/a.csv"], 2, "there is no folder none")
     fails(["--mode=evaluate", *arguments[1:]], 2, "--images is for predict and inspect")

@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import simplejpeg
-from PIL import Image, ImageChops
+from PIL import Image, ImageChops, UnidentifiedImageError
 
 # Tags of TIFF, and so of EXIF.
 BITS_PER_SAMPLE, PHOTOMETRIC, ORIENTATION = 0x0102, 0x0106, 0x0112
@@ -105,7 +105,7 @@ def _usual_jpeg(data):
         return None
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data, strict=False)
-    except ValueError:  # a cut header, or unusual subsampling
+    except (ValueError, KeyError):  # a cut header, or unusual subsampling
         return None
     if height * width > 2 * Image.MAX_IMAGE_PIXELS:  # PIL refuses it by this rule
         return None
@@ -181,12 +181,14 @@ def _decode_with_pil(data, channels):
         return _pixels(_eight_bits(image), channels), _orientation(image)
     except DamagedImage:
         raise
+    except UnidentifiedImageError as error:
+        raise DamagedImage("PIL knows no image that begins so") from error
     except Exception as error:
         raise DamagedImage(f"{type(error).__name__}: {error}") from error
 
 
 def _eight_bits(image):
-    """Brings a decoded PIL image to eight bits, without transparency in its palette.
+    """Brings a decoded PIL image to eight bits, in a mode that PIL converts well.
 
     Of 16 bits, or of a TIFF's 12, the upper eight are kept. A PGM with a larger maximum
     than 255 is read as 16 bits. 32-bit integers, signed integers and floats do not say
@@ -212,6 +214,8 @@ def _eight_bits(image):
             )
     elif image.mode == "P" and "transparency" in image.info:
         return image.convert("RGBA")  # otherwise PIL warns
+    elif image.mode == "LAB":
+        return image.convert("RGB")  # PIL has no direct way to grey
     elif (image.mode, image.format) == ("CMYK", "JPEG") and "adobe" not in image.info:
         # Adobe's marker says that ink is stored inverted, and PIL inverts even without
         # that marker.

@@ -2,6 +2,7 @@
 
 import functools
 import io
+import re
 import struct
 
 import numpy as np
@@ -271,15 +272,15 @@ def test_orientation_in_xmp_alone(form, options):
         assert_close(decode(encode(stored, xmp=xmp, **options), 3), PICTURE, LEVELS)
 
 
-# What every container holds of PIL's modes, and whether it has an orientation.
+# The modes that PIL saves in a container, and whether it has an orientation.
 CONTAINERS = {
     "JPEG": ("1 L RGB RGBX CMYK YCbCr", True),
-    "PNG": ("1 L LA P RGB RGBA I;16 I", True),
-    "WEBP": ("1 L LA P RGB RGBA CMYK YCbCr", True),
-    "TIFF": ("1 L LA La P RGB RGBA RGBX CMYK YCbCr I;16 I;16B I F", True),
+    "PNG": ("1 L LA P RGB RGBA I;16 I;16B", True),
+    "WEBP": ("1 L LA P PA RGB RGBA RGBa RGBX CMYK YCbCr HSV LAB I F I;16 I;16B", True),
+    "TIFF": ("1 L LA P PA RGB RGBA RGBX CMYK YCbCr LAB I F I;16 I;16B", True),
     "BMP": ("1 L P RGB RGBA", False),
-    "GIF": ("1 L P RGB RGBA", False),
-    "PPM": ("1 L RGB RGBA I;16 I F", False),
+    "GIF": ("1 L LA P RGB RGBA I F I;16 I;16B", False),
+    "PPM": ("1 L RGB RGBA I F I;16", False),
 }
 MODES = "1 L LA La P PA RGB RGBA RGBa RGBX CMYK YCbCr HSV LAB I I;16 I;16B F".split()
 
@@ -312,6 +313,10 @@ def expected_by_pil(data, channels):
     image = ImageOps.exif_transpose(opened)
     if opened.mode.startswith("I;16") or (opened.mode, opened.format) == ("I", "PPM"):
         image = Image.fromarray((np.asarray(image) // 256).astype(np.uint8))
+    if "transparency" in image.info:
+        image = image.convert("RGBA")  # otherwise PIL warns
+    if image.mode == "LAB":  # PIL has no direct way to grey
+        image = image.convert("RGB")
     image = image.convert("L" if channels == 1 else "RGB")
     return np.asarray(image).reshape(*image.size[::-1], channels)
 
@@ -324,8 +329,10 @@ def test_every_mode_and_orientation_is_pils(container):
             exif = {"exif": exif_of(orientation)} if turns else {}
             try:
                 data = encode(small(mode), format=container, **exif)
-            except OSError as error:
-                assert f"cannot write mode {mode} as {container}" in str(error)
+            except (OSError, ValueError) as error:
+                assert re.search(
+                    "cannot write mode|not supported|wrong mode", str(error)
+                )
                 break
             for channels in (1, 3):
                 expected = expected_by_pil(data, channels)

@@ -144,7 +144,7 @@ def test_a_view_costs_what_it_keeps(monkeypatch):
         image[tuple(n // 2 for n in shape)] = 255
         crop = resizing.center_crop(image, 224, 256)
         assert crop.shape == (224, 224, shape[-1])
-        assert 77 < crop.max() and crop.min() == 77
+        assert crop.max() > crop.min() >= 77
         rng = np.random.default_rng(0)
         assert resizing.rescale_crop(image, rng, 224, (256, 512)).shape[0] == 224
         assert resizing.inception_crop(image, rng, 224).shape[1] == 224
