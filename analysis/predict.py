@@ -210,12 +210,13 @@ def _csv(file):
 
 @contextlib.contextmanager
 def _json(file):
-    between = itertools.chain(["[\n"], itertools.repeat(",\n"))
+    file.write("[")
+    before = itertools.chain(["\n"], itertools.repeat(",\n"))
 
     def write(answer):
         best = [{"class": name, "probability": share} for name, share in answer.best]
         row = {"image": answer.image, "best": best, "problem": answer.problem}
-        file.write(next(between) + json.dumps(row))
+        file.write(next(before) + json.dumps(row))
 
     yield write
     file.write("\n]\n")

@@ -178,6 +178,10 @@ def test_answers_keep_odd_names(kind, tmp_path):
         predict.Answer(os.fsdecode(b"\xff.png"), [], "it is damaged"),
     ]
     file = tmp_path / f"answers.{kind}"
+    with predict._answers_to(str(file)):
+        pass
+    assert kind == "csv" or json.loads(file.read_text()) == []
+    file.unlink()
     with predict._answers_to(str(file)) as write:
         for answer in answers:
             write(answer)
@@ -303,10 +307,9 @@ def test_data_directory_without_the_set(tmp_path):
 
 
 def test_directories_that_hold_no_run(tmp_path):
-    for mode in ("evaluate", "predict"):
+    for mode in (["--mode=evaluate"], ["--mode=predict", "--images=a.png"]):
         for path in (tmp_path, tmp_path / "none"):
-            arguments = [f"--mode={mode}", f"--workdir={path}", "--images=a.png"]
-            fails(arguments, 1, "holds no run", str(path))
+            fails([*mode, f"--workdir={path}"], 1, "holds no run", str(path))
     stranger = tmp_path / "thesis.tex"
     stranger.write_text("years of work")
     fails([CONFIG, f"--workdir={tmp_path}"], 1, "thesis.tex")

@@ -23,7 +23,7 @@ TURNS = {
 
 
 class DamagedImage(ValueError):
-    """The bytes are not an image, or the image is cut or damaged."""
+    """The bytes are no image, are damaged, or do not say which value is white."""
 
 
 def decode(data, channels):
@@ -176,7 +176,7 @@ def _decode_with_pil(data, channels):
     try:
         image = Image.open(io.BytesIO(data))
         if channels == 1:
-            image.draft("L", None)  # of a JPEG only Y is decoded
+            image.draft("L", None)  # a JPEG then gives its Y
         image.load()  # here a TIFF turns itself
         return _pixels(_eight_bits(image), channels), _orientation(image)
     except DamagedImage:

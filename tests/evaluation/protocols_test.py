@@ -299,7 +299,7 @@ def test_a_protocol_gives_what_its_slow_version_gives(name, average):
 def test_a_long_image_costs_no_more_than_its_views(name):
     protocol = protocols.Protocol(name, 224, (256,))
     image = np.full((1, 20000, 3), 77, np.uint8)
-    if "map" in "".join(kind for kind, _ in protocols.PROTOCOLS[name]):
+    if any(kind != "crop" for kind, _ in protocols.PROTOCOLS[name]):
         with pytest.raises(ValueError, match="1x20000 .* rescaled to 256x5120000"):
             protocol.views(image)
     else:
