@@ -220,18 +220,8 @@ def test_flags_of_predict(trained):
 
 def test_predict_reads_no_further_than_a_batch(trained, digits, monkeypatch):
     path, _ = trained
-    run, opened = workdir.Workdir(path), predict.trained.open_run
-    expected = []
-    monkeypatch.setattr(predict, "_answers_to", lambda output: expected_into(expected))
-
-    @contextlib.contextmanager
-    def expected_into(answers):
-        yield answers.append
-
+    answers, opened = [], predict.trained.open_run
     names = [str(digits / name) for name in ("a.png", "b,1.png", "below/c.png")]
-    predict.predict_run(run, "latest", names)
-    best = [answer.best for answer in expected]
-    expected.clear()
 
     def shrunk(*arguments):
         network = opened(*arguments)
@@ -241,18 +231,20 @@ def test_predict_reads_no_further_than_a_batch(trained, digits, monkeypatch):
 
     def find(images):
         for number in range(7):
-            assert number - len(expected) <= 2
-            yield names[number % 3], None
+            assert number - len(answers) <= 2
+            yield images[number % 3], None
 
     monkeypatch.setattr(predict.trained, "open_run", shrunk)
     monkeypatch.setattr(predict, "find", find)
-    found = predict.predict_run(run, "latest", names)
+    monkeypatch.setattr(
+        predict, "_answers_to", lambda _: contextlib.nullcontext(answers.append)
+    )
+    found = predict.predict_run(workdir.Workdir(path), "latest", names)
     assert (found.answered, found.failed) == (7, [])
-    for number, answer in enumerate(expected):
-        assert [x[0] for x in answer.best] == [x[0] for x in best[number % 3]]
-        np.testing.assert_allclose(  # the kernels may round differently for a batch
-            [x[1] for x in answer.best], [x[1] for x in best[number % 3]], rtol=1e-4
-        )
+    # Each image stands in another place of its batch; the last batch is filled up.
+    for answer, same in zip(answers[3:], answers, strict=False):
+        assert answer == same
+    assert answers[0].best != answers[1].best
 
 
 def test_predict_refuses_what_is_no_image(trained, tmp_path):
