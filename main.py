@@ -3,7 +3,7 @@
     python main.py --config=configs/lenet5.py --workdir=runs/lenet5
     python main.py --mode=evaluate --workdir=runs/lenet5
     python main.py --mode=evaluate --workdir=runs/a,runs/b --change=eval.protocol=dense
-    python main.py --mode=predict --workdir=runs/lenet5 --images=a.png,b.png
+    python main.py --mode=predict --workdir=runs/lenet5 --images=a.png,photos
     python main.py --mode=inspect --workdir=runs/lenet5
     python main.py --mode=plot --workdir=runs/a,runs/b --output=curves.png
     python main.py --mode=summarize --config=configs/lenet5.py
@@ -61,15 +61,22 @@ def _summarize(options, config, runs):
 def _predict(options, config, runs):
     from analysis import predict
 
-    return predict.predict_run(runs[0], options.checkpoint, _images(options))
+    return _unless_failed(
+        predict.predict_run(runs[0], options.checkpoint, options.images, options.output)
+    )
 
 
 def _inspect(options, config, runs):
     from analysis import inspection
 
-    found = inspection.inspect_run(
-        runs[0], options.checkpoint, _images(options), options.database
+    images = [os.path.expanduser(path) for path in options.images]
+    return _unless_failed(
+        inspection.inspect_run(runs[0], options.checkpoint, images, options.database)
     )
+
+
+def _unless_failed(found):
+    """Returns what was found; a part that failed is an error after it is printed."""
     if found.failed:
         print(found, flush=True)
         raise UserError("; ".join(found.failed))
@@ -160,10 +167,6 @@ def _run(options):
         if options.mode == "train":
             checks.check_devices(config, jax.device_count(), jax.process_count())
     return MODES[options.mode](options, config, runs)
-
-
-def _images(options):
-    return [os.path.expanduser(path) for path in options.images]
 
 
 def _is_first_process():

@@ -39,7 +39,7 @@ from evaluation import scoring
 from kernels import ops
 from transforms import decode, resizing
 
-# These functions make the views, without mirror images, of a rescaled image.
+# These functions make the views, without mirror images, of a resizing.Rescaled.
 
 
 def five_crops(image, size):
@@ -57,7 +57,7 @@ def squares(image):
     starts = (0, round(rest / 2), rest)
     if width > height:
         return [image[:, x : x + side] for x in starts]
-    return [image[y : y + side] for y in starts]
+    return [image[y : y + side, :] for y in starts]
 
 
 def ten_crop(image, size, interpolation):
@@ -84,7 +84,7 @@ def grid(image, size, interpolation):
 
 def whole(image, size, interpolation):
     del size, interpolation
-    return [image]
+    return [image[:, :]]
 
 
 # A protocol averages these parts equally. Each part has its views, and a kind that says
@@ -154,12 +154,14 @@ class Protocol:
         """Returns the views of an image uint8 [H, W, C]; their weights add up to 1.
 
         Raises:
-          ValueError: the image is too large to pad.
+          ValueError: the image is too large to pad, or too long to rescale.
         """
         if self.name == "single":
             shown = self.view(image) if self.view else image
             return [View("crop", shown, 1.0)]
-        rescaled = [resizing.rescale(image, s, self.interpolation) for s in self.scales]
+        rescaled = [
+            resizing.Rescaled(image, side, self.interpolation) for side in self.scales
+        ]
         shown, parts = [], PROTOCOLS[self.name]
         for kind, make in parts:
             found = [

@@ -159,7 +159,9 @@ def _define(options, argv):
         flags.DEFINE_list,
         "images",
         [],
-        "predict, inspect: image files, separated by commas.",
+        "predict, inspect: image files, separated by commas. predict: also folders, "
+        "patterns such as 'photos/*.jpg', and - for the standard input: an image, or a "
+        "list of all these, one a line.",
     )
     define(
         flags.DEFINE_integer,
@@ -180,9 +182,9 @@ def _define(options, argv):
         flags.DEFINE_string,
         "output",
         None,
-        "plot: the file, of which a .png and a .svg are written; by default curves, in "
-        "the first run's directory. export: the directory; by default "
-        "<workdir>/export.",
+        "predict: a .csv or .json for the answers; by default they are printed. plot: "
+        "the file, of which a .png and a .svg are written; by default curves, in the "
+        "first run's directory. export: the directory; by default <workdir>/export.",
     )
     define(
         flags.DEFINE_multi_string,
@@ -244,6 +246,16 @@ def _check(options):
         )
     if config is not None and mode in OWN_CONFIG:
         raise UsageError(f"--mode={mode} takes the run's own config, not --config")
+    if options.images and mode not in ("predict", "inspect"):
+        raise UsageError(f"--images is for predict and inspect, not --mode={mode}")
+    if options.output and mode not in ("predict", "plot", "export"):
+        raise UsageError(f"--output is for predict, plot, export, not --mode={mode}")
+    if mode == "predict" and options.output:
+        folder, name = os.path.split(options.output)
+        if not name.endswith((".csv", ".json")):
+            raise UsageError(f"--output={options.output}: predict writes .csv or .json")
+        if not os.path.isdir(folder or "."):
+            raise UsageError(f"--output={options.output}: there is no folder {folder}")
     if mode == "export" and os.path.splitext(options.output or "")[1]:
         raise UsageError(f"--output={options.output}: export writes into a directory")
     if options.change and mode != "evaluate":

@@ -1,6 +1,11 @@
 """The command line as its users see it: its output and its exit codes."""
 
+import contextlib
+import csv
+import dataclasses
+import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -12,10 +17,11 @@ import runs
 from PIL import Image
 
 import data_source
+from analysis import predict
 from comparison import summarize
 from configs import lenet5
 from errors import ConfigError
-from experiment import build
+from experiment import build, workdir
 
 CONFIG = "--config=configs/lenet5.py:modern"
 
@@ -106,6 +112,154 @@ def test_predict_prints_five_classes_and_draws_a_panel(trained, tmp_path):
         assert panel.width > 400
 
 
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """A folder of three digits, a damaged image, and files that are no images."""
+    folder = tmp_path_factory.mktemp("digits")
+    split = data_source.open_split("mnist", "test[:3]")
+    for number, name in enumerate(["a.png", "b,1.png", "below/c.png"]):
+        file = folder / name
+        file.parent.mkdir(exist_ok=True)
+        Image.fromarray(split.source[number]["image"][..., 0]).save(file)
+    (folder / "bad.png").write_bytes(b"no image")
+    (folder / "notes.txt").write_text("no image")
+    (folder / ".hidden.png").write_text("no image")
+    return folder
+
+
+def test_predict_finds_folders_patterns_and_lists(digits, monkeypatch):
+    def found(*images, given=b""):
+        buffered = io.BufferedReader(io.BytesIO(given))
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(buffered))
+        return [
+            (name.removeprefix(f"{digits}/"), data)
+            for name, data in predict.find(images)
+        ]
+
+    files = [(name, None) for name in ("a.png", "b,1.png", "bad.png", "below/c.png")]
+    assert found(str(digits)) == files
+    assert found(f"{digits}/b*") == files[1:3]
+    assert found(f"{digits}/**/c.*", f"{digits}/a.png") == [files[3], files[0]]
+    odd = digits / "below" / "[x].png"
+    odd.write_bytes(b"")
+    assert found(str(odd)) == [("below/[x].png", None)]
+    odd.unlink()
+    # What is not there is reported when it is read.
+    assert found("none/*.png", "none.png") == [("none/*.png", None), ("none.png", None)]
+    lines = f"{digits}/b,1.png\r\n\n{digits}/below\n{digits}/bad.png".encode()
+    expected = [files[1], files[3], files[2], files[0]]
+    assert found("-", f"{digits}/a.png", given=lines) == expected
+    assert found("-", given=os.fsencode(b"\xe4.png")) == [
+        (os.fsdecode(b"\xe4.png"), None)
+    ]
+    assert found("-") == []
+    for kind in ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM"):
+        file = io.BytesIO()
+        Image.new("RGB", (20, 20), (99, 99, 99)).save(file, kind)
+        assert found("-", given=file.getvalue()) == [("-", file.getvalue())]
+    (digits / "empty").mkdir()
+    ((name, problem),) = found(f"{digits}/empty")
+    assert name == "empty" and "holds no image files" in str(problem)
+    with pytest.raises(data_source.DataError, match="holds no image files"):
+        raise problem
+
+
+def test_a_bad_image_costs_only_its_own_answer(trained, digits, tmp_path):
+    path, _ = trained
+    arguments = ["--mode=predict", f"--workdir={path}", f"--images={digits}"]
+    result = fails(arguments, 1, "1 of 4 images have no answer; .*bad.png is no readab")
+    *printed, last = result.stdout.splitlines()
+    assert last.startswith("3 of 4 images have answers after step 30 of ")
+    fails([*arguments, f"--output={tmp_path}/a.csv"], 1, "1 of 4 images have no answer")
+    assert [file.name for file in tmp_path.iterdir()] == ["a.csv"]
+    rows = list(csv.DictReader((tmp_path / "a.csv").read_text().splitlines()))
+    for row, line in zip(rows, printed, strict=True):
+        best = [
+            f"{row[f'class_{n}']} {100 * float(row[f'probability_{n}']):.1f} %"
+            for n in range(1, 6)
+            if not row["problem"]
+        ]
+        answers = "  ".join(best) or f"no answer: {row['problem']}"
+        assert line == f"{row['image']}:  {answers}"
+    assert [bool(row["problem"]) for row in rows] == [False, False, True, False]
+
+
+@pytest.mark.parametrize("kind", ["csv", "json"])
+def test_answers_keep_odd_names(kind, tmp_path):
+    answers = [
+        predict.Answer('ä,"1"\n.png', [("Café, 8", 0.75), ("ö", 0.25)]),
+        predict.Answer(os.fsdecode(b"\xff.png"), [], "it is damaged"),
+    ]
+    file = tmp_path / f"answers.{kind}"
+    with predict._answers_to(str(file)):
+        pass
+    assert kind == "csv" or json.loads(file.read_text()) == []
+    file.unlink()
+    with predict._answers_to(str(file)) as write:
+        for answer in answers:
+            write(answer)
+            assert not file.exists()
+    if kind == "json":
+        rows = json.loads(file.read_bytes())
+        assert rows[0] == {
+            "image": answers[0].image,
+            "best": [
+                {"class": "Café, 8", "probability": 0.75},
+                {"class": "ö", "probability": 0.25},
+            ],
+            "problem": "",
+        }
+        assert rows[1] == {
+            "image": answers[1].image,
+            "best": [],
+            "problem": "it is damaged",
+        }
+    else:
+        text = file.read_text("utf-8", "surrogateescape")
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
+        assert [row["image"] for row in rows] == [answer.image for answer in answers]
+        assert (rows[0]["class_1"], rows[0]["probability_1"]) == ("Café, 8", "0.75")
+        assert (rows[1]["class_1"], rows[1]["problem"]) == ("", "it is damaged")
+
+
+def test_flags_of_predict(trained):
+    path, _ = trained
+    arguments = ["--mode=predict", f"--workdir={path}", "--images=a.png"]
+    fails([*arguments, "--output=answers.txt"], 2, "answers.txt: predict writes .csv")
+    fails([*arguments, "--output=none/a.csv"], 2, "there is no folder none")
+    fails(["--mode=evaluate", *arguments[1:]], 2, "--images is for predict and inspect")
+    fails(["--mode=evaluate", arguments[1], "--output=a.csv"], 2, "--output is for")
+
+
+def test_predict_reads_no_further_than_a_batch(trained, digits, monkeypatch):
+    path, _ = trained
+    answers, opened = [], predict.trained.open_run
+    names = [str(digits / name) for name in ("a.png", "b,1.png", "below/c.png")]
+
+    def shrunk(*arguments):
+        network = opened(*arguments)
+        config = network.config.copy_and_resolve_references()
+        config.eval.batch_size = 2
+        return dataclasses.replace(network, config=config)
+
+    def find(images):
+        for number in range(7):
+            assert number - len(answers) <= 2
+            yield images[number % 3], None
+
+    monkeypatch.setattr(predict.trained, "open_run", shrunk)
+    monkeypatch.setattr(predict, "find", find)
+    monkeypatch.setattr(
+        predict, "_answers_to", lambda _: contextlib.nullcontext(answers.append)
+    )
+    found = predict.predict_run(workdir.Workdir(path), "latest", names)
+    assert (found.answered, found.failed) == (7, [])
+    # Each image stands in another place of its batch; the last batch is filled up.
+    for answer, same in zip(answers[3:], answers, strict=False):
+        assert answer == same
+    assert answers[0].best != answers[1].best
+
+
 def test_predict_refuses_what_is_no_image(trained, tmp_path):
     path, _ = trained
     text = tmp_path / "text.png"
@@ -158,10 +312,9 @@ def test_data_directory_without_the_set(tmp_path):
 
 
 def test_directories_that_hold_no_run(tmp_path):
-    for mode in ("evaluate", "predict"):
+    for mode in (["--mode=evaluate"], ["--mode=predict", "--images=a.png"]):
         for path in (tmp_path, tmp_path / "none"):
-            arguments = [f"--mode={mode}", f"--workdir={path}", "--images=a.png"]
-            fails(arguments, 1, "holds no run", str(path))
+            fails([*mode, f"--workdir={path}"], 1, "holds no run", str(path))
     stranger = tmp_path / "thesis.tex"
     stranger.write_text("years of work")
     fails([CONFIG, f"--workdir={tmp_path}"], 1, "thesis.tex")

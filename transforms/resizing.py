@@ -29,6 +29,8 @@ INTERPOLATIONS = {
 # GoogLeNet, Section 6: "bilinear, area, nearest neighbor and cubic".
 RANDOM = ("bilinear", "box", "nearest", "bicubic")
 PIXEL_TYPES = {1: PixelType.U8, 3: PixelType.U8x3}
+LONGEST = 16  # shorter sides; a longer image is not rescaled whole to cut a part of it
+LARGEST = 2**27  # pixels of a part, 400 MB in RGB
 
 
 def resize(image, height, width, interpolation="bilinear", box=None):
@@ -36,10 +38,12 @@ def resize(image, height, width, interpolation="bilinear", box=None):
 
     A filter may reach beyond the edge of the box, but not of the image.
     """
-    squeezed = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
     if box is not None:
-        top, left, rows, columns = box
+        image, (top, left, rows, columns) = _part(
+            image, height, width, interpolation, box
+        )
         box = (left, top, left + columns, top + rows)
+    squeezed = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
     method = Image.Resampling[interpolation.upper()]
     resized = squeezed.resize((width, height), method, box=box)
     return np.asarray(resized).reshape(height, width, image.shape[-1])
@@ -47,23 +51,33 @@ def resize(image, height, width, interpolation="bilinear", box=None):
 
 def resize_fast(image, height, width, interpolation="bilinear", box=None):
     """Works as `resize`; results may differ from PIL's by a level here and there."""
-    algorithm, reach = INTERPOLATIONS[interpolation]
-    top, left, rows, columns = box or (0, 0, *image.shape[:2])
-    # The resizer's input is a copy, so it gets only what the filter reaches.
-    above, below = _reached(top, rows, height, reach, image.shape[0])
-    ahead, behind = _reached(left, columns, width, reach, image.shape[1])
-    part = image[above:below, ahead:behind]
-    top, left = top - above, left - ahead
-    box = cykooz_resizer.CropBox(  # rounding must not carry it over the edge
-        left, top, min(columns, behind - ahead - left), min(rows, below - above - top)
-    )
+    box = box or (0, 0, *image.shape[:2])
+    part, (top, left, rows, columns) = _part(image, height, width, interpolation, box)
     kind = PIXEL_TYPES[image.shape[-1]]
     source = cykooz_resizer.ImageData(*part.shape[1::-1], kind, part.tobytes())
     resized = cykooz_resizer.ImageData(width, height, kind)
-    options = cykooz_resizer.ResizeOptions(algorithm, crop_box=box)
+    options = cykooz_resizer.ResizeOptions(
+        INTERPOLATIONS[interpolation][0],
+        crop_box=cykooz_resizer.CropBox(left, top, columns, rows),
+    )
     cykooz_resizer.Resizer().resize(source, resized, options)
     resized = np.frombuffer(resized.get_buffer(), np.uint8)
     return resized.reshape(height, width, image.shape[-1])
+
+
+def _part(image, height, width, interpolation, box):
+    """Returns only what the filter reaches of an image, and the box within that part.
+
+    So the resizer copies no more, and PIL's float32 box is exact enough in any place.
+    """
+    top, left, rows, columns = box
+    reach = INTERPOLATIONS[interpolation][1]
+    above, below = _reached(top, rows, height, reach, image.shape[0])
+    ahead, behind = _reached(left, columns, width, reach, image.shape[1])
+    top, left = top - above, left - ahead
+    # Rounding must not carry the box over the edge.
+    rows, columns = min(rows, below - above - top), min(columns, behind - ahead - left)
+    return image[above:below, ahead:behind], (top, left, rows, columns)
 
 
 def _reached(start, length, target, reach, limit):
@@ -86,15 +100,54 @@ def rescale(image, short_side, interpolation="bilinear"):
     return resize(image, *size, interpolation)
 
 
+class Rescaled:
+    """The image rescaled to a shorter side of `short_side`; [rows, columns] is a part.
+
+    The slices have no step. The whole image is rescaled once, and parts equal
+    torchvision's to the bit, unless it is longer than `LONGEST` of its shorter sides:
+    1x20000 pixels would become 256x5120000. Then each part is computed alone. It lies
+    within a level of the whole image's (two for bicubic and lanczos), and of two
+    equally near pixels "nearest" and "box" may take the other one.
+    """
+
+    def __init__(self, image, short_side, interpolation="bilinear"):
+        self._image, self._interpolation = image, interpolation
+        height, width = rescaled_size(*image.shape[:2], short_side)
+        self.shape = height, width, image.shape[-1]
+        self._whole = None
+        if max(height, width) <= LONGEST * short_side:
+            self._whole = resize(image, height, width, interpolation)
+
+    def __getitem__(self, key):
+        """Returns uint8 [rows, columns, C] for two slices.
+
+        Raises:
+          ValueError: the part has more than `LARGEST` pixels.
+        """
+        if self._whole is not None:
+            return self._whole[key]
+        (height, width), source = self.shape[:2], self._image.shape[:2]
+        rows, columns = (range(n)[s] for s, n in zip(key, (height, width), strict=True))
+        if len(rows) * len(columns) > LARGEST:
+            raise ValueError(
+                f"an image of {source[0]}x{source[1]} pixels would be rescaled to "
+                f"{height}x{width}: cut it into parts"
+            )
+        down, across = source[0] / height, source[1] / width
+        box = rows[0] * down, columns[0] * across
+        box += len(rows) * down, len(columns) * across
+        return resize(self._image, len(rows), len(columns), self._interpolation, box)
+
+
 def center_crop(image, size, short_side, interpolation="bilinear"):
-    """Returns the middle [size, size, C] of the rescaled image.
+    """Returns the middle [size, size, C] of the rescaled image, as `Rescaled` gives it.
 
     Raises:
       ValueError: the crop is larger than the rescaled image.
     """
     _check_crop(size, short_side)
-    # PIL would round the box of resize(box=); this equals torchvision's to the bit.
-    image = rescale(image, short_side, interpolation)
+    # PIL would round the box of resize(box=); a part of the whole equals torchvision's.
+    image = Rescaled(image, short_side, interpolation)
     top = round((image.shape[0] - size) / 2)
     left = round((image.shape[1] - size) / 2)
     return image[top : top + size, left : left + size]

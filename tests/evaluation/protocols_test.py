@@ -295,6 +295,18 @@ def test_a_protocol_gives_what_its_slow_version_gives(name, average):
     assert not damaged.any()
 
 
+@pytest.mark.parametrize("name", protocols.PROTOCOLS)
+def test_a_long_image_costs_no_more_than_its_views(name):
+    protocol = protocols.Protocol(name, 224, (256,))
+    image = np.full((1, 20000, 3), 77, np.uint8)
+    if any(kind != "crop" for kind, _ in protocols.PROTOCOLS[name]):
+        with pytest.raises(ValueError, match="1x20000 .* rescaled to 256x5120000"):
+            protocol.views(image)
+    else:
+        for view in protocol.views(image):
+            assert view.image.shape == (224, 224, 3) and (view.image == 77).all()
+
+
 @pytest.mark.parametrize(
     ("fit", "expected"),
     [

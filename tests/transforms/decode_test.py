@@ -1,11 +1,14 @@
-"""Decoding against a formula or the array that was encoded, not another decoder."""
+"""Decoding against a formula or the array that was encoded, and against PIL's."""
 
+import functools
 import io
+import re
+import struct
 
 import numpy as np
 import pytest
 import simplejpeg
-from PIL import Image
+from PIL import Image, ImageOps
 
 from transforms.decode import ORIENTATION, DamagedImage, LazyJpeg, decode, decode_lazily
 
@@ -110,6 +113,60 @@ def test_sixteen_bits():
     np.testing.assert_array_equal(decode(data, 1)[..., 0], deep >> 8)
 
 
+def netpbm(kind, values, maximum):
+    header = f"{kind} {values.shape[1]} {values.shape[0]} {maximum}\n".encode()
+    if kind == "P2":
+        return header + b" ".join(str(v).encode() for v in values.ravel())
+    return header + values.astype(">u2").tobytes()
+
+
+@pytest.mark.parametrize("kind", ["P2", "P5"])
+@pytest.mark.parametrize("maximum", [65535, 1023, 4095])
+def test_pgm_of_more_than_eight_bits(kind, maximum):
+    values = (ROWS * 64 + COLUMNS) * maximum // (40 * 64 - 1)
+    found = decode(netpbm(kind, values, maximum), 1)[..., 0]
+    np.testing.assert_array_equal(found, np.round(values / maximum * 65535) // 256)
+    assert found.min() == 0 and found.max() == 255
+
+
+def tiff(values, kind, **tags):
+    """A TIFF of one strip, little-endian; tags may replace those of grey values."""
+    data = values.astype(kind).tobytes() if isinstance(values, np.ndarray) else values
+    entries = {256: 64, 257: 40, 258: 16, 259: 1, 262: 1, 273: 8, 277: 1, 278: 40}
+    entries |= {279: len(data)} | {int(tag[1:]): value for tag, value in tags.items()}
+    directory = struct.pack("<H", len(entries)) + b"".join(
+        struct.pack("<HHII", tag, 4 if tag in (273, 279) else 3, 1, value)
+        for tag, value in sorted(entries.items())
+    )
+    return struct.pack("<2sHI", b"II", 42, 8 + len(data)) + data + directory + bytes(4)
+
+
+def test_tiff_of_12_and_16_bits_and_of_white_as_zero():
+    values = ROWS * 1600 + COLUMNS * 17
+    found = decode(tiff(values, "<u2"), 1)[..., 0]
+    np.testing.assert_array_equal(found, values >> 8)
+    found = decode(tiff(values, "<u2", t262=0), 1)[..., 0]
+    np.testing.assert_array_equal(found, (65535 - values) >> 8)
+    first, second = values.reshape(-1, 2).T >> 4  # two values in three bytes
+    packed = np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], -1)
+    found = decode(tiff(packed.astype(np.uint8), "u1", t258=12), 1)[..., 0]
+    np.testing.assert_array_equal(found, values >> 8)
+
+
+@pytest.mark.parametrize("kind", ["int32", "float32"])
+def test_integers_and_floats_are_levels_or_refused(kind):
+    levels = PICTURE[..., 1].astype(kind)
+    found = decode(encode(levels, format="TIFF"), 1)[..., 0]
+    np.testing.assert_array_equal(found, PICTURE[..., 1])
+    assert decode(encode(0 * levels, format="TIFF"), 1).max() == 0
+    refused = [levels * 257, levels - 1]
+    if kind == "float32":
+        refused += [levels / 255, np.where(ROWS == 3, np.nan, levels)]
+    for values in refused:
+        with pytest.raises(DamagedImage, match="from .* to .* levels 0..255"):
+            decode(encode(values.astype(kind), format="TIFF"), 3)
+
+
 def test_cmyk_and_ycck_with_and_without_adobes_marker():
     ink = np.stack([4 * ROWS, 3 * COLUMNS, 2 * ROWS + COLUMNS, 2 * COLUMNS], -1)
     ink = ink.astype(np.uint8)  # cyan, magenta, yellow, black; 255 is full
@@ -163,13 +220,129 @@ def test_exif_orientation(orientation, options):
     assert_close(decode(data, 3), PICTURE, LEVELS)
 
 
-def test_unreadable_exif_is_ignored():
+def exif_of(orientation):
     exif = Image.Exif()
-    exif[ORIENTATION] = 6
-    data = encode(PICTURE, exif=exif, **JPEG)
-    data = data.replace(b"Exif\0\0MM\0*", b"Exif\0\0XX\0*")
+    exif[ORIENTATION] = orientation
+    return exif
+
+
+@pytest.mark.parametrize("options", [JPEG, {"format": "WEBP", "lossless": True}])
+def test_unreadable_exif_is_ignored(options):
+    data = encode(PICTURE, exif=exif_of(6), **options)
+    data = data.replace(b"MM\0*", b"XX\0*")
     assert b"XX" in data
     assert_close(decode(data, 3), PICTURE, LEVELS)
+
+
+def inserted(data, *segments):
+    """Puts segments (marker, content) at the front of a JPEG."""
+    added = b"".join(
+        b"\xff" + bytes([marker]) + (2 + len(content)).to_bytes(2) + content
+        for marker, content in segments
+    )
+    return data[:2] + added + data[2:]
+
+
+# A scan's marker in other segments: of IPTC, of a comment, of a thumbnail's JPEG.
+COMMENT, IPTC, OTHER = (0xFE, b"\xff\xda"), (0xED, b"8BIM\xff\xda"), (0xE1, b"\xff\xda")
+
+
+@pytest.mark.parametrize("segments", [(COMMENT,), (IPTC,), (OTHER, IPTC, COMMENT)])
+def test_bytes_like_a_scan_do_not_hide_the_orientation(segments):
+    for orientation, stored in ORIENTATIONS.items():
+        data = encode(stored, exif=exif_of(orientation), **JPEG)
+        data = inserted(data, *segments)
+        assert_close(decode(data, 3), PICTURE, LEVELS)
+        filled = data[:2] + b"\xff\xff" + data[2:]  # markers may be padded
+        assert_close(decode(filled, 3), PICTURE, LEVELS)
+
+
+def test_bytes_like_exif_turn_nothing():
+    exif = exif_of(6).tobytes()
+    for marker in (0xFE, 0xE2, 0xED):
+        data = inserted(encode(PICTURE, **JPEG), (marker, exif))
+        assert_close(decode(data, 3), PICTURE, LEVELS)
+
+
+@pytest.mark.parametrize("form", ['="%d"', ">%d<"])
+@pytest.mark.parametrize("options", [JPEG, {"format": "WEBP", "lossless": True}])
+def test_orientation_in_xmp_alone(form, options):
+    for orientation, stored in ORIENTATIONS.items():
+        xmp = f"<x:xmpmeta tiff:Orientation{form % orientation}/>".encode()
+        assert_close(decode(encode(stored, xmp=xmp, **options), 3), PICTURE, LEVELS)
+
+
+# The modes that PIL saves in a container, and whether it has an orientation.
+CONTAINERS = {
+    "JPEG": ("1 L RGB RGBX CMYK YCbCr", True),
+    "PNG": ("1 L LA P RGB RGBA I;16 I;16B", True),
+    "WEBP": ("1 L LA P PA RGB RGBA RGBa RGBX CMYK YCbCr HSV LAB I F I;16 I;16B", True),
+    "TIFF": ("1 L LA P PA RGB RGBA RGBX CMYK YCbCr LAB I F I;16 I;16B", True),
+    "BMP": ("1 L P RGB RGBA", False),
+    "GIF": ("1 L LA P RGB RGBA I F I;16 I;16B", False),
+    "PPM": ("1 L RGB RGBA I F I;16", False),
+}
+MODES = "1 L LA La P PA RGB RGBA RGBa RGBX CMYK YCbCr HSV LAB I I;16 I;16B F".split()
+
+
+@functools.cache
+def small(mode):
+    """A small image in a mode of PIL; of more than eight bits it uses all levels."""
+    rows, columns = np.mgrid[0:12, 0:20]
+    image = Image.fromarray(PICTURE[::3, ::3][:12, :20])
+    if mode in ("La", "RGBa"):
+        return image.convert(mode[:-1] + "A").convert(mode)
+    if mode.startswith("I;16"):
+        values = 5000 * rows + 400 * columns + rows
+        kind = ">u2" if mode == "I;16B" else "<u2"
+        return Image.frombytes(mode, image.size, values.astype(kind).tobytes())
+    if mode in ("I", "F"):
+        return Image.fromarray((20 * rows + columns).astype(mode.lower() + "4"))
+    if mode == "LAB":
+        return Image.frombytes("LAB", image.size, image.tobytes())
+    if mode in ("P", "PA"):
+        return image.convert("RGBA").quantize(9).convert(mode)
+    return image.convert(mode)
+
+
+def expected_by_pil(data, channels):
+    """PIL's own way; of 16 bits, the upper eight."""
+    opened = Image.open(io.BytesIO(data))
+    if opened.format == "JPEG" and channels == 1:
+        opened.draft("L", None)  # Y, not a grey computed from RGB
+    image = ImageOps.exif_transpose(opened)
+    if opened.mode.startswith("I;16") or (opened.mode, opened.format) == ("I", "PPM"):
+        image = Image.fromarray((np.asarray(image) // 256).astype(np.uint8))
+    if "transparency" in image.info:
+        image = image.convert("RGBA")  # otherwise PIL warns
+    if image.mode == "LAB":  # PIL has no direct way to grey
+        image = image.convert("RGB")
+    image = image.convert("L" if channels == 1 else "RGB")
+    return np.asarray(image).reshape(*image.size[::-1], channels)
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_every_mode_and_orientation_is_pils(container):
+    saved, (held, turns) = [], CONTAINERS[container]
+    for mode in MODES:
+        for orientation in range(1, 9) if turns else (1,):
+            exif = {"exif": exif_of(orientation)} if turns else {}
+            try:
+                data = encode(small(mode), format=container, **exif)
+            except (OSError, ValueError) as error:
+                assert re.search(
+                    "cannot write mode|not supported|wrong mode", str(error)
+                )
+                break
+            for channels in (1, 3):
+                expected = expected_by_pil(data, channels)
+                assert expected.shape[0] == (20 if orientation > 4 else 12)
+                np.testing.assert_array_equal(
+                    decode(data, channels), expected, f"{mode} {orientation}"
+                )
+        else:
+            saved.append(mode)
+    assert sorted(saved) == sorted(held.split())
 
 
 def damaged(data):
@@ -206,6 +379,13 @@ def test_bytes_after_the_last_pixel_do_no_harm():
     expected = decode(data, 3)
     for unusual in (data + b"more", data[:-2] + b"more" * 9 + b"\xff\xd9"):
         np.testing.assert_array_equal(decode(unusual, 3), expected)
+
+
+def test_a_jpeg_that_claims_too_many_pixels_is_refused_as_pil_does():
+    data = encode(PICTURE, **JPEG)
+    at = data.index(b"\xff\xc0") + 5
+    with pytest.raises(DamagedImage, match="DecompressionBomb"):
+        decode_lazily(data[:at] + b"\xff\0\xff\0" + data[at + 4 :], 3)
 
 
 def test_arrays():

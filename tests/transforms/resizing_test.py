@@ -111,6 +111,52 @@ def test_crops_are_cut_from_the_rescaled_image(square, interpolation, shape):
         assert_nearly_equal(found, expected, interpolation)
 
 
+@pytest.mark.parametrize("interpolation", ALL)
+@pytest.mark.parametrize("shape", [(4, 131), (131, 4), (7, 131), (1, 90)])
+def test_parts_of_a_long_image_are_nearly_those_of_the_whole(
+    square, interpolation, shape
+):
+    image = square[: shape[0], : shape[1]]
+    for short_side in (3, 5, 32):
+        whole = resizing.rescale(image, short_side, interpolation)
+        rescaled = resizing.Rescaled(image, short_side, interpolation)
+        height, width = whole.shape[:2]
+        assert rescaled.shape == whole.shape
+        assert max(height, width) > resizing.LONGEST * short_side
+        for top, left in ((0, 0), (height - 3, width - 3), (height // 2, width // 3)):
+            found = rescaled[top : top + 3, left : left + 3]
+            assert_nearly_equal(
+                found, whole[top : top + 3, left : left + 3], interpolation
+            )
+
+
+def test_a_view_costs_what_it_keeps(monkeypatch):
+    """A strip of 1x20000 pixels would be 4 GB if it were rescaled to 256x5120000."""
+    made, resized = [], Image.Image.resize
+
+    def resize(image, size, *arguments, **options):
+        made.append((np.prod(image.size), np.prod(size)))
+        return resized(image, size, *arguments, **options)
+
+    monkeypatch.setattr(Image.Image, "resize", resize)
+    for shape in ((1, 20000, 3), (20000, 1, 1), (2, 65000, 3)):
+        image = np.full(shape, 77, np.uint8)
+        image[tuple(n // 2 for n in shape)] = 255
+        crop = resizing.center_crop(image, 224, 256)
+        assert crop.shape == (224, 224, shape[-1])
+        assert crop.max() > crop.min() >= 77
+        source, target = made.pop()
+        assert source < 500 and target == 224**2
+        rng = np.random.default_rng(0)
+        assert resizing.rescale_crop(image, rng, 224, (256, 512)).shape[0] == 224
+        assert resizing.inception_crop(image, rng, 224).shape[1] == 224
+        assert resizing.resize(image, 224, 224).shape[:2] == (224, 224)  # keeps all
+        assert made.pop() == (shape[0] * shape[1], 224**2)
+        with pytest.raises(ValueError, match="would be rescaled to .*: cut it"):
+            resizing.Rescaled(image, 256)[:, :]
+    assert not made
+
+
 def test_rescale_crop_reaches_every_scale_and_place():
     # Each pixel's value is its column: the crop's says where it lies, at what scale.
     image = np.broadcast_to(np.arange(200, dtype=np.uint8)[:, None], (100, 200, 3))
