@@ -38,7 +38,8 @@ class Answer(typing.NamedTuple):
 
     def __str__(self):
         answers = [f"{name} {100 * share:.1f} %" for name, share in self.best]
-        return f"{data_source.as_text(self.image)}:  {'  '.join(answers) or f'no answer: {self.problem}'}"
+        said = "  ".join(answers) or f"no answer: {self.problem}"
+        return f"{data_source.as_text(self.image)}:  {said}"
 
 
 @dataclasses.dataclass
@@ -131,9 +132,7 @@ def predict_run(run, checkpoint, images, output=None):
                 found.panel, pixels, titles, network.label_names, scores, best
             )
         except Exception as error:  # a picture never costs a result
-            reason = (
-                getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
-            )
+            reason = getattr(error, "strerror", None) or repr(error)
             found.problem = f"{found.panel.parent}: {reason}"
             found.panel = None
     return found
