@@ -144,8 +144,9 @@ def fit(source, kind, arrays, network, variables, layers=()):
     checks.check_numbers(
         source, {n: (theirs[n], given[n], converted[n]) for n in report.loaded}
     )
-    if kind == "torch" and names.has_shortcuts(network):
-        converted, reordered = shortcuts.reorder(source, converted, head)
+    if kind == "torch" and names.is_resnet(network):
+        plain = network.startswith("plain")
+        converted, reordered = shortcuts.reorder(source, converted, head, plain)
         report.notes += reordered
     result = flat | {name: converted[name] for name in report.loaded}
     return flax.traverse_util.unflatten_dict(result, sep="/"), report

@@ -372,7 +372,7 @@ KERAS = {
 TABLES = {"torch": TORCH, "keras": KERAS}
 
 # What a file's weights need besides their names, by network.
-_IMAGENET = (
+IMAGENET = (
     "their images had dataset.mean=(123.675,116.28,103.53), std=(58.395,57.12,57.375)"
 )
 _HALVES = "their images had dataset.mean=(127.5,), std=(127.5,)"
@@ -408,13 +408,13 @@ NOTES = {
         r"googlenet_bn|inception.*": _HALVES,
         r"dpn.*": "their images had dataset.mean=(124,117,104), std=(59.88,)",
         "|".join(n for n in TWINS if not re.match("googlenet|inception|dpn|pre", n)): (
-            _IMAGENET
+            IMAGENET
         ),
     },
     "keras": {
         r"vgg.*|resnet.*": _CAFFE,
         r"inception.*": _HALVES,
-        r"densenet.*": _IMAGENET,
+        r"densenet.*": IMAGENET,
     },
 }
 
@@ -603,10 +603,10 @@ def side_head(name):
     return found[1] if found else ""
 
 
-def has_shortcuts(network):
-    """Whether a network is a ResNet of the family's first table, and not plain."""
+def is_resnet(network):
+    """Whether the layers of a network are called as those of torchvision's ResNet."""
     known = table("torch", network)
-    return known is not None and known[0] is RESNET and "plain" not in network
+    return known is not None and known[0] is RESNET
 
 
 def canonical(kind, network, arrays):

@@ -11,14 +11,16 @@ import re
 import numpy as np
 import scipy.special
 
+from weights import names
 from weights.formats import WeightsError
 
 # Where the zeros are, as the share of them that comes first.
 PLACES = {"after the channels": 0.0, "on both sides": 0.5, "before them": 1.0}
 OURS, BOTH, _ = PLACES
+NONE = "plain"  # stands for a network without shortcuts
 
 
-def reorder(source, arrays, head):
+def reorder(source, arrays, head, plain):
     """Reorders the channels of `arrays` if their zeros are not where ours are.
 
     A wrong place shows in the batch statistics: a convolution's mean output is its
@@ -29,12 +31,14 @@ def reorder(source, arrays, head):
       source: the name of the file.
       arrays: {our name: array} of a ResNet, in our layout.
       head: what the file calls the head.
+      plain: whether ours has no shortcuts.
 
     Returns:
       (arrays, notes).
 
     Raises:
-      WeightsError: the place of the zeros cannot be told.
+      WeightsError: the place of the zeros cannot be told, or only one of the networks
+        has shortcuts.
     """
     blocks = _blocks(arrays)
     try:
@@ -44,7 +48,15 @@ def reorder(source, arrays, head):
         raise WeightsError(
             f"{source} lacks {error}, so that the shortcuts cannot be told"
         ) from error
-    place, why = _by_statistics(arrays, blocks), "by their batch statistics"
+    place, why = _by_statistics(arrays, blocks, plain), "by their batch statistics"
+    if place is not None and plain != (place == NONE):
+        without, there = ("ours", "theirs") if plain else ("theirs", "ours")
+        raise WeightsError(
+            f"{source}: {there} is a network with shortcuts and {without} one without, "
+            f"{why}"
+        )
+    if plain:
+        return arrays, []
     if place is None:
         place, why = {"linear": BOTH, "fc": OURS}.get(head), f"as its head is {head}"
     if place is None:
@@ -52,12 +64,13 @@ def reorder(source, arrays, head):
             f"{source}: neither the batch statistics nor the name of the head tell "
             f"whether the zeros of the shortcuts are {' or '.join(PLACES)}"
         )
-    note = f"the zeros of their shortcuts (option A) are {place}, {why}"
+    notes = [f"the zeros of their shortcuts (option A) are {place}, {why}"]
     if place == OURS:
-        return arrays, [note]
-    return _reordered(arrays, blocks, PLACES[place]), [
-        f"{note}: the channels are reordered to ours, which have them {OURS}"
-    ]
+        return arrays, notes
+    notes[0] += f": the channels are reordered to ours, which have them {OURS}"
+    if (place, head) == (BOTH, "linear"):
+        notes.append(f"so are those of akamaster's: {names.IMAGENET}")
+    return _reordered(arrays, blocks, PLACES[place]), notes
 
 
 def _blocks(arrays):
@@ -107,21 +120,28 @@ def _reordered(arrays, blocks, before):
     return arrays
 
 
-def _by_statistics(arrays, blocks):
-    """The place of the zeros that the batch statistics show; None if they show none."""
+def _by_statistics(arrays, blocks, plain):
+    """The place that the batch statistics show, or NONE; None if they show neither."""
+    places = PLACES | {NONE: None}
     try:
-        errors = {place: _error(arrays, blocks, PLACES[place]) for place in PLACES}
+        errors = {place: _error(arrays, blocks, places[place]) for place in places}
     except KeyError:  # an array is not there
         return None
-    first, second = sorted(errors, key=errors.get)[:2]
-    # 1 is the error of a guess that all channels of a layer have one mean.
-    clear = errors[first] < min(0.5, 0.5 * errors[second])
-    return first if clear else None
+
+    def clear(place, other):
+        # 1 is the error of a guess that all channels of a layer have one mean.
+        return errors[place] < min(0.5, 0.5 * errors[other])
+
+    place, other = sorted(PLACES, key=errors.get)[:2]
+    if clear(NONE, place):
+        return NONE
+    return place if clear(place, NONE if plain else other) else None
 
 
 def _error(arrays, blocks, before):
     """How far the means of the layers that see zeros are from what they should be.
 
+    The share of the zeros that come `before` the channels is None without shortcuts.
     It is the mean squared error of each such first convolution of a block, in units of
     the variance of its means. Inputs of a ReLU are taken for normally distributed and
     independent.
@@ -142,11 +162,12 @@ def _error(arrays, blocks, before):
             errors.append(np.mean((mean @ kernel - found) ** 2) / np.var(found))
         new = leaving - entering
         padded |= new > 0
-        zeros = int(before * new), new - int(before * new)
         shift, spread = norm(f"{name}/bn{last}")
-        mean, variance = _rectified(
-            shift + np.pad(mean, zeros), spread + np.pad(variance, zeros)
-        )
+        if before is not None:
+            zeros = int(before * new), new - int(before * new)
+            shift = shift + np.pad(mean, zeros)
+            spread = spread + np.pad(variance, zeros)
+        mean, variance = _rectified(shift, spread)
     return float(np.median(errors))
 
 
