@@ -85,13 +85,23 @@ class _Storage:
         self.identifier = identifier
 
 
-def write(path, value):
-    """Writes dicts of arrays, Tensors and other values in the zipped format."""
+def write(path, value, zipped=True):
+    """Writes dicts of arrays, Tensors and other values; zipped as since torch 1.6."""
     content = io.BytesIO()
     pickler = _Pickler(content)
     pickler.dump(value)
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("x/data.pkl", content.getvalue())
-        for number, numbers in enumerate(pickler.storages):
-            archive.writestr(f"x/data/{number}", numbers.tobytes())
+    storages = pickler.storages
+    if zipped:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("x/data.pkl", content.getvalue())
+            for number, numbers in enumerate(storages):
+                archive.writestr(f"x/data/{number}", numbers.tobytes())
+        return path
+    with open(path, "wb") as file:
+        for start in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}):
+            pickle.dump(start, file, protocol=2)
+        file.write(content.getvalue())
+        pickle.dump([str(number) for number in range(len(storages))], file, protocol=2)
+        for numbers in storages:
+            file.write(numbers.size.to_bytes(8, "little") + numbers.tobytes())
     return path

@@ -74,7 +74,7 @@ def load(source, network, variables, layers=(), fields=None, key=""):
         shape differs in more than the number of classes, arrays are missing, or their
         numbers cannot be weights; the message names both sides.
     """
-    kind, arrays, origin, notes = _read(source, key)
+    (kind, arrays, notes), origin = _read(source, key)
     needed, why = names.needed_fields(kind, network, arrays)
     if not layers and not needed.keys() <= (fields or {}).keys():
         raise WeightsError(
@@ -206,18 +206,20 @@ def to_foreign(network, variables):
 
 
 def _read(source, key):
-    """Reads any `source`: `formats.Contents`."""
+    """Reads any `source`: (its `Contents`, its network or None if not recorded)."""
     source = str(source)
     if source.startswith("hf:"):
         source = hub.download(source.removeprefix("hf:"))
     path = pathlib.Path(source).expanduser()
-    return _read_run(path, key) if path.is_dir() else formats.read(path, key)
+    if path.is_dir():
+        return _read_run(path, key)
+    return formats.read(path, key), formats.recorded_network(path)
 
 
 def _read_run(path, key):
     """Reads the latest checkpoint; the Polyak average if the run kept one, or by `key`.
 
-    The `Contents` name the network with the fields that the config sets.
+    It also returns the network's name, with the fields that the config sets.
     """
     run = workdir.Workdir(path)
     if not (path / "config.json").exists():
@@ -246,7 +248,7 @@ def _read_run(path, key):
     variables |= {"batch_stats": state["batch_stats"] or {}}
     flat = flax.traverse_util.flatten_dict(variables, sep="/")
     arrays = {name: np.asarray(array) for name, array in flat.items()}
-    return Contents("ours", arrays, origin, notes)
+    return Contents("ours", arrays, notes), origin
 
 
 def _to_ours(kind, array, shape):

@@ -35,13 +35,11 @@ class Contents(typing.NamedTuple):
     Attributes:
       kind: whose names the arrays have: "ours", "torch" or "keras".
       arrays: {name: array}.
-      network: the network that wrote them, None if that is not recorded.
       notes: sentences about what was chosen.
     """
 
     kind: str
     arrays: dict
-    network: str | None = None
     notes: tuple = ()
 
 
@@ -78,6 +76,11 @@ def read(path, key=""):
     what = "a file that can be read"
     try:
         what, reader = _type(path)
+        if reader is None:
+            raise WeightsError(
+                "is no file of weights by its content; known are safetensors and their "
+                "index.json, state dicts saved by torch, and .keras and .h5 of Keras"
+            )
         contents = reader(path, key)
     except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error}") from error
@@ -94,8 +97,18 @@ def read(path, key=""):
     return contents
 
 
+def recorded_network(path):
+    """The network that one of our safetensors files names; None for other files."""
+    if _type(pathlib.Path(path))[1] is not _read_safetensors:
+        return None
+    with safetensors.safe_open(path, "numpy") as file:
+        metadata = file.metadata() or {}
+    ours = metadata.get("format") == OURS or CHECKSUM in metadata
+    return metadata.get("network") if ours else None
+
+
 def _type(path):
-    """What a file is by its first bytes, and the function that reads it."""
+    """What a file is by its first bytes, and the function that reads it, or None."""
     with path.open("rb") as file:
         start = file.read(9)
     if start.startswith(b"{") and b"\0" not in start:
@@ -108,10 +121,7 @@ def _type(path):
         return "state dict saved by torch or .keras file", _read_zip
     if start.startswith(b"\x80"):
         return "state dict saved by torch", _read_legacy
-    raise WeightsError(
-        "is no file of weights by its content; known are safetensors and their "
-        "index.json, state dicts saved by torch, and .keras and .h5 of Keras"
-    )
+    return "file of weights", None
 
 
 def _under(arrays, key):
@@ -163,7 +173,7 @@ def _read_safetensors(path, key=""):
     if metadata.get(CHECKSUM, checksum := str(_checksum(arrays))) != checksum:
         raise ValueError("its arrays are not those that were written (CRC-32)")
     kind = "ours" if metadata.get("format") == OURS else "torch"
-    return Contents(kind, _under(arrays, key), metadata.get("network"))
+    return Contents(kind, _under(arrays, key))
 
 
 def quantised(names, dtype):
@@ -364,7 +374,7 @@ def _torch_contents(value, storages, key):
     if not tensors:
         raise ValueError("it holds no tensors by name")
     arrays = {name: tensor.array(storages) for name, tensor in tensors.items()}
-    return Contents("torch", arrays, notes=notes)
+    return Contents("torch", arrays, notes)
 
 
 def _tensors(value, key):

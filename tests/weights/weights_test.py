@@ -5,6 +5,7 @@ import functools
 import http.server
 import pathlib
 import pickle
+import re
 import threading
 import zipfile
 
@@ -12,6 +13,7 @@ import flax
 import h5py
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -125,6 +127,152 @@ def test_what_is_left_over_is_reported(tmp_path):
     _, report = weights.load(tmp_path / "x.safetensors", "resnet20", shapes("resnet20"))
     assert report.left_over == ["ema.decay"]
     assert "in the file and not used: ema.decay" in str(report)
+
+
+def damaged(change):
+    """The file of a resnet20 after `change`, read as the library does."""
+    theirs = weights.to_foreign("resnet20", random(shapes("resnet20")))
+    change(theirs)
+    return weights.fit("x.pth", "torch", theirs, "resnet20", shapes("resnet20"))
+
+
+def spoilt(name, value):
+    """Changes one number of an array of a file."""
+
+    def change(theirs):
+        theirs[name] = theirs[name].copy()
+        theirs[name][3] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (spoilt("bn1.weight", np.nan), "not finite in bn1.weight"),
+        (spoilt("layer1.0.bn1.running_mean", np.inf), "not finite in layer1.0.bn1.run"),
+        (
+            lambda file: file.update({"fc.bias": np.full(10, 1e300)}),
+            "not finite in fc.bias",
+        ),
+        (spoilt("bn1.running_var", -1), "has negative variances in bn1.running_var"),
+        (
+            lambda file: file.update({"fc.weight": np.ones((10, 64), np.int8)}),
+            "has fc.weight as int8: quantised weights, which mean nothing without",
+        ),
+        (
+            lambda file: file.update(
+                {"fc.weight": np.ones((10, 64), ml_dtypes.float8_e5m2)}
+            ),
+            "has fc.weight as float8_e5m2: quantised",
+        ),
+    ],
+)
+def test_numbers_that_are_no_weights_are_refused(change, message):
+    with pytest.raises(weights.WeightsError, match=f"x.pth .*{message}"):
+        damaged(change)
+
+
+def drop(pattern):
+    def change(theirs):
+        for name in [name for name in theirs if re.search(pattern, name)]:
+            del theirs[name]
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (drop("running|num_batches"), "has no batch statistics, such as .*running_"),
+        (drop("^bn1.running_mean"), "lacks bn1.running_mean"),
+        (drop("running_var"), "lacks .*running_var"),
+        (drop("^bn1.bias"), "lacks bn1.bias"),
+        (drop("^fc.bias"), "has its head neither as linear, .* nor as fc.bias"),
+        (drop("^fc"), r"nor as fc.*; --config.init_layers=\"\('backbone',\)\" starts"),
+        (
+            lambda file: file.update({"conv1.bias": np.zeros(16)}),
+            "another network than resnet20: it also has conv1.bias",
+        ),
+        (
+            lambda file: file.update({"layer2.0.downsample.0.weight": np.zeros(3)}),
+            "it also has layer2.0.downsample.0.weight",
+        ),
+    ],
+)
+def test_parts_are_there_as_a_whole(change, message):
+    with pytest.raises(weights.WeightsError, match=f"x.pth .*{message}"):
+        damaged(change)
+
+
+def test_only_whole_side_heads_may_be_missing():
+    like = shapes("inception_v3")
+    arrays = {n: np.zeros(x.shape, x.dtype) for n, x in flat(like).items()}
+    side = [n for n in arrays if "/auxiliary_head/" in n]
+    missing = side.pop()
+    del arrays[missing]
+    with pytest.raises(weights.WeightsError, match=f"x lacks {missing};"):
+        weights.fit("x", "ours", arrays, "inception_v3", like)
+    for name in side:
+        del arrays[name]
+    _, report = weights.fit("x", "ours", arrays, "inception_v3", like)
+    assert sorted(report.missing) == sorted([*side, missing])
+
+
+@pytest.mark.parametrize("head", names.HEADS)
+def test_a_head_is_found_under_its_usual_names(head):
+    def rename(theirs):
+        for kind in ("weight", "bias"):
+            theirs[f"{head}.{kind}"] = theirs.pop(f"fc.{kind}")
+
+    expected = random(shapes("resnet20"))["params"]["head"]["fc"]
+    if head in ("linear", "fc"):
+        found, report = damaged(rename)
+        jax.tree.map(
+            np.testing.assert_array_equal,
+            found["params"]["head"]["fc"]["bias"],
+            expected["bias"],
+        )
+        assert (f"their head is called {head}" in str(report)) == (head != "fc")
+    else:  # its statistics are random
+        with pytest.raises(weights.WeightsError, match="name of the head tell"):
+            damaged(rename)
+
+
+def test_wrappers_leave_prefixes():
+    for prefix in "module. model. _orig_mod. backbone. net. _orig_mod.module.".split():
+        arrays, notes = names.unwrapped("x", {f"{prefix}conv1.weight": 1, "fc.bias": 2})
+        assert arrays == {"conv1.weight": 1, "fc.bias": 2}
+        assert notes == [f"{prefix} is left off their names"]
+    with pytest.raises(
+        weights.WeightsError, match="x has a.b under several of the pre"
+    ):
+        names.unwrapped("x", {"net.a.b": 1, "model.a.b": 2})
+
+
+def test_an_average_among_the_names_is_not_mixed_with_the_weights():
+    both = {"model.a.weight": 1, "model_ema.a.weight": 2}
+    arrays, _ = names.unwrapped("x", both)
+    assert arrays == {"a.weight": 1, "model_ema.a.weight": 2}
+    arrays, _ = names.unwrapped("x", {"model_ema.module.a.weight": 2})
+    assert arrays == {"a.weight": 2}
+
+
+def test_a_network_that_differs_in_a_field_is_refused(tmp_path):
+    """torchvision's bottlenecks have other strides than the paper's."""
+    save(tmp_path / "x.safetensors", {"conv1.weight": np.zeros((64, 3, 7, 7))})
+
+    def load(fields, layers=()):
+        return weights.load(
+            tmp_path / "x.safetensors", "resnet50", {"params": {}}, layers, fields
+        )
+
+    with pytest.raises(
+        weights.WeightsError, match="3x3 convolutions; add .*'stride_on': '3x3'"
+    ):
+        load({})
+    for fields in ({"stride_on": "3x3"}, {"stride_on": "1x1"}):
+        load(fields)
 
 
 @pytest.mark.parametrize(
