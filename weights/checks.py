@@ -69,7 +69,7 @@ def check_parts(report, theirs):
             "save them with the parameters, as torch's state_dict() does",
         )
     refuse(
-        lacking(names.is_class_score),
+        lacking(lambda n: names.is_class_score(n) and not names.side_head(n)),
         f"has its head neither as {', '.join(names.HEADS)} nor as",
         "--config.init_layers=\"('backbone',)\" starts a new one",
     )
@@ -77,11 +77,12 @@ def check_parts(report, theirs):
     known = {_pattern(theirs[name]) for name in report.loaded}
     refuse(lacking(lambda n: _pattern(theirs.get(n, "")) in known), f"{other} lacks")
     refuse(lacking(lambda n: True), "lacks")
-    owners = {owner for name in report.loaded for owner in _owners(theirs[name])}
+    # Each layer that was loaded, and the block that it belongs to.
+    owners = {n for name in report.loaded for n in _outer(theirs[name])[-2:]}
     more = [
         name
         for name in report.left_over
-        if _pattern(name) in known or owners & _owners(name)
+        if _pattern(name) in known or not owners.isdisjoint(_outer(name))
     ]
     refuse(more, f"{other} also has")
 
@@ -95,7 +96,7 @@ def _pattern(name):
     return re.sub(r"\d+", "0", name)
 
 
-def _owners(name):
-    """The layer that an array belongs to, and the block of that layer, if any."""
-    parts = re.split(r"[./]", name)
-    return {tuple(parts[:-1]), tuple(parts[:-2])} - {()}
+def _outer(name):
+    """What an array lies in, from the outside: ["layer1", "layer1.0", ...]."""
+    *parts, _ = re.split(r"[./]", name)
+    return [".".join(parts[:i]) for i in range(1, len(parts) + 1)]

@@ -159,15 +159,17 @@ def _error(arrays, blocks, before):
         if padded:
             kernel = np.float64(arrays[f"params/{name}/conv1/kernel"]).sum((0, 1))
             found = arrays[f"batch_stats/{name}/bn1/mean"]
-            errors.append(np.mean((mean @ kernel - found) ** 2) / np.var(found))
+            # New networks have means of 0.
+            spread = max(np.var(found), np.finfo(np.float32).tiny)
+            errors.append(np.mean((mean @ kernel - found) ** 2) / spread)
         new = leaving - entering
         padded |= new > 0
-        shift, spread = norm(f"{name}/bn{last}")
+        first, second = norm(f"{name}/bn{last}")
         if before is not None:
             zeros = int(before * new), new - int(before * new)
-            shift = shift + np.pad(mean, zeros)
-            spread = spread + np.pad(variance, zeros)
-        mean, variance = _rectified(shift, spread)
+            first = first + np.pad(mean, zeros)
+            second = second + np.pad(variance, zeros)
+        mean, variance = _rectified(first, second)
     return float(np.median(errors))
 
 
