@@ -101,8 +101,11 @@ def recorded_network(path):
     """The network that one of our safetensors files names; None for other files."""
     if _type(pathlib.Path(path))[1] is not _read_safetensors:
         return None
-    with safetensors.safe_open(path, "numpy") as file:
-        metadata = file.metadata() or {}
+    try:
+        with safetensors.safe_open(path, "numpy") as file:
+            metadata = file.metadata() or {}
+    except safetensors.SafetensorError:  # `read` says more
+        return None
     ours = metadata.get("format") == OURS or CHECKSUM in metadata
     return metadata.get("network") if ours else None
 
