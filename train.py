@@ -7,8 +7,6 @@ finds.
 
 import contextlib
 import dataclasses
-import shlex
-import sys
 import time
 
 import jax
@@ -21,6 +19,7 @@ from experiment import (
     build,
     checkpoints,
     data_report,
+    divergence,
     image_statistics,
     profiling,
     programs,
@@ -239,12 +238,9 @@ class Trainer:
             self.saved.wait()
             good = self.saved.all_steps()
             where = f"checkpoint {good[-1]}" if good else "the beginning"
-            command = shlex.join(["python", *sys.argv])
             raise NonFiniteLoss(
                 f"the loss of step {sums['bad_step']} is not finite; nothing was saved "
-                f"after {where}. The same command goes on from there and meets the "
-                f"same batches; to replay them with every loss shown:\n"
-                f"  {command} --config.log.every_steps=1"
+                f"after {where}. {divergence.advice(self.config, sums['bad_step'])}"
             )
         return sums
 
@@ -300,7 +296,7 @@ class Trainer:
         if not self.programs.all_finite((state.params, state.batch_stats, state.ema)):
             raise NonFiniteLoss(
                 f"the parameters after step {self.step} are not finite and were not "
-                "saved; the same command goes on from the checkpoint before"
+                f"saved. {divergence.advice(self.config, self.step)}"
             )
         metrics = None
         if self.evaluated == self.step and self.result is not None:

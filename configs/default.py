@@ -25,12 +25,15 @@ def get_config():
     # counts: --config.num_epochs=20 after a recipe with num_steps is 20 epochs.
     config.num_steps = placeholder(int)
     config.steps_per_dispatch = 1  # steps per call of the compiled program
-    # The source of the initial parameters: a run directory, a file from torchvision,
-    # timm or Keras, our safetensors, or "hf:OWNER/NAME".
+    # The source of the initial parameters: a run directory, a file of torch or Keras,
+    # safetensors, or "hf:OWNER/NAME".
     config.init_from = ""
     # Which of them to load: regular expressions, searched in paths such as
     # "backbone/conv1_1/kernel"; (): all.
     config.init_layers = ()
+    # Which set of weights, if the source holds several: "state_dict_ema", or of a run
+    # "params"; "": a run's Polyak average, and a file's weights without one.
+    config.init_key = ""
 
     config.dataset = ConfigDict()
     # A TFDS name, "folder:PATH" with one folder per class, or "csv:PATH" with lines

@@ -133,6 +133,11 @@ def check(config):
         raise ConfigError(
             f"config.init_layers = {layers!r} is no tuple of regular expressions"
         )
+    if config.init_key and not config.init_from:
+        raise ConfigError(
+            f"config.init_key = {config.init_key!r} chooses weights of a source: name "
+            "it in config.init_from"
+        )
     if config.model.frozen_statistics and not config.init_from:
         raise ConfigError(
             "config.model.frozen_statistics keeps the statistics of another training: "

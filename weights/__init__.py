@@ -2,7 +2,8 @@
 
 `load` starts a network from a run directory, torchvision's or timm's state dict,
 Keras's file or our own safetensors. names.py says which layer is which, formats.py
-reads files, and export.py exports.
+reads files, checks.py refuses what cannot be right, shortcuts.py reorders channels, and
+export.py exports.
 """
 
 import dataclasses
@@ -14,8 +15,8 @@ import flax
 import numpy as np
 
 from experiment import checkpoints, trained, workdir
-from weights import formats, hub, names
-from weights.formats import WeightsError
+from weights import checks, formats, hub, names, shortcuts
+from weights.formats import Contents, WeightsError
 
 __all__ = [
     "Report",
@@ -56,29 +57,40 @@ class Report:
         return "\n".join(lines + [f"  note: {note}" for note in self.notes])
 
 
-def load(source, network, variables, layers=()):
+def load(source, network, variables, layers=(), fields=None, key=""):
     """Loads arrays from elsewhere into the variables of one of our networks.
 
     Args:
-      source: a run directory; a file .pth, .pt, .bin, .safetensors, .h5 or .keras; or
+      source: a run directory; a file of torch, safetensors or Keras; or
         "hf:OWNER/NAME" on the Hugging Face hub.
       network: its name in models.MODELS.
       variables: its collections, of arrays or jax.ShapeDtypeStructs, whose shapes and
         dtypes decide.
       layers: regular expressions, searched in paths such as "backbone/conv1_1/kernel":
-        what to load, all of which must be there; () loads all that is there.
+        what to load, all of which must be there; () loads all, and only side heads may
+        be missing.
+      fields: the network's fields that config.model.fields states.
+      key: which of several sets of weights (`formats.read`); of a run, "ema" or
+        "params".
 
     Returns:
       (variables, report): the variables are numpy arrays where something was loaded,
       and as given elsewhere.
 
     Raises:
-      WeightsError: there is nothing to read, the source is another network, or an
-        array's shape differs in more than the number of classes; the message names both
-        sides.
+      WeightsError: there is nothing to read, the source is another network, an array's
+        shape differs in more than the number of classes, arrays are missing, or their
+        numbers cannot be weights; the message names both sides.
     """
-    kind, arrays, origin = _read(source)
+    (kind, arrays, notes), origin = _read(source, key)
+    needed, why = names.needed_fields(kind, network, arrays)
+    if not layers and not needed.keys() <= (fields or {}).keys():
+        raise WeightsError(
+            f'{source}: {why}; add --config.model.fields="{needed}" for the network of '
+            "these weights, or other values for another one"
+        )
     variables, report = fit(source, kind, arrays, network, variables, layers)
+    report.notes = [*notes, *report.notes]
     if origin not in (None, network):
         report.notes.append(f"they are the weights of {origin}")
     return variables, report
@@ -89,6 +101,7 @@ def fit(source, kind, arrays, network, variables, layers=()):
     flat = flax.traverse_util.flatten_dict(variables, sep="/")
     report = Report(str(source), network)
     arrays = dict(arrays)
+    head = None
     if kind == "ours":
         theirs = {name: name for name in flat}
     else:
@@ -98,11 +111,10 @@ def fit(source, kind, arrays, network, variables, layers=()):
                 f"{source} has the names of {origin}, for which {network} has no "
                 f"table; there are tables for {', '.join(names.TABLES[kind])}"
             )
-        report.notes = names.notes(kind, network, arrays)
-        arrays = names.canonical(kind, network, arrays)
-        arrays, adapted = _adapt(kind, network, arrays)
-        report.notes += adapted
         theirs = names.foreign(kind, network, flat)
+        report.notes = names.notes(kind, network, arrays)
+        arrays, head, adapted = _adapt(source, kind, network, arrays, theirs)
+        report.notes += adapted
     chosen = [name for name in flat if not layers or _is_chosen(name, layers)]
     found = sum(theirs.get(name) in arrays for name in chosen)
     if 2 * found < len(chosen):
@@ -111,40 +123,48 @@ def fit(source, kind, arrays, network, variables, layers=()):
             f"has {found}; its names are such as {', '.join(list(arrays)[:3])}, those "
             f"looked for such as {', '.join(list(theirs.values())[:3])}"
         )
-    result = dict(flat)
+    given = {n: arrays.pop(theirs[n]) for n in flat if theirs.get(n) in arrays}
+    report.left_over = [] if layers else [n for n in arrays if not _is_count(n)]
+    with np.errstate(over="ignore"):  # what becomes infinite is refused below
+        converted = {
+            name: _to_ours(kind, array, flat[name].shape).astype(flat[name].dtype)
+            for name, array in given.items()
+        }
     for name in chosen:
-        like = flat[name]
-        if theirs.get(name) not in arrays:
+        if name not in converted:
             report.missing.append(name)
-            continue
-        given = arrays.pop(theirs[name])
-        array = _to_ours(kind, given, like.shape)
-        if array.shape == like.shape:
-            result[name] = array.astype(like.dtype)
+        elif converted[name].shape == flat[name].shape:
             report.loaded.append(name)
-            continue
-        if _is_classifier(name) and array.shape[:-1] == like.shape[:-1]:
+        elif _is_head_of_others(name, converted[name], flat[name]):
             report.reinitialized.append(name)
-            continue
-        raise WeightsError(
-            f"{source}: {theirs[name]} is {_shape(given)}, which does not fit {name} "
-            f"of {network}, {_shape(like)}"
-        )
-    if layers:
-        if report.missing:
+        else:
             raise WeightsError(
-                f"{source} lacks {', '.join(report.missing)}, which config.init_layers "
-                "chooses"
+                f"{source}: {theirs[name]} is {_shape(given[name])}, which does not "
+                f"fit {name} of {network}, {_shape(flat[name])}"
             )
-    else:
-        report.left_over = [n for n in arrays if not n.endswith("num_batches_tracked")]
-        _check_depth(report, theirs)
+    if not layers:
+        checks.check_parts(report, theirs)
+    elif report.missing:
+        raise WeightsError(
+            f"{source} lacks {', '.join(report.missing)}, which config.init_layers "
+            "chooses"
+        )
+    checks.check_numbers(
+        source, {n: (theirs[n], given[n], converted[n]) for n in report.loaded}
+    )
+    if kind == "torch" and names.is_resnet(network):
+        plain = network.startswith("plain")
+        converted, reordered = shortcuts.reorder(source, converted, head, plain)
+        report.notes += reordered
+    result = flat | {name: converted[name] for name in report.loaded}
     return flax.traverse_util.unflatten_dict(result, sep="/"), report
 
 
 def takes_head(variables, layers=()):
     """Tells whether `load` with `layers` takes the head, whose outputs are classes."""
-    heads = filter(_is_classifier, flax.traverse_util.flatten_dict(variables, sep="/"))
+    heads = filter(
+        names.is_class_score, flax.traverse_util.flatten_dict(variables, sep="/")
+    )
     return not layers or any(_is_chosen(name, layers) for name in heads)
 
 
@@ -168,25 +188,19 @@ def _is_chosen(name, layers):
     return any(re.search(layer, name.split("/", 1)[1]) for layer in layers)
 
 
-def _check_depth(report, theirs):
-    """Raises WeightsError if the file belongs to a deeper or shallower network.
+def _is_count(name):
+    """Whether an array of theirs counts batches or operations."""
+    return name.rsplit(".", 1)[-1] in (
+        "num_batches_tracked",
+        "n_averaged",
+        "total_ops",
+        "total_params",
+    )
 
-    An array that was not loaded then has the name of a loaded one, except for a number.
-    """
 
-    def pattern(name):
-        return re.sub(r"\d+", "0", name)
-
-    known = {pattern(theirs[name]) for name in report.loaded}
-    missing = [n for n in report.missing if pattern(theirs.get(n, "")) in known]
-    more = [n for n in report.left_over if pattern(n) in known]
-    for found, what in ((missing, "lacks"), (more, "also has")):
-        if found:
-            raise WeightsError(
-                f"{report.source} is of another network than {report.network}: it "
-                f"{what} {', '.join(found[:3])}{', ...' if found[3:] else ''}; "
-                "config.init_layers takes parts of it"
-            )
+def _is_head_of_others(name, array, like):
+    """Whether an array gives scores of another number of classes."""
+    return names.is_class_score(name) and array.shape[:-1] == like.shape[:-1]
 
 
 def to_foreign(network, variables):
@@ -223,19 +237,19 @@ def to_foreign(network, variables):
     return result
 
 
-def _read(source):
-    """Reads any `source`: (kind, arrays, network or None if it is not recorded)."""
+def _read(source, key):
+    """Reads any `source`: (its `Contents`, its network or None if not recorded)."""
     source = str(source)
     if source.startswith("hf:"):
         source = hub.download(source.removeprefix("hf:"))
     path = pathlib.Path(source).expanduser()
     if path.is_dir():
-        return "ours", *_read_run(path)
-    return *formats.read(path), formats.recorded_network(path)
+        return _read_run(path, key)
+    return formats.read(path, key), formats.recorded_network(path)
 
 
-def _read_run(path):
-    """Reads the latest checkpoint's arrays, the Polyak average if the run kept one.
+def _read_run(path, key):
+    """Reads the latest checkpoint; the Polyak average if the run kept one, or by `key`.
 
     It also returns the network's name, with the fields that the config sets.
     """
@@ -251,10 +265,22 @@ def _read_run(path):
     if restored is None:
         raise WeightsError(f"{run} holds no checkpoint yet")
     state, _, _ = restored
-    variables = {"params": state["ema"] or state["params"]}
+    kept = [name for name in ("ema", "params") if state[name]]
+    if key and key not in kept:
+        raise WeightsError(
+            f"{run} has no config.init_key = {key!r}; it has {', '.join(kept)}"
+        )
+    notes = ()
+    if len(kept) > 1:
+        notes = (
+            f"they are the run's {key or kept[0]!r}; config.init_key chooses ema, the "
+            "Polyak average, or params, those that were trained",
+        )
+    variables = {"params": state[key or kept[0]]}
     variables |= {"batch_stats": state["batch_stats"] or {}}
     flat = flax.traverse_util.flatten_dict(variables, sep="/")
-    return {name: np.asarray(array) for name, array in flat.items()}, origin
+    arrays = {name: np.asarray(array) for name, array in flat.items()}
+    return Contents("ours", arrays, notes), origin
 
 
 def _to_ours(kind, array, shape):
@@ -284,18 +310,30 @@ def _is_fully_connected(name):
     return re.search(r"(^|/)fc\d?/kernel$", name) is not None
 
 
-def _is_classifier(name):
-    layer = name.split("/", 1)[1].rsplit("/", 1)[0]
-    return names.CLASSIFIERS.fullmatch(layer) is not None
-
-
 def _shape(array):
     return "x".join(map(str, array.shape)) or "a number"
 
 
-def _adapt(kind, network, arrays):
-    """Adapts what a table of names cannot express; returns (arrays, notes)."""
-    notes = []
+def _adapt(source, kind, network, arrays, theirs):
+    """Adapts what a table of names cannot express.
+
+    Returns:
+      (arrays, what a file of torch calls its head, notes).
+    """
+    head, notes = None, []
+    if kind == "torch":
+        arrays, notes = names.unwrapped(source, arrays)
+    arrays = names.canonical(kind, network, arrays)
+    if kind == "torch":
+        arrays, head, renamed = names.with_head(arrays, theirs)
+        notes += renamed
+    if network == "preact_resnet200" and (
+        np.less(arrays.get("stages.0.blocks.0.norm1.weight", 0), 0).any()
+    ):
+        raise WeightsError(
+            f"{source}: stages.0.blocks.0.norm1.weight has negative numbers, with "
+            "which timm's first pool, which comes ahead of it, is not ours"
+        )
     if kind == "keras" and re.match("vgg|resnet", network):
         for name in ("block1_conv1/kernel", "conv1_conv/kernel"):
             if name in arrays and arrays[name].ndim == 4:
@@ -312,7 +350,7 @@ def _adapt(kind, network, arrays):
             if name.endswith("/moving_mean"):
                 scale = name.replace("moving_mean", "gamma")
                 arrays.setdefault(scale, np.ones_like(mean))
-    return arrays, notes
+    return arrays, head, notes
 
 
 def _fold_keras(arrays):

@@ -154,7 +154,7 @@ def _torchvision(logits, network, variables, images, folder):
     arrays = weights.to_foreign(network, variables)
     if network not in names.TWINS:
         path = folder / f"{network}.torchvision.safetensors"
-        formats.write_safetensors(path, arrays, {"format": "pt"})
+        formats.write_safetensors(path, arrays, {"format": "pt", "network": network})
         back = _read_back(path, network, variables)
         found = np.asarray(jax.jit(logits)(back, images))
         return path, found, "no twin, names only; read by weights.load"

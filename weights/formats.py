@@ -1,14 +1,18 @@
 """Reads and writes files of named arrays: torch's, Keras's and safetensors.
 
-Nothing in a file is executed: the unpickler for torch's files knows only the few names
-that build tensors, and those are functions of this module.
+A file's content tells its type. Nothing in it is executed: the unpickler for torch's
+files knows only the few names that build tensors, and those are functions of this
+module.
 """
 
 import collections
+import json
 import math
 import pathlib
 import pickle
+import typing
 import zipfile
+import zlib
 
 import ml_dtypes
 import numpy as np
@@ -18,10 +22,25 @@ import safetensors.numpy
 from errors import UserError
 
 OURS = "convnets"  # the "format" in the metadata of our safetensors
+CHECKSUM = "convnets.crc32"  # what we add to that metadata
 
 
 class WeightsError(UserError):
     """Weights cannot be read, fitted or written; says which and what to do."""
+
+
+class Contents(typing.NamedTuple):
+    """What a source of weights holds.
+
+    Attributes:
+      kind: whose names the arrays have: "ours", "torch" or "keras".
+      arrays: {name: array}.
+      notes: sentences about what was chosen.
+    """
+
+    kind: str
+    arrays: dict
+    notes: tuple = ()
 
 
 def first_line(error):
@@ -30,62 +49,159 @@ def first_line(error):
     return ": ".join([type(error).__name__, *lines[:1]])
 
 
-def read(path):
-    """Reads the arrays of a file: (kind, {name: array}).
+def shortened(names):
+    """Lists the first of some names, and says how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    return ", ".join(names[:4]) + more
 
-    The kind says whose names they are: "ours", "torch" or "keras".
+
+def read(path, key=""):
+    """Reads the arrays of a file.
+
+    Args:
+      key: config.init_key: the name of one of several sets of weights in the file, or a
+        prefix of names. With "", an average is taken only if there is nothing else.
+
+    Returns:
+      `Contents`.
 
     Raises:
-      WeightsError: there is no such file, its type is not what its name says, or it is
+      WeightsError: there is no such file or set, the file's type is unknown, or it is
         damaged.
     """
     path = pathlib.Path(path)
-    readers = {
-        ".safetensors": _read_safetensors,
-        ".pth": _read_torch,
-        ".pt": _read_torch,
-        ".tar": _read_torch,
-        ".bin": _read_torch,
-        ".h5": _read_h5,
-        ".keras": _read_keras,
-    }
     if not path.exists():
         raise WeightsError(f"there is no file or run directory {path}")
-    if path.suffix not in readers:
-        known = ", ".join(readers)
-        raise WeightsError(f"{path}: unknown type of file; known are {known}")
+    what = "a file that can be read"
     try:
-        kind, arrays = readers[path.suffix](path)
-    except safetensors.SafetensorError as error:
-        raise WeightsError(
-            f"{path} is damaged or no safetensors file: {error}"
-        ) from error
+        what, reader = _type(path)
+        if reader is None:
+            raise WeightsError(
+                "is no file of weights by its content; known are safetensors and their "
+                "index.json, state dicts saved by torch, and .keras and .h5 of Keras"
+            )
+        contents = reader(path, key)
     except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error}") from error
-    if not arrays:
+    except WeightsError as error:
+        raise WeightsError(f"{path} {error}") from error
+    # A damaged file can make h5py, zipfile and the unpickler raise nearly anything, but
+    # not execute anything.
+    except Exception as error:
+        raise WeightsError(
+            f"{path} is damaged or no {what}: {first_line(error)}"
+        ) from error
+    if not contents.arrays:
         raise WeightsError(f"{path} holds no arrays")
-    return kind, arrays
+    return contents
 
 
 def recorded_network(path):
     """The network that one of our safetensors files names; None for other files."""
-    if pathlib.Path(path).suffix != ".safetensors":
+    if _type(pathlib.Path(path))[1] is not _read_safetensors:
         return None
-    with safetensors.safe_open(path, "numpy") as file:
-        metadata = file.metadata() or {}
-    return metadata.get("network") if metadata.get("format") == OURS else None
+    try:
+        with safetensors.safe_open(path, "numpy") as file:
+            metadata = file.metadata() or {}
+    except safetensors.SafetensorError:  # `read` says more
+        return None
+    ours = metadata.get("format") == OURS or CHECKSUM in metadata
+    return metadata.get("network") if ours else None
+
+
+def _type(path):
+    """What a file is by its first bytes, and the function that reads it, or None."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    if start.startswith(b"{") and b"\0" not in start:
+        return "index of safetensors files", _read_index
+    if start[8:] == b"{":  # after the length of the header
+        return "safetensors file", _read_safetensors
+    if start.startswith(b"\x89HDF\r\n\x1a\n"):
+        return "file of Keras", _read_h5
+    if start.startswith(b"PK"):
+        return "state dict saved by torch or .keras file", _read_zip
+    if start.startswith(b"\x80"):
+        return "state dict saved by torch", _read_legacy
+    return "file of weights", None
+
+
+def _under(arrays, key):
+    """The arrays whose names begin with "<key>.", without that; all of them for ""."""
+    if not key:
+        return arrays
+    start = f"{key}."
+    found = {n.removeprefix(start): v for n, v in arrays.items() if n.startswith(start)}
+    if not found:
+        first = {name.split(".")[0]: None for name in arrays}
+        raise WeightsError(
+            f"holds nothing under config.init_key = {key!r}; its names begin with "
+            f"{shortened(first)}"
+        )
+    return found
+
+
+# Safetensors.
 
 
 def write_safetensors(path, arrays, metadata):
-    """Writes {name: array} and the strings of `metadata`."""
-    contiguous = {n: np.ascontiguousarray(v) for n, v in arrays.items()}
-    safetensors.numpy.save_file(contiguous, path, metadata)
+    """Writes {name: array}, the strings of `metadata` and a checksum."""
+    arrays = {n: np.asarray(v, order="C") for n, v in arrays.items()}
+    metadata = {**(metadata or {}), CHECKSUM: str(_checksum(arrays))}
+    # safetensors' own save_file leaves a file that only its owner can read.
+    pathlib.Path(path).write_bytes(safetensors.numpy.save(arrays, metadata))
 
 
-def _read_safetensors(path):
+def _checksum(arrays):
+    """CRC-32 of the names, types, shapes and bytes."""
+    crc = 0
+    for name, array in sorted(arrays.items()):
+        crc = zlib.crc32(f"{name} {array.dtype} {array.shape}".encode(), crc)
+        crc = zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8), crc)
+    return crc
+
+
+# The types that numpy knows; of the others a file has not the numbers themselves.
+_NUMBERS = "F64 F32 F16 BF16 I64 U64 I32 U32 I16 U16 I8 U8 BOOL".split()
+
+
+def _read_safetensors(path, key=""):
     with safetensors.safe_open(path, "numpy") as file:
-        kind = "ours" if (file.metadata() or {}).get("format") == OURS else "torch"
-        return kind, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        metadata = file.metadata() or {}
+        types = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+        if other := [name for name in types if types[name] not in _NUMBERS]:
+            raise WeightsError(quantised(other, types[other[0]]))
+        arrays = {name: file.get_tensor(name) for name in types}
+    if metadata.get(CHECKSUM, checksum := str(_checksum(arrays))) != checksum:
+        raise ValueError("its arrays are not those that were written (CRC-32)")
+    kind = "ours" if metadata.get("format") == OURS else "torch"
+    return Contents(kind, _under(arrays, key))
+
+
+def quantised(names, dtype):
+    """The end of an error about arrays that are no floating-point weights."""
+    return (
+        f"has {shortened(names)} as {dtype}: quantised weights, which mean nothing "
+        "without their scales; save the weights in float32 or float16"
+    )
+
+
+def _read_index(path, key):
+    """Reads the files that an index such as model.safetensors.index.json lists."""
+    where = json.loads(path.read_text())["weight_map"]
+    arrays = {}
+    for file in sorted(set(where.values())):
+        if pathlib.PurePath(file).name != file:
+            raise ValueError(f"{file!r} is no name of a file beside it")
+        shard = _read_safetensors(path.with_name(file)).arrays
+        listed = {name for name in where if where[name] == file}
+        if other := listed ^ shard.keys():
+            raise ValueError(
+                f"{file} and the list of what it holds differ in {shortened(other)}"
+            )
+        arrays |= shard
+    return Contents("torch", _under(arrays, key))
 
 
 # torch.save's files.
@@ -101,6 +217,12 @@ _STORAGES = {
     "CharStorage": np.int8,
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
+    "UntypedStorage": np.uint8,
+}
+# Types whose tensors lie in untyped storages.
+_TYPES = {
+    name: getattr(ml_dtypes, name)
+    for name in ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
 }
 _MAGIC = 0x1950A86A20F9469CFC6C  # starts files from before torch 1.6
 
@@ -108,13 +230,24 @@ _MAGIC = 0x1950A86A20F9469CFC6C  # starts files from before torch 1.6
 class _Tensor:
     """A view of a storage, whose numbers follow later in the file."""
 
+    dtype = None  # that of the storage
+
     def __init__(self, storage, offset, shape, strides, *unused):
         self.storage, self.offset = storage, offset
         self.shape, self.strides = shape, strides
 
+    @classmethod
+    def typed(cls, storage, offset, shape, strides, grad, hooks, dtype, *unused):
+        if not isinstance(dtype, np.dtype):
+            raise ValueError(f"a tensor of {dtype}")
+        tensor = cls(storage, offset, shape, strides)
+        tensor.dtype = dtype
+        return tensor
+
     def array(self, storages):
         """Copies the view to an array, after a check that it lies in the storage."""
         numbers = storages[self.storage]
+        numbers = numbers if self.dtype is None else numbers.view(self.dtype)
         fields = (self.offset, *self.shape, *self.strides)
         if not all(isinstance(n, int) and n >= 0 for n in fields):
             raise ValueError(f"a tensor with the shape {self.shape}")
@@ -138,13 +271,27 @@ class _Ignored:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows the globals of a state dict, and nothing that could do harm if called."""
+    """Knows the globals of a state dict, and nothing that could do harm if called.
+
+    Beside the weights, training scripts save options, numpy's scalars, and the state of
+    schedules; none of it is built.
+    """
 
     KNOWN = {
         ("collections", "OrderedDict"): collections.OrderedDict,
         ("torch._utils", "_rebuild_tensor_v2"): _Tensor,
         ("torch._utils", "_rebuild_tensor"): _Tensor,
+        ("torch._utils", "_rebuild_tensor_v3"): _Tensor.typed,
         ("torch._utils", "_rebuild_parameter"): lambda tensor, *unused: tensor,
+        ("argparse", "Namespace"): _Ignored,
+        ("collections", "Counter"): _Ignored,
+        ("numpy", "dtype"): _Ignored,
+        ("numpy.core.multiarray", "scalar"): _Ignored,
+        ("numpy._core.multiarray", "scalar"): _Ignored,
+        ("_codecs", "encode"): _Ignored,  # the bytes of a scalar
+        ("pathlib", "PosixPath"): _Ignored,
+        ("torch", "Size"): _Ignored,
+        ("torch", "device"): _Ignored,
     }
 
     def __init__(self, file):
@@ -152,15 +299,16 @@ class _Unpickler(pickle.Unpickler):
         self.dtypes, self.sizes = {}, {}
 
     def find_class(self, module, name):
-        if module == "torch" and name in _STORAGES:
+        if module in ("torch", "torch.storage") and name in _STORAGES:
             return np.dtype(_STORAGES[name])
+        if module == "torch" and name in _TYPES:
+            return np.dtype(_TYPES[name])
         try:
             return self.KNOWN[module, name]
         except KeyError:
-            if (module, name) == ("argparse", "Namespace"):
-                return _Ignored  # training options beside the weights
             raise pickle.UnpicklingError(
-                f"it needs {module}.{name}, which is no part of a state dict"
+                f"it needs {module}.{name}, which is no part of a state dict; a whole "
+                "module is saved as one by torch.save(module.state_dict(), path)"
             ) from None
 
     def persistent_load(self, identifier):
@@ -169,27 +317,12 @@ class _Unpickler(pickle.Unpickler):
         return key
 
 
-def _read_torch(path):
-    try:
-        if zipfile.is_zipfile(path):
-            value, storages = _read_zip(path)
-        else:
-            value, storages = _read_legacy(path)
-        tensors = _state_dict(value)
-        return "torch", {n: t.array(storages) for n, t in tensors.items()}
-    except OSError:
-        raise
-    # A damaged pickle can make the unpickler raise anything, but not execute anything.
-    except Exception as error:
-        raise WeightsError(
-            f"{path} is damaged or no state dict saved by torch: {error}; a whole "
-            "module is saved as one by torch.save(module.state_dict(), path)"
-        ) from error
-
-
-def _read_zip(path):
+def _read_zip(path, key):
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
+        if "model.weights.h5" in names:
+            with archive.open("model.weights.h5") as file:
+                return Contents("keras", _under(_h5_arrays(file), key))
         root = next(n for n in names if n.endswith("data.pkl")).removesuffix("data.pkl")
         if (
             f"{root}byteorder" in names
@@ -200,13 +333,13 @@ def _read_zip(path):
             unpickler = _Unpickler(file)
             value = unpickler.load()
         storages = {
-            key: np.frombuffer(archive.read(f"{root}data/{key}"), dtype)
-            for key, dtype in unpickler.dtypes.items()
+            name: np.frombuffer(archive.read(f"{root}data/{name}"), dtype)
+            for name, dtype in unpickler.dtypes.items()
         }
-    return value, storages
+    return _torch_contents(value, storages, key)
 
 
-def _read_legacy(path):
+def _read_legacy(path, key):
     """Reads four pickles, then the storages' keys, then each storage's length and data.
 
     This is the format of torch before 1.6.
@@ -219,55 +352,93 @@ def _read_legacy(path):
         unpickler = _Unpickler(file)
         value = unpickler.load()
         storages = {}
-        for key in _Unpickler(file).load():
+        for name in _Unpickler(file).load():
             size = int.from_bytes(file.read(8), "little")
-            if size != unpickler.sizes[key]:
+            if size != unpickler.sizes[name]:
                 raise ValueError(f"a storage of {size} numbers")
-            dtype = unpickler.dtypes[key]
+            dtype = unpickler.dtypes[name]
             content = file.read(size * dtype.itemsize)
-            storages[key] = np.frombuffer(content, dtype, size)
-    return value, storages
+            storages[name] = np.frombuffer(content, dtype, size)
+    return _torch_contents(value, storages, key)
 
 
-def _state_dict(value):
-    """Finds the tensors by name; training scripts put them under their own key."""
-    for key in ("state_dict", "model", "model_state_dict"):
-        if isinstance(value, dict) and isinstance(value.get(key), dict):
-            value = value[key]
-    tensors = value if isinstance(value, dict) else {}
-    tensors = {n: t for n, t in tensors.items() if isinstance(t, _Tensor)}
+# The names under which training scripts save weights, and their moving average.
+_WEIGHTS = (
+    "state_dict model model_state_dict model_state net network module weights"
+).split()
+_AVERAGES = (
+    "state_dict_ema model_ema model_ema_state_dict ema_state_dict ema_model ema"
+).split()
+
+
+def _torch_contents(value, storages, key):
+    """The `Contents` for what torch saved, of the set of weights that `key` names."""
+    tensors, notes = _tensors(value, key)
     if not tensors:
         raise ValueError("it holds no tensors by name")
-    return tensors
+    arrays = {name: tensor.array(storages) for name, tensor in tensors.items()}
+    return Contents("torch", arrays, notes)
+
+
+def _tensors(value, key):
+    """Finds ({name: tensor}, notes) in the dicts that training scripts save."""
+    sets = _sets(value)
+    own = {n: found for n, found in _items(value) if isinstance(found, _Tensor)}
+    known = [name for name in (*_WEIGHTS, *_AVERAGES) if name in sets]
+    if any("." in name for name in own) and not set(known) & {key, *_WEIGHTS}:
+        sets = []  # what else lies in a state dict is no part of it
+    if not sets:
+        return _under(own, key), ()
+    if key and key not in sets:
+        raise WeightsError(
+            f"holds no weights called config.init_key = {key!r}; it holds "
+            f"{', '.join(sets)}"
+        )
+    if not key and not known and len(sets) > 1:
+        raise WeightsError(
+            f"holds several sets of weights, {', '.join(sets)}: choose one by "
+            "config.init_key"
+        )
+    chosen = key or (known or sets)[0]
+    notes = ()
+    if others := [name for name in sets if name != chosen]:
+        notes = (
+            f"they are the file's {chosen!r}; it also holds {', '.join(others)}, which "
+            "config.init_key chooses",
+        )
+    elif chosen not in _WEIGHTS:
+        notes = (f"they are the file's {chosen!r}; it holds no other weights",)
+    tensors, more = _tensors(value[chosen], "")
+    return tensors, notes + more
+
+
+def _items(value):
+    """The items of a dict whose keys are strings; none of anything else."""
+    items = value.items() if isinstance(value, dict) else ()
+    return [(name, found) for name, found in items if isinstance(name, str)]
+
+
+def _sets(value):
+    """The names of the dicts in `value` that hold tensors by name, or such dicts."""
+    inner = {n: [v for _, v in _items(found)] for n, found in _items(value)}
+    return [
+        name
+        for name, found in inner.items()
+        if any(isinstance(v, _Tensor) for v in found)
+        or name in _WEIGHTS
+        and any(isinstance(t, _Tensor) for v in found for _, t in _items(v))
+    ]
 
 
 # Keras's files.
 
 
-def _read_keras(path):
-    try:
-        with zipfile.ZipFile(path) as archive, archive.open("model.weights.h5") as file:
-            return "keras", _h5_arrays(file)
-    except OSError:
-        raise
-    except Exception as error:  # zlib and zipfile raise many
-        raise WeightsError(f"{path} is damaged or no .keras file: {error}") from error
-
-
-def _read_h5(path):
-    """Reads {"conv1_conv/kernel": array, ...}, with Keras's names of the layers."""
-    try:
-        return "keras", _h5_arrays(path)
-    except OSError:
-        raise
-    # A damaged file makes h5py raise nearly anything.
-    except Exception as error:
-        raise WeightsError(
-            f"{path} is damaged or no file of Keras: {first_line(error)}"
-        ) from error
+def _read_h5(path, key):
+    return Contents("keras", _under(_h5_arrays(path), key))
 
 
 def _h5_arrays(path):
+    """Reads {"conv1_conv/kernel": array, ...}, with Keras's names of the layers."""
     import h5py  # not at the top: few runs read such a file
 
     with h5py.File(path) as file:

@@ -9,6 +9,8 @@ Tables are read from ours to theirs, for import and export alike.
 
 import re
 
+from weights.formats import WeightsError
+
 RESNET = {
     r"backbone/(conv1|bn1)": lambda layer: layer,
     r"backbone/conv(\d)_(\d+)/(conv\d|bn\d)": lambda stage, block, layer: (
@@ -370,7 +372,7 @@ KERAS = {
 TABLES = {"torch": TORCH, "keras": KERAS}
 
 # What a file's weights need besides their names, by network.
-_IMAGENET = (
+IMAGENET = (
     "their images had dataset.mean=(123.675,116.28,103.53), std=(58.395,57.12,57.375)"
 )
 _HALVES = "their images had dataset.mean=(127.5,), std=(127.5,)"
@@ -378,31 +380,41 @@ _CAFFE = (
     "their images were BGR, for which the first kernels are turned to RGB, and had "
     "dataset.mean=(123.68,116.779,103.939), std=(1,)"
 )
+# The fields of config.model that make a network theirs, and why.
+FIELDS = {
+    r"resnet(50|101|152)": (
+        {"stride_on": "3x3"},
+        "their strides are on the 3x3 convolutions",
+    ),
+    r"inception_v3": (
+        {"count_include_pad": True},
+        "their average pools count padding",
+    ),
+}
 _NEWER_SENET = {
-    r"se_resnet.*": "of timm's newer networks strides are on the 3x3 and the first "
-    "pool is padded: "
-    "--config.model.fields=\"{'stride_on': '3x3', 'padded_pool': True}\"",
-    r"se_resnext.*": "of timm's newer networks the first pool is padded: "
-    "--config.model.fields=\"{'padded_pool': True}\"",
+    r"se_resnet.*": (
+        {"stride_on": "3x3", "padded_pool": True},
+        "of timm's newer networks strides are on the 3x3 and the first pool is padded",
+    ),
+    r"se_resnext.*": (
+        {"padded_pool": True},
+        "of timm's newer networks the first pool is padded",
+    ),
 }
 NOTES = {
     "torch": {
-        r"resnet(50|101|152)": "their strides are on the 3x3 convolutions: "
-        "--config.model.fields=\"{'stride_on': '3x3'}\"",
-        r"inception_v3": "their average pools count padding: "
-        "--config.model.fields=\"{'count_include_pad': True}\"",
-        r"preact_resnet.*": "timm's first pool comes ahead of its batch normalisation, "
-        "which is the same where bn1/scale is not negative",
+        r"preact_resnet200": "timm's first pool comes ahead of its batch "
+        "normalisation, which is the same where bn1/scale is not negative",
         r"googlenet_bn|inception.*": _HALVES,
         r"dpn.*": "their images had dataset.mean=(124,117,104), std=(59.88,)",
         "|".join(n for n in TWINS if not re.match("googlenet|inception|dpn|pre", n)): (
-            _IMAGENET
+            IMAGENET
         ),
     },
     "keras": {
         r"vgg.*|resnet.*": _CAFFE,
         r"inception.*": _HALVES,
-        r"densenet.*": _IMAGENET,
+        r"densenet.*": IMAGENET,
     },
 }
 
@@ -428,10 +440,25 @@ def notes(kind, network, arrays=()):
     Args:
       arrays: the file's own names; some of them tell the version.
     """
-    listed = NOTES[kind]
-    if any(re.search(r"\.se\.fc\d\.", name) for name in arrays):
-        listed = listed | _NEWER_SENET
-    return [note for pattern, note in listed.items() if re.fullmatch(pattern, network)]
+    fields, why = needed_fields(kind, network, arrays)
+    needed = [f'{why}: --config.model.fields="{fields}"'] if fields else []
+    return needed + [
+        note for pattern, note in NOTES[kind].items() if re.fullmatch(pattern, network)
+    ]
+
+
+def needed_fields(kind, network, arrays=()):
+    """The fields of config.model that make `network` theirs, and why: ({}, "") if none.
+
+    Args:
+      arrays: as in `notes`.
+    """
+    newer = any(re.search(r"\.se\.fc\d\.", name) for name in arrays)
+    listed = _NEWER_SENET if newer else FIELDS if kind == "torch" else {}
+    for pattern, found in listed.items():
+        if re.fullmatch(pattern, network):
+            return found
+    return {}, ""
 
 
 def table(kind, network):
@@ -502,18 +529,97 @@ def _family(network):
     return found and found[0]
 
 
+# What wrappers of a network, and the objects that hold it, put in front of its names.
+_WRAPPED = re.compile(
+    r"((module|model|_orig_mod|backbone|net|network|state_dict|model_state)\.)+"
+)
+_AVERAGED = re.compile(r"(model_ema|state_dict_ema|ema_model|ema)\.")
+
+
+def unwrapped(source, arrays):
+    """Takes wrappers' prefixes off a file's names: ({name: array}, notes).
+
+    Names of a moving average beside others are kept, so that they fit nothing.
+
+    Raises:
+      WeightsError: two arrays would get one name.
+    """
+    if all(map(_AVERAGED.match, arrays)):
+        arrays = {_AVERAGED.sub("", name, 1): value for name, value in arrays.items()}
+    result, prefixes = {}, {}
+    for name, value in arrays.items():
+        prefix = found[0] if (found := _WRAPPED.match(name)) else ""
+        prefixes[prefix] = None
+        short = name.removeprefix(prefix)
+        if short in result:
+            raise WeightsError(
+                f"{source} has {short} under several of the prefixes "
+                f"{', '.join(prefixes)}: choose one by config.init_key"
+            )
+        result[short] = value
+    left_off = [prefix for prefix in prefixes if prefix]
+    notes = [f"{', '.join(left_off)} is left off their names"] if left_off else []
+    return result, notes
+
+
+# What the layer of class scores is called in one library or another.
+HEADS = "linear classifier head head.fc last_linear fc".split()
+
+
+def with_head(arrays, theirs):
+    """Gives a head that has another usual name the name of the table.
+
+    Args:
+      arrays: {name: array} of torch.
+      theirs: {our name: their name}.
+
+    Returns:
+      (arrays, the head's name in the file or None, notes).
+    """
+    kernels = [n for n in theirs if n.endswith("/kernel") and is_class_score(n)]
+    known = {theirs[n].removesuffix(".weight") for n in kernels if not side_head(n)}
+    found = [n for n in (*known, *HEADS) if f"{n}.weight" in arrays]
+    if not found or found[0] in known:
+        return arrays, found[0] if found else None, []
+    if len(found) > 1 or len(known) > 1:
+        return arrays, None, []
+    (name,), (head,) = found, known
+    renamed = {
+        head + n.removeprefix(name) if n in (f"{name}.weight", f"{name}.bias") else n: a
+        for n, a in arrays.items()
+    }
+    return renamed, name, [f"their head is called {name}"]
+
+
+def is_class_score(name):
+    """Whether an array of ours belongs to a layer that gives class scores."""
+    layer = name.split("/", 1)[1].rsplit("/", 1)[0]
+    return CLASSIFIERS.fullmatch(layer) is not None
+
+
+def side_head(name):
+    """The side head that an array of ours belongs to; "" for the network itself."""
+    found = re.match(r"\w+/(auxiliary_head|side_heads_\w+?)/", name)
+    return found[1] if found else ""
+
+
+def is_resnet(network):
+    """Whether the layers of a network are called as those of torchvision's ResNet."""
+    known = table("torch", network)
+    return known is not None and known[0] is RESNET
+
+
 def canonical(kind, network, arrays):
     """Brings a file's names to the spelling of the tables, since spellings vary.
 
     torchvision's older DenseNet files have norm.1 for norm1. timm's VGG has another
     head, and its newer SENets have other names than the authors'. keras numbers layers
     through a session, so that a network may begin at conv2d_94; older versions write
-    conv1/conv for conv1_conv. Wrappers for several devices put "module." in front.
+    conv1/conv for conv1_conv.
     """
     result = {}
     if kind == "torch":
         for name, value in arrays.items():
-            name = name.removeprefix("module.")
             name = re.sub(r"(denselayer\d+\.)(norm|conv)\.(\d)", r"\1\2\3", name)
             for pattern, spelling in _TIMM.get(_family(network), {}).items():
                 name = re.sub(pattern, spelling, name)

@@ -55,6 +55,8 @@ def load_start(setup):
         config.model.name,
         {name: setup.variables[name] for name in names if setup.variables.get(name)},
         config.init_layers,
+        config.model.fields.to_dict(),
+        config.init_key,
     )
     trained.say(report)
     if not report.reinitialized:

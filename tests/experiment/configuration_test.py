@@ -39,6 +39,7 @@ def test_unknown_recipe_lists_the_known_ones():
         ("optimizer.filter_rms", (("conv", 0.0),), "config.optimizer.filter_rms"),
         ("init_layers", ("*",), "config.init_layers"),
         ("init_layers", "conv1", "config.init_layers"),
+        ("init_key", "ema", "config.init_key = 'ema' chooses weights of a source"),
         ("optimizer.accumulate", 3, "not divisible by config.optimizer.accumulate = 3"),
         ("model.name", "lenet6", "did you mean 'lenet5'"),
         ("model.dtype", "float16", "none of float32, bfloat16"),

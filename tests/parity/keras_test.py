@@ -73,7 +73,7 @@ def test_a_file_of_keras(keras, tmp_path, name, network, size, suffix):
         warnings.simplefilter("ignore")
         net.save_weights(path) if suffix == ".weights.h5" else net.save(path)
     model = models.create(name, num_classes=1000)
-    variables = ours.by_name("keras", name, model, images, formats.read(path)[1])
+    variables = ours.by_name("keras", name, model, images, formats.read(path).arrays)
     theirs = images[..., ::-1] if name in ("vgg16", "resnet50") else images
     expected = np.asarray(net(theirs.astype(np.float64), training=False))
     assert expected.dtype == np.float64

@@ -56,6 +56,7 @@ def test_a_run_as_safetensors_starts_another(run, tmp_path):
     line = str(export.export_run(run, "latest", "safetensors", tmp_path))
     assert f"{tmp_path}/lenet5_modern.safetensors: logits differ by 0" in line
     assert (tmp_path / "labels.txt").read_text().split("\n") == [*"0123456789", ""]
+    assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1
     preprocessing = json.loads((tmp_path / "preprocessing.json").read_text())
     assert preprocessing["input_shape"] == [28, 28, 1]
     assert (preprocessing["mean"], preprocessing["std"]) == ([0.0], [255.0])

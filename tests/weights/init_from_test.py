@@ -1,5 +1,6 @@
 """Training that starts from the parameters of another run."""
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,9 +8,11 @@ import pytest
 import runs
 
 import models
+import train
 import weights
 from errors import ConfigError
 from training import optimizers
+from weights import formats
 
 FROZEN = {"optimizer__rate_factors": ((".", 0.0),), "num_epochs": 0.2}
 
@@ -101,6 +104,24 @@ def test_the_polyak_average_of_a_source_is_taken(tmp_path):
     runs.train_small(tmp_path / "next", init_from=str(tmp_path / "first"), **FROZEN)
     first, following = (runs.final_state(tmp_path / n)[0] for n in ("first", "next"))
     runs.assert_same_bits(following["params"], first["ema"])
+    source = tmp_path / "first"
+    for key, taken in (("", "ema"), ("params", "params")):
+        found, report = weights.load(source, "lenet5_modern", fresh(), key=key)
+        runs.assert_same_bits(found["params"], first[taken])
+        assert f"they are the run's {taken!r}; config.init_key chooses" in str(report)
+    with pytest.raises(weights.WeightsError, match="no config.init_key = 'emma'"):
+        weights.load(source, "lenet5_modern", fresh(), key="emma")
+
+
+def test_a_first_loss_that_is_not_finite_is_blamed_on_the_weights(tmp_path):
+    huge = jax.tree.map(lambda x: np.float32(1e30) * x, fresh())
+    arrays = flax.traverse_util.flatten_dict(huge, sep="/")
+    path = tmp_path / "huge.safetensors"
+    formats.write_safetensors(path, arrays, {"format": formats.OURS})
+    with pytest.raises(
+        train.NonFiniteLoss, match="loss of step 0 .*init_from = .*mean"
+    ):
+        runs.train_small(tmp_path / "run", init_from=str(path))
 
 
 def test_a_source_that_does_not_exist_leaves_no_run_behind(source, tmp_path):

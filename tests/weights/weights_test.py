@@ -5,6 +5,7 @@ import functools
 import http.server
 import pathlib
 import pickle
+import re
 import threading
 import zipfile
 
@@ -12,9 +13,11 @@ import flax
 import h5py
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
+import torch_files
 import traced
 
 import models
@@ -41,7 +44,12 @@ def flat(tree):
 
 def random(tree, seed=0):
     rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda x: rng.normal(size=x.shape).astype(x.dtype), tree)
+
+    def draw(path, x):
+        values = rng.normal(size=x.shape).astype(x.dtype)
+        return np.abs(values) if path[-1].key == "var" else values
+
+    return jax.tree_util.tree_map_with_path(draw, tree)
 
 
 def save(path, arrays, **metadata):
@@ -73,7 +81,7 @@ def test_the_layers_of_class_scores_are_those_that_depend_on_the_number_of_class
     for network in ("alexnet", "googlenet", "inception_v3", "nin", "lenet5_modern"):
         ten, eleven = flat(shapes(network)), flat(shapes(network, 11))
         depend = {name for name in ten if ten[name].shape != eleven[name].shape}
-        assert depend == {name for name in ten if weights._is_classifier(name)}
+        assert depend == {name for name in ten if names.is_class_score(name)}
 
 
 def test_a_state_dict_goes_there_and_back(tmp_path):
@@ -112,15 +120,159 @@ def test_another_number_of_classes_leaves_the_head_alone(tmp_path):
         assert (np.array_equal(flat(ours)[name], array)) == (name in head)
 
 
-def test_what_is_missing_and_what_is_left_over_is_reported(tmp_path):
+def test_what_is_left_over_is_reported(tmp_path):
     theirs = weights.to_foreign("resnet20", random(shapes("resnet20")))
-    del theirs["bn1.running_mean"]
     theirs["ema.decay"] = np.zeros(3)
     save(tmp_path / "x.safetensors", theirs)
     _, report = weights.load(tmp_path / "x.safetensors", "resnet20", shapes("resnet20"))
-    assert report.missing == ["batch_stats/backbone/bn1/mean"]
     assert report.left_over == ["ema.decay"]
     assert "in the file and not used: ema.decay" in str(report)
+
+
+def damaged(change):
+    """The file of a resnet20 after `change`, read as the library does."""
+    theirs = weights.to_foreign("resnet20", random(shapes("resnet20")))
+    change(theirs)
+    return weights.fit("x.pth", "torch", theirs, "resnet20", shapes("resnet20"))
+
+
+def spoilt(name, value):
+    """Changes one number of an array of a file."""
+
+    def change(theirs):
+        theirs[name] = theirs[name].copy()
+        theirs[name][3] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (spoilt("bn1.weight", np.nan), "not finite in bn1.weight"),
+        (spoilt("layer1.0.bn1.running_mean", np.inf), "not finite in layer1.0.bn1.run"),
+        (
+            lambda file: file.update({"fc.bias": np.full(10, 1e300)}),
+            "not finite in fc.bias",
+        ),
+        (spoilt("bn1.running_var", -1), "has negative variances in bn1.running_var"),
+        (
+            lambda file: file.update({"fc.weight": np.ones((10, 64), np.int8)}),
+            "has fc.weight as int8: quantised weights, which mean nothing without",
+        ),
+        (
+            lambda file: file.update(
+                {"fc.weight": np.ones((10, 64), ml_dtypes.float8_e5m2)}
+            ),
+            "has fc.weight as float8_e5m2: quantised",
+        ),
+    ],
+)
+def test_numbers_that_are_no_weights_are_refused(change, message):
+    with pytest.raises(weights.WeightsError, match=f"x.pth .*{message}"):
+        damaged(change)
+
+
+def drop(pattern):
+    def change(theirs):
+        for name in [name for name in theirs if re.search(pattern, name)]:
+            del theirs[name]
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (drop("running|num_batches"), "has no batch statistics, such as .*running_"),
+        (drop("^bn1.running_mean"), "lacks bn1.running_mean"),
+        (drop("running_var"), "lacks .*running_var"),
+        (drop("^bn1.bias"), "lacks bn1.bias"),
+        (drop("^fc.bias"), "has its head neither as linear, .* nor as fc.bias"),
+        (drop("^fc"), r"nor as fc.*; --config.init_layers=\"\('backbone',\)\" starts"),
+        (
+            lambda file: file.update({"conv1.bias": np.zeros(16)}),
+            "another network than resnet20: it also has conv1.bias",
+        ),
+        (
+            lambda file: file.update({"layer2.0.downsample.0.weight": np.zeros(3)}),
+            "it also has layer2.0.downsample.0.weight",
+        ),
+    ],
+)
+def test_parts_are_there_as_a_whole(change, message):
+    with pytest.raises(weights.WeightsError, match=f"x.pth .*{message}"):
+        damaged(change)
+
+
+def test_only_whole_side_heads_may_be_missing():
+    like = shapes("inception_v3")
+    arrays = {n: np.zeros(x.shape, x.dtype) for n, x in flat(like).items()}
+    side = [n for n in arrays if "/auxiliary_head/" in n]
+    missing = side.pop()
+    del arrays[missing]
+    with pytest.raises(weights.WeightsError, match=f"x lacks {missing};"):
+        weights.fit("x", "ours", arrays, "inception_v3", like)
+    for name in side:
+        del arrays[name]
+    _, report = weights.fit("x", "ours", arrays, "inception_v3", like)
+    assert sorted(report.missing) == sorted([*side, missing])
+
+
+@pytest.mark.parametrize("head", names.HEADS)
+def test_a_head_is_found_under_its_usual_names(head):
+    def rename(theirs):
+        for kind in ("weight", "bias"):
+            theirs[f"{head}.{kind}"] = theirs.pop(f"fc.{kind}")
+
+    expected = random(shapes("resnet20"))["params"]["head"]["fc"]
+    if head in ("linear", "fc"):
+        found, report = damaged(rename)
+        jax.tree.map(
+            np.testing.assert_array_equal,
+            found["params"]["head"]["fc"]["bias"],
+            expected["bias"],
+        )
+        assert (f"their head is called {head}" in str(report)) == (head != "fc")
+    else:  # its statistics are random
+        with pytest.raises(weights.WeightsError, match="name of the head tell"):
+            damaged(rename)
+
+
+def test_wrappers_leave_prefixes():
+    for prefix in "module. model. _orig_mod. backbone. net. _orig_mod.module.".split():
+        arrays, notes = names.unwrapped("x", {f"{prefix}conv1.weight": 1, "fc.bias": 2})
+        assert arrays == {"conv1.weight": 1, "fc.bias": 2}
+        assert notes == [f"{prefix} is left off their names"]
+    with pytest.raises(
+        weights.WeightsError, match="x has a.b under several of the pre"
+    ):
+        names.unwrapped("x", {"net.a.b": 1, "model.a.b": 2})
+
+
+def test_an_average_among_the_names_is_not_mixed_with_the_weights():
+    both = {"model.a.weight": 1, "model_ema.a.weight": 2}
+    arrays, _ = names.unwrapped("x", both)
+    assert arrays == {"a.weight": 1, "model_ema.a.weight": 2}
+    arrays, _ = names.unwrapped("x", {"model_ema.module.a.weight": 2})
+    assert arrays == {"a.weight": 2}
+
+
+def test_a_network_that_differs_in_a_field_is_refused(tmp_path):
+    """torchvision's bottlenecks have other strides than the paper's."""
+    save(tmp_path / "x.safetensors", {"conv1.weight": np.zeros((64, 3, 7, 7))})
+
+    def load(fields, layers=()):
+        return weights.load(
+            tmp_path / "x.safetensors", "resnet50", {"params": {}}, layers, fields
+        )
+
+    with pytest.raises(
+        weights.WeightsError, match="3x3 convolutions; add .*'stride_on': '3x3'"
+    ):
+        load({})
+    for fields in ({"stride_on": "3x3"}, {"stride_on": "1x1"}):
+        load(fields)
 
 
 @pytest.mark.parametrize(
@@ -176,9 +328,16 @@ def test_timms_newer_names(tmp_path, network, renamed):
             name = name.replace(old, new)
         theirs[name] = array
     save(tmp_path / "x.safetensors", theirs)
-    _, report = weights.load(tmp_path / "x.safetensors", network, shapes(network))
+    newer = network == "se_resnet50"
+    fields = {"stride_on": "3x3", "padded_pool": True} if newer else {}
+    _, report = weights.load(
+        tmp_path / "x.safetensors", network, shapes(network), fields=fields
+    )
     assert not report.missing and not report.left_over
-    assert ("'padded_pool': True" in str(report)) == (network == "se_resnet50")
+    assert ("'padded_pool': True" in str(report)) == newer
+    if newer:
+        with pytest.raises(weights.WeightsError, match="'padded_pool': True.* for the"):
+            weights.load(tmp_path / "x.safetensors", network, shapes(network))
 
 
 def test_the_first_kernel_of_keras_is_turned_from_bgr():
@@ -246,11 +405,12 @@ def test_damaged_and_wrong_files_are_one_clear_error(tmp_path):
     good = save(tmp_path / "a.safetensors", {"a": np.zeros(3)}).read_bytes()
     for name, content, message in (
         ("cut.safetensors", good[:-5], "damaged or no safetensors file"),
-        ("text.safetensors", b"hello, weights", "damaged or no safetensors file"),
-        ("text.pth", b"hello, weights", "damaged or no state dict saved by torch"),
-        ("text.h5", b"hello, weights", "cannot be read"),
-        ("text.keras", b"hello, weights", "damaged or no .keras file"),
-        ("text.txt", b"hello, weights", "unknown type of file; known are"),
+        ("cut.pth", b"PK\3\4cut", "damaged or no state dict saved by torch"),
+        ("old.pth", b"\x80\2cut", "damaged or no state dict saved by torch"),
+        ("cut.h5", b"\x89HDF\r\n\x1a\ncut", "cannot be read"),
+        ("text.safetensors", b"hello, weights", "no file of weights by its content"),
+        ("text.pth", b"hello, weights", "no file of weights by its content"),
+        ("empty.h5", b"", "no file of weights by its content"),
     ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(weights.WeightsError, match=message):
@@ -259,63 +419,17 @@ def test_damaged_and_wrong_files_are_one_clear_error(tmp_path):
         formats.read(tmp_path / "none.pth")
 
 
-class Fake:
-    """Pickles as a call of torch's that rebuilds a tensor, or as any other call."""
-
-    def __init__(self, function, *arguments):
-        self.call = function, arguments
-
-    def __reduce__(self):
-        return self.call
-
-
-class Saver(pickle.Pickler):
-    """Writes references to storages as torch.save does."""
-
-    def persistent_id(self, value):
-        return value if isinstance(value, tuple) and value[:1] == ("storage",) else None
-
-
-def torch_file(path, shape, strides, numbers, monkeypatch):
-    """Writes one float tensor called "a" as torch.save does."""
-    import sys
-    import types
-
-    torch, utils = types.ModuleType("torch"), types.ModuleType("torch._utils")
-    storage = type("FloatStorage", (), {"__module__": "torch"})
-
-    def rebuild(*arguments):
-        raise AssertionError
-
-    rebuild.__module__, rebuild.__qualname__ = "torch._utils", "_rebuild_tensor_v2"
-    rebuild.__name__ = "_rebuild_tensor_v2"
-    torch.FloatStorage, utils._rebuild_tensor_v2 = storage, rebuild
-    with monkeypatch.context() as patch:
-        patch.setitem(sys.modules, "torch", torch)
-        patch.setitem(sys.modules, "torch._utils", utils)
-        identifier = ("storage", storage, "0", "cpu", len(numbers))
-        tensor = Fake(rebuild, identifier, 0, shape, strides, False, {})
-        with (
-            zipfile.ZipFile(path, "w") as archive,
-            archive.open("x/data.pkl", "w") as file,
-        ):
-            Saver(file, protocol=2).dump({"a": tensor})
-    with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr("x/data/0", numbers.astype(np.float32).tobytes())
-
-
-def test_torchs_file_is_read_without_torch(tmp_path, monkeypatch):
-    path = tmp_path / "a.pth"
-    torch_file(path, (2, 3), (1, 2), np.arange(6.0), monkeypatch)
-    kind, arrays = formats.read(path)
-    assert kind == "torch"
-    np.testing.assert_array_equal(arrays["a"], [[0, 2, 4], [1, 3, 5]])
+def test_torchs_file_is_read_without_torch(tmp_path):
+    tensor = torch_files.Tensor(np.arange(6, dtype=np.float32), (2, 3), (1, 2))
+    contents = formats.read(torch_files.write(tmp_path / "a.pth", {"a": tensor}))
+    assert contents.kind == "torch"
+    np.testing.assert_array_equal(contents.arrays["a"], [[0, 2, 4], [1, 3, 5]])
 
 
 @pytest.mark.parametrize("strides", [(3, 2), (-3, 1)])
-def test_a_tensor_must_lie_inside_its_storage(tmp_path, monkeypatch, strides):
-    path = tmp_path / "a.pth"
-    torch_file(path, (2, 3), strides, np.arange(6.0), monkeypatch)
+def test_a_tensor_must_lie_inside_its_storage(tmp_path, strides):
+    tensor = torch_files.Tensor(np.arange(6, dtype=np.float32), (2, 3), strides)
+    path = torch_files.write(tmp_path / "a.pth", {"a": tensor})
     with pytest.raises(weights.WeightsError, match="damaged"):
         formats.read(path)
 
@@ -324,7 +438,7 @@ def test_a_tensor_must_lie_inside_its_storage(tmp_path, monkeypatch, strides):
 def test_code_in_a_pickle_is_not_executed(tmp_path, zipped):
     mark, path = tmp_path / "executed", tmp_path / "evil.pth"
     content = pickle.dumps(
-        {"a": Fake(exec, f"open({str(mark)!r}, 'w').close()")}, protocol=2
+        {"a": torch_files.Call(exec, f"open({str(mark)!r}, 'w').close()")}, protocol=2
     )
     if zipped:
         with zipfile.ZipFile(path, "w") as archive:
@@ -355,7 +469,7 @@ def test_keras_files_old_and_new(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.keras", "w") as archive:
         archive.write(tmp_path / "new.weights.h5", "model.weights.h5")
     for name in ("new.weights.h5", "a.keras"):
-        kind, arrays = formats.read(tmp_path / name)
+        kind, arrays, *_ = formats.read(tmp_path / name)
         assert kind == "keras"
         assert sorted(arrays) == [
             "conv1_bn/beta",
@@ -364,7 +478,7 @@ def test_keras_files_old_and_new(tmp_path):
             "conv1_conv/kernel",
         ]
         np.testing.assert_array_equal(arrays["conv1_bn/moving_variance"], mean + 2)
-    _, arrays = formats.read(tmp_path / "old.h5")
+    arrays = formats.read(tmp_path / "old.h5").arrays
     np.testing.assert_array_equal(arrays["conv1_conv/kernel"], kernel)
 
 
