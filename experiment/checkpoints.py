@@ -7,7 +7,8 @@ leaf). Orbax reads a flipped bit without complaint; the checksums here catch it.
 
 Reading never writes, so evaluation works on a read-only directory and while training
 runs. Only `save` removes what a killed run left (`*.orbax-checkpoint-tmp`) and renames
-what `restore` found damaged to `damaged-<step>`.
+what `restore` found damaged to `damaged-<step>`. A checkpoint whose record cannot be
+read may be the best one, so `save` never deletes it.
 """
 
 import asyncio
@@ -60,16 +61,18 @@ class Checkpoints:
                 f"{keep_last}, {keep_best} and {best_mode!r}"
             )
         self._directory = pathlib.Path(directory).absolute()
-        self._keep_last, self._keep_best = keep_last, keep_best
-        self._best_metric, self._sign = best_metric, 1 if best_mode == "min" else -1
+        sign = 1 if best_mode == "min" else -1
+        self._ranking = _Ranking(best_metric, sign, keep_last, keep_best)
         self._manager = None  # the writer, made by the first save, in process 0 only
         self._ready = False  # the directory is clear and process 0 has the manager
         self._saving = None  # the step that is being written, if any
         self._damaged = {}  # step -> reason, found by restore
-        self._metrics = {}  # step -> metrics
+        self._unreadable = {}  # step -> why its record cannot be read
         for step in self._steps_on_disk():
-            with contextlib.suppress(Exception):  # restore reports damage
-                self._metrics[step] = _read_record(self._path(step))["metrics"]
+            try:
+                self._ranking.metrics[step] = _read_record(self._path(step))["metrics"]
+            except Exception as e:  # damaged JSON raises anything
+                self._unreadable[step] = _in_words(e)
 
     def save(self, step, state, metrics=None, meta=None):
         """Starts to save `state`; its buffers may be donated as soon as this returns.
@@ -82,7 +85,7 @@ class Checkpoints:
         self._open()
         if metrics:
             metrics = {k: float(v) for k, v in metrics.items()}
-            metrics[self._best_metric]  # a KeyError now, not a run without a best
+            metrics[self._ranking.metric]  # a KeyError now, not a run without a best
         host = jax.tree.map(_to_host, state)
         leaves = {name: _describe(leaf) for name, leaf in _named_leaves(host).items()}
         record = {"meta": meta, "metrics": metrics or None, "leaves": leaves}
@@ -93,14 +96,17 @@ class Checkpoints:
         )
         step = int(step)
         if step not in self.all_steps():
-            self._metrics[step] = record["metrics"]
+            self._ranking.metrics[step] = record["metrics"]
         with self._reporting(step):
             if jax.process_index() == 0 and step not in self._manager.all_steps():
                 self._manager.save(step, args=args, force=True)
         self._saving = step
 
-    def restore(self, abstract_state=None, step=None):
+    def restore(self, abstract_state=None, step=None, best=False):
         """Returns (state, step, meta) of the newest good checkpoint, or None.
+
+        With `best` it is the good one with the best metric, or the newest if none has
+        a metric, which is said in a warning.
 
         `abstract_state` is a pytree of ShapeDtypeStructs whose shardings say where the
         arrays go. Without it the state comes as saved: nested dicts and lists of numpy
@@ -111,7 +117,7 @@ class Checkpoints:
         """
         self.wait()
         damaged = {}
-        while (found := self._next_candidate(step, damaged)) is not None:
+        while (found := self._next_candidate(step, best, damaged)) is not None:
             loaded, error = None, None
             try:
                 loaded = _load(self._path(found), abstract_state)
@@ -122,6 +128,8 @@ class Checkpoints:
                 raise error
             if reason is None:
                 self._report(damaged, found)
+                if best:
+                    self._report_best(found)
                 return loaded[0], found, loaded[1]
             if step is not None:
                 raise CheckpointError(
@@ -139,7 +147,7 @@ class Checkpoints:
 
     def best_step(self):
         """The step with the best metric among all_steps(); None if none has one."""
-        ranked = self._ranked(self.all_steps())
+        ranked = self._ranking.ranked(self.all_steps())
         return ranked[0] if ranked else None
 
     def all_steps(self):
@@ -183,7 +191,8 @@ class Checkpoints:
                 self._remove_unfinished()
                 for step in self._damaged:
                     self._set_aside(step)
-                self._manager = _writer(self._directory, self._kept)
+                self._manager = _writer(self._directory, self._ranking.kept)
+        self._report_unreadable()
         self._damaged = {}
         self._ready = True
 
@@ -204,20 +213,6 @@ class Checkpoints:
             target = self._directory / f"damaged-{step}-{count}"
         os.rename(self._directory / str(step), target)
 
-    def _kept(self, steps):
-        best = self._ranked(steps)[: self._keep_best]
-        return {*sorted(steps)[-self._keep_last :], *best}
-
-    def _ranked(self, steps):
-        """The `steps` with a finite metric, best first; of equals the newest first."""
-        score = {
-            s: self._sign * self._metrics[s][self._best_metric]
-            for s in steps
-            if self._metrics.get(s) and self._best_metric in self._metrics[s]
-        }
-        finite = [s for s in score if np.isfinite(score[s])]
-        return sorted(finite, key=lambda s: (score[s], -s))
-
     @contextlib.contextmanager
     def _reporting(self, step=None):
         """Turns an error of process 0 into CheckpointError in every process.
@@ -236,7 +231,7 @@ class Checkpoints:
         with contextlib.suppress(OSError):
             if jax.process_index() == 0:
                 self._remove_unfinished()  # it may be what fills the disk
-        self._metrics.pop(step, None)
+        self._ranking.metrics.pop(step, None)
         steps = self.all_steps()
         raise CheckpointError(
             f"cannot write checkpoint{'' if step is None else f' {step}'} to "
@@ -256,14 +251,15 @@ class Checkpoints:
         names = (p.name for p in self._directory.iterdir() if p.is_dir())
         return sorted(int(n) for n in names if n.isdecimal())
 
-    def _next_candidate(self, step, damaged):
+    def _next_candidate(self, step, best, damaged):
         """The step to try next, as process 0 sees the directory; None at the end."""
         steps = [s for s in self._steps_on_disk() if s not in damaged]
         if step is not None and step not in steps:
             raise CheckpointError(
                 f"no checkpoint {step} in {self._directory}, it has {steps}"
             )
-        found = step if step is not None else max(steps, default=-1)
+        ranked = self._ranking.ranked(steps) if best else []
+        found = step if step is not None else [*ranked, *reversed(steps), -1][0]
         if jax.process_count() > 1:
             found = int(multihost_utils.broadcast_one_to_all(np.int32(found)))
         return None if found < 0 else found
@@ -282,6 +278,69 @@ class Checkpoints:
                     step,
                 )
         self._damaged.update(damaged)
+
+    def _report_best(self, found):
+        """Warns if another checkpoint than `found` may be the best one."""
+        if jax.process_index() != 0:
+            return
+        if not self._ranking.ranked([found]):
+            logging.warning(
+                "no good checkpoint in %s has an evaluation: taking the newest, %d",
+                self._directory,
+                found,
+            )
+        for step, reason in self._unreadable.items():
+            if step not in self._damaged and self._path(step).exists():
+                logging.warning(
+                    "the record of checkpoint %d in %s cannot be read (%s), so it may "
+                    "be the best one: taking checkpoint %d",
+                    step,
+                    self._directory,
+                    reason,
+                    found,
+                )
+
+    def _report_unreadable(self):
+        """Warns once of each checkpoint that is kept because nobody knows its rank."""
+        if jax.process_index() == 0:
+            for step, reason in self._unreadable.items():
+                if step not in self._damaged:
+                    logging.warning(
+                        "the record of checkpoint %d in %s cannot be read (%s): it may "
+                        "be the best one, so it is kept until you remove it",
+                        step,
+                        self._directory,
+                        reason,
+                    )
+        self._unreadable = {}
+
+
+@dataclasses.dataclass
+class _Ranking:
+    """Ranks the steps by the metrics they were saved with, and says which are kept."""
+
+    metric: str
+    sign: int  # 1: the smallest is the best, -1: the largest
+    keep_last: int
+    keep_best: int
+    metrics: dict = dataclasses.field(default_factory=dict)  # step -> metrics or None
+
+    def ranked(self, steps):
+        """The `steps` with a finite metric, best first; of equals the newest first."""
+        score = {
+            s: self.sign * self.metrics[s][self.metric]
+            for s in steps
+            if self.metrics.get(s) and self.metric in self.metrics[s]
+        }
+        finite = [s for s in score if np.isfinite(score[s])]
+        return sorted(finite, key=lambda s: (score[s], -s))
+
+    def kept(self, steps):
+        """The newest, the best, and those of which it is not known what they are."""
+        known = sorted(s for s in steps if s in self.metrics)
+        unknown = [s for s in steps if s not in self.metrics]
+        best = self.ranked(known)[: self.keep_best]
+        return {*known[-self.keep_last :], *best, *unknown}
 
 
 def _read_record(path):
@@ -455,7 +514,11 @@ def _agreed_damage(error):
         return None
     if not damaged:
         return "another process could not read it"
-    return f"{type(error).__name__}: {str(error).splitlines()[0]}"
+    return _in_words(error)
+
+
+def _in_words(error):
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
 def _any_process(flag):

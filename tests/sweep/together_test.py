@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 
 import flax.linen as nn
 import jax
@@ -16,7 +17,7 @@ import models
 import sweep
 import train
 from errors import ConfigError
-from experiment import workdir
+from experiment import ownership, workdir
 from models import layers
 from sweep import grid, table, together
 
@@ -61,10 +62,10 @@ def tiny_network(monkeypatch):
     monkeypatch.setitem(models.MODELS, "pooled", Pooled)
 
 
-def sweep_small(path, *vary, at_once=0, **overrides):
+def sweep_small(path, *vary, at_once=0, stop=lambda: False, **overrides):
     """Sweeps in this process; returns the table."""
     config = runs.small_config(**(SMALL | overrides))
-    return str(sweep.sweep(config, workdir.Workdir(path), vary, at_once))
+    return str(sweep.sweep(config, workdir.Workdir(path), vary, at_once, stop))
 
 
 def losses(path):
@@ -193,6 +194,51 @@ def test_a_sweep_goes_on_with_the_classes_that_it_began_with(tiny_network, tmp_p
     with pytest.raises(data_source.DataError, match="only here 0; only there zero"):
         sweep_small(tmp_path, "seed=0,1", num_epochs=0.2)
     assert not (tmp_path / "seed=1").exists()
+
+
+def at_call(number):
+    """A stop that is asked for from the `number`th question on."""
+    calls = iter(range(10**6))
+    return lambda: next(calls) >= number
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_a_sweep_that_is_stopped_goes_on_to_the_same_bits(
+    tiny_network, tmp_path, at_once
+):
+    """It was once killed by SIGTERM, and began its runs again."""
+    settings = {"at_once": at_once, "eval__every_epochs": 0.5, "eval__batch_size": 203}
+    whole = sweep_small(tmp_path / "whole", "seed=0,1,2", **settings)
+    steps = []
+    # A run asks at its three dispatches (4, 5, 8, 10) and in its two evaluations.
+    for number in (1, 2, 4, 7):
+        with pytest.raises(train.Preempted) as error:
+            sweep_small(
+                tmp_path / "parts", "seed=0,1,2", stop=at_call(number), **settings
+            )
+        assert error.value.exit_code == 75
+        steps.append(str(error.value).split(" of ")[0])
+    assert "lock" not in "".join(map(str, tmp_path.rglob("*")))
+    assert sweep_small(tmp_path / "parts", "seed=0,1,2", **settings) == whole
+    for seed in (0, 1, 2):
+        a, b = (tmp_path / name / f"seed={seed}" for name in ("whole", "parts"))
+        runs.assert_same_bits(runs.final_state(a)[0], runs.final_state(b)[0])
+        for line in (a, b):
+            text = (line / "metrics.jsonl").read_text().splitlines()
+            evaluated = [x["step"] for x in map(json.loads, text) if "eval/error" in x]
+            assert evaluated == [5, 10]
+    assert len(set(steps)) > 1
+
+
+def test_a_sweep_does_not_touch_what_has_an_owner(tiny_network, tmp_path):
+    for owned in ("", "seed=0"):
+        with workdir.Workdir(tmp_path / owned).lock as lock:
+            lock.take()
+            with pytest.raises(ownership.Owned, match=f"in {tmp_path / owned} since"):
+                sweep_small(tmp_path, "seed=0")
+            assert lock.check() is None
+    assert os.listdir(tmp_path) == ["seed=0"]
+    assert os.listdir(tmp_path / "seed=0") == []
 
 
 def test_seeds_and_numbers_share_one_compiled_program(tiny_network, tmp_path):
