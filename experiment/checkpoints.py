@@ -67,12 +67,8 @@ class Checkpoints:
         self._ready = False  # the directory is clear and process 0 has the manager
         self._saving = None  # the step that is being written, if any
         self._damaged = {}  # step -> reason, found by restore
-        self._unreadable = {}  # step -> why its record cannot be read
         for step in self._steps_on_disk():
-            try:
-                self._ranking.metrics[step] = _read_record(self._path(step))["metrics"]
-            except Exception as e:  # damaged JSON raises anything
-                self._unreadable[step] = _in_words(e)
+            self._ranking.read(step, self._path(step))
 
     def save(self, step, state, metrics=None, meta=None):
         """Starts to save `state`; its buffers may be donated as soon as this returns.
@@ -128,8 +124,8 @@ class Checkpoints:
                 raise error
             if reason is None:
                 self._report(damaged, found)
-                if best:
-                    self._report_best(found)
+                if best and jax.process_index() == 0:
+                    self._ranking.warn_of_choice(found, self._damaged)
                 return loaded[0], found, loaded[1]
             if step is not None:
                 raise CheckpointError(
@@ -188,11 +184,12 @@ class Checkpoints:
         with self._reporting():
             if jax.process_index() == 0:
                 self._directory.mkdir(parents=True, exist_ok=True)
-                self._remove_unfinished()
+                _remove_unfinished(self._directory)
                 for step in self._damaged:
-                    self._set_aside(step)
+                    _set_aside(self._path(step))
+                self._ranking.warn("so it is kept until you remove it", self._damaged)
+                self._ranking.unreadable = {}  # once is enough
                 self._manager = _writer(self._directory, self._ranking.kept)
-        self._report_unreadable()
         self._damaged = {}
         self._ready = True
 
@@ -200,18 +197,6 @@ class Checkpoints:
         manager, self._manager, self._ready = self._manager, None, False
         if manager is not None:
             manager.close()
-
-    def _remove_unfinished(self):
-        for path in self._directory.glob("*.orbax-checkpoint-tmp*"):
-            shutil.rmtree(path)
-
-    def _set_aside(self, step):
-        target = self._directory / f"damaged-{step}"
-        count = 1
-        while target.exists():
-            count += 1
-            target = self._directory / f"damaged-{step}-{count}"
-        os.rename(self._directory / str(step), target)
 
     @contextlib.contextmanager
     def _reporting(self, step=None):
@@ -230,7 +215,7 @@ class Checkpoints:
             self._release()  # reports the same error again
         with contextlib.suppress(OSError):
             if jax.process_index() == 0:
-                self._remove_unfinished()  # it may be what fills the disk
+                _remove_unfinished(self._directory)  # it may be what fills the disk
         self._ranking.metrics.pop(step, None)
         steps = self.all_steps()
         raise CheckpointError(
@@ -279,41 +264,6 @@ class Checkpoints:
                 )
         self._damaged.update(damaged)
 
-    def _report_best(self, found):
-        """Warns if another checkpoint than `found` may be the best one."""
-        if jax.process_index() != 0:
-            return
-        if not self._ranking.ranked([found]):
-            logging.warning(
-                "no good checkpoint in %s has an evaluation: taking the newest, %d",
-                self._directory,
-                found,
-            )
-        for step, reason in self._unreadable.items():
-            if step not in self._damaged and self._path(step).exists():
-                logging.warning(
-                    "the record of checkpoint %d in %s cannot be read (%s), so it may "
-                    "be the best one: taking checkpoint %d",
-                    step,
-                    self._directory,
-                    reason,
-                    found,
-                )
-
-    def _report_unreadable(self):
-        """Warns once of each checkpoint that is kept because nobody knows its rank."""
-        if jax.process_index() == 0:
-            for step, reason in self._unreadable.items():
-                if step not in self._damaged:
-                    logging.warning(
-                        "the record of checkpoint %d in %s cannot be read (%s): it may "
-                        "be the best one, so it is kept until you remove it",
-                        step,
-                        self._directory,
-                        reason,
-                    )
-        self._unreadable = {}
-
 
 @dataclasses.dataclass
 class _Ranking:
@@ -324,6 +274,13 @@ class _Ranking:
     keep_last: int
     keep_best: int
     metrics: dict = dataclasses.field(default_factory=dict)  # step -> metrics or None
+    unreadable: dict = dataclasses.field(default_factory=dict)  # step -> (path, reason)
+
+    def read(self, step, path):
+        try:
+            self.metrics[step] = _read_record(path)["metrics"]
+        except Exception as e:  # damaged JSON raises anything
+            self.unreadable[step] = path, _in_words(e)
 
     def ranked(self, steps):
         """The `steps` with a finite metric, best first; of equals the newest first."""
@@ -341,6 +298,43 @@ class _Ranking:
         unknown = [s for s in steps if s not in self.metrics]
         best = self.ranked(known)[: self.keep_best]
         return {*known[-self.keep_last :], *best, *unknown}
+
+    def warn_of_choice(self, step, damaged):
+        """Warns if it is not certain that `step` is the best one."""
+        if not self.ranked([step]):
+            logging.warning(
+                "no good checkpoint was saved with an evaluation: taking checkpoint "
+                "%d, the newest",
+                step,
+            )
+        self.warn(f"but checkpoint {step} is taken", damaged)
+
+    def warn(self, consequence, damaged):
+        """Warns of each step of unknown rank, except those told as `damaged`."""
+        for step, (path, reason) in self.unreadable.items():
+            if step not in damaged and path.exists():
+                logging.warning(
+                    "the record of checkpoint %s cannot be read (%s): it may be the "
+                    "best one, %s",
+                    path,
+                    reason,
+                    consequence,
+                )
+
+
+def _remove_unfinished(directory):
+    for path in directory.glob("*.orbax-checkpoint-tmp*"):
+        shutil.rmtree(path)
+
+
+def _set_aside(path):
+    """Renames the checkpoint `path` to damaged-<step>."""
+    target = path.with_name(f"damaged-{path.name}")
+    count = 1
+    while target.exists():
+        count += 1
+        target = path.with_name(f"damaged-{path.name}-{count}")
+    os.rename(path, target)
 
 
 def _read_record(path):
@@ -374,21 +368,31 @@ def _load(path, abstract_state):
 
 
 class _ArrayHandler(ocp.type_handlers.NumpyHandler):
-    """Lets every read end before it raises the first error.
+    """Lets every read or write end before it raises the first error.
 
-    Otherwise the reads that are still running report to a closed event loop, each with
-    a traceback that nobody can catch.
+    Otherwise those that are still running report to a closed event loop, each with a
+    traceback that nobody can catch.
     """
 
     async def deserialize(self, infos, args=None):
         read = super().deserialize
         args = args or [ocp.RestoreArgs()] * len(infos)
         reads = [read([info], [arg]) for info, arg in zip(infos, args, strict=True)]
-        results = await asyncio.gather(*reads, return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
-        return [result[0] for result in results]
+        return [result[0] for result in await _ended(reads)]
+
+    async def _background_serialize(self, values, infos, args=None):
+        write = super()._background_serialize
+        each = zip(values, infos, args, strict=True)
+        await _ended([write([v], [info], [arg]) for v, info, arg in each])
+
+
+async def _ended(coroutines):
+    """The results of all; raises the first error when the last has ended."""
+    results = await asyncio.gather(*coroutines, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return results
 
 
 # Process 0 writes without waiting for the others.

@@ -191,7 +191,7 @@ class Group:
             if due(self.step, eval_every) or self.step == program.total:
                 self._evaluate(stop)  # what a stop cut short
             while self.step < program.total and self._going():
-                if stop():
+                if self.step > 0 and stop():  # there is nothing to save at 0
                     self._stop()
                 until = min(
                     program.total,

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 
 import flax.linen as nn
 import jax
@@ -202,32 +203,46 @@ def at_call(number):
     return lambda: next(calls) >= number
 
 
-@pytest.mark.parametrize("at_once", [1, 2])
+@pytest.mark.parametrize(
+    ("at_once", "numbers", "steps"),
+    [
+        # In an evaluation, between steps, in the last evaluation, between two runs.
+        (1, (2, 3, 2, 2), [5, 8, 10, None]),
+        # When one of two runs has been evaluated, and between steps.
+        pytest.param(2, (3, 3), [5, 8], marks=pytest.mark.slow),
+    ],
+)
 def test_a_sweep_that_is_stopped_goes_on_to_the_same_bits(
-    tiny_network, tmp_path, at_once
+    tiny_network, tmp_path, monkeypatch, at_once, numbers, steps
 ):
-    """It was once killed by SIGTERM, and began its runs again."""
-    settings = {"at_once": at_once, "eval__every_epochs": 0.5, "eval__batch_size": 203}
-    whole = sweep_small(tmp_path / "whole", "seed=0,1,2", **settings)
-    steps = []
-    # A run asks at its three dispatches (4, 5, 8, 10) and in its two evaluations.
-    for number in (1, 2, 4, 7):
-        with pytest.raises(train.Preempted) as error:
-            sweep_small(
-                tmp_path / "parts", "seed=0,1,2", stop=at_call(number), **settings
-            )
+    """SIGTERM once killed it, and it began its runs again."""
+    settings = {"eval__every_epochs": 0.5, "eval__batch_size": 203}
+    program = together.Program(runs.small_config(**SMALL, **settings), {"seed": ()})
+    monkeypatch.setattr(together, "Program", lambda config, varied: program)
+
+    def train_both(name, stop=lambda: False):
+        vary = "seed=0,1"
+        return sweep_small(
+            tmp_path / name, vary, at_once=at_once, stop=stop, **settings
+        )
+
+    whole = train_both("whole")
+    stopped_at = []
+    for number in numbers:
+        with pytest.raises(train.Preempted, match="the same command goes on") as error:
+            train_both("parts", at_call(number))
         assert error.value.exit_code == 75
-        steps.append(str(error.value).split(" of ")[0])
-    assert "lock" not in "".join(map(str, tmp_path.rglob("*")))
-    assert sweep_small(tmp_path / "parts", "seed=0,1,2", **settings) == whole
-    for seed in (0, 1, 2):
+        found = re.match(r"stopped at step (\d+) of 10;", str(error.value))
+        stopped_at.append(found and int(found[1]))
+    assert stopped_at == steps
+    assert not list(tmp_path.rglob("lock"))
+    assert train_both("parts") == whole
+    for seed in (0, 1):
         a, b = (tmp_path / name / f"seed={seed}" for name in ("whole", "parts"))
         runs.assert_same_bits(runs.final_state(a)[0], runs.final_state(b)[0])
-        for line in (a, b):
-            text = (line / "metrics.jsonl").read_text().splitlines()
-            evaluated = [x["step"] for x in map(json.loads, text) if "eval/error" in x]
-            assert evaluated == [5, 10]
-    assert len(set(steps)) > 1
+        lines = (b / "metrics.jsonl").read_text().splitlines()
+        evaluated = [x["step"] for x in map(json.loads, lines) if "eval/error" in x]
+        assert evaluated == [5, 10]
 
 
 def test_a_sweep_does_not_touch_what_has_an_owner(tiny_network, tmp_path):
