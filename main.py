@@ -100,10 +100,8 @@ def _export(options, config, runs):
 def _sweep(options, config, runs):
     import sweep
 
-    stop = stopping.StopSignal()
-    return sweep.sweep(
-        config, runs[0], options.vary, options.together, lambda: stop.requested
-    )
+    asked = stopping.StopSignal().asked
+    return sweep.sweep(config, runs[0], options.vary, options.together, asked)
 
 
 MODES = {

@@ -37,6 +37,9 @@ class StopSignal:
             if not (number == signal.SIGHUP and ignored):
                 signal.signal(number, self._request)
 
+    def asked(self):
+        return self.requested
+
     def _request(self, number, frame):
         del frame
         self.requested = True

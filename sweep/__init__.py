@@ -52,7 +52,7 @@ def sweep(config, parent, vary, at_once=0, stop=lambda: False):
             parent.lock.take()
             runs = grid.make_runs(config, parent, varied)  # as they are from now on
         if pending := _pending(runs):
-            program = together.Program(config, varied, pending)
+            program = together.Program(config, varied, runs)
             parent.lock.take()
             if not at_once:
                 at_once = 1 if jax.default_backend() == "cpu" else len(runs)

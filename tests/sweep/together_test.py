@@ -218,7 +218,7 @@ def test_a_sweep_that_is_stopped_goes_on_to_the_same_bits(
     """SIGTERM once killed it, and it began its runs again."""
     settings = {"eval__every_epochs": 0.5, "eval__batch_size": 203}
     program = together.Program(runs.small_config(**SMALL, **settings), {"seed": ()})
-    monkeypatch.setattr(together, "Program", lambda config, varied: program)
+    monkeypatch.setattr(together, "Program", lambda *arguments: program)
 
     def train_both(name, stop=lambda: False):
         vary = "seed=0,1"
