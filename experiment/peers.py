@@ -76,8 +76,9 @@ def end_all(error, known):
     """
     if _client is None:
         return
-    if known is None and ("Gloo" in str(error) or "JaxRuntime" in type(error).__name__):
+    if known is None and any(name in str(error) for name in ("Gloo", "NCCL")):
         time.sleep(5)  # a collective failed: another process may say why
+        _end(f"{_DIED} ({_in_words(error)})", 1)
     if known is None:
         traceback.print_exception(error)
     line = str(known or _in_words(error))
@@ -135,7 +136,7 @@ def _end(line, code):
     print(f"error: {line}", file=sys.stderr, flush=True)
     sys.stdout.flush()
     ownership.release_all()
-    if line != _DIED:  # the store may have died with it
+    if not line.startswith(_DIED):  # the store may have died with it
         with contextlib.suppress(Exception):
             _client.key_value_set(f"{_HEARD}/{_process}", "")
             while _process == 0 and len(_client.key_value_dir_get(_HEARD)) < _count:

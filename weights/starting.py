@@ -109,7 +109,8 @@ def restore(setup, saved, name=""):
     state, step, meta = restored
     total, config = setup.durations.total, setup.config
     if step > total:
-        field = "num_steps" if config.num_steps else "num_epochs"
+        by_steps = config.num_steps and config.num_epochs  # 0 epochs train nothing
+        field = "num_steps" if by_steps else "num_epochs"
         raise ConfigError(
             f"{name}config.{field} = {config[field]} ends at step {total}, but the run "
             f"is at step {step} already: nothing was changed; ask for more, or choose "

@@ -422,6 +422,17 @@ def test_full_disk(tmp_path, warned):
     assert not warned  # the error says it once
 
 
+def test_full_disk_is_told_in_one_line(tmp_path, capfd):
+    """Writes that were still running once reported to a closed event loop."""
+    rng = np.random.default_rng(0)
+    run = Checkpoints(tmp_path)
+    with file_size_limit(20_000):
+        run.save(1, {str(n): rng.random(10_000) for n in range(30)})
+        with pytest.raises(CheckpointError, match="File too large"):
+            run.close()
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize("surfaces_at", ["save", "wait", "close"])
 def test_failed_write_surfaces_at_the_next_call(tmp_path, surfaces_at):
     run = Checkpoints(tmp_path, keep_last=1)
