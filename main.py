@@ -12,8 +12,8 @@
         --vary=seed=0,1,2 --vary=optimizer.learning_rate=0.03,0.1
 
 Exit codes: 0 done; 1 failed, with one line that says why; 2 a wrong flag or config;
-3 the loss is not finite; 75 told to stop (SIGTERM, Ctrl-C), state saved, the same
-command goes on.
+3 the loss is not finite; 75 told to stop by a signal, state saved, the same command
+goes on.
 """
 
 import os
@@ -29,13 +29,13 @@ from absl import logging  # noqa: E402
 
 from errors import PREEMPTED, UserError, foreign  # noqa: E402
 from experiment import options as flags  # noqa: E402
+from experiment import peers, stopping  # noqa: E402
 
 # Each mode maps (options, config, runs) to what is printed, and imports what it needs.
 
 
 def _train(options, config, runs):
     import train
-    from experiment import stopping
 
     return train.train(config, runs[0], stopping.StopSignal())
 
@@ -100,7 +100,8 @@ def _export(options, config, runs):
 def _sweep(options, config, runs):
     import sweep
 
-    return sweep.sweep(config, runs[0], options.vary, options.together)
+    asked = stopping.StopSignal().asked
+    return sweep.sweep(config, runs[0], options.vary, options.together, asked)
 
 
 MODES = {
@@ -123,16 +124,18 @@ def main(argv):
             print(f"{__doc__}\n{options.get_help()}")
             return 0
         result = _run(options)
-        if _is_first_process():
+        if peers.is_first():
             print(result, flush=True)
         return 0
     except Exception as error:
         known = foreign.as_user_error(error)
+        if known is None or known.exit_code != PREEMPTED:
+            peers.end_all(error, known)  # returns if this process is the only one
         if known is None:
             raise
         if known.exit_code != PREEMPTED:
             print(f"error: {known}", file=sys.stderr, flush=True)
-        elif _is_first_process():
+        elif peers.is_first():
             print(known, flush=True)
         return known.exit_code
 
@@ -169,12 +172,9 @@ def _run(options):
     return MODES[options.mode](options, config, runs)
 
 
-def _is_first_process():
-    jax = sys.modules.get("jax")  # a mode that does not import it has one process
-    return jax is None or jax.process_index() == 0
-
-
 if __name__ == "__main__":
     logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)
-    sys.exit(main(sys.argv))
+    code = main(sys.argv)
+    stopping.ignore_signals()
+    sys.exit(code)

@@ -70,20 +70,20 @@ def train(config, run, stop):
       `Finished`.
 
     Raises:
+      Owned: another process trains in this directory.
+      ConfigError: the run is past the end that `config` asks for.
       Preempted: a stop was asked for; the state is saved.
       NonFiniteLoss: the loss is not a number; the last good state is saved.
       OutOfMemory: a device cannot hold a step.
     """
-    trainer = Trainer(config, run, stop)
-    try:
-        result = trainer.run()
-        return Finished(run, trainer.step, result)
-    except jax.errors.JaxRuntimeError as error:
-        if not memory.is_out_of_memory(error):
-            raise
-        raise memory.OutOfMemory(trainer.memory.explain()) from error
-    finally:
-        trainer.close()
+    with run.lock, contextlib.closing(Trainer(config, run, stop)) as trainer:
+        try:
+            result = trainer.run()
+            return Finished(run, trainer.step, result)
+        except jax.errors.JaxRuntimeError as error:
+            if not memory.is_out_of_memory(error):
+                raise
+            raise memory.OutOfMemory(trainer.memory.explain()) from error
 
 
 class Trainer:
@@ -95,13 +95,12 @@ class Trainer:
         self.seed = np.int64(config.seed)  # programs take it as jax.random.key does
         if self.first:
             run.check(config)  # before a long download
+            if run.path.exists():
+                run.lock.take()
         setup = starting.numbered(build.setup(config), run)
         start = None
         if not run.checkpoints.exists():
             start = starting.load_start(setup)  # before a directory is made
-        if self.first:
-            run.create(config)
-        self.setup = setup = image_statistics.find(setup, run)
         self.durations, self.total = setup.durations, setup.durations.total
         self.saved = checkpoints.Checkpoints(
             run.checkpoints,
@@ -109,7 +108,11 @@ class Trainer:
             keep_best=config.checkpoint.keep_best,
             best_metric=setup.score,
         )
-        found = starting.restore(setup, self.saved)
+        found = starting.restore(setup, self.saved)  # nothing is written before it
+        if self.first:
+            run.lock.take()
+            run.create(config)
+        self.setup = setup = image_statistics.find(setup, run)
         if found is None:
             start = starting.load_start(setup) if start is None else start
             found = starting.new_state(setup, start), -1
@@ -289,6 +292,7 @@ class Trainer:
 
     def _save(self):
         """Saves the state, unless it holds a number that is not finite."""
+        self.workdir.lock.check()
         self._report()
         self._checked(self.sums)
         start = time.perf_counter()

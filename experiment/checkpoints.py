@@ -7,7 +7,8 @@ leaf). Orbax reads a flipped bit without complaint; the checksums here catch it.
 
 Reading never writes, so evaluation works on a read-only directory and while training
 runs. Only `save` removes what a killed run left (`*.orbax-checkpoint-tmp`) and renames
-what `restore` found damaged to `damaged-<step>`.
+what `restore` found damaged to `damaged-<step>`. A checkpoint whose record cannot be
+read may be the best one, so `save` never deletes it.
 """
 
 import asyncio
@@ -60,16 +61,14 @@ class Checkpoints:
                 f"{keep_last}, {keep_best} and {best_mode!r}"
             )
         self._directory = pathlib.Path(directory).absolute()
-        self._keep_last, self._keep_best = keep_last, keep_best
-        self._best_metric, self._sign = best_metric, 1 if best_mode == "min" else -1
+        sign = 1 if best_mode == "min" else -1
+        self._ranking = _Ranking(best_metric, sign, keep_last, keep_best)
         self._manager = None  # the writer, made by the first save, in process 0 only
         self._ready = False  # the directory is clear and process 0 has the manager
         self._saving = None  # the step that is being written, if any
         self._damaged = {}  # step -> reason, found by restore
-        self._metrics = {}  # step -> metrics
         for step in self._steps_on_disk():
-            with contextlib.suppress(Exception):  # restore reports damage
-                self._metrics[step] = _read_record(self._path(step))["metrics"]
+            self._ranking.read(step, self._path(step))
 
     def save(self, step, state, metrics=None, meta=None):
         """Starts to save `state`; its buffers may be donated as soon as this returns.
@@ -82,7 +81,7 @@ class Checkpoints:
         self._open()
         if metrics:
             metrics = {k: float(v) for k, v in metrics.items()}
-            metrics[self._best_metric]  # a KeyError now, not a run without a best
+            metrics[self._ranking.metric]  # a KeyError now, not a run without a best
         host = jax.tree.map(_to_host, state)
         leaves = {name: _describe(leaf) for name, leaf in _named_leaves(host).items()}
         record = {"meta": meta, "metrics": metrics or None, "leaves": leaves}
@@ -93,14 +92,17 @@ class Checkpoints:
         )
         step = int(step)
         if step not in self.all_steps():
-            self._metrics[step] = record["metrics"]
+            self._ranking.metrics[step] = record["metrics"]
         with self._reporting(step):
             if jax.process_index() == 0 and step not in self._manager.all_steps():
                 self._manager.save(step, args=args, force=True)
         self._saving = step
 
-    def restore(self, abstract_state=None, step=None):
+    def restore(self, abstract_state=None, step=None, best=False):
         """Returns (state, step, meta) of the newest good checkpoint, or None.
+
+        With `best` it is the good one with the best metric, or the newest if none has
+        a metric, which is said in a warning.
 
         `abstract_state` is a pytree of ShapeDtypeStructs whose shardings say where the
         arrays go. Without it the state comes as saved: nested dicts and lists of numpy
@@ -111,7 +113,7 @@ class Checkpoints:
         """
         self.wait()
         damaged = {}
-        while (found := self._next_candidate(step, damaged)) is not None:
+        while (found := self._next_candidate(step, best, damaged)) is not None:
             loaded, error = None, None
             try:
                 loaded = _load(self._path(found), abstract_state)
@@ -122,6 +124,8 @@ class Checkpoints:
                 raise error
             if reason is None:
                 self._report(damaged, found)
+                if best and jax.process_index() == 0:
+                    self._ranking.warn_of_choice(found, self._damaged)
                 return loaded[0], found, loaded[1]
             if step is not None:
                 raise CheckpointError(
@@ -139,7 +143,7 @@ class Checkpoints:
 
     def best_step(self):
         """The step with the best metric among all_steps(); None if none has one."""
-        ranked = self._ranked(self.all_steps())
+        ranked = self._ranking.ranked(self.all_steps())
         return ranked[0] if ranked else None
 
     def all_steps(self):
@@ -180,10 +184,12 @@ class Checkpoints:
         with self._reporting():
             if jax.process_index() == 0:
                 self._directory.mkdir(parents=True, exist_ok=True)
-                self._remove_unfinished()
+                _remove_unfinished(self._directory)
                 for step in self._damaged:
-                    self._set_aside(step)
-                self._manager = _writer(self._directory, self._kept)
+                    _set_aside(self._path(step))
+                self._ranking.warn("so it is kept until you remove it", self._damaged)
+                self._ranking.unreadable = {}  # once is enough
+                self._manager = _writer(self._directory, self._ranking.kept)
         self._damaged = {}
         self._ready = True
 
@@ -191,32 +197,6 @@ class Checkpoints:
         manager, self._manager, self._ready = self._manager, None, False
         if manager is not None:
             manager.close()
-
-    def _remove_unfinished(self):
-        for path in self._directory.glob("*.orbax-checkpoint-tmp*"):
-            shutil.rmtree(path)
-
-    def _set_aside(self, step):
-        target = self._directory / f"damaged-{step}"
-        count = 1
-        while target.exists():
-            count += 1
-            target = self._directory / f"damaged-{step}-{count}"
-        os.rename(self._directory / str(step), target)
-
-    def _kept(self, steps):
-        best = self._ranked(steps)[: self._keep_best]
-        return {*sorted(steps)[-self._keep_last :], *best}
-
-    def _ranked(self, steps):
-        """The `steps` with a finite metric, best first; of equals the newest first."""
-        score = {
-            s: self._sign * self._metrics[s][self._best_metric]
-            for s in steps
-            if self._metrics.get(s) and self._best_metric in self._metrics[s]
-        }
-        finite = [s for s in score if np.isfinite(score[s])]
-        return sorted(finite, key=lambda s: (score[s], -s))
 
     @contextlib.contextmanager
     def _reporting(self, step=None):
@@ -235,8 +215,8 @@ class Checkpoints:
             self._release()  # reports the same error again
         with contextlib.suppress(OSError):
             if jax.process_index() == 0:
-                self._remove_unfinished()  # it may be what fills the disk
-        self._metrics.pop(step, None)
+                _remove_unfinished(self._directory)  # it may be what fills the disk
+        self._ranking.metrics.pop(step, None)
         steps = self.all_steps()
         raise CheckpointError(
             f"cannot write checkpoint{'' if step is None else f' {step}'} to "
@@ -256,14 +236,15 @@ class Checkpoints:
         names = (p.name for p in self._directory.iterdir() if p.is_dir())
         return sorted(int(n) for n in names if n.isdecimal())
 
-    def _next_candidate(self, step, damaged):
+    def _next_candidate(self, step, best, damaged):
         """The step to try next, as process 0 sees the directory; None at the end."""
         steps = [s for s in self._steps_on_disk() if s not in damaged]
         if step is not None and step not in steps:
             raise CheckpointError(
                 f"no checkpoint {step} in {self._directory}, it has {steps}"
             )
-        found = step if step is not None else max(steps, default=-1)
+        ranked = self._ranking.ranked(steps) if best else []
+        found = step if step is not None else [*ranked, *reversed(steps), -1][0]
         if jax.process_count() > 1:
             found = int(multihost_utils.broadcast_one_to_all(np.int32(found)))
         return None if found < 0 else found
@@ -282,6 +263,78 @@ class Checkpoints:
                     step,
                 )
         self._damaged.update(damaged)
+
+
+@dataclasses.dataclass
+class _Ranking:
+    """Ranks the steps by the metrics they were saved with, and says which are kept."""
+
+    metric: str
+    sign: int  # 1: the smallest is the best, -1: the largest
+    keep_last: int
+    keep_best: int
+    metrics: dict = dataclasses.field(default_factory=dict)  # step -> metrics or None
+    unreadable: dict = dataclasses.field(default_factory=dict)  # step -> (path, reason)
+
+    def read(self, step, path):
+        try:
+            self.metrics[step] = _read_record(path)["metrics"]
+        except Exception as e:  # damaged JSON raises anything
+            self.unreadable[step] = path, _in_words(e)
+
+    def ranked(self, steps):
+        """The `steps` with a finite metric, best first; of equals the newest first."""
+        score = {
+            s: self.sign * self.metrics[s][self.metric]
+            for s in steps
+            if self.metrics.get(s) and self.metric in self.metrics[s]
+        }
+        finite = [s for s in score if np.isfinite(score[s])]
+        return sorted(finite, key=lambda s: (score[s], -s))
+
+    def kept(self, steps):
+        """The newest, the best, and those of which it is not known what they are."""
+        known = sorted(s for s in steps if s in self.metrics)
+        unknown = [s for s in steps if s not in self.metrics]
+        best = self.ranked(known)[: self.keep_best]
+        return {*known[-self.keep_last :], *best, *unknown}
+
+    def warn_of_choice(self, step, damaged):
+        """Warns if it is not certain that `step` is the best one."""
+        if not self.ranked([step]):
+            logging.warning(
+                "no good checkpoint was saved with an evaluation: taking checkpoint "
+                "%d, the newest",
+                step,
+            )
+        self.warn(f"but checkpoint {step} is taken", damaged)
+
+    def warn(self, consequence, damaged):
+        """Warns of each step of unknown rank, except those told as `damaged`."""
+        for step, (path, reason) in self.unreadable.items():
+            if step not in damaged and path.exists():
+                logging.warning(
+                    "the record of checkpoint %s cannot be read (%s): it may be the "
+                    "best one, %s",
+                    path,
+                    reason,
+                    consequence,
+                )
+
+
+def _remove_unfinished(directory):
+    for path in directory.glob("*.orbax-checkpoint-tmp*"):
+        shutil.rmtree(path)
+
+
+def _set_aside(path):
+    """Renames the checkpoint `path` to damaged-<step>."""
+    target = path.with_name(f"damaged-{path.name}")
+    count = 1
+    while target.exists():
+        count += 1
+        target = path.with_name(f"damaged-{path.name}-{count}")
+    os.rename(path, target)
 
 
 def _read_record(path):
@@ -315,21 +368,31 @@ def _load(path, abstract_state):
 
 
 class _ArrayHandler(ocp.type_handlers.NumpyHandler):
-    """Lets every read end before it raises the first error.
+    """Lets every read or write end before it raises the first error.
 
-    Otherwise the reads that are still running report to a closed event loop, each with
-    a traceback that nobody can catch.
+    Otherwise those that are still running report to a closed event loop, each with a
+    traceback that nobody can catch.
     """
 
     async def deserialize(self, infos, args=None):
         read = super().deserialize
         args = args or [ocp.RestoreArgs()] * len(infos)
         reads = [read([info], [arg]) for info, arg in zip(infos, args, strict=True)]
-        results = await asyncio.gather(*reads, return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
-        return [result[0] for result in results]
+        return [result[0] for result in await _ended(reads)]
+
+    async def _background_serialize(self, values, infos, args=None):
+        write = super()._background_serialize
+        each = zip(values, infos, args, strict=True)
+        await _ended([write([v], [info], [arg]) for v, info, arg in each])
+
+
+async def _ended(coroutines):
+    """The results of all; raises the first error when the last has ended."""
+    results = await asyncio.gather(*coroutines, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return results
 
 
 # Process 0 writes without waiting for the others.
@@ -455,7 +518,11 @@ def _agreed_damage(error):
         return None
     if not damaged:
         return "another process could not read it"
-    return f"{type(error).__name__}: {str(error).splitlines()[0]}"
+    return _in_words(error)
+
+
+def _in_words(error):
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
 def _any_process(flag):

@@ -4,6 +4,8 @@ import os
 
 import jax
 
+from experiment import peers
+
 
 def start(compilation_cache, distributed, coordinator, num_processes, process_id):
     """Starts what the flags of main.py ask for.
@@ -18,9 +20,9 @@ def start(compilation_cache, distributed, coordinator, num_processes, process_id
         jax.config.update("jax_compilation_cache_dir", cache)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     if coordinator or distributed == "on":
-        jax.distributed.initialize(coordinator, num_processes, process_id)
+        peers.join(coordinator, num_processes, process_id)
     elif distributed == "auto" and _cluster_detected():
-        jax.distributed.initialize()
+        peers.join()
 
 
 def _cluster_detected():

@@ -143,15 +143,12 @@ def load_variables(run, model, shape, checkpoint="latest"):
       CheckpointError, IncompatibleCheckpoint: as for `open_run`.
     """
     saved = checkpoints.Checkpoints(run.checkpoints)
-    if checkpoint in ("latest", "best"):
-        step = saved.best_step() if checkpoint == "best" else None
-    elif checkpoint.isdecimal():
-        step = int(checkpoint)
-    else:
+    if checkpoint not in ("latest", "best") and not checkpoint.isdecimal():
         raise ConfigError(
             f"--checkpoint={checkpoint} is neither latest, best nor a step"
         )
-    restored = saved.restore(step=step)
+    step = int(checkpoint) if checkpoint.isdecimal() else None
+    restored = saved.restore(step=step, best=checkpoint == "best")
     saved.close()
     if restored is None:
         raise checkpoints.CheckpointError(f"{run} holds no checkpoint yet")

@@ -7,6 +7,7 @@ statistics.npz      arrays that preprocessing needs, fitted on the training imag
 environment.json    package versions, git revision and devices of each start
 metrics.jsonl       one line per report; TensorBoard's files lie beside it
 checkpoints/        one directory per saved step
+lock                who writes here, while somebody does (ownership.py)
 """
 
 import datetime
@@ -22,7 +23,7 @@ import zipfile
 import numpy as np
 
 from errors import UserError
-from experiment import configuration
+from experiment import configuration, ownership
 
 PACKAGES = (
     "jax jaxlib flax optax orbax-checkpoint tensorflow-datasets array-record grain "
@@ -41,6 +42,7 @@ class Workdir:
         self.path = pathlib.Path(path).expanduser().absolute()
         self.checkpoints = self.path / "checkpoints"
         self.metrics = self.path / "metrics.jsonl"
+        self.lock = ownership.Lock(self.path)
 
     def __str__(self):
         return str(self.path)
@@ -59,7 +61,7 @@ class Workdir:
             raise WorkdirError(f"--workdir={self.path}: {e.strerror}") from e
         if "config.json" in names:
             configuration.check_resumable(self.config(), config, self.path)
-        elif names := names - {"config.json.tmp"}:  # left by a killed start
+        elif names := names - {"config.json.tmp", ownership.FILE}:  # of a killed start
             raise WorkdirError(
                 f"--workdir={self.path} holds no run but other files, such as "
                 f"{min(names)}; choose an empty or new directory"

@@ -5,9 +5,9 @@
 
 Each run has its own directory, like one of `--mode=train` with its config, and gives
 the same result up to rounding; `--mode=evaluate` and `predict` take it. A run whose
-loss is not finite stops there and is reported; the others continue. Runs are saved only
-at their end: the same command keeps those that are finished and starts the others from
-the beginning.
+loss is not finite stops there and is reported; the others continue. Runs are saved at
+their end, and when the sweep is told to stop: the same command keeps those that are
+finished, resumes those that were saved and starts the others from the beginning.
 """
 
 import dataclasses
@@ -15,6 +15,7 @@ import dataclasses
 import jax
 
 from sweep import grid, table, together
+from train import Preempted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Sweep:
         return table.table(self.varied, self.runs)
 
 
-def sweep(config, parent, vary, at_once=0):
+def sweep(config, parent, vary, at_once=0, stop=lambda: False):
     """Trains all runs in directories below that of `parent`; returns the `Sweep`.
 
     Args:
@@ -36,18 +37,34 @@ def sweep(config, parent, vary, at_once=0):
       parent: a workdir.Workdir that is not itself a run.
       vary: strings "field=value,value,...".
       at_once: how many runs a program trains at once; 0: all, but one on a CPU.
+      stop: a function that tells whether to stop, which it is asked between steps.
 
     Raises:
       ConfigError: a field cannot vary, or no sweep can train the config.
+      Owned: another process trains in this directory.
+      Preempted: a stop was asked for; the runs under way are saved.
     """
     varied = grid.parse(config, vary)
     grid.check(config, parent, at_once)
     runs = grid.make_runs(config, parent, varied)
-    pending = [run for run in runs if run.result is None]
-    if not at_once:
-        at_once = 1 if jax.default_backend() == "cpu" else len(runs)
-    if pending:
-        program = together.Program(config, varied, runs)
-        for start in range(0, len(pending), at_once):
-            together.Group(program, pending[start : start + at_once]).train()
+    with parent.lock:
+        if parent.path.exists() and _pending(runs):
+            parent.lock.take()
+            runs = grid.make_runs(config, parent, varied)  # as they are from now on
+        if pending := _pending(runs):
+            program = together.Program(config, varied, runs)
+            parent.lock.take()
+            if not at_once:
+                at_once = 1 if jax.default_backend() == "cpu" else len(runs)
+            for group in together.groups(program, pending, at_once):
+                if stop():
+                    raise Preempted(
+                        f"stopped with {len(_pending(runs))} runs left in {parent}; "
+                        "the same command goes on from there"
+                    )
+                group.train(stop)
     return Sweep(varied, runs)
+
+
+def _pending(runs):
+    return [run for run in runs if run.result is None]

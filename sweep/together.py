@@ -10,6 +10,7 @@ accelerator idle. On a CPU eight LeNet-5 at once take longer than one after anot
 import contextlib
 import dataclasses
 import functools
+import itertools
 import time
 
 import jax
@@ -17,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from errors import ConfigError
+from evaluation.evaluator import Interrupted
 from experiment import (
     build,
     checkpoints,
@@ -29,6 +31,7 @@ from experiment import (
 from input_pipeline import DeviceFeed
 from kernels import ops
 from sweep.grid import with_values
+from train import Preempted
 from training import train_step
 from training.durations import due, next_due
 from weights import starting
@@ -93,6 +96,21 @@ class Program:
         """The `Setup` for a config with other values of the fields that vary."""
         return dataclasses.replace(self.setup, config=config)
 
+    def checkpoints(self, run):
+        """The checkpoints of a run, as `--mode=train` keeps them."""
+        return checkpoints.Checkpoints(
+            run.workdir.checkpoints,
+            keep_last=run.config.checkpoint.keep_last,
+            keep_best=run.config.checkpoint.keep_best,
+            best_metric=self.setup.score,
+        )
+
+    def restore(self, run):
+        """(state, step of its last evaluation) that a stopped sweep saved, or None."""
+        saved = self.checkpoints(run)
+        found = starting.restore(self.of(run.config), saved, f"{run}: ")
+        return found if found and found[0].step else None  # step 0 is a new state
+
     # The programs of one run. Its values are traced numbers in the config.
 
     def _init(self, values):
@@ -109,38 +127,72 @@ class Program:
         return setup.eval_step()(variables, batch)
 
 
-class Group:
-    """K runs that are trained together; their arrays are [K, ...]."""
+def groups(program, runs, at_once):
+    """Yields the `Group`s of at most `at_once` runs that are at the same step."""
+    found = {id(run): program.restore(run) for run in runs}
 
-    def __init__(self, program, runs):
+    def step(run):
+        return int(found[id(run)][0].step) if found[id(run)] else 0
+
+    for _, equal in itertools.groupby(sorted(runs, key=step, reverse=True), step):
+        equal = list(equal)
+        for start in range(0, len(equal), at_once):
+            part = equal[start : start + at_once]
+            yield Group(program, part, [found.pop(id(run)) for run in part])
+
+
+class Group:
+    """K runs that are trained together; their arrays are [K, ...].
+
+    `found` has for each run what `Program.restore` returns; by default all are new.
+    """
+
+    def __init__(self, program, runs, found=(None,)):
         self.program, self.runs = program, runs
         self.values = program.values(runs)
         self.state, self.sums = program.init(self.values)
-        self.step, self.reported = 0, 0
+        self.step, self.evaluated = 0, [-1] * len(runs)
+        if found[0] is not None:
+            states, self.evaluated = map(list, zip(*found, strict=True))
+            self.step = int(states[0].step)
+            leaves = zip(*map(jax.tree.leaves, states), strict=True)
+            leaves = [jnp.asarray(np.stack(leaf)) for leaf in leaves]
+            self.state = jax.tree.unflatten(jax.tree.structure(self.state), leaves)
+        self.reported = self.step
         batch, examples = program.config.batch_size, len(program.setup.train_split)
         self.progress = reporting.Progress(
-            0, program.total, batch * len(runs), examples * len(runs)
+            self.step, program.total, batch * len(runs), examples * len(runs)
         )
-        self.writers = [self._begin(number) for number in range(len(runs))]
+        self.results = [None] * len(runs)  # of the last evaluation in this process
 
     def _begin(self, number):
         """Makes the run's directory and returns the writer of its metrics."""
         program, run = self.program, self.runs[number]
+        run.workdir.lock.take()
         run.workdir.create(run.config)
         image_statistics.keep(program.setup, run.workdir)
         trained.describe(run.workdir, program.setup, take(self.state.params, number))
         return reporting.MetricWriter(
-            run.workdir.path, tensorboard=run.config.log.tensorboard
+            run.workdir.path,
+            first_step=self.step,
+            tensorboard=run.config.log.tensorboard,
         )
 
-    def train(self):
-        """The loop: step, log, evaluate, and save at the end."""
+    def train(self, stop=lambda: False):
+        """The loop: step, log, evaluate, and save at the end or if `stop()` is true."""
         program, log_every = self.program, self.program.config.log.every_steps
         eval_every = program.setup.durations.eval_every
         with contextlib.ExitStack() as stack:
+            for run in self.runs:
+                stack.enter_context(run.workdir.lock)
+            self.writers = [self._begin(number) for number in range(len(self.runs))]
             for writer in self.writers:
                 stack.callback(writer.close)
+            if due(self.step, eval_every) or self.step == program.total:
+                self._evaluate(stop)  # what a stop cut short
             while self.step < program.total and self._going():
+                if self.step > 0 and stop():  # there is nothing to save at 0
+                    self._stop()
                 until = min(
                     program.total,
                     next_due(self.step, log_every),
@@ -152,7 +204,7 @@ class Group:
                 if evaluating or due(self.step, log_every):
                     self._log()
                 if evaluating:
-                    self._evaluate(last)
+                    self._evaluate(stop)
 
     def _going(self):
         """The numbers of the runs that have not diverged."""
@@ -205,43 +257,68 @@ class Group:
         run.workdir.write_json("result.json", run.result)
         print(f"{run}: the loss of step {step} is not finite", flush=True)
 
-    def _evaluate(self, last):
-        """Evaluates each run as `--mode=evaluate` does; if `last`, also saves it."""
+    def _evaluate(self, stop):
+        """Evaluates each run as `--mode=evaluate` does; at the end, also saves it."""
         start, program = time.perf_counter(), self.program
         for number in self._going():
+            if self.evaluated[number] == self.step < program.total:
+                continue  # before a stop
             state, values = take((self.state, self.values), number)
             step = functools.partial(program.eval_step, values)
             evaluator = dataclasses.replace(program.evaluator, step=step)
-            result = evaluator.run(train_step.evaluation_variables(state))
-            self.writers[number].write_scalars(self.step, result.scalars())
-            if last:
-                self._save(self.runs[number], state, result)
+            try:
+                result = evaluator.run(train_step.evaluation_variables(state), stop)
+            except Interrupted:
+                self._stop()
+            if self.evaluated[number] != self.step:
+                self.writers[number].write_scalars(self.step, result.scalars())
+            self.evaluated[number], self.results[number] = self.step, result
+            if self.step == program.total:
+                self._finish(number, result)
         self.progress.exclude(time.perf_counter() - start)
 
-    def _save(self, run, state, result):
+    def _finish(self, number, result):
         """Saves the end of a run as the checkpoint that `--mode=train` would save."""
+        run = self.runs[number]
+        if self._save(number):
+            run.result = {
+                "step": self.step,
+                **result.metrics,
+                "split": result.split,
+                "size": result.size,
+            }
+            run.workdir.write_json("result.json", run.result)
+
+    def _save(self, number):
+        """Saves the state of a run; false if it is not finite, and so diverged."""
+        program, run = self.program, self.runs[number]
+        run.workdir.lock.check()
+        state = take(self.state, number)
         if not all(np.isfinite(x).all() for x in jax.tree.leaves(state.params)):
             self._diverged(run, self.step)
-            return
+            return False
         # A run's own optimizer chain leaves out a decay of 0, the sweep's does not; a
         # decay has no state, so the leaves are the same.
-        own = jax.eval_shape(self.program.of(run.config).init(), 0)
+        own = jax.eval_shape(program.of(run.config).init(), 0)
         state = jax.tree.unflatten(jax.tree.structure(own), jax.tree.leaves(state))
-        saved = checkpoints.Checkpoints(run.workdir.checkpoints)
-        saved.save(
-            self.step,
-            state,
-            {result.score: result.value},
-            meta={"evaluated": self.step},
-        )
+        result, evaluated = self.results[number], self.evaluated[number]
+        metrics = None
+        if result is not None and evaluated == self.step:
+            metrics = {result.score: result.value}
+        saved = program.checkpoints(run)
+        saved.save(self.step, state, metrics, meta={"evaluated": evaluated})
         saved.close()
-        run.result = {
-            "step": self.step,
-            **result.metrics,
-            "split": result.split,
-            "size": result.size,
-        }
-        run.workdir.write_json("result.json", run.result)
+        return True
+
+    def _stop(self):
+        """Saves the runs under way and raises Preempted."""
+        if self.step > self.reported:
+            self._log()  # also finds those that diverged
+        saved = [number for number in self._going() if self._save(number)]
+        raise Preempted(
+            f"stopped at step {self.step} of {self.program.total}; {len(saved)} runs "
+            "under way are saved; the same command goes on from there"
+        )
 
 
 def take(tree, number):

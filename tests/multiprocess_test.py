@@ -4,6 +4,7 @@ import re
 import signal
 import socket
 import subprocess
+import time
 
 import jax
 import numpy as np
@@ -50,6 +51,48 @@ def run_processes(path, count, devices, **overrides):
     return outputs
 
 
+def ends(children, within):
+    """What each process printed; all end `within` seconds."""
+    try:
+        return [child.communicate(timeout=within)[0] for child in children]
+    finally:
+        for child in children:
+            child.kill()
+
+
+def test_an_error_of_one_process_ends_both_with_its_line(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    children = start_processes(tmp_path, 2, 1)
+    outputs = ends(children, 60)
+    assert [child.returncode for child in children] == [1, 1], outputs
+    for output, start in zip(outputs, ("error: ", "error: process 0: "), strict=True):
+        (line,) = [x for x in output.splitlines() if x.startswith("error:")]
+        assert line.startswith(f"{start}--workdir={tmp_path} holds no run but other")
+        assert "Traceback" not in output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_process_that_dies_ends_the_other_with_one_line(tmp_path, victim, number):
+    arguments = {"num_epochs": 2000.0, "checkpoint__every_epochs": 0.0}
+    children = start_processes(tmp_path / "run", 2, 1, **arguments)
+    try:
+        for line in children[0].stdout:
+            if line.startswith("step"):
+                break
+        children[victim].send_signal(number)
+        output = children[1 - victim].communicate(timeout=45)[0]
+    finally:
+        for child in children:
+            child.kill()
+            child.communicate()
+    assert children[1 - victim].returncode == 1
+    (line,) = [x for x in output.splitlines() if x.startswith("error:")]
+    assert "another process of this run died or cannot be reached" in line
+    assert "Traceback" not in output and "terminate" not in output
+
+
 @pytest.mark.parametrize(
     "placement", ["device", pytest.param("host", marks=pytest.mark.slow)]
 )
@@ -84,9 +127,16 @@ def test_sigterm_to_one_of_two_processes_stops_both_at_one_step(tmp_path):
         for line in children[0].stdout:
             if line.startswith("step"):
                 break
-        children[1].send_signal(signal.SIGTERM)
-        output = children[0].communicate(timeout=100)[0]
-        children[1].communicate(timeout=100)
+        children[1].send_signal(signal.SIGUSR1)  # as SIGTERM
+        output = ""
+        for line in children[0].stdout:
+            output += line
+            if line.startswith("stopped"):
+                break
+        while None in [child.poll() for child in children]:
+            for child in children:  # what comes now changes nothing
+                child.send_signal(signal.SIGTERM)
+            time.sleep(0.01)
     finally:
         for child in children:
             child.kill()

@@ -16,7 +16,7 @@ import numpy as np
 import main
 import train
 from configs import lenet5
-from experiment import checkpoints, checks, workdir
+from experiment import checkpoints, checks, stopping, workdir
 
 ROOT = pathlib.Path(__file__).parent.parent
 OLD_RUN = ROOT / "tests" / "old_run"  # made before the rooms were built
@@ -108,7 +108,7 @@ def call_main(arguments):
         arguments = arguments[2:]
     arguments = ["main.py", *map(str, arguments)]
     out, err, folder = io.StringIO(), io.StringIO(), os.getcwd()
-    handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
+    handlers = {n: signal.getsignal(n) for n in stopping.SIGNALS}
     os.chdir(ROOT)
     try:
         with (

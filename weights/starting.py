@@ -8,6 +8,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import weights
 from data_source import classes
+from errors import ConfigError
 from experiment import trained
 from training import train_step
 
@@ -92,10 +93,12 @@ def _check_classes(setup):
         )
 
 
-def restore(setup, saved):
+def restore(setup, saved, name=""):
     """Restores (state, step of its last evaluation) from the newest checkpoint.
 
-    `saved` is the run's checkpoints.Checkpoints. Returns None without a checkpoint.
+    `saved` is the run's checkpoints.Checkpoints, and `name` goes before the line that
+    says where the run is resumed. Returns None without a checkpoint.
+    Raises ConfigError if that checkpoint is past the end of the training.
     """
     replicated = NamedSharding(setup.mesh, PartitionSpec())
     abstract = jax.tree.map(
@@ -106,8 +109,17 @@ def restore(setup, saved):
     if restored is None:
         return None
     state, step, meta = restored
+    total, config = setup.durations.total, setup.config
+    if step > total:
+        by_steps = config.num_steps and config.num_epochs  # 0 epochs train nothing
+        field = "num_steps" if by_steps else "num_epochs"
+        raise ConfigError(
+            f"{name}config.{field} = {config[field]} ends at step {total}, but the run "
+            f"is at step {step} already: nothing was changed; ask for more, or choose "
+            "another --workdir"
+        )
     if jax.process_index() == 0:
-        print(f"resuming from step {step} of {setup.durations.total}", flush=True)
+        print(f"{name}resuming from step {step} of {total}", flush=True)
     return state, meta["evaluated"]
 
 

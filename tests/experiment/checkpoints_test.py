@@ -239,6 +239,55 @@ def test_no_good_checkpoint_is_an_error_and_changes_nothing(tmp_path, warned):
     assert sorted(os.listdir(tmp_path)) == ["1", "2"]
 
 
+def save_errors(directory, errors, **kwargs):
+    """Saves a checkpoint for each {step: error}."""
+    run = Checkpoints(directory, **kwargs)
+    for step, error in errors.items():
+        metrics = None if error is None else {"error": error}
+        run.save(step, make_state(step), metrics, meta={"epoch": step / 2})
+    run.close()
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_checkpoint_whose_record_is_damaged_is_never_deleted(tmp_path, warned, name):
+    """It may be the best one. Its rank was once taken as the last."""
+    save_errors(tmp_path, {1: 0.1, 2: 0.5, 3: 0.4, 4: 0.3}, keep_last=2)
+    assert sorted(os.listdir(tmp_path)) == ["1", "3", "4"]
+    DAMAGES[name](tmp_path / "1" / "meta" / "metadata")
+    save_errors(tmp_path, {5: 0.2, 6: 0.5, 7: 0.4}, keep_last=2)
+    assert sorted(os.listdir(tmp_path)) == ["1", "5", "6", "7"]
+    (line,) = warned
+    assert f"the record of checkpoint {tmp_path}/1 cannot be read" in line
+    assert "it may be the best one, so it is kept until you remove it" in line
+
+
+def test_the_best_falls_back_and_says_so(tmp_path, warned):
+    save_errors(tmp_path, {1: 0.1, 2: 0.2, 3: 0.3, 4: None}, keep_last=4)
+
+    def best():
+        state, step, _ = Checkpoints(tmp_path).restore(best=True)
+        assert_same(state["params"], jax.tree.map(np.asarray, make_state(step).params))
+        lines = "\n".join(warned)
+        warned.clear()
+        return step, lines
+
+    assert best() == (1, "")
+    shutil.rmtree(tmp_path / "1" / "state")
+    step, lines = best()
+    assert step == 2
+    assert f"checkpoint 1 in {tmp_path} is damaged (" in lines
+    assert "): going on from checkpoint 2" in lines
+    flip(tmp_path / "2" / "meta" / "metadata")
+    step, lines = best()
+    assert step == 3
+    assert f"the record of checkpoint {tmp_path}/2 cannot be read (" in lines
+    assert "it may be the best one, but checkpoint 3 is taken" in lines
+    shutil.rmtree(tmp_path / "3")
+    step, lines = best()
+    assert step == 4
+    assert "was saved with an evaluation: taking checkpoint 4, the newest" in lines
+
+
 def test_one_step_on_demand(tmp_path, warned):
     save_steps(tmp_path, [1, 2, 3])
     run = Checkpoints(tmp_path)
@@ -371,6 +420,17 @@ def test_full_disk(tmp_path, warned):
         run.close()
         assert_same(run.restore()[0], big)
     assert not warned  # the error says it once
+
+
+def test_full_disk_is_told_in_one_line(tmp_path, capfd):
+    """Writes that were still running once reported to a closed event loop."""
+    rng = np.random.default_rng(0)
+    run = Checkpoints(tmp_path)
+    with file_size_limit(20_000):
+        run.save(1, {str(n): rng.random(10_000) for n in range(30)})
+        with pytest.raises(CheckpointError, match="File too large"):
+            run.close()
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("surfaces_at", ["save", "wait", "close"])

@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import os
+import re
 
 import flax.linen as nn
 import jax
@@ -16,7 +18,7 @@ import models
 import sweep
 import train
 from errors import ConfigError
-from experiment import workdir
+from experiment import ownership, workdir
 from models import layers
 from sweep import grid, table, together
 
@@ -61,10 +63,10 @@ def tiny_network(monkeypatch):
     monkeypatch.setitem(models.MODELS, "pooled", Pooled)
 
 
-def sweep_small(path, *vary, at_once=0, **overrides):
+def sweep_small(path, *vary, at_once=0, stop=lambda: False, **overrides):
     """Sweeps in this process; returns the table."""
     config = runs.small_config(**(SMALL | overrides))
-    return str(sweep.sweep(config, workdir.Workdir(path), vary, at_once))
+    return str(sweep.sweep(config, workdir.Workdir(path), vary, at_once, stop))
 
 
 def losses(path):
@@ -193,6 +195,65 @@ def test_a_sweep_goes_on_with_the_classes_that_it_began_with(tiny_network, tmp_p
     with pytest.raises(data_source.DataError, match="only here 0; only there zero"):
         sweep_small(tmp_path, "seed=0,1", num_epochs=0.2)
     assert not (tmp_path / "seed=1").exists()
+
+
+def at_call(number):
+    """A stop that is asked for from the `number`th question on."""
+    calls = iter(range(10**6))
+    return lambda: next(calls) >= number
+
+
+@pytest.mark.parametrize(
+    ("at_once", "numbers", "steps"),
+    [
+        # In an evaluation, between steps, in the last evaluation, between two runs.
+        (1, (2, 3, 2, 2), [5, 8, 10, None]),
+        # When one of two runs has been evaluated, and between steps.
+        pytest.param(2, (3, 3), [5, 8], marks=pytest.mark.slow),
+    ],
+)
+def test_a_sweep_that_is_stopped_goes_on_to_the_same_bits(
+    tiny_network, tmp_path, monkeypatch, at_once, numbers, steps
+):
+    """SIGTERM once killed it, and it began its runs again."""
+    settings = {"eval__every_epochs": 0.5, "eval__batch_size": 203}
+    program = together.Program(runs.small_config(**SMALL, **settings), {"seed": ()})
+    monkeypatch.setattr(together, "Program", lambda *arguments: program)
+
+    def train_both(name, stop=lambda: False):
+        vary = "seed=0,1"
+        return sweep_small(
+            tmp_path / name, vary, at_once=at_once, stop=stop, **settings
+        )
+
+    whole = train_both("whole")
+    stopped_at = []
+    for number in numbers:
+        with pytest.raises(train.Preempted, match="the same command goes on") as error:
+            train_both("parts", at_call(number))
+        assert error.value.exit_code == 75
+        found = re.match(r"stopped at step (\d+) of 10;", str(error.value))
+        stopped_at.append(found and int(found[1]))
+    assert stopped_at == steps
+    assert not list(tmp_path.rglob("lock"))
+    assert train_both("parts") == whole
+    for seed in (0, 1):
+        a, b = (tmp_path / name / f"seed={seed}" for name in ("whole", "parts"))
+        runs.assert_same_bits(runs.final_state(a)[0], runs.final_state(b)[0])
+        lines = (b / "metrics.jsonl").read_text().splitlines()
+        evaluated = [x["step"] for x in map(json.loads, lines) if "eval/error" in x]
+        assert evaluated == [5, 10]
+
+
+def test_a_sweep_does_not_touch_what_has_an_owner(tiny_network, tmp_path):
+    for owned in ("", "seed=0"):
+        with workdir.Workdir(tmp_path / owned).lock as lock:
+            lock.take()
+            with pytest.raises(ownership.Owned, match=f"in {tmp_path / owned} since"):
+                sweep_small(tmp_path, "seed=0")
+            assert lock.check() is None
+    assert os.listdir(tmp_path) == ["seed=0"]
+    assert os.listdir(tmp_path / "seed=0") == []
 
 
 def test_seeds_and_numbers_share_one_compiled_program(tiny_network, tmp_path):

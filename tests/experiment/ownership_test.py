@@ -1,0 +1,190 @@
+"""A run directory has one owner, and a dead one holds it no longer."""
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import time
+
+import pytest
+import runs
+
+from errors import UserError
+from evaluation import evaluator
+from experiment import ownership, workdir
+from experiment.ownership import STALE, Lock, Owned
+
+
+def forge(directory, age=0.0, **changes):
+    """Writes the lock of another owner, who gave a sign of life `age` seconds ago."""
+    (directory / "lock").unlink(missing_ok=True)
+    with Lock(directory) as lock:
+        lock.take()
+        holder = json.loads((directory / "lock").read_text())
+    (directory / "lock").write_text(json.dumps(holder | changes))
+    os.utime(directory / "lock", (time.time() - age,) * 2)
+
+
+ELSEWHERE = {"host": "node7", "process": 11, "machine": "another boot"}
+
+
+def contents(directory):
+    """{path: (bytes, time of the last change)} of all files but the lock."""
+    return {
+        path: (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in directory.rglob("*")
+        if path.is_file() and path.name != "lock"
+    }
+
+
+def test_the_second_is_told_who_the_owner_is(tmp_path):
+    first, second = Lock(tmp_path / "new"), Lock(tmp_path / "new")
+    first.take()
+    first.take()  # it has it already
+    with pytest.raises(Owned) as error:
+        second.take()
+    holder = json.loads((tmp_path / "new" / "lock").read_text())
+    assert str(error.value) == (
+        f"process {os.getpid()} on {holder['host']} has been writing in {tmp_path}/new "
+        f"since {holder['since']}: end it first, or choose another --workdir."
+    )
+    second.release()  # takes nothing away from the owner
+    first.check()
+    first.release()
+    assert os.listdir(tmp_path / "new") == []
+    with second:
+        second.take()
+        assert os.listdir(tmp_path / "new") == ["lock"]
+    assert os.listdir(tmp_path / "new") == []
+
+
+def test_a_dead_owner_on_this_machine_does_not_count_for_a_moment(tmp_path):
+    for changes in ({"process_start": 1}, {"process": 2**22 + 1}):
+        forge(tmp_path, **changes)
+        with Lock(tmp_path) as lock:
+            lock.take()
+    with subprocess.Popen(["true"]) as child:
+        while ownership._start(child.pid):  # nobody has waited for it: a zombie
+            time.sleep(0.001)
+        os.stat(f"/proc/{child.pid}")
+
+
+def test_an_owner_elsewhere_is_dead_without_heartbeats(tmp_path):
+    forge(tmp_path, age=20, **ELSEWHERE)
+    message = r"process 11 on node7 .* free 60 s after its last sign of life, .* 2\d s"
+    with pytest.raises(Owned, match=message):
+        Lock(tmp_path).take()
+    for age in (STALE + 1, -STALE - 1):  # a clock may have been set back
+        forge(tmp_path, age=age, **ELSEWHERE)
+        with Lock(tmp_path) as lock:
+            lock.take()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}"])
+def test_a_lock_that_says_nothing_holds_nothing(tmp_path, text):
+    (tmp_path / "lock").write_text(text)
+    with Lock(tmp_path) as lock:
+        lock.take()
+        lock.check()
+
+
+def test_the_heart_beats_until_the_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(ownership, "BEAT", 0.01)
+    with Lock(tmp_path) as lock:
+        lock.take()
+        os.utime(tmp_path / "lock", (0, 0))
+        limit = time.monotonic() + 5
+        while os.stat(tmp_path / "lock").st_mtime == 0:
+            assert time.monotonic() < limit
+            time.sleep(0.01)
+
+
+def test_an_owner_that_was_taken_for_dead_learns_it(tmp_path):
+    with Lock(tmp_path) as lock:
+        lock.take()
+        (tmp_path / "lock").unlink()
+        lock.check()  # somebody removed it; nobody else came
+        forge(tmp_path, **ELSEWHERE)
+        with pytest.raises(Owned, match=r"process 11 on node7 .*It took over from"):
+            lock.check()
+    assert json.loads((tmp_path / "lock").read_text())["host"] == "node7"
+
+
+def test_a_lock_that_cannot_be_written(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(UserError) as error:
+            Lock(tmp_path).take()
+    message = f"cannot write {tmp_path}/lock: No space left on device"
+    assert str(error.value) == message
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.fixture
+def old(tmp_path):
+    """A finished run of ten steps."""
+    shutil.copytree(runs.OLD_RUN, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def go_on(path, steps):
+    config = workdir.Workdir(path).config()
+    with config.unlocked():
+        config.num_epochs, config.num_steps = 1.0, steps
+    return runs.train.train(config, workdir.Workdir(path), runs.NoStop)
+
+
+def test_a_training_in_a_directory_that_has_an_owner_changes_nothing(old):
+    before = contents(old)
+    with workdir.Workdir(old).lock as lock:
+        lock.take()
+        with pytest.raises(Owned, match=f"has been writing in {old}"):
+            go_on(old, 12)
+        result = runs.call_main(["--mode=evaluate", f"--workdir={old}"])
+        assert result.returncode == 0, result.stderr  # reading needs no lock
+    after = contents(old)
+    for path in before:
+        if path.name not in ("evaluation-10.json", "predictions-10.npz"):
+            assert after[path] == before[path], path
+
+
+def test_a_training_that_was_taken_over_saves_nothing_more(old, monkeypatch):
+    real = evaluator.Classification.run
+
+    def taken_over(*args, **kwargs):
+        holder = json.loads((old / "lock").read_text())
+        (old / "lock").write_text(json.dumps(holder | ELSEWHERE))
+        return real(*args, **kwargs)
+
+    assert go_on(old, 11).step == 11
+    assert "lock" not in os.listdir(old)
+    monkeypatch.setattr(evaluator.Classification, "run", taken_over)
+    with pytest.raises(Owned, match="process 11 on node7"):
+        go_on(old, 12)
+    assert "12" not in os.listdir(old / "checkpoints")
+
+
+def test_a_run_past_its_end_says_so_and_changes_nothing(old):
+    before = contents(old)
+    message = (
+        r"num_steps = 7 ends at step 7, but the run is at step 10 already: nothing"
+    )
+    with pytest.raises(UserError, match=message) as error:
+        go_on(old, 7)
+    assert error.value.exit_code == 2
+    assert contents(old) == before
+    assert "lock" not in os.listdir(old)
+
+
+def test_config_json_is_written_only_when_it_changes(tmp_path):
+    run = workdir.Workdir(tmp_path)
+    run.create(runs.small_config())
+    before = contents(tmp_path)
+    run.create(runs.small_config())
+    assert contents(tmp_path) == before
+    run.create(runs.small_config(log__every_steps=1))
+    assert run.config().log.every_steps == 1
