@@ -17,7 +17,8 @@ CONFIG = "--config=configs/lenet5.py:modern"
 def uninterrupted(tmp_path_factory):
     """The final state of the run that all others are compared with."""
     path = tmp_path_factory.mktemp("uninterrupted") / "run"
-    runs.train_small(path, **LONG)
+    result = runs.run_main(runs.command(CONFIG, f"--workdir={path}", **LONG))
+    assert result.returncode == 0, result.stderr
     return runs.final_state(path)
 
 
