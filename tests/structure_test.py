@@ -1,6 +1,7 @@
 """The structure of the code: who may import whom, and how large its parts may be."""
 
 import ast
+import re
 import subprocess
 import sys
 
@@ -134,3 +135,15 @@ def test_old_commands_work_or_name_the_new_one(command, words):
     )
     assert words in result.stdout + result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_the_tests_that_docs_name_exist():
+    """docs/trust.md gives each case the test that keeps it."""
+    named = re.findall(
+        r"(?:(tests/[\w/]+\.py))?::(\w+)", (runs.ROOT / "docs/trust.md").read_text()
+    )
+    assert len(named) > 90
+    file = ""
+    for path, name in named:
+        file = path or file  # "::name" alone is in the file before it
+        assert f"def {name}(" in (runs.ROOT / file).read_text(), f"{file}::{name}"
