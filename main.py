@@ -123,14 +123,13 @@ def main(argv):
         if options.help:
             print(f"{__doc__}\n{options.get_help()}")
             return 0
-        result = _run(options)
+        with peers.ending_together():
+            result = _run(options)
         if peers.is_first():
             print(result, flush=True)
         return 0
     except Exception as error:
         known = foreign.as_user_error(error)
-        if known is None or known.exit_code != PREEMPTED:
-            peers.end_all(error, known)  # returns if this process is the only one
         if known is None:
             raise
         if known.exit_code != PREEMPTED:

@@ -21,6 +21,7 @@ from experiment import (
     data_report,
     divergence,
     image_statistics,
+    peers,
     profiling,
     programs,
     reporting,
@@ -76,7 +77,11 @@ def train(config, run, stop):
       NonFiniteLoss: the loss is not a number; the last good state is saved.
       OutOfMemory: a device cannot hold a step.
     """
-    with run.lock, contextlib.closing(Trainer(config, run, stop)) as trainer:
+    with (
+        run.lock,
+        contextlib.closing(Trainer(config, run, stop)) as trainer,
+        peers.ending_together(),
+    ):
         try:
             result = trainer.run()
             return Finished(run, trainer.step, result)

@@ -16,6 +16,7 @@ import threading
 import time
 import traceback
 
+from errors import FAILED, PREEMPTED, foreign
 from experiment import ownership
 
 SILENCE = 25  # seconds without a heartbeat after which a process counts as dead
@@ -69,20 +70,30 @@ def join(*arguments):
         atexit.register(lambda: (ended.set(), listener.join()))
 
 
-def end_all(error, known):
-    """Ends all processes of this run with an error; returns in a run of one process.
+@contextlib.contextmanager
+def ending_together():
+    """Ends all processes of this run by an error that is met within.
 
-    `known` is what foreign.as_user_error makes of it.
+    It goes inside whatever is closed on an error, which might wait for the others.
+    In a run of one process, and for a stop on which all agree, the error is passed on.
     """
-    if _client is None:
-        return
+    try:
+        yield
+    except Exception as error:
+        known = foreign.as_user_error(error)
+        if _client is not None and (known is None or known.exit_code != PREEMPTED):
+            _end_all(error, known)
+        raise
+
+
+def _end_all(error, known):
     if known is None and any(name in str(error) for name in ("Gloo", "NCCL")):
         time.sleep(5)  # a collective failed: another process may say why
-        _end(f"{_DIED} ({_in_words(error)})", 1)
+        _end(f"{_DIED} ({_in_words(error)})", FAILED)
     if known is None:
         traceback.print_exception(error)
     line = str(known or _in_words(error))
-    code = known.exit_code if known else 1
+    code = known.exit_code if known else FAILED
     news = {"process": _process, "line": line, "code": code}
     with contextlib.suppress(Exception):  # another process was quicker
         _client.key_value_set(_FAILURE, json.dumps(news))
@@ -121,7 +132,7 @@ def _catch_bad_cast():
         # A std::type_info holds a pointer to its functions and one to its name.
         name = ctypes.c_char_p.from_address(kind + 8).value if kind else b""
         if name == b"St8bad_cast":
-            _end(_DIED, 1)
+            _end(_DIED, FAILED)
         before()
 
     _handler = handler(terminate)  # C++ keeps no reference

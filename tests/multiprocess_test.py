@@ -133,13 +133,16 @@ def test_sigterm_to_one_of_two_processes_stops_both_at_one_step(tmp_path):
             output += line
             if line.startswith("stopped"):
                 break
+        limit = time.monotonic() + 60
         while None in [child.poll() for child in children]:
+            assert time.monotonic() < limit
             for child in children:  # what comes now changes nothing
                 child.send_signal(signal.SIGTERM)
             time.sleep(0.01)
     finally:
         for child in children:
             child.kill()
+            child.communicate()
     assert [child.returncode for child in children] == [75, 75]
     step = int(re.search(r"stopped at step (\d+) of", output)[1])
     assert runs.final_state(tmp_path / "run")[1] == step
