@@ -46,9 +46,13 @@ def describe(setup):
         there = balanced.counts > 0
         counts, quotas = balanced.counts[there], balanced.quotas[there]
         lines.append(
-            f"the {there.sum():,} classes have {counts.min():,} to {counts.max():,} "
-            f"training images each; an epoch draws {quotas.min():,} to "
-            f"{quotas.max():,} of each (config.dataset.balance = "
+            f"the {there.sum():,} classes have {_range(counts)} training images each; "
+            f"an epoch draws {_range(quotas)} of each (config.dataset.balance = "
             f"{setup.config.dataset.balance:g})"
         )
     return "\n".join(lines)
+
+
+def _range(numbers):
+    least, most = numbers.min(), numbers.max()
+    return f"{least:,}" if least == most else f"{least:,} to {most:,}"
