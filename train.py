@@ -16,7 +16,6 @@ from data_source import DataError
 from errors import NOT_FINITE, PREEMPTED, UserError
 from evaluation.evaluator import Interrupted, Result
 from experiment import (
-    balance,
     build,
     checkpoints,
     data_report,
@@ -121,8 +120,6 @@ class Trainer:
         self.step = int(self.state.step)
         if self.first:
             print(_title(setup, self.state.params), flush=True)
-            if said := balance.describe(setup):
-                print(said, flush=True)
             if changed := trained.other_kernels(run, setup):
                 print(f"warning: {changed}", flush=True)
             print(data_report.describe(setup), flush=True)

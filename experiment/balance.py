@@ -35,7 +35,7 @@ def find(config, split):
 
 
 def describe(setup):
-    """Says what `find` found for a `build.Setup`; "" if it found nothing."""
+    """Says in lines what `find` found for a `build.Setup`, if anything."""
     lines, weights, balanced = [], setup.class_weights, setup.plan.balance
     if weights is not None:
         names = setup.train_split.label_names
@@ -50,7 +50,7 @@ def describe(setup):
             f"an epoch draws {_range(quotas)} of each (config.dataset.balance = "
             f"{setup.config.dataset.balance:g})"
         )
-    return "\n".join(lines)
+    return lines
 
 
 def _range(numbers):

@@ -20,7 +20,6 @@ import numpy as np
 from errors import ConfigError
 from evaluation.evaluator import Interrupted
 from experiment import (
-    balance,
     build,
     checkpoints,
     configuration,
@@ -56,8 +55,6 @@ class Program:
         for run in runs:
             setup = starting.numbered(setup, run.workdir)
         self.setup = image_statistics.fitted(setup)
-        if said := balance.describe(self.setup):
-            print(said, flush=True)
         self.total = setup.durations.total
         self.objective = self.setup.objective()
         self.arrays = jax.device_put(setup.train_split.arrays())

@@ -40,19 +40,19 @@ def test_weights_and_draws_come_from_the_training_labels(unlike):
     setup = build.setup(config)
     np.testing.assert_allclose(setup.class_weights, [20 / 36, 0, 20 / 4])
     assert setup.plan.balance is None
-    assert balance.describe(setup) == (
+    assert balance.describe(setup) == [
         "class weights of the training loss: ant 0.5556, bee 0, cat 5"
-    )
+    ]
     config = runs.small_config(dataset__balance=1.0, **unlike)
     setup = build.setup(config)
     assert setup.class_weights is None
     index, _ = setup.plan.indices(0, 5)
     labels = setup.train_split.labels()[index.ravel()]
     assert np.bincount(labels).tolist() == [20, 0, 20]
-    assert balance.describe(setup) == (
+    assert balance.describe(setup) == [
         "the 2 classes have 2 to 18 training images each; an epoch draws 10 "
         "of each (config.dataset.balance = 1)"
-    )
+    ]
     setup = build.setup(runs.small_config(loss__class_weights=(1, 0.5, 2), **unlike))
     assert setup.class_weights.tolist() == [1, 0.5, 2]
 
@@ -61,7 +61,7 @@ def test_labels_are_read_only_if_they_are_needed(unlike, monkeypatch):
     monkeypatch.setattr("data_source.Split.labels", None)
     setup = build.setup(runs.small_config(**unlike))
     assert (setup.class_weights, setup.plan.balance) == (None, None)
-    assert balance.describe(setup) == ""
+    assert balance.describe(setup) == []
 
 
 def test_a_wrong_number_of_weights_is_refused_with_both(unlike):
