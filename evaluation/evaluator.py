@@ -58,7 +58,7 @@ def describe(metrics, split, size, step):
 
 
 def describe_errors(metrics, split, size, step):
-    """Returns the part of it about the errors alone."""
+    """Returns what `describe` says of the errors alone."""
     return (
         f"{split} error {metrics['error']:.2f} % ({metrics['errors']} errors, "
         f"{metrics['count']}/{size} images counted) after step {step}"
