@@ -6,7 +6,6 @@ protocols (evaluation/protocols.py). Training evaluates one view of each image w
 evaluation/evaluator.py.
 """
 
-import contextlib
 import dataclasses
 import functools
 import math
@@ -20,12 +19,11 @@ from absl import logging
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-import data_source
 import input_pipeline
 from data_source import report
 from errors import ConfigError
 from evaluation import evaluator, population, protocols, results, scoring
-from experiment import build, checks, configuration, trained, workdir
+from experiment import balance, build, checks, configuration, trained, workdir
 from kernels import ops
 from training import losses
 from transforms import augment
@@ -59,9 +57,14 @@ class Evaluation:
         errors = evaluator.describe_errors(
             record, self.split, self.size, record["step"]
         )
+        found = [f"loss {record['loss']:.4f}"]
+        if classes := scoring.describe_classes(record):
+            found.insert(0, classes)
+        if "top5_error" in record:
+            found.insert(0, f"top-5 error {record['top5_error']:.2f} %")
         lines = [
             f"{errors} of {self.run}",
-            f"top-5 error {record['top5_error']:.2f} %, loss {record['loss']:.4f}; "
+            f"{', '.join(found)}; "
             + ", ".join(f"{k} {v}" for k, v in self.protocol.items()),
             *(f"damaged, counted as an error: {name}" for name in self.damaged),
             *_worst(self.worst),
@@ -202,7 +205,10 @@ def _population_variables(opened):
         checks.check_devices(config, jax.device_count(), jax.process_count())
     # Fewer devices, if all of them cannot share a batch, find the same statistics.
     devices = math.gcd(batch_size, config.num_devices or jax.device_count())
-    plan = input_pipeline.TrainPlan(len(split), batch_size, config.seed)
+    _, balanced = balance.find(config, split)
+    plan = input_pipeline.TrainPlan(
+        len(split), batch_size, config.seed, balance=balanced
+    )
     preprocessing, view = build.make_view(
         config, split.image_shape, len(split) / batch_size
     )
@@ -325,12 +331,7 @@ def predict_split(config, split, steps, variables, protocol):
 
     Each process evaluates every n-th image on its own devices.
     """
-    same_size = None not in split.image_shape
-    if same_size and len(split) * math.prod(split.image_shape) <= 2**30:
-        # Reading all at once makes `examples` fast. If one is damaged, reading them one
-        # by one finds it again.
-        with contextlib.suppress(data_source.DataError):
-            split.arrays()
+    split.preload()
     process, processes = jax.process_index(), jax.process_count()
     devices = jax.local_devices()[: config.num_devices or None]
     mesh = Mesh(np.array(devices), ("data",))

@@ -33,6 +33,71 @@ def _permutation(num_examples, seed, epoch):
     return order
 
 
+class Balance:
+    """Draws classes more evenly than a split has them.
+
+    An epoch, which still has N images, has the same number of each class every time:
+    its share of N is in proportion to n^(1 - power) for a class of n images, so power 1
+    draws all classes equally often. No image is drawn again before every other of its
+    class was drawn as often. A class without images is left out.
+
+    Args:
+      labels: the class of each example, int [N], none negative.
+      power: above 0, at most 1.
+
+    Attributes:
+      counts, quotas: images of each class, int [K], in the split and in an epoch.
+    """
+
+    def __init__(self, labels, power):
+        if not 0 < power <= 1:
+            raise ValueError(f"power {power} must be above 0 and at most 1")
+        self.counts = np.bincount(labels)
+        self._members = np.split(
+            np.argsort(labels, kind="stable").astype(np.int32),
+            np.cumsum(self.counts)[:-1],
+        )
+        # 0 ** 0 is 1, which a class without images must not have.
+        share = np.where(self.counts, self.counts ** (1.0 - power), 0.0)
+        exact = len(labels) * share / share.sum()
+        self.quotas = exact.astype(np.int64)
+        rest = len(labels) - self.quotas.sum()
+        largest = np.argsort(self.quotas - exact, kind="stable")[:rest]
+        self.quotas[largest] += 1  # the largest remainders
+
+    def epoch(self, seed, epoch):
+        """Returns the examples int32 [N] of an epoch, class by class, and their turns.
+
+        A turn, int32 [N], is how often the example was drawn before.
+        """
+        index, turn = [], []
+        for label, (members, quota) in enumerate(
+            zip(self._members, self.quotas.tolist(), strict=True)
+        ):
+            if not quota:
+                continue
+            # The class's own row: one order of its members after another.
+            place = epoch * quota + np.arange(quota)
+            turns, at = np.divmod(place, len(members))
+            drawn = members[at]
+            # The whole turns between the first and the last may have any order.
+            for number in {int(turns[0]), int(turns[-1])}:
+                # The 2 sets this stream apart from those of `_permutation` and views.
+                rng = np.random.default_rng((seed, number, label, 2))
+                rows = turns == number
+                drawn[rows] = members[rng.permutation(len(members))[at[rows]]]
+            index.append(drawn)
+            turn.append(turns.astype(np.int32))
+        return np.concatenate(index), np.concatenate(turn)
+
+
+@functools.lru_cache(maxsize=2)
+def _balanced(balance, seed, epoch):
+    """Returns an epoch of a `Balance` in random order."""
+    order = _permutation(balance.counts.sum(), seed, epoch)
+    return tuple(array[order] for array in balance.epoch(seed, epoch))
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainPlan:
     """Says which examples each training step sees: an endless row of shuffled epochs.
@@ -46,6 +111,8 @@ class TrainPlan:
     a batch holds batch_size / r examples r times, and an epoch, which still has
     num_examples images, shows only the first 1 / r of its permutation. The repeats of
     an example lie batch_size / r apart.
+
+    With `balance`, an epoch holds what it draws, in the order of the permutation.
     """
 
     num_examples: int
@@ -53,6 +120,7 @@ class TrainPlan:
     seed: int
     order: str = "shuffle"
     repeats: int = 1
+    balance: Balance | None = None
 
     def __post_init__(self):
         if self.order not in ("shuffle", "fixed"):
@@ -69,12 +137,20 @@ class TrainPlan:
             raise ValueError(
                 f"order 'fixed' with repeats={self.repeats} would never show the rest"
             )
+        if self.balance and self.order == "fixed":
+            raise ValueError("order 'fixed' with balance would never show the rest")
+        if self.balance and self.balance.counts.sum() != self.num_examples:
+            raise ValueError(
+                f"balance of {self.balance.counts.sum()} examples for a plan of "
+                f"{self.num_examples}"
+            )
 
     def indices(self, start_step, stop_step):
         """Returns example indices int32 [S, B] and epochs int32 [S, B] of those steps.
 
-        With repeats, the epoch is replaced by repeats * epoch + the number of the
-        repeat. In either case no example has the same number twice.
+        With balance, the epoch is replaced by how often the example was drawn before.
+        With repeats, it is replaced by repeats * epoch + the number of the repeat. In
+        any case no example has the same number twice.
         """
         distinct = self.batch_size // self.repeats
         first, stop = start_step * distinct, stop_step * distinct
@@ -87,10 +163,15 @@ class TrainPlan:
                 -(-e * self.num_examples // self.repeats) for e in (number, number + 1)
             )
             offset, count = at - start, min(end, stop) - at
-            source = number if self.order == "shuffle" else 0
-            order = _permutation(self.num_examples, self.seed, source)
-            index[at - first :][:count] = order[offset : offset + count]
-            epoch[at - first :][:count] = number
+            rows = slice(at - first, at - first + count)
+            part = slice(offset, offset + count)
+            if self.balance:
+                drawn, turns = _balanced(self.balance, self.seed, number)
+                index[rows], epoch[rows] = drawn[part], turns[part]
+            else:
+                source = number if self.order == "shuffle" else 0
+                order = _permutation(self.num_examples, self.seed, source)
+                index[rows], epoch[rows] = order[part], number
             at += count
         index, epoch = (a.reshape(-1, distinct) for a in (index, epoch))
         repeat = np.repeat(np.arange(self.repeats, dtype=np.int32), distinct)
@@ -124,7 +205,7 @@ def process_slice(batch_size, process_index, process_count):
 
 # Host batches.
 
-UNREADABLE = -1  # the label of an image that counts as an error
+UNREADABLE = -1  # the label of an image that counts as an error; of class k: -2 - k
 
 
 def train_batches(
@@ -188,8 +269,9 @@ def eval_batches(
     The last batch is padded with mask 0. A batch size that does not divide evenly among
     the processes is rounded up, so all have the same number of batches of one size.
     `view` maps an image to uint8 [H, W, C] of one size. With `damaged` "wrong" an image
-    that cannot be read becomes black and its label UNREADABLE; `num_threads`,
-    `prefetch` and the other values of `damaged` are as for `train_batches`.
+    that cannot be read becomes black and its label UNREADABLE, or if its class k is
+    known, UNREADABLE - 1 - k; `num_threads`, `prefetch` and the other values of
+    `damaged` are as for `train_batches`.
     """
     batch_size += -batch_size % process_count
     rows = process_slice(batch_size, process_index, process_count)
@@ -253,6 +335,7 @@ def _readable(split, index, damaged, at, show):
     """Returns (image, target) shown for example `index` or for its replacement."""
     error = None
     for number in range(min(100, len(split))):
+        example = None
         try:
             (example,) = split.examples([(index + number) % len(split)])
             image = decode.decode_lazily(example.image, split.image_shape[-1])
@@ -260,13 +343,14 @@ def _readable(split, index, damaged, at, show):
         except decode.DamagedImage as e:
             error = data_source.DataError(f"{example.name} is damaged: {e}")
         except data_source.DataError as e:
-            error = e
+            error, example = e, getattr(e, "example", None)
         if damaged == "fail":
             raise error
         if damaged == "wrong":
             logging.warning("%s; it counts as an error", error)
             black = np.zeros([size or 64 for size in split.image_shape], np.uint8)
-            return show(at, black, {"label": np.int32(UNREADABLE)})
+            label = UNREADABLE if example is None else UNREADABLE - 1 - example.label
+            return show(at, black, {"label": np.int32(label)})
         logging.warning("%s; the next image takes its place", error)
     raise data_source.DataError(f"{error}; nor can the images after it be read")
 

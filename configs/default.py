@@ -55,6 +55,9 @@ def get_config():
     config.dataset.cache_side = 256  # short side of cached images, pixels
     config.dataset.placement = "auto"  # "device" (the whole split), "host" or "auto"
     config.dataset.order = "shuffle"  # every epoch; "fixed": once for all epochs
+    # How evenly training draws the classes. A class of n images is drawn in proportion
+    # to n^(1 - balance). 0: as stored; 0.5: by the root; 1: all equally often.
+    config.dataset.balance = 0.0
     config.dataset.image_size = 0  # pixels, height = width; 0: the data's own size
     # How images get that size outside training: "pad" with zeros, "resize", or "crop"
     # the centre of the image rescaled to short_side. "auto" resizes image files, and
@@ -121,6 +124,10 @@ def get_config():
     # Or "binary_cross_entropy" with sigmoids, or LeNet-5's "map" and "ml".
     config.loss.name = "softmax_cross_entropy"
     config.loss.label_smoothing = 0.0  # share of the target spread over all classes
+    # In training, an image's loss is multiplied by the weight of its class: a number
+    # per class, (1.0, 5.0), or "balanced": in inverse proportion to the images of the
+    # class, with mean 1 over the training images.
+    config.loss.class_weights = placeholder(object)
     config.loss.auxiliary_weight = 0.3  # for each auxiliary head, if a network has any
     config.loss.rubbish = 1.0  # "map": the constant j of LeNet-5's eq. 9
 

@@ -1,6 +1,8 @@
 """A split of a data set, its examples, and their errors."""
 
+import contextlib
 import dataclasses
+import math
 import os
 import typing
 
@@ -77,6 +79,36 @@ class Split:
         Afterwards `read` takes its examples from memory too.
         """
         return self.source.arrays()
+
+    def preload(self):
+        """Reads all images at once if they are small, so that `examples` is fast.
+
+        If one is damaged, reading them one by one finds it again.
+        """
+        alike = None not in self.image_shape
+        if alike and len(self) * math.prod(self.image_shape) <= 2**30:
+            with contextlib.suppress(DataError):
+                self.arrays()
+
+    def labels(self):
+        """Returns the class of each example, int32 [N].
+
+        Of a large TFDS directory all records are read for it, with their images.
+
+        Raises:
+          DataError: a record is damaged, or the split has no classes.
+        """
+        labels = getattr(self.source, "labels", None)
+        if labels is None:
+            self.preload()
+            labels = []
+            for start in range(0, len(self), 1024):
+                part = range(start, min(start + 1024, len(self)))
+                labels += [example.label for example in self.examples(part)]
+        labels = np.array(labels, np.int32)
+        if labels.min() < 0:
+            raise DataError(f"{self.name}, {self.split}: the split has no labels")
+        return labels
 
     def read(self, indices):
         """Returns images uint8 [n, H, W, C] and labels int32 [n] of given examples."""

@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import data_source
 import input_pipeline
+from evaluation import scoring
 from kernels import ops
 
 
@@ -35,7 +36,7 @@ class Result:
     size: int
     metrics: dict
     score: str = "error"
-    reported: tuple = ("error", "top5_error", "loss")
+    reported: tuple = ("error", "loss")
 
     @property
     def value(self):
@@ -46,11 +47,18 @@ class Result:
 
     def describe(self, step):
         """Returns the line that ends an evaluation."""
-        return describe_errors(self.metrics, self.split, self.size, step)
+        return describe(self.metrics, self.split, self.size, step)
+
+
+def describe(metrics, split, size, step):
+    """Returns the line about `metrics` of `split`, which holds `size` images."""
+    errors = describe_errors(metrics, split, size, step)
+    classes = scoring.describe_classes(metrics)
+    return f"{errors}; {classes}" if classes else errors
 
 
 def describe_errors(metrics, split, size, step):
-    """Returns the line about the errors on `split`, which holds `size` images."""
+    """Returns what `describe` says of the errors alone."""
     return (
         f"{split} error {metrics['error']:.2f} % ({metrics['errors']} errors, "
         f"{metrics['count']}/{size} images counted) after step {step}"
@@ -86,7 +94,7 @@ class Classification:
     reading: dict = dataclasses.field(default_factory=dict)
 
     def run(self, variables, stop=lambda: False):
-        """Returns a `Result`: error, top5_error in per cent, loss per readable image.
+        """Returns a `Result`: scoring.measures, and the loss per readable image.
 
         Raises:
           Interrupted: `stop()`, which is called between batches, returned true.
@@ -125,11 +133,13 @@ class Classification:
             raise AssertionError(
                 f"{count} images counted of {size} in {self.split.name}"
             )
-        metrics = {
-            "error": 100 * int(total["errors"]) / count,
-            "top5_error": 100 * int(total["top5_errors"]) / count,
-            "loss": float(total["loss"]) / max(int(total["read"]), 1),
-            "errors": int(total["errors"]),
-            "count": count,
-        }
-        return Result(self.split.split, size, metrics)
+        metrics = scoring.measures(
+            *(total[name] for name in ("images", "hits", "answers")),
+            int(total["errors"]),
+            int(total["top5_errors"]),
+            count,
+        )
+        metrics["loss"] = float(total["loss"]) / max(int(total["read"]), 1)
+        reported = "error", "top5_error", "balanced_error", "macro_f1", "loss"
+        reported = tuple(name for name in reported if name in metrics)
+        return Result(self.split.split, size, metrics, reported=reported)

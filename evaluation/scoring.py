@@ -67,8 +67,57 @@ def read(path):
     return Predictions(**values | {"average": str(values["average"])})
 
 
+def measures(images, hits, answers, errors, top5_errors, count):
+    """Returns the errors of `count` images, and measures that weigh classes equally.
+
+    Args:
+      images, hits, answers: counts of each class, int [K]: its images, those that were
+        found, and the answers that name it.
+      errors, top5_errors: images of all classes whose class is not the first, or not
+        among the first five.
+
+    Returns:
+      A dict of error, top5_error, balanced_error and macro_f1 in per cent; the numbers
+      errors, top5_errors and count; and imbalance, how many times more images the
+      largest class has than the smallest. With five classes or fewer every answer is
+      among the first five, so there is no top-5. balanced_error is the mean of the
+      classes' errors, and macro_f1 that of their F1, 2 hits / (images + answers), each
+      over the classes that have images.
+    """
+    top5 = len(images) > 5
+    if not sum(images):  # of no image the class is known: as if it were one class
+        images, hits, answers = [count], [0], [0]
+    images, hits, answers = (
+        np.asarray(x, np.int64)[np.asarray(images) > 0] for x in (images, hits, answers)
+    )
+    found = {
+        "error": 100 * errors / count,
+        "top5_error": 100 * top5_errors / count,
+        "balanced_error": 100 * float(np.mean((images - hits) / images)),
+        "macro_f1": 100 * float(np.mean(2 * hits / (images + answers))),
+        "errors": errors,
+        "top5_errors": top5_errors,
+        "count": count,
+        "imbalance": float(images.max() / images.min()),
+    }
+    return {name: x for name, x in found.items() if top5 or not name.startswith("top5")}
+
+
+def describe_classes(result):
+    """Says the measures of equal classes if one has twice the images of another.
+
+    `result` is of `measures`; one of an earlier version says nothing.
+    """
+    if result.get("imbalance", 1.0) < 2:
+        return ""
+    return (
+        f"balanced error {result['balanced_error']:.2f} %, macro F1 "
+        f"{result['macro_f1']:.2f} %"
+    )
+
+
 def score(predictions):
-    """Returns error and top5_error in per cent, errors, top5_errors and count.
+    """Returns the `measures` of predictions.
 
     Among equal scores the class of lower number counts as higher, as in argmax.
     """
@@ -80,13 +129,10 @@ def score(predictions):
     count = len(labels)
     errors = count - int((answered & (rank < 1)).sum())
     top5_errors = count - int((answered & (rank < 5)).sum())
-    return {
-        "error": 100 * errors / count,
-        "top5_error": 100 * top5_errors / count,
-        "errors": errors,
-        "top5_errors": top5_errors,
-        "count": count,
-    }
+    table = confusion(predictions)
+    images, answers = table.sum(1), table.sum(0)[:-1]
+    hits = np.diagonal(table)
+    return measures(images, hits, answers, errors, top5_errors, count)
 
 
 def confusion(predictions):
@@ -251,10 +297,13 @@ def _renumbered(predictions, first, number):
 
 def describe(result):
     """Returns the errors of `score` in words."""
-    return (
-        f"error {result['error']:.2f} %, top-5 {result['top5_error']:.2f} % "
-        f"({result['errors']} and {result['top5_errors']} errors of {result['count']})"
-    )
+    first, counts = f"error {result['error']:.2f} %", f"{result['errors']}"
+    if "top5_error" in result:
+        first += f", top-5 {result['top5_error']:.2f} %"
+        counts += f" and {result['top5_errors']}"
+    if classes := describe_classes(result):
+        first += f", {classes}"
+    return f"{first} ({counts} errors of {result['count']})"
 
 
 def main(argv=None):

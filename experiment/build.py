@@ -22,7 +22,7 @@ import models
 from data_source import cache
 from errors import ConfigError
 from evaluation import eval_step, evaluator
-from experiment import checks
+from experiment import balance, checks
 from training import (
     durations,
     losses,
@@ -49,6 +49,7 @@ class Setup:
     Attributes:
       durations: the `Durations` of the training.
       plan: which example each training step sees.
+      class_weights: of the training's loss, one per class; or None.
       preprocessing, view: for training images; the view is None if jit does it all.
       eval_preprocessing: for evaluation images.
       input_shape: [H, W, C] of the network's input in training.
@@ -64,6 +65,7 @@ class Setup:
     eval_split: data_source.Split
     durations: "Durations"
     plan: input_pipeline.TrainPlan
+    class_weights: np.ndarray | None
     preprocessing: preprocessings.Preprocessing
     view: preprocessings.TrainView | None
     eval_preprocessing: preprocessings.Preprocessing
@@ -85,7 +87,9 @@ class Setup:
         return train_step.make_init(self.model, tx, self.input_shape, ema)
 
     def objective(self):
-        return make_objective(self.config, self.trained_model, self.preprocessing)
+        return make_objective(
+            self.config, self.trained_model, self.preprocessing, self.class_weights
+        )
 
     def train_step(self):
         """Returns the function: (state, batch, seed) -> (state, sums)."""
@@ -155,10 +159,17 @@ class Setup:
 
     def renumbered(self, number, report):
         """A copy with `number(split, report=...)` of both splits; reports for one."""
+        train_split = number(self.train_split, report=report)
+        changed = {}
+        if train_split is not self.train_split:
+            weights, balanced = balance.find(self.config, train_split)
+            plan = dataclasses.replace(self.plan, balance=balanced)
+            changed = {"plan": plan, "class_weights": weights}
         return dataclasses.replace(
             self,
-            train_split=number(self.train_split, report=report),
+            train_split=train_split,
             eval_split=number(self.eval_split, report=lambda line: None),
+            **changed,
         )
 
     def with_statistics(self, statistics):
@@ -195,13 +206,15 @@ def setup(config, num_devices=None):
     sizes = {(pixels, pixels, shape[-1]) for _, pixels in config.augment.image_sizes}
     check_sizes(model, variables, {tested, *sizes} - {shape})
     checks.check_parameters(config, variables["params"])
+    class_weights, balanced = balance.find(config, train_split)
     return Setup(
         config,
         mesh,
         train_split,
         eval_split,
         lengths,
-        make_plan(config, len(train_split)),
+        make_plan(config, len(train_split), balanced),
+        class_weights,
         preprocessing,
         view,
         eval_preprocessing,
@@ -246,13 +259,14 @@ def reading(dataset):
     }
 
 
-def make_plan(config, num_examples):
+def make_plan(config, num_examples, balanced=None):
     return input_pipeline.TrainPlan(
         num_examples,
         config.batch_size,
         config.seed,
         order=config.dataset.order,
         repeats=config.augment.repeats,
+        balance=balanced,
     )
 
 
@@ -461,7 +475,7 @@ def make_optimizer(config, epoch_steps, total_steps):
     return schedule, tx
 
 
-def make_objective(config, model, preprocessing):
+def make_objective(config, model, preprocessing, class_weights=None):
     """The training.objective of a config."""
     mix = None
     if config.augment.mixup or config.augment.cutmix:
@@ -472,7 +486,7 @@ def make_objective(config, model, preprocessing):
         )
     return objective.Classification(
         model,
-        losses.make_loss(config.loss),
+        losses.weighted(losses.make_loss(config.loss), class_weights),
         functools.partial(
             preprocessings.network_input,
             preprocessing=preprocessing,

@@ -28,7 +28,8 @@ POSITIVE = (
 ).split()
 NOT_NEGATIVE = (
     "seed num_devices num_epochs dataset.image_size dataset.num_threads "
-    "dataset.holdout eval.image_size eval.short_side augment.crop augment.translate "
+    "dataset.holdout dataset.balance eval.image_size eval.short_side augment.crop "
+    "augment.translate "
     "augment.rotate augment.scale augment.squeeze augment.shear augment.brightness "
     "augment.contrast augment.saturation augment.hue augment.pca augment.erasing "
     "augment.mixup augment.cutmix augment.policy_magnitude augment.policy_std "
@@ -40,6 +41,7 @@ NOT_NEGATIVE = (
 ).split()
 BELOW_ONE = ("dataset.holdout", "loss.label_smoothing", "optimizer.ema_decay")
 AT_MOST = {
+    "dataset.balance": 1,
     "augment.brightness": 1,
     "augment.contrast": 1,
     "augment.saturation": 1,
@@ -125,6 +127,7 @@ def check(config):
     if config.seed >= 2**63:
         raise ConfigError(f"config.seed = {config.seed} does not fit into 64 bits")
     _check_augment(config)
+    _check_classes(config)
     _check_images(config)
     _check_optimizer(config.optimizer)
     _check_schedule(config)
@@ -176,6 +179,30 @@ def _check_eval(config):
         raise ConfigError(
             f"config.eval.average = 'softmax': config.loss.name = {config.loss.name!r} "
             "is not a loss of log probabilities; choose 'logits'"
+        )
+
+
+def _check_classes(config):
+    weights, balance = config.loss.class_weights, config.dataset.balance
+    if isinstance(weights, tuple):
+        numbers = all(isinstance(w, int | float) and 0 <= w < math.inf for w in weights)
+        valid = numbers and any(weights)
+    else:
+        valid = weights in (None, "balanced")
+    if not valid:
+        raise ConfigError(
+            f"config.loss.class_weights = {weights!r} must be 'balanced', None, or one "
+            "number for each class, (1.0, 5.0), none negative and not all 0"
+        )
+    if balance and config.dataset.order == "fixed":
+        raise ConfigError(
+            f"config.dataset.balance = {balance} with config.dataset.order = 'fixed' "
+            "would never show most images of the large classes"
+        )
+    if balance and weights == "balanced":
+        raise ConfigError(
+            f"config.loss.class_weights = 'balanced' with config.dataset.balance = "
+            f"{balance} would make up for the sizes of the classes twice; choose one"
         )
 
 

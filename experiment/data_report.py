@@ -1,6 +1,7 @@
 """Says, before training, on which data a run is trained and how it is evaluated."""
 
 from data_source import report
+from experiment import balance
 
 
 def describe(setup):
@@ -18,6 +19,7 @@ def describe(setup):
         chosen.append(f"placement {setup.placement()}")
     if chosen:
         lines.append(f"  chosen by auto in config.dataset: {', '.join(chosen)}")
+    lines += [f"  {line}" for line in balance.describe(setup)]
     parts = setup.eval_split.split.split("+")
     tested = any(part.partition("[")[0].strip() == "test" for part in parts)
     if tested and config.checkpoint.keep_best:

@@ -67,7 +67,9 @@ class Curvature:
         self._set = jax.jit(
             sdlm.make_set_curvature(
                 setup.model,
-                losses.make_criterion(setup.config.loss),
+                losses.weighted(
+                    losses.make_criterion(setup.config.loss), setup.class_weights
+                ),
                 functools.partial(
                     preprocessing.network_input, preprocessing=setup.preprocessing
                 ),

@@ -42,7 +42,7 @@ class Run:
             return f"diverged at step {result['step']}"
         if "text" in result:  # an earlier version wrote it
             return result["text"]
-        return evaluator.describe_errors(
+        return evaluator.describe(
             result, result["split"], result["size"], result["step"]
         )
 

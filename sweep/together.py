@@ -62,7 +62,7 @@ class Program:
         self.init = jax.jit(jax.vmap(self._init))
         options = ops.compiler_options(jax.default_backend())
         self.run_steps = jax.jit(
-            jax.vmap(self._run_steps, (0, 0, 0, (None, None, 0, None), None)),
+            jax.vmap(self._run_steps, (0, 0, 0, (None, None, 0, 0), None)),
             donate_argnums=(1, 2),
             static_argnums=4 if config.steps_per_dispatch == 1 else (),
             compiler_options=options,
@@ -79,18 +79,17 @@ class Program:
         }
 
     def indices(self, runs, step, count):
-        """Example indices [K, S, B] and epochs [S, B], S = steps_per_dispatch.
+        """Example indices and epochs [K, S, B] over `runs`, S = steps_per_dispatch.
 
         The first `count` belong to the steps from `step` on; the rest is padding.
         """
         padding = ((0, self.config.steps_per_dispatch - count), (0, 0))
-        index = []
+        places = []
         for run in runs:
-            plan = build.make_plan(run.config, len(self.setup.train_split))
-            places = plan.indices(step, step + count)
-            found, epoch = (np.pad(p, padding) for p in places)
-            index.append(found)
-        return np.stack(index), epoch
+            plan = dataclasses.replace(self.setup.plan, seed=run.config.seed)
+            found = plan.indices(step, step + count)
+            places.append([np.pad(p, padding) for p in found])
+        return tuple(map(np.stack, zip(*places, strict=True)))
 
     def of(self, config):
         """The `Setup` for a config with other values of the fields that vary."""

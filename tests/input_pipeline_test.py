@@ -18,7 +18,7 @@ from tiny_datasets import (
 
 import input_pipeline
 from data_source import DataError, open_split
-from input_pipeline import TrainPlan
+from input_pipeline import Balance, TrainPlan
 from transforms import preprocessing as preprocessings
 from transforms.augment import Augmentation, augment
 from transforms.preprocessing import Preprocessing
@@ -51,6 +51,66 @@ def test_any_step_is_the_same_whenever_it_is_asked_for(batch_size):
         for ours, all_of_them in zip(part, whole, strict=True):
             np.testing.assert_array_equal(ours, all_of_them[start : start + 2])
     assert plan.indices(5, 5)[0].shape == (0, batch_size)
+
+
+# 1, 5, 30 and 64 images of a class, and none of class 3.
+UNLIKE = np.random.default_rng(0).permutation(np.repeat([0, 1, 2, 4], [1, 5, 30, 64]))
+
+
+@pytest.mark.parametrize(
+    ("power", "quotas"),
+    # Of 100 images: 25 each, or in proportion to the roots 1, 2.24, 5.48 and 8.
+    [(1.0, [25, 25, 25, 0, 25]), (0.5, [6, 13, 33, 0, 48])],
+)
+def test_balance_draws_the_same_of_each_class_in_every_epoch(power, quotas):
+    plan = TrainPlan(100, 8, seed=3, balance=Balance(UNLIKE, power))
+    index, turn = plan.indices(0, 100)
+    assert index.dtype == turn.dtype == np.int32
+    for epoch in index.reshape(8, 100):
+        assert np.bincount(UNLIKE[epoch], minlength=5).tolist() == quotas
+        assert (UNLIKE[epoch] != np.sort(UNLIKE[epoch])).any()
+    drawn = np.bincount(index.ravel(), minlength=100)
+    for label in (0, 1, 2, 4):
+        assert np.ptp(drawn[label == UNLIKE]) <= 1  # none again before all others
+    # Turns are 0, 1, ..., so no drawing shares its augmentation with another.
+    for example in range(100):
+        assert sorted(turn[index == example]) == list(range(drawn[example]))
+    for start in (99, 0, 37):  # any step, whenever it is asked for
+        part = plan.indices(start, start + 1)
+        assert (part[0] == index[start]).all() and (part[1] == turn[start]).all()
+    other = TrainPlan(100, 8, seed=4, balance=plan.balance).indices(0, 100)[0]
+    assert not np.array_equal(other, index)
+
+
+def test_balance_with_repeats_repeats_no_augmentation():
+    plan = TrainPlan(100, 8, seed=3, repeats=2, balance=Balance(UNLIKE, 1.0))
+    index, number = plan.indices(0, 100)
+    np.testing.assert_array_equal(index[:, :4], index[:, 4:])
+    assert len({*zip(index.ravel(), number.ravel(), strict=True)}) == 800
+
+
+def test_processes_share_a_balanced_batch(tiny, some):
+    plan = TrainPlan(20, 6, seed=1, balance=Balance(some[1], 1.0))
+    whole = list(input_pipeline.train_batches(tiny, plan, 0, 5))
+    parts = [
+        input_pipeline.train_batches(
+            tiny, plan, 0, 5, process_index=number, process_count=2
+        )
+        for number in (0, 1)
+    ]
+    for batch, *halves in zip(whole, *parts, strict=True):
+        for name in batch:
+            joined = np.concatenate([half[name] for half in halves])
+            np.testing.assert_array_equal(joined, batch[name])
+
+
+def test_what_cannot_be_balanced():
+    with pytest.raises(ValueError, match="'fixed' with balance would never show"):
+        TrainPlan(100, 8, seed=0, order="fixed", balance=Balance(UNLIKE, 1.0))
+    with pytest.raises(ValueError, match="balance of 100 examples for a plan of 99"):
+        TrainPlan(99, 8, seed=0, balance=Balance(UNLIKE, 1.0))
+    with pytest.raises(ValueError, match=r"power 1\.5 must be"):
+        Balance(UNLIKE, 1.5)
 
 
 def test_a_late_start_costs_no_more():

@@ -1,6 +1,7 @@
 """Training and testing on photographs: encoded, of different sizes, some damaged."""
 
 import io
+import json
 import os
 import re
 import signal
@@ -137,8 +138,12 @@ def test_a_damaged_test_image_costs_no_steps_of_a_training(tmp_path, photographs
     config = run.config()
     with config.unlocked():
         config.eval.damaged = "wrong"
-    text = str(evaluate.evaluate_run(run, config))
-    assert line.split(" after")[0].removeprefix("done: ") in text
+    evaluation = evaluate.evaluate_run(run, config)
+    assert line.split(" after")[0].removeprefix("done: ") in str(evaluation)
+    lines = (run.path / "metrics.jsonl").read_text().splitlines()
+    trained = [x for x in map(json.loads, lines) if "eval/error" in x][-1]
+    for name in ("error", "balanced_error", "macro_f1"):
+        assert trained[f"eval/{name}"] == pytest.approx(evaluation.record[name])
 
 
 def test_images_in_memory_that_cannot_be_read_count_as_errors(tmp_path):
@@ -151,7 +156,7 @@ def test_images_in_memory_that_cannot_be_read_count_as_errors(tmp_path):
         list(input_pipeline.eval_batches(split, 4))
     found = list(input_pipeline.eval_batches(split, 4, damaged="wrong"))
     labels = np.concatenate([batch["label"] for batch in found])
-    assert labels.tolist()[:6] == [0, 1, input_pipeline.UNREADABLE, 0, 1, 2]
+    assert labels.tolist()[:6] == [0, 1, input_pipeline.UNREADABLE - 1 - 2, 0, 1, 2]
 
 
 def test_sizes_that_the_network_cannot_take_are_refused_ahead(tmp_path, split):

@@ -11,6 +11,7 @@ import optax
 import pytest
 import runs
 
+import input_pipeline
 import models
 import train
 from errors import ConfigError
@@ -408,6 +409,13 @@ def test_evaluation_counts_every_image_once(reference, batch_size, devices):
     assert result["errors"] == (order[:, 0] != labels).sum()
     top5 = (order[:, :5] == labels[:, None]).any(1)
     assert result["top5_error"] == 100 * (203 - top5.sum()) / 203
+    table = np.zeros((10, 10), int)
+    np.add.at(table, (labels, order[:, 0]), 1)
+    hits, images, answers = np.diag(table), table.sum(1), table.sum(0)
+    assert result["balanced_error"] == pytest.approx(100 * (1 - hits / images).mean())
+    f1 = 2 * hits / (images + answers)
+    assert result["macro_f1"] == pytest.approx(100 * f1.mean())
+    assert result["imbalance"] == 25 / 15
 
 
 def test_not_a_number_is_an_error_and_ties_are_decided_as_argmax_does():
@@ -429,6 +437,14 @@ def test_not_a_number_is_an_error_and_ties_are_decided_as_argmax_does():
     batch["mask"] = jnp.array([1.0, 0.0, 1.0])
     sums = step(logits, batch)
     assert (sums["count"], sums["errors"]) == (2, 1)
+    counts = {name: sums[name].tolist() for name in ("images", "hits", "answers")}
+    assert counts == {"images": [2, 0, 0], "hits": [1, 0, 0], "answers": [1, 0, 0]}
+    # Class 1, which cannot be read, is counted; an unknown class is not.
+    batch["label"] = jnp.array([0, input_pipeline.UNREADABLE - 2, -1])
+    sums = step(logits, batch | {"mask": jnp.ones(3)})
+    assert (sums["count"], sums["read"], sums["errors"]) == (3, 1, 2)
+    counts = {name: sums[name].tolist() for name in ("images", "hits", "answers")}
+    assert counts == {"images": [1, 1, 0], "hits": [1, 0, 0], "answers": [1, 0, 0]}
 
 
 def test_due_and_next_due_agree_for_fractional_epochs():

@@ -1,12 +1,14 @@
 """Training criteria by name: functions (logits [B, K], labels [B]) -> losses [B].
 
 If an image has two labels (mixup, cutmix), its loss is linear in the target: it is the
-weighted sum of the loss for each label.
+weighted sum of the loss for each label. So class weights hold for each label, too.
 """
 
 import functools
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 
 from models import lenet
@@ -32,6 +34,26 @@ def make_criterion(config):
     vanish for a pattern that is learnt, so steps would grow from pass to pass.
     """
     return lenet.ml_loss if config.name == "map" else make_loss(config)
+
+
+def weighted(loss, class_weights):
+    """Returns `loss` times the weight of the label's class; None changes nothing.
+
+    The losses are not divided by the weights of a batch, so parts of a batch add up.
+    """
+    if class_weights is None:
+        return loss
+    weights = jnp.asarray(class_weights, jnp.float32)
+    return lambda logits, labels: weights[labels] * loss(logits, labels)
+
+
+def balanced_weights(counts):
+    """Returns weights [K] in inverse proportion to the `counts` of images per class.
+
+    Their mean over the images is 1; a class without images has the weight 0.
+    """
+    there = counts > 0
+    return np.where(there, counts.sum() / (there.sum() * np.maximum(counts, 1)), 0.0)
 
 
 def softmax_cross_entropy(logits, labels, label_smoothing=0.0):

@@ -40,13 +40,50 @@ def test_errors_are_those_of_a_stable_sort():
         errors += label not in order[:1]
         top5_errors += label not in order[:5]
     assert 0 < top5_errors < errors < 57
-    assert scoring.score(found) == {
+    score = scoring.score(found)
+    equal_classes = {"balanced_error", "macro_f1", "imbalance"}
+    assert {name: x for name, x in score.items() if name not in equal_classes} == {
         "errors": errors,
         "top5_errors": top5_errors,
         "count": 57,
         "error": 100 * errors / 57,
         "top5_error": 100 * top5_errors / 57,
     }
+    assert equal_classes < score.keys()
+
+
+def test_measures_of_equal_classes_are_those_of_their_formulas():
+    # Class 0: 90 images, 81 found; class 1: 10 images, 2 found and one without an
+    # answer; class 2 has no images, and three of class 0 are called so.
+    label = np.repeat([0, 1], [90, 10])
+    answer = np.array([0] * 81 + [1] * 6 + [2] * 3 + [1] * 2 + [0] * 8)
+    logits = np.eye(3, dtype="f4")[answer]
+    logits[-1] = np.nan
+    found = scoring.Predictions(
+        np.arange(100), label, logits, np.array(["a", "b", "c"]), "logits"
+    )
+    score = scoring.score(found)
+    recall, precision = (81 / 90, 2 / 10), (81 / 88, 2 / 8)
+    f1 = [2 * r * p / (r + p) for r, p in zip(recall, precision, strict=True)]
+    assert score == {
+        "errors": 17,
+        "count": 100,
+        "error": 17.0,
+        "balanced_error": pytest.approx(100 * (1 - sum(recall) / 2)),
+        "macro_f1": pytest.approx(100 * sum(f1) / 2),
+        "imbalance": 9.0,
+    }  # of three classes, five answers always have the right one
+    said = "balanced error 45.00 %, macro F1 56.62 %"
+    assert scoring.describe_classes(score) == said
+    assert scoring.describe(score) == f"error 17.00 %, {said} (17 errors of 100)"
+    alike = scoring.measures([9, 5], [9, 5], [9, 5], 0, 0, 14)
+    assert scoring.describe_classes(alike) == ""  # neither has twice the other's
+    assert scoring.describe_classes({"error": 1.0}) == ""  # of an earlier version
+
+
+def test_images_whose_class_is_unknown_are_errors_of_no_class():
+    found = scoring.measures([0, 0], [0, 0], [0, 0], 3, 3, 3)
+    assert (found["error"], found["balanced_error"], found["macro_f1"]) == (100, 100, 0)
 
 
 def test_confusion_and_classes_add_up_to_the_errors():

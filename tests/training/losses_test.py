@@ -41,6 +41,23 @@ def test_binary_cross_entropy_is_the_mean_over_the_classes(smoothing):
     )
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_class_weight_multiplies_the_whole_loss_of_its_images(smoothing):
+    loss = make("softmax_cross_entropy", smoothing)
+    weights = np.array([0.5, 1, 3, 1, 1, 0])
+    found = losses.weighted(loss, weights)(LOGITS, LABELS)
+    expected = loss(LOGITS, LABELS) * np.array([0.5, 0, 3, 3])
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert losses.weighted(loss, None) is loss
+
+
+def test_balanced_weights_are_inverse_frequencies_with_mean_one():
+    counts = np.array([1, 0, 4, 15])
+    weights = losses.balanced_weights(counts)
+    np.testing.assert_allclose(weights, [20 / 3, 0, 20 / 12, 20 / 45])
+    assert weights @ counts / 20 == pytest.approx(1)
+
+
 @pytest.mark.parametrize("name", ["softmax_cross_entropy", "binary_cross_entropy"])
 def test_a_loss_is_linear_in_the_target(name):
     """The loss of mixed labels is therefore the weighted sum of the losses; with a

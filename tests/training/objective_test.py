@@ -9,12 +9,13 @@ import numpy as np
 import optax
 import pytest
 import runs
+from ml_collections import ConfigDict
 
 import train
 from data_source import split as splits
 from evaluation.evaluator import Result
 from experiment import build, trained, workdir
-from training import train_step
+from training import losses, objective, train_step
 
 
 class Brightness:
@@ -75,6 +76,56 @@ def test_accumulation_and_sums_do_not_know_the_task():
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, 1e-5, 1e-6), *states)
     assert sums[0].keys() == {"loss", "far", "bad_step"}
     assert sums[0]["far"] == sums[1]["far"] and sums[0]["bad_step"] == -1
+
+
+def test_class_weights_hold_for_both_labels_of_a_mixed_image_and_for_parts():
+    """The loss that is minimised and reported is the sum over images / their number."""
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(8, 2, 2, 1)).astype("f4")
+    labels, share = np.array([0, 1, 2, 2, 1, 0, 2, 2]), 0.25
+    weights = np.array([5.0, 0.5, 1.0])
+
+    class Logits(nn.Module):
+        @nn.compact
+        def __call__(self, x, *, train):
+            del train
+            return nn.Dense(3)(x.reshape(len(x), -1))
+
+    def mix(images, labels, key):
+        del key
+        return images, (labels + 1) % 3, share
+
+    config = ConfigDict({"name": "softmax_cross_entropy", "label_smoothing": 0.1})
+    task = objective.Classification(
+        Logits(),
+        losses.weighted(losses.make_loss(config), weights),
+        lambda batch, seed: batch["image"],
+        mix=mix,
+    )
+    batch = {"image": images, "label": labels}
+    tx = optax.sgd(1.0)
+    state = train_step.make_init(Logits(), tx, (2, 2, 1), ema=0)(0)
+    found = [
+        jax.jit(train_step.make_train_step(task, tx, accumulate=parts))(state, batch, 0)
+        for parts in (1, 4)
+    ]
+    # Sums of eight terms in another order.
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, 1e-5, 1e-6), *found)
+
+    x = images.reshape(8, -1)
+    dense = jax.tree.map(np.asarray, state.params)["Dense_0"]
+    logits = x @ dense["kernel"] + dense["bias"]
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    total, gradient = 0.0, np.zeros_like(p)
+    for part, label in ((share, labels), (1 - share, (labels + 1) % 3)):
+        target = 0.9 * np.eye(3)[label] + 0.1 / 3
+        weight = part * weights[label]
+        total += (weight * -(target * np.log(p)).sum(1)).sum()
+        gradient += weight[:, None] * (p - target)  # smoothed targets add up to 1
+    (after, sums) = found[0]
+    np.testing.assert_allclose(sums["loss"], total, rtol=1e-5)
+    step = dense["bias"] - after.params["Dense_0"]["bias"]
+    np.testing.assert_allclose(step, gradient.sum(0) / 8, rtol=1e-4)
 
 
 @dataclasses.dataclass(frozen=True)
