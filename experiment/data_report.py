@@ -24,7 +24,7 @@ def describe(setup):
     tested = any(part.partition("[")[0].strip() == "test" for part in parts)
     if tested and config.checkpoint.keep_best:
         lines.append(
-            "warning: the best checkpoint is chosen by its error on test, which makes that "
-            "error too low; config.dataset.eval_split can name another split"
+            "warning: the best checkpoint is chosen by its error on test, which is too "
+            "low then; config.dataset.eval_split can name another split"
         )
     return "\n".join(lines)
