@@ -65,6 +65,9 @@ class Files:
             for i in map(int, indices)
         ]
 
+    def stamps(self):
+        return np.array([path.stat().st_mtime_ns for path in self.paths], np.uint64)
+
 
 def open_photographs(directory, name):
     """Opens the data_source.Split of that name, from a cache if the name is one."""
