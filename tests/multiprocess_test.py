@@ -94,11 +94,18 @@ def test_a_process_that_dies_ends_the_other_with_one_line(tmp_path, victim, numb
 
 
 @pytest.mark.parametrize(
-    "placement", ["device", pytest.param("host", marks=pytest.mark.slow)]
+    ("placement", "balance"),
+    [
+        ("device", 0.0),
+        pytest.param("host", 0.0, marks=pytest.mark.slow),
+        pytest.param("host", 1.0, marks=pytest.mark.slow),
+    ],
 )
-def test_two_processes_of_two_devices_equal_one_of_four(tmp_path, placement):
-    runs.train_small(tmp_path / "one", num_devices=4)
-    outputs = run_processes(tmp_path / "two", 2, 2, dataset__placement=placement)
+def test_two_processes_of_two_devices_equal_one_of_four(tmp_path, placement, balance):
+    changes = {"dataset__balance": balance}
+    runs.train_small(tmp_path / "one", num_devices=4, **changes)
+    changes["dataset__placement"] = placement
+    outputs = run_processes(tmp_path / "two", 2, 2, **changes)
     assert sum("203/203 images counted" in output for output in outputs) == 1
     one, two = (runs.final_state(tmp_path / n)[0] for n in ("one", "two"))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 2e-4, 2e-5), one, two)
