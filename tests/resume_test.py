@@ -33,14 +33,19 @@ LONG = {
 
 
 def start(path, **more):
-    return subprocess.Popen(
-        runs.command(CONFIG, f"--workdir={path}", **(LONG | more)),
-        cwd=runs.ROOT,
-        env=runs.environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    # Under nohup this process ignores SIGHUP, and so would its child.
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        return subprocess.Popen(
+            runs.command(CONFIG, f"--workdir={path}", **(LONG | more)),
+            cwd=runs.ROOT,
+            env=runs.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def read_until(child, pattern):

@@ -15,6 +15,7 @@ def handlers(monkeypatch):
     before = {number: signal.getsignal(number) for number in stopping.SIGNALS}
     for name in ("stdout", "stderr"):
         monkeypatch.setattr(sys, name, getattr(sys, name))
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup ignores
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
