@@ -28,7 +28,7 @@ from experiment import (
     stopping,
     trained,
 )
-from experiment.workdir import Workdir
+from experiment.workdir import Workdir, WorkdirError
 from kernels import ops
 from training import memory, plateau, train_step
 from training.durations import due, next_due
@@ -116,6 +116,8 @@ class Trainer:
         found = starting.restore(setup, self.saved)  # nothing is written before it
         if self.first:
             run.lock.take()
+            if found is None and self.saved.all_steps():
+                raise WorkdirError(f"{run}: another process began it; start again")
             run.create(config)
         self.setup = setup = image_statistics.find(setup, run)
         if found is None:
@@ -164,8 +166,7 @@ class Trainer:
         last = self.step == self.total
         if self.evaluated < self.step and (due(self.step, eval_every) or last):
             self._evaluate()  # a stop cut it short, or there is nothing to train
-            if self.total == 0:
-                self._save()
+            self._save()  # the result, if this step is saved
         while self.step < self.total:
             self._stop_if_asked()
             self.profiler.at(self.step, self.state)
@@ -324,6 +325,7 @@ class Trainer:
 
     def close(self):
         with contextlib.ExitStack() as stack:  # closes each, whatever the others raise
+            stack.callback(self.workdir.lock.release)
             stack.callback(self.saved.close)
             stack.callback(self.writer.close)
             stack.callback(self.feed.close)

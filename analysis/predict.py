@@ -239,7 +239,8 @@ def find(images):
             yield from _files(given)
             continue
         first = sys.stdin.buffer.peek()
-        if b"\0" in first or MAGIC.match(first):
+        listed = os.path.exists(first.split(b"\n")[0].rstrip(b"\r"))
+        if b"\0" in first or (MAGIC.match(first) and not listed):
             yield "-", sys.stdin.buffer.read()
             continue
         for line in sys.stdin.buffer:

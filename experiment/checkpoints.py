@@ -75,7 +75,8 @@ class Checkpoints:
 
         A checkpoint without `metrics` (a dict of floats that holds `best_metric`) is
         never the best one. `meta` is any JSON value. A step that already exists is left
-        as it is. Raises CheckpointError if this save or the previous one failed.
+        as it is, but gets the metrics if it has none: of an evaluation that a stop cut
+        short. Raises CheckpointError if this save or the previous one failed.
         """
         self.wait()
         self._open()
@@ -93,6 +94,10 @@ class Checkpoints:
         step = int(step)
         if step not in self.all_steps():
             self._ranking.metrics[step] = record["metrics"]
+        elif metrics and self._ranking.metrics.get(step, metrics) is None:
+            self._ranking.metrics[step] = metrics
+            if jax.process_index() == 0:
+                _add_metrics(self._path(step), metrics)
         with self._reporting(step):
             if jax.process_index() == 0 and step not in self._manager.all_steps():
                 self._manager.save(step, args=args, force=True)
@@ -343,6 +348,15 @@ def _read_record(path):
     if record.pop("crc32") != _json_crc(record):
         raise ValueError("checksum mismatch in meta")
     return record
+
+
+def _add_metrics(path, metrics):
+    """Adds metrics to a checkpoint's record; a kill leaves the old or the new one."""
+    record = {**_read_record(path), "metrics": metrics}
+    file = path / "meta" / "metadata"
+    new = path / "meta" / "metadata.tmp"
+    new.write_text(json.dumps({**record, "crc32": _json_crc(record)}))
+    new.replace(file)
 
 
 def _load(path, abstract_state):

@@ -8,6 +8,7 @@ file server, so that the clocks of the machines do not matter.
 
 import contextlib
 import datetime
+import errno
 import fcntl
 import json
 import os
@@ -15,6 +16,7 @@ import pathlib
 import platform
 import tempfile
 import threading
+import time
 
 from errors import UserError
 
@@ -43,6 +45,9 @@ class Lock:
     def take(self):
         """Becomes the owner of the directory, which is made if it is missing.
 
+        An owner on another machine may be dead, as after a crash that restarted the
+        job elsewhere. So this waits for its next heartbeat, or until it has none.
+
         Raises:
           Owned: another process is.
           UserError: the lock cannot be written.
@@ -54,20 +59,43 @@ class Lock:
             "process": os.getpid(),
             "process_start": _start(os.getpid()),
             "machine": _machine(),
+            "directory": str(self._directory.resolve()),
             "since": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
-            with self._open("a+") as file:
-                holder = _read(file)
-                if holder and self._lives(holder, file):
-                    raise Owned(self._in_words(holder, file))
-                self._write(file, own)
+            before = None
+            while (seen := self._take(own, before)) is not None:
+                if before is None:
+                    holder, _ = seen
+                    print(
+                        f"waiting to see whether process {holder['process']} on "
+                        f"{holder['host']} still writes in {self._directory}",
+                        flush=True,
+                    )
+                before = seen
+                time.sleep(1)
         except OSError as e:
             raise UserError(f"cannot write {self._path}: {e.strerror}") from e
         self._own, self._lost, self._ended = own, None, threading.Event()
         _HELD.add(self)
         threading.Thread(target=self._beat, args=[self._ended], daemon=True).start()
+
+    def _take(self, own, before):
+        """Writes `own` into the lock, or returns the owner and its last heartbeat.
+
+        It returns them if the owner may be dead: it is elsewhere, and they are what
+        this returned `before`, if it was called before.
+        """
+        with self._open("a+") as file:
+            holder = _read(file)
+            if not holder or not self._lives(holder, file):
+                self._write(file, own)
+                return None
+            seen = holder, os.fstat(file.fileno()).st_mtime_ns
+            if _is_here(holder) or before not in (None, seen):
+                raise Owned(self._in_words(holder, file))
+            return seen
 
     def check(self):
         """Raises Owned if the directory was taken over meanwhile.
@@ -137,9 +165,14 @@ class Lock:
             raise
 
     def _lives(self, holder, file):
-        machine = _machine()
-        if machine and machine == holder["machine"]:
-            return _start(holder["process"]) == holder["process_start"]
+        if _is_here(holder):
+            with contextlib.suppress(OSError):  # it is not mounted here
+                owned = holder.get("directory", self._directory)
+                if not os.path.samefile(owned, self._directory):
+                    return False  # this is a copy of an owned directory
+            start = _start(holder["process"])
+            if start is not None or not _is_hidden(holder["process"]):
+                return start == holder["process_start"]
         return abs(self._age(file)) < STALE
 
     def _age(self, file):
@@ -153,7 +186,7 @@ class Lock:
             f"{self._directory} since {holder['since']}: end it first, or choose "
             "another --workdir."
         )
-        if holder["machine"] != _machine():
+        if not _is_here(holder):
             text += (
                 f" If it is dead, the directory is free {STALE:.0f} s after its last "
                 f"sign of life, which is {self._age(file):.0f} s old."
@@ -180,8 +213,26 @@ def _read(file):
 def _is_at(file, path):
     try:
         return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
-    except FileNotFoundError:
-        return False
+    except OSError as e:
+        if e.errno in (errno.ENOENT, errno.ESTALE):  # NFS says ESTALE
+            return False
+        raise
+
+
+def _is_here(holder):
+    """Whether the owner's process is, or was, on this machine since its last boot."""
+    return holder["machine"] is not None and holder["machine"] == _machine()
+
+
+def _is_hidden(process):
+    """Whether somebody else's process runs, whose start /proc may not show."""
+    try:
+        os.kill(process, 0)
+    except PermissionError:
+        return True
+    except OSError:
+        pass
+    return False
 
 
 def _machine():

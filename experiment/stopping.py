@@ -21,7 +21,8 @@ SIGNALS = (
 class StopSignal:
     """Any of SIGNALS asks for a stop; a second Ctrl-C (SIGINT) interrupts.
 
-    SIGHUP does not where it is ignored, as under nohup. In a run of several processes
+    A signal other than SIGTERM does not where it is ignored, as SIGHUP under nohup or
+    SIGINT in the background of a script. In a run of several processes
     jax.distributed handles SIGTERM itself, gets the other signals as SIGTERM, and the
     processes agree on a step (`Stop`).
     """
@@ -34,7 +35,7 @@ class StopSignal:
             ignored = signal.getsignal(number) == signal.SIG_IGN
             if number == signal.SIGTERM and self._several:
                 continue
-            if not (number == signal.SIGHUP and ignored):
+            if number == signal.SIGTERM or not ignored:
                 signal.signal(number, self._request)
 
     def asked(self):

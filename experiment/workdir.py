@@ -10,6 +10,7 @@ checkpoints/        one directory per saved step
 lock                who writes here, while somebody does (ownership.py)
 """
 
+import contextlib
 import datetime
 import importlib.metadata
 import json
@@ -70,11 +71,11 @@ class Workdir:
     def continued(self, config=None):
         """Returns the config with which a run here goes on; without `config`, its own.
 
-        Which images are held out stays as it was when the run began.
+        A run of an earlier version keeps its rule by which images are held out.
         """
         if config is None:
             return self.config()
-        if not (self.path / "config.json").exists():
+        if not self.has("config.json") or self.config().dataset.holdout_by != "path":
             return config
         config = config.copy_and_resolve_references()
         with config.unlocked():
@@ -125,7 +126,9 @@ class Workdir:
 
     def _write(self, name, write):
         # The file is renamed into place, so that a kill leaves the old or the new one.
-        path, new = self.path / name, self.path / (name + ".tmp")
+        # Two evaluations may write one name at once. `check` knows config.json's.
+        mine = "" if name == "config.json" else f".{platform.node()}.{os.getpid()}"
+        path, new = self.path / name, self.path / f"{name}{mine}.tmp"
         try:
             with open(new, "wb") as file:
                 write(file)
@@ -133,6 +136,8 @@ class Workdir:
                 os.fsync(file.fileno())
             new.replace(path)
         except OSError as e:
+            with contextlib.suppress(OSError):
+                new.unlink(missing_ok=True)
             raise WorkdirError(f"cannot write {path}: {e.strerror}") from e
 
     def write_json(self, name, value):

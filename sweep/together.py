@@ -54,7 +54,12 @@ class Program:
         print(data_report.describe(setup), flush=True)
         for run in runs:
             setup = starting.numbered(setup, run.workdir)
-        self.setup = image_statistics.fitted(setup)
+        begun = [run.workdir for run in runs if run.workdir.has(image_statistics.FILE)]
+        if begun:  # a stopped sweep goes on with the statistics that it began with
+            self.setup = image_statistics.find(setup, begun[0])
+        else:
+            self.setup = image_statistics.fitted(setup)
+        self._checkpoints = {}
         self.total = setup.durations.total
         self.objective = self.setup.objective()
         self.arrays = jax.device_put(setup.train_split.arrays())
@@ -96,13 +101,19 @@ class Program:
         return dataclasses.replace(self.setup, config=config)
 
     def checkpoints(self, run):
-        """The checkpoints of a run, as `--mode=train` keeps them."""
-        return checkpoints.Checkpoints(
-            run.workdir.checkpoints,
-            keep_last=run.config.checkpoint.keep_last,
-            keep_best=run.config.checkpoint.keep_best,
-            best_metric=self.setup.score,
-        )
+        """The checkpoints of a run, as `--mode=train` keeps them.
+
+        They remember what `restore` found damaged, which a save sets aside.
+        """
+        path, keep = run.workdir.checkpoints, run.config.checkpoint
+        if path not in self._checkpoints:
+            self._checkpoints[path] = checkpoints.Checkpoints(
+                path,
+                keep_last=keep.keep_last,
+                keep_best=keep.keep_best,
+                best_metric=self.setup.score,
+            )
+        return self._checkpoints[path]
 
     def restore(self, run):
         """(state, step of its last evaluation) that a stopped sweep saved, or None."""
@@ -169,7 +180,8 @@ class Group:
         program, run = self.program, self.runs[number]
         run.workdir.lock.take()
         run.workdir.create(run.config)
-        image_statistics.keep(program.setup, run.workdir)
+        if not run.workdir.has(image_statistics.FILE):
+            image_statistics.keep(program.setup, run.workdir)
         trained.describe(run.workdir, program.setup, take(self.state.params, number))
         return reporting.MetricWriter(
             run.workdir.path,
@@ -184,9 +196,10 @@ class Group:
         with contextlib.ExitStack() as stack:
             for run in self.runs:
                 stack.enter_context(run.workdir.lock)
-            self.writers = [self._begin(number) for number in range(len(self.runs))]
-            for writer in self.writers:
-                stack.callback(writer.close)
+            self.writers = []
+            for number in range(len(self.runs)):
+                self.writers.append(self._begin(number))
+                stack.callback(self.writers[-1].close)
             if due(self.step, eval_every) or self.step == program.total:
                 self._evaluate(stop)  # what a stop cut short
             while self.step < program.total and self._going():

@@ -158,7 +158,11 @@ def test_a_stop_in_an_evaluation_saves_the_step_and_loses_nothing(
     class Stop:
         requested = False
 
-    stop, real = Stop(), evaluator.Classification.run
+    stop, real, keep = (
+        Stop(),
+        evaluator.Classification.run,
+        {"checkpoint__keep_last": 9},
+    )
 
     def asked_meanwhile(*args, **kwargs):
         stop.requested = True
@@ -167,14 +171,22 @@ def test_a_stop_in_an_evaluation_saves_the_step_and_loses_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(evaluator.Classification, "run", asked_meanwhile)
         with pytest.raises(train.Preempted, match="stopped at step 10 of 30"):
-            runs.train_small(tmp_path / "run", stop=stop)
-    runs.train_small(tmp_path / "run")
+            runs.train_small(tmp_path / "run", stop=stop, **keep)
+    runs.train_small(tmp_path / "run", **keep)
     runs.assert_same_bits(
         runs.final_state(tmp_path / "run")[0], runs.final_state(reference[0])[0]
     )
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     evaluated = [json.loads(x)["step"] for x in lines if "eval/error" in x]
     assert evaluated == [10, 20, 30]
+    # Its evaluation came after the stop, and "best" knows it.
+    (error,) = [
+        line["eval/error"]
+        for line in map(json.loads, lines)
+        if line["step"] == 10 and "eval/error" in line
+    ]
+    record = checkpoints._read_record(tmp_path / "run" / "checkpoints" / "10")
+    assert record["metrics"] == {"error": pytest.approx(error)}
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_saved(tmp_path):

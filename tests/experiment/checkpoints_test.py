@@ -131,6 +131,18 @@ def test_a_finished_step_is_not_saved_again(tmp_path):
     assert_same(run.restore(abstract(make_state()))[0], make_state(4))
 
 
+def test_an_evaluation_after_a_stop_adds_its_metrics(tmp_path):
+    run = Checkpoints(tmp_path)
+    run.save(4, make_state(4))
+    run.save(5, make_state(5), {"error": 0.5})
+    for again in (run, Checkpoints(tmp_path)):
+        for error in (0.1, 0.9):  # the first counts
+            again.save(4, make_state(4), {"error": error})
+        again.close()
+        assert again.best_step() == Checkpoints(tmp_path).best_step() == 4
+    assert_same(run.restore(abstract(make_state()))[0], make_state(5))
+
+
 def test_keeps_the_newest_and_the_best(tmp_path):
     run = Checkpoints(tmp_path, keep_last=2, keep_best=1)
     errors = {1: 0.5, 2: 0.1, 3: 0.4, 4: None, 5: 0.1 + 1e-9, 6: float("nan"), 7: None}

@@ -70,15 +70,53 @@ def test_a_dead_owner_on_this_machine_does_not_count_for_a_moment(tmp_path):
         os.stat(f"/proc/{child.pid}")
 
 
-def test_an_owner_elsewhere_is_dead_without_heartbeats(tmp_path):
+def test_an_owner_elsewhere_is_dead_without_heartbeats(tmp_path, monkeypatch, capsys):
+    def beat(_):
+        os.utime(tmp_path / "lock")
+
+    monkeypatch.setattr(ownership.time, "sleep", beat)
     forge(tmp_path, age=20, **ELSEWHERE)
-    message = r"process 11 on node7 .* free 60 s after its last sign of life, .* 2\d s"
+    message = r"process 11 on node7 .* free 60 s after its last sign of life, .* 0 s"
     with pytest.raises(Owned, match=message):
-        Lock(tmp_path).take()
+        Lock(tmp_path).take()  # it gave a sign of life meanwhile
+    assert "waiting to see whether process 11 on node7" in capsys.readouterr().out
     for age in (STALE + 1, -STALE - 1):  # a clock may have been set back
         forge(tmp_path, age=age, **ELSEWHERE)
         with Lock(tmp_path) as lock:
             lock.take()
+
+
+def test_a_restart_elsewhere_waits_until_the_owner_counts_as_dead(
+    tmp_path, monkeypatch
+):
+    forge(tmp_path, age=25, **ELSEWHERE)
+    waited = []
+    real = Lock._age
+    monkeypatch.setattr(ownership.time, "sleep", waited.append)
+    monkeypatch.setattr(Lock, "_age", lambda *a: real(*a) + 10 * len(waited))
+    with Lock(tmp_path) as lock:
+        lock.take()
+    assert len(waited) == 4  # 25 + 3 * 10 < STALE
+
+
+def test_a_copy_of_an_owned_directory_is_free(tmp_path):
+    with Lock(tmp_path / "a") as lock:
+        lock.take()
+        shutil.copytree(tmp_path / "a", tmp_path / "b")
+        with Lock(tmp_path / "b") as copy:
+            copy.take()
+        lock.check()
+
+
+def test_a_process_that_proc_hides_counts_by_its_heartbeat(tmp_path, monkeypatch):
+    forge(tmp_path)
+    monkeypatch.setattr(ownership, "_start", lambda process: None)
+    monkeypatch.setattr(ownership, "_is_hidden", lambda process: True)
+    with pytest.raises(Owned):
+        Lock(tmp_path).take()
+    os.utime(tmp_path / "lock", (0, 0))
+    with Lock(tmp_path) as lock:
+        lock.take()
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}"])
