@@ -8,6 +8,7 @@ import errno
 import importlib.metadata
 import json
 import os
+import platform
 import shutil
 import subprocess
 import types
@@ -224,7 +225,8 @@ def test_a_name_appears_only_with_its_whole_text(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", fsync)
     Workdir(tmp_path).write_text("dataset.json", "new text")
-    assert seen == [(f"{tmp_path}/dataset.json.tmp", 8, "old")]
+    new = f"{tmp_path}/dataset.json.{platform.node()}.{os.getpid()}.tmp"
+    assert seen == [(new, 8, "old")]
     assert (tmp_path / "dataset.json").read_text() == "new text"
     assert os.listdir(tmp_path) == ["dataset.json"]
 
