@@ -15,7 +15,8 @@ def handlers(monkeypatch):
     before = {number: signal.getsignal(number) for number in stopping.SIGNALS}
     for name in ("stdout", "stderr"):
         monkeypatch.setattr(sys, name, getattr(sys, name))
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup ignores
+    for number in (signal.SIGHUP, signal.SIGINT):  # nohup and "&" of a script ignore
+        signal.signal(number, signal.SIG_DFL)
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
