@@ -64,7 +64,7 @@ def test_training_says_what_it_reads_and_what_auto_chose(trained):
     lines = output.splitlines()
     start = lines.index("data: mnist, 10 classes")
     assert lines[start + 1 : start + 4] == [
-        "  train[:640]: 640 images",
+        "  train[:320]: 320 images",
         "  test[:203]: 203 images",
         "  chosen by auto in config.dataset: fit pad (images that are not 32x32), "
         "placement device",

@@ -1,5 +1,6 @@
 """A run that was killed, stopped or damaged ends with the bits of one that was not."""
 
+import functools
 import json
 import random
 import re
@@ -13,18 +14,8 @@ import runs
 CONFIG = "--config=configs/lenet5.py:modern"
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    """The final state of the run that all others are compared with."""
-    path = tmp_path_factory.mktemp("uninterrupted") / "run"
-    result = runs.run_main(runs.command(CONFIG, f"--workdir={path}", **LONG))
-    assert result.returncode == 0, result.stderr
-    return runs.final_state(path)
-
-
-# 150 steps; saves and evaluations often enough that a kill meets them.
-LONG = {
-    "num_epochs": 15.0,
+# Saves and evaluations often enough that a kill meets them.
+OFTEN = {
     "steps_per_dispatch": 3,
     "checkpoint.every_steps": 4,
     "eval.batch_size": 5,
@@ -32,12 +23,27 @@ LONG = {
 }
 
 
-def start(path, **more):
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """Gives the final state of the run of so many epochs of ten steps."""
+
+    @functools.cache
+    def state(epochs):
+        path = tmp_path_factory.mktemp("uninterrupted") / "run"
+        with start(path, epochs) as child:
+            output = child.stdout.read()
+        assert child.returncode == 0, output
+        return runs.final_state(path)
+
+    return state
+
+
+def start(path, epochs):
     # Under nohup this process ignores SIGHUP, and so would its child.
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     try:
         return subprocess.Popen(
-            runs.command(CONFIG, f"--workdir={path}", **(LONG | more)),
+            runs.command(CONFIG, f"--workdir={path}", num_epochs=epochs, **OFTEN),
             cwd=runs.ROOT,
             env=runs.environment(),
             stdout=subprocess.PIPE,
@@ -57,12 +63,15 @@ def read_until(child, pattern):
     raise AssertionError(f"{pattern!r} never came:\n{''.join(lines)}")
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(9, marks=pytest.mark.slow)])
-def test_killed_at_random_moments_ends_in_the_same_bits(uninterrupted, tmp_path, kills):
-    chance = random.Random(kills)
-    left = kills
+@pytest.mark.parametrize(
+    ("kills", "epochs"), [(2, 6.0), pytest.param(5, 15.0, marks=pytest.mark.slow)]
+)
+def test_killed_at_random_moments_ends_in_the_same_bits(
+    uninterrupted, tmp_path, kills, epochs
+):
+    chance, left = random.Random(kills), kills
     while True:
-        with start(tmp_path / "run") as child:
+        with start(tmp_path / "run", epochs) as child:
             for line in child.stdout:
                 if line.startswith("step") and left:
                     # Steps, evaluations and saves take milliseconds each here.
@@ -74,9 +83,12 @@ def test_killed_at_random_moments_ends_in_the_same_bits(uninterrupted, tmp_path,
         assert child.returncode == -signal.SIGKILL
         left -= 1
     assert not left
-    state, step = runs.final_state(tmp_path / "run")
-    assert step == uninterrupted[1] == 150
-    runs.assert_same_bits(state, uninterrupted[0])
+    (state, step), (expected, end) = (
+        runs.final_state(tmp_path / "run"),
+        uninterrupted(epochs),
+    )
+    assert step == end == 10 * epochs
+    runs.assert_same_bits(state, expected)
 
 
 @pytest.mark.parametrize(
@@ -88,38 +100,40 @@ def test_killed_at_random_moments_ends_in_the_same_bits(uninterrupted, tmp_path,
     ],
 )
 def test_sigterm_saves_exits_with_75_and_resumes(uninterrupted, tmp_path, moment):
-    with start(tmp_path / "run") as child:
+    with start(tmp_path / "run", 6.0) as child:
         if moment == "in training":
-            read_until(child, "^step +44/")
+            read_until(child, "^step +24/")
         elif moment == "in evaluation":
             # The line of an epoch's last step comes when its evaluation begins.
-            read_until(child, "^step +40/")
+            read_until(child, "^step +20/")
         else:
             read_until(child, "parameters")
         # A terminal that is closed stops a run as SIGTERM does.
         child.send_signal(signal.SIGHUP if moment == "in training" else signal.SIGTERM)
-        read_until(child, r"^stopped at step \d+ of 150, which is saved")
+        read_until(child, r"^stopped at step \d+ of 60, which is saved")
         while child.poll() is None:  # what comes now changes nothing
             child.send_signal(signal.SIGTERM)
             time.sleep(0.001)
     assert child.returncode == 75
     _, step = runs.final_state(tmp_path / "run")
-    assert step < 150
+    assert step < 60
 
-    result = runs.run_main(runs.command(CONFIG, f"--workdir={tmp_path}/run", **LONG))
-    assert result.returncode == 0, result.stderr
-    assert f"resuming from step {step} of 150" in result.stdout
+    with start(tmp_path / "run", 6.0) as child:
+        output = child.stdout.read()
+    assert child.returncode == 0, output
+    assert f"resuming from step {step} of 60" in output
     state, step = runs.final_state(tmp_path / "run")
-    runs.assert_same_bits(state, uninterrupted[0])
+    runs.assert_same_bits(state, uninterrupted(6.0)[0])
 
 
 @pytest.mark.slow
-def test_every_step_is_reported_once_after_a_kill(uninterrupted, tmp_path):
-    with start(tmp_path / "run") as child:
-        read_until(child, "^step +56/")
+def test_every_step_is_reported_once_after_a_kill(tmp_path):
+    with start(tmp_path / "run", 6.0) as child:
+        read_until(child, "^step +28/")
         child.kill()
-    runs.run_main(runs.command(CONFIG, f"--workdir={tmp_path}/run", **LONG))
+    with start(tmp_path / "run", 6.0) as child:
+        child.stdout.read()
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     steps = [json.loads(line)["step"] for line in lines if "train/loss" in line]
     assert steps == sorted(set(steps))
-    assert steps[-1] == 150
+    assert steps[-1] == 60

@@ -21,13 +21,13 @@ from experiment import checkpoints, checks, stopping, workdir
 ROOT = pathlib.Path(__file__).parent.parent
 OLD_RUN = ROOT / "tests" / "old_run"  # made before the rooms were built
 
-# 30 steps of 64 images in three epochs of ten steps.
+# 30 steps of 32 images in three epochs of ten steps.
 SMALL = {
     "num_devices": 1,
-    "batch_size": 64,
+    "batch_size": 32,
     "num_epochs": 3.0,
     "steps_per_dispatch": 7,
-    "dataset.train_split": "train[:640]",
+    "dataset.train_split": "train[:320]",
     "dataset.eval_split": "test[:203]",
     "eval.batch_size": 100,
     "log.every_steps": 4,

@@ -206,6 +206,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_saved(tmp_path):
 def test_one_batch_is_learnt_by_heart(tmp_path):
     line = runs.train_small(
         tmp_path / "run",
+        batch_size=64,
         dataset__train_split="train[:64]",
         dataset__eval_split="train[:64]",
         num_epochs=60.0,
@@ -225,6 +226,7 @@ def test_the_1998_recipe_learns(tmp_path):
         num_epochs=2.0,
         steps_per_dispatch=200,
         log__every_steps=640,
+        dataset__train_split="train[:640]",
         optimizer__curvature_examples=100,
     )
     assert float(line.split("error ")[1].split()[0]) < 50
@@ -316,7 +318,7 @@ def test_learning_rate_scales_with_the_batch():
         schedule__name="constant",
     )
     schedule, _ = build.make_optimizer(config, EPOCH, 100)
-    assert float(schedule(0)) == pytest.approx(0.1 * 64 / 256)
+    assert float(schedule(0)) == pytest.approx(0.1 * 32 / 256)
 
 
 def test_plateau_divides_when_the_error_stops_improving():

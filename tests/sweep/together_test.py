@@ -282,7 +282,7 @@ def test_mean_and_standard_deviation():
 @pytest.mark.parametrize(
     ("vary", "overrides", "message"),
     [
-        ("batch_size=32,64", {}, "config.batch_size cannot vary"),
+        ("batch_size=16,32", {}, "config.batch_size cannot vary"),
         ("model.name=lenet5,vgg16", {}, "config.model.name cannot vary"),
         ("optimizer.kwargs.momentun=0.9", {}, "did you mean 'optimizer.kwargs.mom"),
         ("seed=0.5", {}, "values must be ints"),

@@ -20,7 +20,11 @@ def trainer(tmp_path_factory):
     """A trainer of ResNet-20 that has planned its memory, before its first step."""
     path = tmp_path_factory.mktemp("trainer") / "run"
     config = runs.small_config(
-        num_devices=2, model__name="resnet20", steps_per_dispatch=1
+        num_devices=2,
+        model__name="resnet20",
+        steps_per_dispatch=1,
+        batch_size=64,
+        dataset__train_split="train[:640]",
     )
     trainer = train.Trainer(config, workdir.Workdir(path), runs.NoStop)
     data, count = trainer.feed.take(0, 1)
@@ -100,7 +104,7 @@ def test_running_out_is_an_error_that_says_what_fits(words, tmp_path, monkeypatc
     monkeypatch.setattr(programs.Programs, "__init__", begin_full)
     monkeypatch.setattr(memory, "limit", lambda _: (4 * 2**20, "a small device"))
     with pytest.raises(memory.OutOfMemory, match=r"\d+ images would fit"):
-        runs.train_small(tmp_path / "run")
+        runs.train_small(tmp_path / "run", batch_size=64)
 
 
 def test_running_out_in_the_evaluation_names_its_batch(tmp_path, monkeypatch):
