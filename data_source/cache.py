@@ -10,8 +10,9 @@ DIRECTORY/<data set>-<split>-<kind>-<side>/ holds
     lock        held by the process that builds
 
 A record is appended to the index only once its example is on the disk, so a build that
-was killed resumes where it stopped. Examples that were damaged are tried again whenever
-the cache is opened; those that can be read by then follow the others in `examples`.
+was killed resumes where it stopped. Examples that were damaged, or whose file could not
+be read, are tried again whenever the cache is opened; those that can be read by then
+follow the others in `examples`.
 """
 
 import concurrent.futures
@@ -261,6 +262,16 @@ def _describe(place, made_from, size):
     os.replace(place / "cache.json.tmp", place / "cache.json")
 
 
+def _examples(split, indices):
+    """Returns the examples as `Split.examples` does; unreadable files have no bytes."""
+    try:
+        return split.examples(indices)
+    except UnreadableFile as error:
+        if len(indices) == 1:
+            return [error.example]
+    return [example for i in indices for example in _examples(split, [i])]
+
+
 def _encode(example, *, kind, side, channels, interpolation):
     """Returns (bytes to store, shape of the image) for an example."""
     try:
@@ -283,7 +294,7 @@ def _build(split, place, made_from, stamps, encode, num_threads, report):
     _replace(place, "stamps", stamps)
     _describe(place, made_from, None)
     count, done = len(split), _resume(place)
-    sample = split.examples(np.linspace(0, count - 1, SAMPLE, dtype=int))
+    sample = _examples(split, np.linspace(0, count - 1, SAMPLE, dtype=int))
     stored = [len(encode(example)[0]) for example in sample]
     need = (count - done) * (np.mean(stored) + INDEX.itemsize + NAME)
     free = shutil.disk_usage(place).free
@@ -296,8 +307,7 @@ def _build(split, place, made_from, stamps, encode, num_threads, report):
     report(plan)
 
     def encode_block(indices):
-        examples = split.examples(indices)
-        return [(example, *encode(example)) for example in examples]
+        return [(example, *encode(example)) for example in _examples(split, indices)]
 
     began = reported = time.monotonic()
     first = done
@@ -317,7 +327,11 @@ def _build(split, place, made_from, stamps, encode, num_threads, report):
                     pool.map(encode_block, blocks)
                 ):
                     if not image:
-                        report(f"{example.name} is damaged, and so it is in the cache")
+                        fault = "is damaged" if len(example.image) else "cannot be read"
+                        report(
+                            f"{example.name} {fault}: the cache holds it as damaged, "
+                            "and each start tries it again"
+                        )
                     name = example.name.encode()
                     sizes = (data.tell(), len(image), len(name))
                     records.append((*sizes, example.label, shape))
@@ -348,10 +362,7 @@ def _try_again(split, place, made_from, stamps, encode, report):
     changed, mended = False, 0
     with open(place / "examples", "ab") as data:
         for number in _damaged(place):
-            try:
-                (example,) = split.examples([number])
-            except UnreadableFile as error:
-                example = error.example
+            (example,) = _examples(split, [number])
             image, shape = encode(example)
             if not image and before[number] == stamps[number]:
                 continue

@@ -79,10 +79,14 @@ def numbered_as(split, names, owner, advice, *, subset=False, report=print):
 
 
 class Renumbered:
-    """A split's source whose class k has the number `places[k]`."""
+    """A split's source whose class k has the number `places[k]`.
+
+    An example without a label, -1, stays without.
+    """
 
     def __init__(self, source, places):
-        self._source, self._places = source, places
+        self._source = source
+        self._places = np.append(places, np.int32(-1))  # the last is that of -1
 
     def __len__(self):
         return len(self._source)

@@ -16,6 +16,7 @@ when it prepares it.
 """
 
 import array
+import concurrent.futures
 import csv
 import hashlib
 import os
@@ -57,6 +58,8 @@ COLUMNS = {
     "y".split(),
     "split": "split set subset partition".split(),
 }
+STAT_THREADS = 32  # a network drive answers many questions at once
+STAT_PART = 4096  # files that a thread asks for in one task
 IMAGE_SHAPE = (None, None, 3)  # images have any size; grey files are read as RGB
 
 
@@ -239,16 +242,23 @@ class FileSource:
 
     def stamps(self):
         """Returns `Split.stamps`: of each path with its file's size, time and label."""
-        digests = []
-        for i, label in enumerate(self._files.labels):
-            name = self._files[i]
-            try:
-                found = os.stat(os.path.join(self._root, name))
-                state = f"{found.st_size} {found.st_mtime_ns}"
-            except OSError:
-                state = "missing"
-            digests.append(_digest(f"{label} {state} {name}"))
-        return np.frombuffer(b"".join(digests), "<u8")
+
+        def part(start):
+            stop = min(start + STAT_PART, len(self))
+            return b"".join(map(self._stamp, range(start, stop)))
+
+        with concurrent.futures.ThreadPoolExecutor(STAT_THREADS) as pool:
+            parts = pool.map(part, range(0, len(self), STAT_PART))
+            return np.frombuffer(b"".join(parts), "<u8")
+
+    def _stamp(self, index):
+        name, label = self._files[index], self._files.labels[index]
+        try:
+            found = os.stat(os.path.join(self._root, name))
+            state = f"{found.st_size} {found.st_mtime_ns}"
+        except OSError:
+            state = "missing"
+        return _digest(f"{label} {state} {name}")
 
     def examples(self, indices):
         """Returns the examples as a list of `Example`, named by their paths.
@@ -291,12 +301,15 @@ class Folder:
         if not self._folders:
             self.findings.held_out = _drawn(holdout, by)
         if "train" not in self.splits:
+            read = [f"{f} (read as {split})" for split, f in self._folders.items()]
             raise DataError(
-                f"{root} has no train folder beside {', '.join(self.splits)}; the "
-                f"classes of the training images set the numbering."
+                f"{as_text(root)} has no train folder beside {', '.join(read)}; the "
+                "classes of the training images set the numbering. If these folders "
+                "are classes, list the images in a CSV (csv:PATH)."
             )
         training = root / self._folders.get("train", "")
         folders, _, _ = _entries(training)
+        training = as_text(training)
         if not folders:
             raise DataError(
                 f"{training} has no class folders; a data set is PATH/train/<class>/ "
@@ -318,7 +331,8 @@ class Folder:
             if not inner or images:
                 return root
             self.findings.remarks.append(
-                f"{root} holds only the folder {as_text(folders[0])}, which is read"
+                f"{as_text(root)} holds only the folder {as_text(folders[0])}, "
+                "which is read"
             )
             root = root / folders[0]
 
@@ -328,7 +342,7 @@ class Folder:
         Raises:
           DataError: two folders are the same split, or it is not clear what is what.
         """
-        root, found = self.root, {}
+        root, where, found = self.root, as_text(self.root), {}
         folders, images, ignored = _entries(root)
         earlier = self._by == "path"
         if earlier:
@@ -338,26 +352,29 @@ class Folder:
         for folder, split in named.items():
             if _entries(root / folder)[0]:
                 if split in found:
-                    raise DataError(f"{root} has both {found[split]} and {folder}.")
+                    raise DataError(f"{where} has both {found[split]} and {folder}.")
                 found[split] = folder
         if not found:
-            all_named = named and len(named) == len(folders)
-            if not earlier and (all_named or len(set(named.values())) > 1):
-                raise DataError(
-                    f"{root}: {', '.join(named)} hold no class folders; a data set is "
-                    "PATH/train/<class>/ and PATH/validation/<class>/, or "
-                    "PATH/<class>/, of image files."
-                )
+            if named and not earlier:
+                rest = (root / f for f in folders if f not in named)
+                if not any(map(_holds_images, rest)):
+                    raise DataError(
+                        f"{where}: {', '.join(named)} hold no class folders; a data "
+                        "set is PATH/train/<class>/ and PATH/validation/<class>/, or "
+                        "PATH/<class>/, of image files."
+                    )
+                remark = f"read as classes, not as splits: {', '.join(named)}"
+                self.findings.remarks.append(remark)
             return {}
         others = [f for f in folders if f not in found.values()]
         if list(found) == ["train"] and not earlier:
             for folder in others:
                 if folder not in named and _holds_images(root / folder):
                     raise DataError(
-                        f"{root / found['train']} may be a split or a class: it holds "
-                        f"folders, and beside it {folder} holds images. Put all "
-                        f"classes under {found['train']}, or list the images in a CSV "
-                        "(csv:PATH)."
+                        f"{where}/{found['train']} may be a split or a class: it holds "
+                        f"folders, and beside it {as_text(folder)} holds images. Put "
+                        f"all classes under {found['train']}, move {as_text(folder)} "
+                        "elsewhere, or list the images in a CSV (csv:PATH)."
                     )
         others += [f"images beside them ({len(images):,})"] if images else []
         if others:
@@ -372,23 +389,22 @@ class Folder:
         folder = self._folders.get(split, "")
         classes, strays, ignored = _entries(self.root / folder)
         if strays:
-            raise DataError(f"{self.root / folder / strays[0]} is in no class folder.")
+            stray = as_text(self.root / folder / strays[0])
+            raise DataError(f"{stray} is in no class folder.")
         numbers = {label: number for number, label in enumerate(self.label_names)}
         files = Files()
         for label in classes:
-            name = as_text(label)
+            name, where = as_text(label), as_text(self.root / folder / label)
             if name not in numbers:
                 raise DataError(
-                    f"{self.root / folder / label}: {self._folders['train']} has no "
+                    f"{where}: {self._folders['train']} has no "
                     f"class {name!r}{_only(name, self.label_names)}."
                 )
             here = Counter()
             paths = sorted(_images(self.root, posixpath.join(folder, label), here))
             if not paths:
                 others = f", but {kinds(here)}" if here else ""
-                raise DataError(
-                    f"{self.root / folder / label} holds no images{others}."
-                )
+                raise DataError(f"{where} holds no images{others}.")
             ignored += here
             for path in self._part(split, paths):
                 files.add(path, numbers[name])
@@ -426,7 +442,9 @@ def _entries(path):
                 else:
                     others[as_text(kind) or "without extension"] += 1
     except OSError as error:
-        raise DataError(f"{path} cannot be listed: {error.strerror}.") from error
+        raise DataError(
+            f"{as_text(path)} cannot be listed: {error.strerror}."
+        ) from error
     return sorted(folders), sorted(images), others
 
 
@@ -461,8 +479,9 @@ class Table:
     """The splits, classes and files that a CSV names; attributes are as in Folder."""
 
     def __init__(self, path, holdout, by):
-        self.root, self._csv = path.parent, path
+        self.root = path.parent
         self._rows, remarks = _rows(path)
+        self._csv = path = as_text(path)
         self.findings = Findings(remarks=remarks)
         if not self._rows:
             raise DataError(f"{path} names no images.")
@@ -562,12 +581,12 @@ def _rows(file):
                     if path in rows:
                         problem = f"{path} is in line {rows[path][2]} too"
                 if problem:
-                    raise DataError(f"{file}, line {line}: {problem}.")
+                    raise DataError(f"{as_text(file)}, line {line}: {problem}.")
                 rows[path] = label, split, line
     except (OSError, UnicodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(
-            f"{file} cannot be read after line {line}: {reason}."
+            f"{as_text(file)} cannot be read after line {line}: {reason}."
         ) from error
     return rows, remarks
 

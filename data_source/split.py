@@ -64,9 +64,12 @@ class Split:
         return len(self.label_names)
 
     def class_counts(self):
-        """Returns the images per class, int [K]; None if labels lie in the records."""
+        """Returns the images per class, int [K].
+
+        It is None if the labels lie in the records, or if examples have none (-1).
+        """
         labels = getattr(self.source, "labels", None)
-        if labels is None:
+        if labels is None or np.min(labels) < 0:
             return None
         return np.bincount(labels, minlength=self.num_classes)
 

@@ -13,14 +13,14 @@ import pytest
 import runs
 from PIL import Image
 
-from data_source import DataError, Example, cache
+from data_source import DataError, Example, UnreadableFile, cache
 from data_source.cache import open_cached
 from transforms import resizing
 from transforms.decode import DamagedImage, decode
 
 
 class Photos:
-    """JPEGs of several sizes; the seventh is damaged if it should be.
+    """JPEGs of several sizes; the seventh is damaged if it should be, or unreadable.
 
     `times` and `labels` are those of the files.
     """
@@ -28,6 +28,7 @@ class Photos:
     def __init__(self, count=40, damaged=False, seed=0, shape=None):
         rng = np.random.default_rng(seed)
         self.damaged, self.read = damaged, []
+        self.unreadable = False
         self.times = np.full(count, seed, np.uint64)
         self.labels = np.arange(count) % 3
         self.images = []
@@ -49,6 +50,9 @@ class Photos:
             Example(self.images[i], int(self.labels[i]), f"photos/ü{i}.jpg")
             for i in indices
         ]
+        if self.unreadable and 7 in indices:
+            gone = dataclasses.replace(found[indices.index(7)], image=b"")
+            raise UnreadableFile("photos/ü7.jpg cannot be read: it is gone.", gone)
         if self.damaged:
             for at, i in enumerate(indices):
                 if i == 7:
@@ -166,6 +170,25 @@ def test_a_damaged_image_stays_damaged(tmp_path, kind):
     assert decode(sound.image, 3).shape[-1] == 3
     with pytest.raises(DataError, match="photos/ü7.jpg cannot be decoded"):
         cached.source[7]
+
+
+def test_an_unreadable_file_costs_its_own_image_and_is_tried_again(tmp_path):
+    lines, split = [], PhotoSplit(Photos())
+    whole = opened(split, "pixels", tmp_path / "whole").examples(range(40))
+    split.source.unreadable = True
+    for _ in range(2):  # it is built, and opened again
+        cached = open_cached(split, "pixels", tmp_path, 32, report=lines.append)
+        lost = cached.examples([7])[0]
+        assert (lost.image, lost.name, lost.label) == (b"", "photos/ü7.jpg", 1)
+    assert lines[1:] == [
+        "photos/ü7.jpg cannot be read: the cache holds it as damaged, and each start "
+        "tries it again"
+    ]
+    split.source.unreadable = False
+    cached = opened(split, "pixels", tmp_path)
+    for found, expected in zip(cached.examples(range(40)), whole, strict=True):
+        assert (found.name, found.label) == (expected.name, expected.label)
+        np.testing.assert_array_equal(found.image, expected.image)
 
 
 @pytest.mark.parametrize("kind", cache.KINDS)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 import data_source
-from data_source import DataError, classes
+from data_source import DataError, classes, report
 
 OWNER = "runs/a"
 
@@ -48,6 +48,24 @@ def test_the_same_classes_in_another_order_are_renumbered_and_this_is_said(tiny)
         "there"
     ]
     assert classes.numbered_as(tiny, tiny.label_names, OWNER, "") is tiny
+
+
+def test_examples_without_labels_stay_without(tiny):
+    images, labels = tiny.arrays()
+    labels[3] = -1
+    names = tiny.label_names[1:] + tiny.label_names[:1]
+    found = classes.numbered_as(tiny, names, OWNER, "")
+    assert found.arrays()[1][3] == found.read([3])[1] == -1
+    assert found.examples([3])[0].label == found.source[3]["label"] == -1
+    assert (found.arrays()[1][4:] >= 0).all()
+
+
+def test_examples_without_labels_are_not_counted(tmp_path):
+    split = folder(tmp_path, ["cat", "dog"])
+    assert split.class_counts().tolist() == [1, 1]
+    split.source._files.labels[1] = -1
+    assert split.class_counts() is None
+    assert report.describe(split).splitlines()[1] == "  train: 2 images"
 
 
 def test_a_file_that_is_gone_keeps_its_class(tmp_path):

@@ -125,6 +125,7 @@ def test_splits_have_their_usual_names(photographs, train, validation, test):
 @pytest.mark.parametrize("folders", [("training", "testing"), ("train",)])
 def test_splits_without_classes_are_no_classes(tmp_path, folders):
     write(tmp_path, [f"{folder}/{i}.png" for folder in folders for i in range(3)])
+    (tmp_path / "lists").mkdir()
     with pytest.raises(DataError, match=f"{folders[0]} hold no class folders"):
         open_split(f"folder:{tmp_path}", "train")
 
@@ -133,8 +134,16 @@ def test_a_class_may_be_called_train(tmp_path):
     write(tmp_path, [f"{name}/{i}.png" for name in ("bus", "train") for i in "ab"])
     split = open_split(f"folder:{tmp_path}", "train")
     assert split.label_names == ("bus", "train")
+    write(tmp_path, ["test/a.png", "test/b.png"])
+    split = open_split(f"folder:{tmp_path}", "train")
+    assert split.label_names == ("bus", "test", "train")
+    assert split.findings.remarks == ["read as classes, not as splits: test, train"]
+    shutil.rmtree(tmp_path / "test")
     write(tmp_path, ["train/steam/c.png"])
-    message = "train may be a split or a class: .* beside it bus holds images"
+    message = (
+        "train may be a split or a class: .* beside it bus holds images. Put all "
+        "classes under train, move bus elsewhere, or list"
+    )
     with pytest.raises(DataError, match=message):
         open_split(f"folder:{tmp_path}", "train")
 
@@ -344,7 +353,9 @@ def test_wrong_folders(photographs):
     refused("has both val")
     (photographs / "val/cat").rmdir()
     shutil.rmtree(photographs / "train")
-    refused("has no train folder beside validation")
+    refused("has no train folder beside validation .read as validation.")
+    (photographs / "validation").rename(photographs / "dev")
+    refused("train folder beside dev .read as validation.; .*, list the images in a CS")
 
 
 def test_unreadable_folders_and_files(photographs, monkeypatch):
@@ -382,6 +393,35 @@ def test_unusual_file_names(tmp_path):
     with pytest.raises(DataError, match=r"a b/\\xff.jpg cannot be read") as error:
         split.examples([at])
     assert str(error.value).encode()
+
+
+def test_messages_about_folders_of_unusual_names(tmp_path):
+    root = tmp_path / os.fsdecode(b"\xff")
+
+    def refused(message, name="folder:{}"):
+        with pytest.raises(DataError, match=message) as error:
+            open_split(name.format(root), "train")
+        assert str(error.value).encode()
+
+    refused(r"/\\xff cannot be listed")
+    refused(r"/\\xff.csv cannot be read", "csv:{}.csv")
+    (tmp_path / os.fsdecode(b"\xff.csv")).write_text("a.png\n")
+    refused(r"/\\xff.csv, line 1: 'a.png' is not", "csv:{}.csv")
+    write(root, ["dev/cat/a.png"])
+    refused(r"/\\xff has no train folder")
+    write(root, ["train/a.png", "bus/a.png"])
+    shutil.rmtree(root / "dev")
+    (root / "train/cat").mkdir()
+    refused(r"/\\xff/train may be a split or a class")
+    shutil.rmtree(root / "bus")
+    refused(r"/\\xff/train holds one class, 'cat'")
+    (root / "train/dog").mkdir()
+    refused(r"/\\xff/train/a.png is in no class folder")
+    (root / "train/a.png").unlink()
+    refused(r"/\\xff/train/cat holds no images")
+    shutil.rmtree(root / "train")
+    write(root, ["train/a.png", "validation/a.png"])
+    refused(r"/\\xff: train, validation hold no class folders")
 
 
 def test_classes_that_look_alike_are_said(tmp_path):
@@ -530,10 +570,12 @@ def test_the_share_held_out_is_a_share(flat):
 # What a cache is trusted by.
 
 
-def test_stamps_know_each_path_size_time_and_label(flat):
+def test_stamps_know_each_path_size_time_and_label(flat, monkeypatch):
     name = f"folder:{flat}"
     before = open_split(name, "train").stamps()
     assert len(set(before.tolist())) == 270
+    np.testing.assert_array_equal(open_split(name, "train").stamps(), before)
+    monkeypatch.setattr(image_folder, "STAT_PART", 7)
     np.testing.assert_array_equal(open_split(name, "train").stamps(), before)
     files = names(open_split(name, "train"))
     found = os.stat(flat / files[7])
