@@ -173,7 +173,7 @@ def test_the_measures_reach_the_metrics_and_the_last_line(linear, tmp_path):
 def test_a_balanced_training_resumes_with_the_same_bits(linear, tmp_path, capsys):
     balanced = linear | {"dataset__balance": 1.0}
     runs.train_small(tmp_path / "whole", **balanced)
-    assert "an epoch draws 64 of each" in capsys.readouterr().out
+    assert "an epoch draws 32 of each" in capsys.readouterr().out
     for steps in (3, 8):
         runs.train_small(tmp_path / "parts", **balanced | {"num_steps": steps})
     whole, parts = (runs.final_state(tmp_path / n)[0] for n in ("whole", "parts"))
