@@ -7,7 +7,12 @@ import zipfile
 
 import numpy as np
 
-_STORAGES = {"float32": "FloatStorage", "int64": "LongStorage", "int8": "CharStorage"}
+_STORAGES = {
+    "float32": "FloatStorage",
+    "int64": "LongStorage",
+    "int8": "CharStorage",
+    "complex64": "ComplexFloatStorage",
+}
 
 
 class Global:

@@ -137,10 +137,15 @@ def _read_back(path, network, variables):
     """Reads the variables back from `path`.
 
     Raises:
-      WeightsError: some of them are missing.
+      WeightsError: some of them are missing, or cannot be weights; the file is
+        removed.
     """
     nothing = jax.tree.map(np.zeros_like, variables)
-    back, report = weights.load(path, network, nothing)
+    try:
+        back, report = weights.load(path, network, nothing)
+    except WeightsError:
+        path.unlink()
+        raise
     if lost := report.missing + report.reinitialized:
         path.unlink()
         raise WeightsError(
