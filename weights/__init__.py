@@ -106,7 +106,7 @@ def load(source, network, variables, layers=(), fields=None, key=""):
 
 
 def _compared_fields(network, ours, theirs):
-    """Warns, in one line, of fields that a run states otherwise than we: a list."""
+    """Warns, in one line, of fields that a source states otherwise than we: a list."""
     default = models.create(network, num_classes=1)
 
     def differs(name):
@@ -204,7 +204,7 @@ def class_names(source):
     if path.is_dir():
         return trained.class_names(workdir.Workdir(path))
     labels = path.parent / "labels.txt"
-    if not labels.exists() or formats.recorded_network(path) is None:
+    if not labels.exists() or formats.recorded_network(path)[0] is None:
         return None
     return tuple(labels.read_text().split("\n")[:-1])
 
@@ -273,7 +273,7 @@ def _read(source, key):
     path = pathlib.Path(source).expanduser()
     if path.is_dir():
         return _read_run(path, key)
-    return formats.read(path, key), formats.recorded_network(path), None
+    return formats.read(path, key), *formats.recorded_network(path)
 
 
 def _read_run(path, key):

@@ -98,16 +98,21 @@ def read(path, key=""):
 
 
 def recorded_network(path):
-    """The network that one of our safetensors files names; None for other files."""
+    """The network that one of our safetensors files names, and its fields.
+
+    Either is None if the file does not tell.
+    """
     if _type(pathlib.Path(path))[1] is not _read_safetensors:
-        return None
+        return None, None
     try:
         with safetensors.safe_open(path, "numpy") as file:
             metadata = file.metadata() or {}
     except safetensors.SafetensorError:  # `read` says more
-        return None
-    ours = metadata.get("format") == OURS or CHECKSUM in metadata
-    return metadata.get("network") if ours else None
+        return None, None
+    if metadata.get("format") != OURS and CHECKSUM not in metadata:
+        return None, None
+    fields = metadata.get("fields")
+    return metadata.get("network"), None if fields is None else json.loads(fields)
 
 
 def _type(path):
@@ -288,7 +293,7 @@ class _Unpickler(pickle.Unpickler):
     schedules; none of it is built.
 
     Attributes:
-      dropped: the names of globals that are not listed here, for which `_Ignored`
+      dropped: {name: None} of globals that are not listed here, for which `_Ignored`
         stands.
     """
 
@@ -312,7 +317,7 @@ class _Unpickler(pickle.Unpickler):
 
     def __init__(self, file):
         super().__init__(file)
-        self.dtypes, self.sizes, self.dropped = {}, {}, []
+        self.dtypes, self.sizes, self.dropped = {}, {}, {}
 
     def find_class(self, module, name):
         if module in ("torch", "torch.storage") and name in _STORAGES:
@@ -320,7 +325,7 @@ class _Unpickler(pickle.Unpickler):
         if module == "torch" and name in _TYPES:
             return np.dtype(_TYPES[name])
         if (module, name) not in self.KNOWN:
-            self.dropped.append(f"{module}.{name}")
+            self.dropped[f"{module}.{name}"] = None
         return self.KNOWN.get((module, name), _Ignored)
 
     def persistent_load(self, identifier):
@@ -398,12 +403,11 @@ _AVERAGES = (
 def _torch_contents(value, storages, key, dropped):
     """The `Contents` for what torch saved, of the set of weights that `key` names."""
     tensors, notes = _tensors(value, key)
-    dropped = shortened(dict.fromkeys(dropped))
     if not tensors and dropped:
         raise WeightsError(
-            f"holds no tensors by name; it holds {dropped}, which is not read here; a "
-            "whole module is saved as a state dict by torch.save(module.state_dict(), "
-            "path)"
+            f"holds no tensors by name; it holds {shortened(dropped)}, which is not "
+            "read here; a whole module is saved as a state dict by "
+            "torch.save(module.state_dict(), path)"
         )
     if not tensors:
         raise ValueError("it holds no tensors by name")
@@ -414,7 +418,7 @@ def _torch_contents(value, storages, key, dropped):
         )
     arrays = {name: tensor.array(storages) for name, tensor in tensors.items()}
     if dropped:
-        notes += (f"the file also names {dropped}, which is not read",)
+        notes += (f"the file also names {shortened(dropped)}, which is not read",)
     return Contents("torch", arrays, notes)
 
 

@@ -67,6 +67,15 @@ def test_a_run_as_safetensors_starts_another(run, tmp_path):
     by_run, _ = weights.load(run.path, "lenet5_modern", like)
     assert not report.missing + report.left_over
     jax.tree.map(np.testing.assert_array_equal, by_file, by_run)
+    _, report = weights.load(
+        tmp_path / "lenet5_modern.safetensors",
+        "lenet5_modern",
+        like,
+        fields={"activation": "tanh"},
+    )
+    assert "warning: they are the weights of lenet5_modern with model.fields={}" in str(
+        report
+    )
 
 
 def test_a_file_that_cannot_be_read_back_is_removed(tmp_path):
