@@ -7,6 +7,7 @@ export.py exports.
 """
 
 import dataclasses
+import json
 import math
 import pathlib
 import re
@@ -107,11 +108,11 @@ def load(source, network, variables, layers=(), fields=None, key=""):
 
 def _compared_fields(network, ours, theirs):
     """Warns, in one line, of fields that a source states otherwise than we: a list."""
-    default = models.create(network, num_classes=1)
+    default, both = models.create(network, num_classes=1), (ours, theirs)
 
-    def differs(name):
-        value = getattr(default, name, None)
-        return theirs.get(name, value) != ours.get(name, value)
+    def differs(name):  # as JSON, which a file and config.json have them in
+        values = (fields.get(name, getattr(default, name, None)) for fields in both)
+        return len({json.dumps(value, default=str) for value in values}) > 1
 
     if not (differ := sorted(filter(differs, {**ours, **theirs}))):
         return []
