@@ -387,6 +387,11 @@ def test_another_network_is_one_error(tmp_path):
         weights.WeightsError, match="for which nin has no table; there are"
     ):
         weights.load(tmp_path / "x.safetensors", "nin", shapes("nin"))
+    # What was dropped may be why.
+    value = {"conv1.weight": np.ones(3, np.float32), "a": torch_files.Global("b", "c")}
+    path = torch_files.write(tmp_path / "x.pth", value)
+    with pytest.raises(weights.WeightsError, match="is of another.*also names b.c, wh"):
+        weights.load(path, "resnet20", shapes("resnet20"))
 
 
 def test_half_precision_and_wrappers_of_several_devices(tmp_path):
