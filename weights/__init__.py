@@ -7,6 +7,7 @@ export.py exports.
 """
 
 import dataclasses
+import json
 import math
 import pathlib
 import re
@@ -14,6 +15,7 @@ import re
 import flax
 import numpy as np
 
+import models
 from experiment import checkpoints, trained, workdir
 from weights import checks, formats, hub, names, shortcuts
 from weights.formats import Contents, WeightsError
@@ -40,6 +42,7 @@ class Report:
     reinitialized: list = dataclasses.field(default_factory=list)
     left_over: list = dataclasses.field(default_factory=list)
     notes: list = dataclasses.field(default_factory=list)
+    warnings: list = dataclasses.field(default_factory=list)
 
     def __str__(self):
         total = len(self.loaded) + len(self.missing) + len(self.reinitialized)
@@ -54,7 +57,8 @@ class Report:
             if found:
                 more = f" and {len(found) - 8} more" if len(found) > 8 else ""
                 lines.append(f"  {title}: {', '.join(found[:8])}{more}")
-        return "\n".join(lines + [f"  note: {note}" for note in self.notes])
+        lines += [f"  note: {note}" for note in self.notes]
+        return "\n".join(lines + [f"  warning: {line}" for line in self.warnings])
 
 
 def load(source, network, variables, layers=(), fields=None, key=""):
@@ -82,18 +86,40 @@ def load(source, network, variables, layers=(), fields=None, key=""):
         shape differs in more than the number of classes, arrays are missing, or their
         numbers cannot be weights; the message names both sides.
     """
-    (kind, arrays, notes), origin = _read(source, key)
+    (kind, arrays, notes), origin, theirs = _read(source, key)
     needed, why = names.needed_fields(kind, network, arrays)
     if not layers and not needed.keys() <= (fields or {}).keys():
         raise WeightsError(
             f'{source}: {why}; add --config.model.fields="{needed}" for the network of '
             "these weights, or other values for another one"
         )
-    variables, report = fit(source, kind, arrays, network, variables, layers)
+    try:
+        variables, report = fit(source, kind, arrays, network, variables, layers)
+    except WeightsError as error:
+        raise WeightsError("; ".join([str(error), *notes])) from error
     report.notes = [*notes, *report.notes]
     if origin not in (None, network):
-        report.notes.append(f"they are the weights of {origin}")
+        stated = f" with model.fields={theirs}" if theirs else ""
+        report.notes.append(f"they are the weights of {origin}{stated}")
+    elif theirs is not None:
+        report.warnings += _compared_fields(network, fields or {}, theirs)
     return variables, report
+
+
+def _compared_fields(network, ours, theirs):
+    """Warns, in one line, of fields that a source states otherwise than we: a list."""
+    default, both = models.create(network, num_classes=1), (ours, theirs)
+
+    def differs(name):  # as JSON, which a file and config.json have them in
+        values = (fields.get(name, getattr(default, name, None)) for fields in both)
+        return len({json.dumps(value, default=str) for value in values}) > 1
+
+    if not (differ := sorted(filter(differs, {**ours, **theirs}))):
+        return []
+    return [
+        f"they are the weights of {network} with model.fields={theirs}, and this one "
+        f"has {ours}: with another {', '.join(differ)} it may be another network"
+    ]
 
 
 def fit(source, kind, arrays, network, variables, layers=()):
@@ -179,7 +205,7 @@ def class_names(source):
     if path.is_dir():
         return trained.class_names(workdir.Workdir(path))
     labels = path.parent / "labels.txt"
-    if not labels.exists() or formats.recorded_network(path) is None:
+    if not labels.exists() or formats.recorded_network(path)[0] is None:
         return None
     return tuple(labels.read_text().split("\n")[:-1])
 
@@ -238,27 +264,28 @@ def to_foreign(network, variables):
 
 
 def _read(source, key):
-    """Reads any `source`: (its `Contents`, its network or None if not recorded)."""
+    """Reads any `source`: (its `Contents`, its network's name, the network's fields).
+
+    The name and the fields are None where they are not recorded.
+    """
     source = str(source)
     if source.startswith("hf:"):
         source = hub.download(source.removeprefix("hf:"))
     path = pathlib.Path(source).expanduser()
     if path.is_dir():
         return _read_run(path, key)
-    return formats.read(path, key), formats.recorded_network(path)
+    return formats.read(path, key), *formats.recorded_network(path)
 
 
 def _read_run(path, key):
     """Reads the latest checkpoint; the Polyak average if the run kept one, or by `key`.
 
-    It also returns the network's name, with the fields that the config sets.
+    It also returns the network's name, and the fields that the config sets.
     """
     run = workdir.Workdir(path)
     if not (path / "config.json").exists():
         raise WeightsError(f"{path} is no run directory: it has no config.json")
     model = run.config().model
-    fields = model.fields.to_dict()
-    origin = f"{model.name} with model.fields={fields}" if fields else model.name
     saved = checkpoints.Checkpoints(run.checkpoints)
     restored = saved.restore()
     saved.close()
@@ -280,7 +307,7 @@ def _read_run(path, key):
     variables |= {"batch_stats": state["batch_stats"] or {}}
     flat = flax.traverse_util.flatten_dict(variables, sep="/")
     arrays = {name: np.asarray(array) for name, array in flat.items()}
-    return Contents("ours", arrays, notes), origin
+    return Contents("ours", arrays, notes), model.name, model.fields.to_dict()
 
 
 def _to_ours(kind, array, shape):

@@ -72,7 +72,8 @@ def export_run(run, checkpoint, form, output=None):
     model = opened.model.clone(dtype=jnp.float32)
     images = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)
     folder = pathlib.Path(output).expanduser() if output else run.path / "export"
-    path, line = export(model, network, opened.variables, images, form, folder)
+    fields = opened.config.model.fields.to_dict()
+    path, line = export(model, network, opened.variables, images, form, folder, fields)
     labels = "".join(f"{name}\n" for name in opened.label_names)
     (folder / "labels.txt").write_text(labels)
     preprocessing = run.read_json("preprocessing.json") | {"input_shape": shape}
@@ -85,7 +86,7 @@ def export_run(run, checkpoint, form, output=None):
     return Export(path, line, network, opened.step, str(run))
 
 
-def export(model, network, variables, images, form, folder):
+def export(model, network, variables, images, form, folder, fields=None):
     """Writes `variables` of a network, reads them back and compares logits on images.
 
     Args:
@@ -94,6 +95,7 @@ def export(model, network, variables, images, form, folder):
       images: float32 [B, H, W, C], of the network's size.
       form: one of FORMATS.
       folder: a directory, which is made.
+      fields: config.model.fields, which our safetensors record.
 
     Returns:
       (path, line): the file, and the result of the comparison in words.
@@ -103,7 +105,7 @@ def export(model, network, variables, images, form, folder):
     variables = jax.tree.map(np.asarray, variables)
     logits = functools.partial(model.apply, train=False)
     writers = {
-        "safetensors": _safetensors,
+        "safetensors": functools.partial(_safetensors, fields=fields),
         "torchvision": _torchvision,
         "stablehlo": _stablehlo,
         "onnx": _onnx,
@@ -125,10 +127,13 @@ def export(model, network, variables, images, form, folder):
 # Each function writes a file and returns (path, logits of what it read back, how).
 
 
-def _safetensors(logits, network, variables, images, folder):
+def _safetensors(logits, network, variables, images, folder, fields):
     path = folder / f"{network}.safetensors"
     flat = flax.traverse_util.flatten_dict(variables, sep="/")
-    formats.write_safetensors(path, flat, {"format": formats.OURS, "network": network})
+    metadata = {"format": formats.OURS, "network": network}
+    if fields is not None:
+        metadata["fields"] = json.dumps(fields)
+    formats.write_safetensors(path, flat, metadata)
     back = _read_back(path, network, variables)
     return path, np.asarray(jax.jit(logits)(back, images)), "read by weights.load"
 
@@ -137,10 +142,15 @@ def _read_back(path, network, variables):
     """Reads the variables back from `path`.
 
     Raises:
-      WeightsError: some of them are missing.
+      WeightsError: some of them are missing, or cannot be weights; the file is
+        removed.
     """
     nothing = jax.tree.map(np.zeros_like, variables)
-    back, report = weights.load(path, network, nothing)
+    try:
+        back, report = weights.load(path, network, nothing)
+    except WeightsError:
+        path.unlink()
+        raise
     if lost := report.missing + report.reinitialized:
         path.unlink()
         raise WeightsError(

@@ -2,7 +2,7 @@
 
 A file's content tells its type. Nothing in it is executed: the unpickler for torch's
 files knows only the few names that build tensors, and those are functions of this
-module.
+module. Whatever else a pickle names is neither imported nor called.
 """
 
 import collections
@@ -98,16 +98,21 @@ def read(path, key=""):
 
 
 def recorded_network(path):
-    """The network that one of our safetensors files names; None for other files."""
+    """The network that one of our safetensors files names, and its fields.
+
+    Either is None if the file does not tell.
+    """
     if _type(pathlib.Path(path))[1] is not _read_safetensors:
-        return None
+        return None, None
     try:
         with safetensors.safe_open(path, "numpy") as file:
             metadata = file.metadata() or {}
     except safetensors.SafetensorError:  # `read` says more
-        return None
-    ours = metadata.get("format") == OURS or CHECKSUM in metadata
-    return metadata.get("network") if ours else None
+        return None, None
+    if metadata.get("format") != OURS and CHECKSUM not in metadata:
+        return None, None
+    fields = metadata.get("fields")
+    return metadata.get("network"), None if fields is None else json.loads(fields)
 
 
 def _type(path):
@@ -173,7 +178,7 @@ def _read_safetensors(path, key=""):
         if other := [name for name in types if types[name] not in _NUMBERS]:
             raise WeightsError(quantised(other, types[other[0]]))
         arrays = {name: file.get_tensor(name) for name in types}
-    if metadata.get(CHECKSUM, checksum := str(_checksum(arrays))) != checksum:
+    if CHECKSUM in metadata and metadata[CHECKSUM] != str(_checksum(arrays)):
         raise ValueError("its arrays are not those that were written (CRC-32)")
     kind = "ours" if metadata.get("format") == OURS else "torch"
     return Contents(kind, _under(arrays, key))
@@ -228,7 +233,10 @@ _MAGIC = 0x1950A86A20F9469CFC6C  # starts files from before torch 1.6
 
 
 class _Tensor:
-    """A view of a storage, whose numbers follow later in the file."""
+    """A view of a storage, whose numbers follow later in the file.
+
+    The storage is None if the type of its numbers is not known.
+    """
 
     dtype = None  # that of the storage
 
@@ -236,11 +244,14 @@ class _Tensor:
         self.storage, self.offset = storage, offset
         self.shape, self.strides = shape, strides
 
+    @staticmethod
+    def __setstate__(state):
+        """Keeps a pickle from changing a view or this class."""
+
     @classmethod
     def typed(cls, storage, offset, shape, strides, grad, hooks, dtype, *unused):
-        if not isinstance(dtype, np.dtype):
-            raise ValueError(f"a tensor of {dtype}")
-        tensor = cls(storage, offset, shape, strides)
+        known = isinstance(dtype, np.dtype)
+        tensor = cls(storage if known else None, offset, shape, strides)
         tensor.dtype = dtype
         return tensor
 
@@ -261,13 +272,18 @@ class _Tensor:
 
 
 class _Ignored:
-    """Stands for an object that holds no weights; its contents are dropped."""
+    """Stands for any object or function that makes no weights.
 
-    def __new__(cls, *arguments):
+    It takes all that a pickle may do to such a thing, and drops it.
+    """
+
+    def __new__(cls, *arguments, **named):
         return super().__new__(cls)
 
-    def __setstate__(self, state):
-        pass
+    def _drop(self, *arguments):
+        return self
+
+    __call__ = __setstate__ = __setitem__ = append = extend = add = _drop
 
 
 class _Unpickler(pickle.Unpickler):
@@ -275,6 +291,10 @@ class _Unpickler(pickle.Unpickler):
 
     Beside the weights, training scripts save options, numpy's scalars, and the state of
     schedules; none of it is built.
+
+    Attributes:
+      dropped: {name: None} of globals that are not listed here, for which `_Ignored`
+        stands.
     """
 
     KNOWN = {
@@ -290,26 +310,23 @@ class _Unpickler(pickle.Unpickler):
         ("numpy._core.multiarray", "scalar"): _Ignored,
         ("_codecs", "encode"): _Ignored,  # the bytes of a scalar
         ("pathlib", "PosixPath"): _Ignored,
+        ("pathlib._local", "PosixPath"): _Ignored,
         ("torch", "Size"): _Ignored,
         ("torch", "device"): _Ignored,
     }
 
     def __init__(self, file):
         super().__init__(file)
-        self.dtypes, self.sizes = {}, {}
+        self.dtypes, self.sizes, self.dropped = {}, {}, {}
 
     def find_class(self, module, name):
         if module in ("torch", "torch.storage") and name in _STORAGES:
             return np.dtype(_STORAGES[name])
         if module == "torch" and name in _TYPES:
             return np.dtype(_TYPES[name])
-        try:
-            return self.KNOWN[module, name]
-        except KeyError:
-            raise pickle.UnpicklingError(
-                f"it needs {module}.{name}, which is no part of a state dict; a whole "
-                "module is saved as one by torch.save(module.state_dict(), path)"
-            ) from None
+        if (module, name) not in self.KNOWN:
+            self.dropped[f"{module}.{name}"] = None
+        return self.KNOWN.get((module, name), _Ignored)
 
     def persistent_load(self, identifier):
         _, dtype, key, _, size, *_ = identifier
@@ -323,7 +340,12 @@ def _read_zip(path, key):
         if "model.weights.h5" in names:
             with archive.open("model.weights.h5") as file:
                 return Contents("keras", _under(_h5_arrays(file), key))
-        root = next(n for n in names if n.endswith("data.pkl")).removesuffix("data.pkl")
+        pickles = [name for name in names if name.endswith("data.pkl")]
+        if not pickles:
+            raise WeightsError(
+                f"is a zip of {shortened(names)}, neither torch's nor Keras's"
+            )
+        root = pickles[0].removesuffix("data.pkl")
         if (
             f"{root}byteorder" in names
             and archive.read(f"{root}byteorder") != b"little"
@@ -335,8 +357,9 @@ def _read_zip(path, key):
         storages = {
             name: np.frombuffer(archive.read(f"{root}data/{name}"), dtype)
             for name, dtype in unpickler.dtypes.items()
+            if isinstance(dtype, np.dtype)
         }
-    return _torch_contents(value, storages, key)
+    return _torch_contents(value, storages, key, unpickler.dropped)
 
 
 def _read_legacy(path, key):
@@ -357,9 +380,15 @@ def _read_legacy(path, key):
             if size != unpickler.sizes[name]:
                 raise ValueError(f"a storage of {size} numbers")
             dtype = unpickler.dtypes[name]
+            if not isinstance(dtype, np.dtype):
+                raise WeightsError(
+                    f"is of torch before 1.6 and holds {shortened(unpickler.dropped)}, "
+                    "past which it is not read; load it in torch and save its weights "
+                    "alone by torch.save"
+                )
             content = file.read(size * dtype.itemsize)
             storages[name] = np.frombuffer(content, dtype, size)
-    return _torch_contents(value, storages, key)
+    return _torch_contents(value, storages, key, unpickler.dropped)
 
 
 # The names under which training scripts save weights, and their moving average.
@@ -371,12 +400,25 @@ _AVERAGES = (
 ).split()
 
 
-def _torch_contents(value, storages, key):
+def _torch_contents(value, storages, key, dropped):
     """The `Contents` for what torch saved, of the set of weights that `key` names."""
     tensors, notes = _tensors(value, key)
+    if not tensors and dropped:
+        raise WeightsError(
+            f"holds no tensors by name; it holds {shortened(dropped)}, which is not "
+            "read here; a whole module is saved as a state dict by "
+            "torch.save(module.state_dict(), path)"
+        )
     if not tensors:
         raise ValueError("it holds no tensors by name")
+    if other := [n for n, found in tensors.items() if found.storage not in storages]:
+        raise WeightsError(
+            f"has {shortened(other)} in a type that is not read here; save the weights "
+            "in float32 or float16"
+        )
     arrays = {name: tensor.array(storages) for name, tensor in tensors.items()}
+    if dropped:
+        notes += (f"the file also names {shortened(dropped)}, which is not read",)
     return Contents("torch", arrays, notes)
 
 
@@ -388,18 +430,22 @@ def _tensors(value, key):
     if any("." in name for name in own) and not set(known) & {key, *_WEIGHTS}:
         sets = []  # what else lies in a state dict is no part of it
     if not sets:
-        return _under(own, key), ()
-    if key and key not in sets:
-        raise WeightsError(
-            f"holds no weights called config.init_key = {key!r}; it holds "
-            f"{', '.join(sets)}"
-        )
+        return own and _under(own, key), ()
     if not key and not known and len(sets) > 1:
         raise WeightsError(
             f"holds several sets of weights, {', '.join(sets)}: choose one by "
             "config.init_key"
         )
-    chosen = key or (known or sets)[0]
+    chosen, prefix = (key, "") if key in sets else ((known or sets)[0], key)
+    try:
+        tensors, more = _tensors(value[chosen], prefix)
+    except WeightsError as error:
+        if not prefix:
+            raise
+        raise WeightsError(
+            f"holds no weights called config.init_key = {key!r}; it holds "
+            f"{', '.join(sets)}, and {chosen} {error}"
+        ) from error
     notes = ()
     if others := [name for name in sets if name != chosen]:
         notes = (
@@ -407,8 +453,7 @@ def _tensors(value, key):
             "config.init_key chooses",
         )
     elif chosen not in _WEIGHTS:
-        notes = (f"they are the file's {chosen!r}; it holds no other weights",)
-    tensors, more = _tensors(value[chosen], "")
+        notes = (f"they are the file's {chosen!r}; no others can be read",)
     return tensors, notes + more
 
 
@@ -425,7 +470,7 @@ def _sets(value):
         name
         for name, found in inner.items()
         if any(isinstance(v, _Tensor) for v in found)
-        or name in _WEIGHTS
+        or name in (*_WEIGHTS, *_AVERAGES)
         and any(isinstance(t, _Tensor) for v in found for _, t in _items(v))
     ]
 

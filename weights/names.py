@@ -537,8 +537,9 @@ _AVERAGED = re.compile(r"(model_ema|state_dict_ema|ema_model|ema)\.")
 
 
 def unwrapped(source, arrays):
-    """Takes wrappers' prefixes off a file's names: ({name: array}, notes).
+    """Takes wrappers' names off a file's names: ({name: array}, notes).
 
+    Those of wrapped parts, such as "features.module.0.weight", are inside.
     Names of a moving average beside others are kept, so that they fit nothing.
 
     Raises:
@@ -550,7 +551,9 @@ def unwrapped(source, arrays):
     for name, value in arrays.items():
         prefix = found[0] if (found := _WRAPPED.match(name)) else ""
         prefixes[prefix] = None
-        short = name.removeprefix(prefix)
+        short, inside = re.subn(r"\.(module\.)+", ".", name.removeprefix(prefix))
+        if inside:
+            prefixes[".module."] = None
         if short in result:
             raise WeightsError(
                 f"{source} has {short} under several of the prefixes "

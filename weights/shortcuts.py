@@ -143,7 +143,8 @@ def _error(arrays, blocks, before):
 
     The share of the zeros that come `before` the channels is None without shortcuts.
     It is the mean squared error of each such first convolution of a block, in units of
-    the variance of its means. Inputs of a ReLU are taken for normally distributed and
+    the variance of its means, up to one factor: after few steps, running means are a
+    share of the true ones. Inputs of a ReLU are taken for normally distributed and
     independent.
     """
 
@@ -160,8 +161,10 @@ def _error(arrays, blocks, before):
             kernel = np.float64(arrays[f"params/{name}/conv1/kernel"]).sum((0, 1))
             found = arrays[f"batch_stats/{name}/bn1/mean"]
             # New networks have means of 0.
-            spread = max(np.var(found), np.finfo(np.float32).tiny)
-            errors.append(np.mean((mean @ kernel - found) ** 2) / spread)
+            tiny = np.finfo(np.float32).tiny
+            made = mean @ kernel
+            made *= max(made @ found, 0) / max(made @ made, tiny)
+            errors.append(np.mean((made - found) ** 2) / max(np.var(found), tiny))
         new = leaving - entering
         padded |= new > 0
         first, second = norm(f"{name}/bn{last}")

@@ -67,6 +67,26 @@ def test_a_run_as_safetensors_starts_another(run, tmp_path):
     by_run, _ = weights.load(run.path, "lenet5_modern", like)
     assert not report.missing + report.left_over
     jax.tree.map(np.testing.assert_array_equal, by_file, by_run)
+    _, report = weights.load(
+        tmp_path / "lenet5_modern.safetensors",
+        "lenet5_modern",
+        like,
+        fields={"activation": "tanh"},
+    )
+    assert "warning: they are the weights of lenet5_modern with model.fields={}" in str(
+        report
+    )
+
+
+def test_a_file_that_cannot_be_read_back_is_removed(tmp_path):
+    model, images, variables = network("lenet5_modern", 28, 1)
+    variables = jax.tree.map(np.copy, variables)
+    variables["params"]["output"]["bias"] = np.full(10, np.nan, np.float32)
+    with pytest.raises(weights.WeightsError, match="output/bias"):
+        export.export(
+            model, "lenet5_modern", variables, images, "safetensors", tmp_path
+        )
+    assert not list(tmp_path.iterdir())
 
 
 def test_stablehlo_takes_any_batch_and_calls_nothing_of_this_process(tmp_path):

@@ -2,13 +2,18 @@
 
 import argparse
 import collections
+import functools
+import io
 import json
 import pathlib
+import types
+import zipfile
 
 import h5py
 import ml_dtypes
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch_files
 
 from weights import formats
@@ -38,7 +43,8 @@ def test_the_content_tells_the_type(tmp_path, name):
     save(path, {"x.weight": A})
     assert formats.read(path).kind == "torch"
     save(path, {"params/x/kernel": A}, {"format": formats.OURS, "network": "nin"})
-    assert (formats.read(path).kind, formats.recorded_network(path)) == ("ours", "nin")
+    assert formats.read(path).kind == "ours"
+    assert formats.recorded_network(path) == ("nin", None)
     with h5py.File(path, "w") as file:
         group = file.create_group("layers/conv2d/vars")
         group.attrs["name"], group["0"] = "conv1", A
@@ -103,13 +109,93 @@ def test_a_key_may_be_a_prefix_of_names(tmp_path):
         formats.read(path, "ema")
 
 
-@pytest.mark.parametrize("module, name", [("os", "system"), ("numpy", "load")])
-def test_what_is_no_part_of_a_state_dict_is_refused(tmp_path, module, name):
-    """Even where only a scalar is expected."""
-    call = torch_files.Call(torch_files.Global(module, name), "x")
-    path = torch_files.write(tmp_path / "a", {"state_dict": {"x": A}, "acc": call})
-    with pytest.raises(WeightsError, match=rf"{module}\.{name}, which is no part of a"):
+def test_a_prefix_reaches_into_a_file_of_several_parts(tmp_path):
+    both = {"module.encoder_q.x.weight": A, "module.encoder_k.x.weight": B}
+    for number, value in enumerate(
+        ({"state_dict": both, "epoch": 1}, {"model": {"state_dict": both}})
+    ):
+        path = torch_files.write(tmp_path / str(number), value)
+        for key, array in (("module.encoder_q", A), ("module.encoder_k", B)):
+            contents = formats.read(path, key)
+            assert list(contents.arrays) == ["x.weight"]
+            np.testing.assert_array_equal(only(contents), array)
+        with pytest.raises(WeightsError, match="'encoder_q'; it holds .* with module"):
+            formats.read(path, "encoder_q")
+
+
+def test_an_average_is_found_inside_what_its_class_saves(tmp_path):
+    ema = {"module": {"x.weight": B}, "updates": 3}
+    path = torch_files.write(tmp_path / "a", {"ema": ema})
+    np.testing.assert_array_equal(only(formats.read(path)), B)
+    path = torch_files.write(tmp_path / "b", {"ema": ema, "model": {"x.weight": A}})
+    assert "it also holds ema" in formats.read(path).notes[0]
+    np.testing.assert_array_equal(only(formats.read(path, "ema")), B)
+
+
+class Log(list):
+    """A list of its own class, as trainers keep for their losses."""
+
+
+def test_what_lies_beside_the_weights_is_not_built(tmp_path):
+    """One object for each way in which a pickle fills one."""
+    executed = tmp_path / "executed"
+    call, name = torch_files.Call, torch_files.Global
+    beside = {
+        "evil": call(exec, f"open({str(executed)!r}, 'w').close()"),
+        "shell": call(name("os", "system"), f"touch {executed}"),
+        "load": call(name("numpy", "load"), "x"),
+        "method": call(call(getattr, "", "upper")),
+        "schedule": functools.partial(print, end=""),
+        "random": call(
+            name("numpy.core.multiarray", "_reconstruct"),
+            name("numpy", "ndarray"),
+            (0,),
+            b"b",
+        ),
+        "seen": {1, 2},
+        "counts": collections.defaultdict(list, a=[1]),
+        "log": Log([1, 2]),
+        "last": collections.deque([1, 2]),
+        "options": types.SimpleNamespace(a=1),
+        "dtype": name("torch", "float16"),
+        "phase": np.ones(2, np.complex64),
+    }
+    path = torch_files.write(tmp_path / "a", {"state_dict": {"x.weight": A}, **beside})
+    contents = formats.read(path)
+    np.testing.assert_array_equal(only(contents), A)
+    assert "exec, os.system, " in contents.notes[0]
+    assert not executed.exists()
+    path = torch_files.write(tmp_path / "b", beside | {"phase": None}, zipped=False)
+    with pytest.raises(WeightsError, match="exec, os.system.* not read here; a whole"):
         formats.read(path)
+    assert not executed.exists()
+    for zipped, message in ((True, "has x.weight in a type"), (False, "ComplexFloatS")):
+        path = torch_files.write(tmp_path / "c", {"x.weight": beside["phase"]}, zipped)
+        with pytest.raises(WeightsError, match=message):
+            formats.read(path)
+
+
+def test_a_pickle_does_not_change_what_reads_it(tmp_path):
+    """BUILD may set attributes of a class, which the next file would be read by."""
+    rebuild = torch_files.Global("torch._utils", "_rebuild_tensor_v2")
+    for number, changed in enumerate((rebuild, torch_files.Global("x", "y"))):
+        content = io.BytesIO()
+        pickler = torch_files._Pickler(content)
+        pickler.save(changed)
+        pickler.save((None, {"array": 1, "add": 1}))
+        pickler.write(b"b.")  # BUILD, STOP
+        path = tmp_path / str(number)
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("x/data.pkl", content.getvalue())
+        with pytest.raises(WeightsError, match="holds no tensors by name"):
+            formats.read(path)
+    assert callable(formats._Tensor.array) and callable(formats._Ignored.add)
+
+
+def test_another_zip_is_named_as_such(tmp_path):
+    np.savez(tmp_path / "a.npz", x=A)
+    with pytest.raises(WeightsError, match="a.npz is a zip of x.npy, neither torch's"):
+        formats.read(tmp_path / "a.npz")
 
 
 def test_float8_is_read_as_such(tmp_path):
@@ -165,3 +251,10 @@ def test_a_changed_bit_in_our_file_is_noticed(tmp_path):
     path.write_bytes(content)
     with pytest.raises(WeightsError, match="damaged .*not those that were written"):
         formats.read(path)
+
+
+def test_without_a_checksum_none_is_computed(tmp_path, monkeypatch):
+    path = tmp_path / "a"
+    path.write_bytes(safetensors.numpy.save({"x.weight": A}))
+    monkeypatch.delattr(formats, "_checksum")
+    np.testing.assert_array_equal(only(formats.read(path)), A)

@@ -1,5 +1,8 @@
 """Training that starts from the parameters of another run."""
 
+import json
+import shutil
+
 import flax
 import jax
 import jax.numpy as jnp
@@ -111,6 +114,29 @@ def test_the_polyak_average_of_a_source_is_taken(tmp_path):
         assert f"they are the run's {taken!r}; config.init_key chooses" in str(report)
     with pytest.raises(weights.WeightsError, match="no config.init_key = 'emma'"):
         weights.load(source, "lenet5_modern", fresh(), key="emma")
+
+
+def test_other_fields_of_the_source_are_a_warning(source, tmp_path):
+    """The arrays of both have the same names and shapes."""
+    path = tmp_path / "run"
+    shutil.copytree(source, path)
+    config = json.loads((path / "config.json").read_text())
+    like = fresh()
+
+    def reported(theirs, ours):
+        config["model"]["fields"] = theirs
+        (path / "config.json").write_text(json.dumps(config))
+        return str(weights.load(path, "lenet5_modern", like, fields=ours)[1])
+
+    tanh, relu = {"activation": "tanh"}, {"activation": "relu"}
+    for theirs, ours in ((tanh, {}), ({}, tanh), (tanh, relu | {"pool": "max"})):
+        report = reported(theirs, ours)
+        assert "warning: they are the weights of lenet5_modern with" in report
+        assert f"={theirs}, and this one has {ours}: with another activation" in report
+    listed, tupled = {"pool": ["max"]}, {"pool": ("max",)}  # as JSON changes it
+    for theirs, ours in ((tanh, tanh), ({}, {}), (relu, {}), (listed, tupled)):
+        report = reported(theirs, ours)
+        assert "note:" not in report and "warning:" not in report
 
 
 def test_a_first_loss_that_is_not_finite_is_blamed_on_the_weights(tmp_path):
