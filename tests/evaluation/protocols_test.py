@@ -735,7 +735,7 @@ def test_runs_of_a_sweep_have_commas_in_their_names(tmp_path):
 def test_two_processes_evaluate_half_of_the_images_each(lenet_run):
     command = [sys.executable, "main.py", "--mode=evaluate", f"--workdir={lenet_run}"]
     command += [*TEN, "--change=num_devices=0", "--change=dataset.eval_split=test[:21]"]
-    one = runs.run_main(command, devices=1)
+    one = runs.call_main(command)
     assert "21/21 images counted" in one.stdout, one.stderr
     name = "predictions-5-ten_crop-eval_split_test_21-short_side_36.npz"
     expected = scoring.read(lenet_run.path / name)
