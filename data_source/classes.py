@@ -10,6 +10,7 @@ import dataclasses
 import numpy as np
 
 from data_source.split import DataError, UnreadableFile
+from errors import shortened
 
 SHOWN = 6  # most names that a message lists
 
@@ -33,18 +34,13 @@ def numbers(names, wanted):
 
 def compared(names, others):
     """Says in words how the names of classes here differ from others there."""
-    text = f"here {_shortened(names)}; there {_shortened(others)}"
+    text = f"here {shortened(names, SHOWN)}; there {shortened(others, SHOWN)}"
     for where, more in (
         ("here", sorted(set(names) - set(others))),
         ("there", sorted(set(others) - set(names))),
     ):
-        text += f"; only {where} {_shortened(more)}" if more else ""
+        text += f"; only {where} {shortened(more, SHOWN)}" if more else ""
     return text
-
-
-def _shortened(names):
-    text = ", ".join(map(str, names[:SHOWN]))
-    return f"{text}, ... ({len(names):,} in all)" if len(names) > SHOWN else text
 
 
 def numbered_as(split, names, owner, advice, *, subset=False, report=print):

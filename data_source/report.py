@@ -3,6 +3,7 @@
 import numpy as np
 
 from data_source import image_folder
+from errors import shortened
 
 NAMED = 5  # classes that a line names
 
@@ -44,7 +45,5 @@ def _images(split):
         line += f"{counts[most]:,} ({names[most]}) of a class"
     absent = np.flatnonzero(counts == 0)
     if len(absent):
-        shown = ", ".join(names[k] for k in absent[:NAMED])
-        more = f" and {len(absent) - NAMED:,} others" if len(absent) > NAMED else ""
-        line += f"; none of {shown}{more}"
+        line += f"; none of {shortened([names[k] for k in absent], NAMED)}"
     return line

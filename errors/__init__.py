@@ -3,6 +3,13 @@
 FAILED, USAGE, NOT_FINITE, PREEMPTED = 1, 2, 3, 75
 
 
+def shortened(names, most=4):
+    """Lists the first `most` of some names, and says how many more there are."""
+    names = list(map(str, names))
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
 class UserError(Exception):
     """An error that the user can fix; the message says what is wrong and how to fix it.
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 import input_pipeline
-from errors import ConfigError
+from errors import ConfigError, shortened
 from training import losses
 
 SHOWN = 6  # most classes that a line lists
@@ -39,9 +39,8 @@ def describe(setup):
     lines, weights, balanced = [], setup.class_weights, setup.plan.balance
     if weights is not None:
         names = setup.train_split.label_names
-        shown = [f"{n} {w:.4g}" for n, w in zip(names, weights, strict=True)][:SHOWN]
-        more = f", ... ({len(names):,} in all)" if len(names) > SHOWN else ""
-        lines.append(f"class weights of the training loss: {', '.join(shown)}{more}")
+        pairs = [f"{n} {w:.4g}" for n, w in zip(names, weights, strict=True)]
+        lines.append(f"class weights of the training loss: {shortened(pairs, SHOWN)}")
     if balanced is not None:
         there = balanced.counts > 0
         counts, quotas = balanced.counts[there], balanced.quotas[there]

@@ -6,12 +6,11 @@ import socket
 import subprocess
 import time
 
-import jax
-import numpy as np
 import pytest
 import runs
 
 CONFIG = "--config=configs/lenet5.py:modern"
+ENDLESS = {"num_epochs": 2000.0, "checkpoint__every_epochs": 0.0}
 
 
 def start_processes(path, count, devices, **overrides):
@@ -51,6 +50,16 @@ def run_processes(path, count, devices, **overrides):
     return outputs
 
 
+def until(child, start):
+    """What a process prints up to a line that begins with `start`."""
+    output = ""
+    for line in child.stdout:
+        output += line
+        if line.startswith(start):
+            return output
+    raise AssertionError(f"{start!r} never came:\n{output}")
+
+
 def ends(children, within):
     """What each process printed; all end `within` seconds."""
     try:
@@ -75,12 +84,9 @@ def test_an_error_of_one_process_ends_both_with_its_line(tmp_path):
 @pytest.mark.parametrize("victim", [0, 1])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_process_that_dies_ends_the_other_with_one_line(tmp_path, victim, number):
-    arguments = {"num_epochs": 2000.0, "checkpoint__every_epochs": 0.0}
-    children = start_processes(tmp_path / "run", 2, 1, **arguments)
+    children = start_processes(tmp_path / "run", 2, 1, **ENDLESS)
     try:
-        for line in children[0].stdout:
-            if line.startswith("step"):
-                break
+        until(children[0], "step")
         children[victim].send_signal(number)
         output = children[1 - victim].communicate(timeout=45)[0]
     finally:
@@ -108,7 +114,7 @@ def test_two_processes_of_two_devices_equal_one_of_four(tmp_path, placement, bal
     outputs = run_processes(tmp_path / "two", 2, 2, **changes)
     assert sum("203/203 images counted" in output for output in outputs) == 1
     one, two = (runs.final_state(tmp_path / n)[0] for n in ("one", "two"))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 2e-4, 2e-5), one, two)
+    runs.assert_close(one, two)
 
 
 @pytest.mark.slow
@@ -121,25 +127,16 @@ def test_two_processes_go_on_where_one_stopped(tmp_path):
     assert any("resuming from step 13 of 30" in output for output in outputs)
     run_processes(tmp_path / "whole", 1, 1, **constant)
     parts, whole = (runs.final_state(tmp_path / n)[0] for n in ("parts", "whole"))
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, 2e-4, 2e-5), parts, whole
-    )
+    runs.assert_close(parts, whole)
 
 
 @pytest.mark.slow
 def test_sigterm_to_one_of_two_processes_stops_both_at_one_step(tmp_path):
-    arguments = {"num_epochs": 2000.0, "checkpoint__every_epochs": 0.0}
-    children = start_processes(tmp_path / "run", 2, 1, **arguments)
+    children = start_processes(tmp_path / "run", 2, 1, **ENDLESS)
     try:
-        for line in children[0].stdout:
-            if line.startswith("step"):
-                break
+        until(children[0], "step")
         children[1].send_signal(signal.SIGUSR1)  # as SIGTERM
-        output = ""
-        for line in children[0].stdout:
-            output += line
-            if line.startswith("stopped"):
-                break
+        output = until(children[0], "stopped")
         limit = time.monotonic() + 60
         while None in [child.poll() for child in children]:
             assert time.monotonic() < limit

@@ -16,6 +16,7 @@ import flax
 import numpy as np
 
 import models
+from errors import shortened
 from experiment import checkpoints, trained, workdir
 from weights import checks, formats, hub, names, shortcuts
 from weights.formats import Contents, WeightsError
@@ -55,8 +56,7 @@ class Report:
             ("in the file and not used", self.left_over),
         ):
             if found:
-                more = f" and {len(found) - 8} more" if len(found) > 8 else ""
-                lines.append(f"  {title}: {', '.join(found[:8])}{more}")
+                lines.append(f"  {title}: {shortened(found, 8)}")
         lines += [f"  note: {note}" for note in self.notes]
         return "\n".join(lines + [f"  warning: {line}" for line in self.warnings])
 

@@ -5,8 +5,9 @@ import re
 import ml_dtypes
 import numpy as np
 
+from errors import shortened
 from weights import names
-from weights.formats import WeightsError, quantised, shortened
+from weights.formats import WeightsError, quantised
 
 
 def check_numbers(source, arrays):

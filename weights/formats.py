@@ -19,7 +19,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from errors import UserError
+from errors import UserError, shortened
 
 OURS = "convnets"  # the "format" in the metadata of our safetensors
 CHECKSUM = "convnets.crc32"  # what we add to that metadata
@@ -47,13 +47,6 @@ def first_line(error):
     """One line for an exception: its type and the first line of its message, if any."""
     lines = str(error).strip().splitlines()
     return ": ".join([type(error).__name__, *lines[:1]])
-
-
-def shortened(names):
-    """Lists the first of some names, and says how many more there are."""
-    names = list(names)
-    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-    return ", ".join(names[:4]) + more
 
 
 def read(path, key=""):

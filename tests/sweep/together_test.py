@@ -84,7 +84,7 @@ def assert_same_run(sweeps, alone):
     (a, step_a), (b, step_b) = runs.final_state(sweeps), runs.final_state(alone)
     assert step_a == step_b
     assert jax.tree.structure(a) == jax.tree.structure(b)
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, 2e-4, 2e-5), a, b)
+    runs.assert_close(a, b)
     a, b = losses(sweeps), losses(alone)
     for key in b:
         np.testing.assert_allclose(a[key], b[key], rtol=1e-4, err_msg=str(key))
