@@ -37,7 +37,7 @@ from experiment import peers, stopping  # noqa: E402
 def _train(options, config, runs):
     import train
 
-    return train.train(config, runs[0], stopping.StopSignal())
+    return train.train(config, runs[0], stopping.StopSignal(), options.until)
 
 
 def _evaluate(options, config, runs):
@@ -100,8 +100,7 @@ def _export(options, config, runs):
 def _sweep(options, config, runs):
     import sweep
 
-    asked = stopping.StopSignal().asked
-    return sweep.sweep(config, runs[0], options.vary, options.together, asked)
+    return _unless_failed(sweep.run(options, config, runs[0]))
 
 
 MODES = {
@@ -149,9 +148,10 @@ def _run(options):
     config = options.config
     if options.mode == "plot":
         return _plot(options, config, runs)
-    if runs:
+    if runs and (config or options.mode != "sweep"):  # which may have begun before
         config = runs[0].continued(config)
-    checks.check(config)
+    if config:
+        checks.check(config)
     if options.mode != "summarize":
         import jax
 

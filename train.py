@@ -21,6 +21,7 @@ from experiment import (
     data_report,
     divergence,
     image_statistics,
+    outcomes,
     peers,
     profiling,
     programs,
@@ -29,7 +30,6 @@ from experiment import (
     trained,
 )
 from experiment.workdir import Workdir, WorkdirError
-from kernels import ops
 from training import memory, plateau, train_step
 from training.durations import due, next_due
 from weights import starting
@@ -53,19 +53,25 @@ class Finished:
 
     run: Workdir
     step: int
+    total: int
     result: Result
 
     def __str__(self):
-        return f"done: {self.result.describe(self.step)}; run directory {self.run}"
+        end = "done" if self.step == self.total else f"so far, of {self.total} steps"
+        return f"{end}: {self.result.describe(self.step)}; run directory {self.run}"
 
 
-def train(config, run, stop):
+def train(config, run, stop, until=1):
     """Trains what `config` describes in the directory `run`, or resumes it.
+
+    The directory's result.json says how it ended (experiment/outcomes.py).
 
     Args:
       config: a checked config.
       run: a workdir.Workdir that belongs to it.
       stop: a stopping.StopSignal.
+      until: the fraction of the training, at most 1, after which it ends at the next
+        evaluation; a later call goes on from there.
 
     Returns:
       `Finished`.
@@ -79,23 +85,18 @@ def train(config, run, stop):
     """
     with (
         run.lock,
-        contextlib.closing(Trainer(config, run, stop)) as trainer,
+        contextlib.closing(Trainer(config, run, stop, until)) as trainer,
         peers.ending_together(),
+        memory.explaining(lambda: trainer.memory.explain()),
     ):
-        try:
-            result = trainer.run()
-            return Finished(run, trainer.step, result)
-        except jax.errors.JaxRuntimeError as error:
-            if not memory.is_out_of_memory(error):
-                raise
-            raise memory.OutOfMemory(trainer.memory.explain()) from error
+        return trainer.run()
 
 
 class Trainer:
     """One run in memory; `run` is the loop."""
 
-    def __init__(self, config, run, stop):
-        self.config, self.workdir = config, run
+    def __init__(self, config, run, stop, until=1):
+        self.config, self.workdir, self.until = config, run, until
         self.first = jax.process_index() == 0
         self.seed = np.int64(config.seed)  # programs take it as jax.random.key does
         if self.first:
@@ -126,11 +127,13 @@ class Trainer:
         self.state, self.evaluated = found
         self.step = int(self.state.step)
         if self.first:
-            print(_title(setup, self.state.params), flush=True)
+            print(data_report.title(setup, self.state.params), flush=True)
             if changed := trained.other_kernels(run, setup):
                 print(f"warning: {changed}", flush=True)
             print(data_report.describe(setup), flush=True)
             trained.describe(run, setup, self.state.params)
+            if self.step < self.total:
+                outcomes.clear(run, self.total)
 
         self.stop = stopping.Stop(stop, self.saved)
         self.writer = reporting.MetricWriter(
@@ -158,7 +161,7 @@ class Trainer:
         self.result = None
 
     def run(self):
-        """The loop: step, log, evaluate, save. Returns the final evaluation."""
+        """The loop: step, log, evaluate, save. Returns `Finished`."""
         log_every = self.config.log.every_steps
         eval_every, save_every = self.durations.eval_every, self.durations.save_every
         save_every_steps = self.config.checkpoint.every_steps
@@ -167,7 +170,7 @@ class Trainer:
         if self.evaluated < self.step and (due(self.step, eval_every) or last):
             self._evaluate()  # a stop cut it short, or there is nothing to train
             self._save()  # the result, if this step is saved
-        while self.step < self.total:
+        while self.step < self.total and not self._far_enough():
             self._stop_if_asked()
             self.profiler.at(self.step, self.state)
             self.state = self.curvature.before_step(self.state, self.step)
@@ -186,10 +189,17 @@ class Trainer:
                 self._log()
             if due(self.step, eval_every) or last:
                 self._evaluate_or_save()
+                last = last or self._far_enough()
             if due(self.step, save_every) or due(self.step, save_every_steps) or last:
                 self._save()
         self.saved.wait()
-        return self.result or self._run_evaluator()  # the run was finished before
+        result = self.result or self._run_evaluator()  # it was finished before
+        if self.first:
+            outcomes.write(self.workdir, self.step, self.total, result)
+        return Finished(self.workdir, self.step, self.total, result)
+
+    def _far_enough(self):
+        return self.evaluated == self.step >= self.until * self.total
 
     def _advance(self, until):
         start = time.perf_counter()
@@ -247,11 +257,18 @@ class Trainer:
             self.saved.wait()
             good = self.saved.all_steps()
             where = f"checkpoint {good[-1]}" if good else "the beginning"
-            raise NonFiniteLoss(
-                f"the loss of step {sums['bad_step']} is not finite; nothing was saved "
-                f"after {where}. {divergence.advice(self.config, sums['bad_step'])}"
+            step = int(sums["bad_step"])
+            self._end_not_finite(
+                step,
+                f"the loss of step {step} is not finite; nothing was saved after "
+                f"{where}",
             )
         return sums
+
+    def _end_not_finite(self, step, message):
+        if self.first:
+            outcomes.write_diverged(self.workdir, step)
+        raise NonFiniteLoss(f"{message}. {divergence.advice(self.config, step)}")
 
     def _evaluate_or_save(self):
         """Evaluates; if that can never succeed, saves the steps before it raises."""
@@ -280,21 +297,18 @@ class Trainer:
         self.progress.exclude(time.perf_counter() - start)
 
     def _run_evaluator(self):
+        explanation = (
+            f"out of memory in the evaluation of config.eval.batch_size = "
+            f"{self.config.eval.batch_size} images; a smaller one gives the same result"
+        )
         try:
-            return self.programs.evaluator.run(
-                train_step.evaluation_variables(self.state),
-                stop=self.stop.asked_alone,
-            )
+            with memory.explaining(lambda: explanation):
+                return self.programs.evaluator.run(
+                    train_step.evaluation_variables(self.state),
+                    stop=self.stop.asked_alone,
+                )
         except Interrupted:
             return self._stop_if_asked()
-        except jax.errors.JaxRuntimeError as error:
-            if not memory.is_out_of_memory(error):
-                raise
-            raise memory.OutOfMemory(
-                f"out of memory in the evaluation of config.eval.batch_size = "
-                f"{self.config.eval.batch_size} images; a smaller one gives the same "
-                "result"
-            ) from error
 
     def _save(self):
         """Saves the state, unless it holds a number that is not finite."""
@@ -304,9 +318,10 @@ class Trainer:
         start = time.perf_counter()
         state = self.state
         if not self.programs.all_finite((state.params, state.batch_stats, state.ema)):
-            raise NonFiniteLoss(
+            self._end_not_finite(
+                self.step,
                 f"the parameters after step {self.step} are not finite and were not "
-                f"saved. {divergence.advice(self.config, self.step)}"
+                "saved",
             )
         metrics = None
         if self.evaluated == self.step and self.result is not None:
@@ -330,19 +345,3 @@ class Trainer:
             stack.callback(self.writer.close)
             stack.callback(self.feed.close)
             stack.callback(self.profiler.close)
-
-
-def _title(setup, params):
-    """Returns the line that says what is trained, and on what."""
-    config, devices = setup.config, setup.mesh.devices
-    number = jax.process_count()
-    processes = f" of {number} processes" if number > 1 else ""
-    parameters = sum(x.size for x in jax.tree.leaves(params))
-    return (
-        f"{config.model.name} on {setup.train_split.name}: {parameters:,} parameters, "
-        f"{len(setup.train_split):,} training images of "
-        f"{'x'.join(map(str, setup.input_shape))}, "
-        f"{setup.durations.total:,} steps of {config.batch_size} on "
-        f"{devices.size} {devices.flat[0].device_kind} devices{processes}; "
-        f"{ops.in_words(ops.describe(devices.size))}"
-    )

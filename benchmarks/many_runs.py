@@ -47,10 +47,9 @@ def steps_alone(folder, count):
     config = lenet5.get_config("modern")
     config.num_devices = 1
     config.log.tensorboard = False
-    varied = {"seed": list(range(count))}
     parent = workdir.Workdir(f"{folder}/sweep")
-    runs = grid.make_runs(config, parent, varied)
-    program = together.Program(config, varied)
+    runs = grid.make_runs(config, parent, [{"seed": n} for n in range(count)])
+    program = together.Program(config, ["seed"])
     trainer = train.Trainer(config, workdir.Workdir(f"{folder}/run"), NoStop)
 
     def separate():

@@ -427,6 +427,7 @@ def change(config, changes):
     return config
 
 
+@functools.cache
 def optimizer_names():
     """Our optimizers, and the optax functions that build one from a learning rate."""
     names = {

@@ -54,11 +54,6 @@ def to_json(config):
 def from_json(text):
     """Reads what `to_json` wrote; a later default.py fills in the fields it added."""
 
-    def tuples(value):
-        if isinstance(value, dict):
-            return {key: tuples(v) for key, v in value.items()}
-        return tuple(map(tuples, value)) if isinstance(value, list) else value
-
     config, stored = default.get_config(), tuples(json.loads(text))
     # A run of an earlier version keeps the rule by which its images were held out.
     stored.setdefault("dataset", {}).setdefault("holdout_by", "path")
@@ -66,8 +61,29 @@ def from_json(text):
     return config.lock()
 
 
+def tuples(value):
+    """Makes the lists of what JSON read the tuples that a config has."""
+    if isinstance(value, dict):
+        return {key: tuples(v) for key, v in value.items()}
+    return tuple(map(tuples, value)) if isinstance(value, list) else value
+
+
 def check_resumable(stored, given, path):
-    """Raises ConfigError if `given` would not continue the run that `stored` began.
+    """Raises ConfigError if `given` would not continue the run that `stored` began."""
+    old, new = flatten(stored), flatten(given)
+    differences = [
+        f"  config.{name}: {old.get(name)!r} in the run, {new.get(name)!r} given"
+        for name in not_resumable(stored, given)
+    ]
+    if differences:
+        raise ConfigError(
+            f"{path} holds a run of another config; resume it with its own or choose "
+            "another --workdir:\n" + "\n".join(differences)
+        )
+
+
+def not_resumable(stored, given):
+    """Returns the fields, sorted, for which `given` would not continue `stored`.
 
     A longer or shorter training is the same run as long as its schedule does not
     depend on the length.
@@ -80,14 +96,9 @@ def check_resumable(stored, given, path):
         free += ["dataset.holdout_by"]  # which no set of TFDS needs
         if {old["dataset.fit"], new["dataset.fit"]} == {"auto", "pad"}:
             free += ["dataset.fit"]  # the same, as pad refuses images of unlike sizes
-    differences = [
-        f"  config.{name}: {old.get(name)!r} in the run, {new.get(name)!r} given"
+    return [
+        name
         for name in sorted(old.keys() | new.keys())
         if old.get(name) != new.get(name)
         and not any(name == f or name.startswith(f + ".") for f in free)
     ]
-    if differences:
-        raise ConfigError(
-            f"{path} holds a run of another config; resume it with its own or choose "
-            "another --workdir:\n" + "\n".join(differences)
-        )

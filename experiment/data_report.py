@@ -1,7 +1,26 @@
 """Says, before training, on which data a run is trained and how it is evaluated."""
 
+import jax
+
 from data_source import report
 from experiment import balance
+from kernels import ops
+
+
+def title(setup, params):
+    """Returns the line that says what is trained, and on what."""
+    config, devices = setup.config, setup.mesh.devices
+    number = jax.process_count()
+    processes = f" of {number} processes" if number > 1 else ""
+    parameters = sum(x.size for x in jax.tree.leaves(params))
+    return (
+        f"{config.model.name} on {setup.train_split.name}: {parameters:,} parameters, "
+        f"{len(setup.train_split):,} training images of "
+        f"{'x'.join(map(str, setup.input_shape))}, "
+        f"{setup.durations.total:,} steps of {config.batch_size} on "
+        f"{devices.size} {devices.flat[0].device_kind} devices{processes}; "
+        f"{ops.in_words(ops.describe(devices.size))}"
+    )
 
 
 def describe(setup):

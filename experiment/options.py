@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import runpy
 
 from absl import flags
 from ml_collections import config_flags
@@ -187,10 +188,20 @@ def _define(options, argv):
         "first run's directory. export: the directory; by default <workdir>/export.",
     )
     define(
+        flags.DEFINE_float,
+        "until",
+        1.0,
+        "train: end at the first evaluation after this fraction of the training.",
+        lower_bound=0.0,
+        upper_bound=1.0,
+    )
+    define(
         flags.DEFINE_multi_string,
         "vary",
         [],
-        "sweep: a field of the config and its values, seed=0,1,2; may be repeated.",
+        "sweep: a field of the config and its values, such as seed=0..4, "
+        "model.name=resnet20,nin or optimizer.learning_rate=0.01..1:log:5; may be "
+        "repeated.",
     )
     define(
         flags.DEFINE_integer,
@@ -198,6 +209,29 @@ def _define(options, argv):
         0,
         "sweep: runs trained at once in one program; 0: all of them, but one on a CPU.",
     )
+    define(
+        flags.DEFINE_integer,
+        "jobs",
+        None,
+        "sweep: trains in so many processes at once, each with cores or a GPU of its "
+        "own.",
+        lower_bound=1,
+    )
+    define(
+        flags.DEFINE_string,
+        "slurm",
+        None,
+        "sweep: submits job arrays to SLURM, partition=main,minutes=60,cpus=4,array=8.",
+    )
+    define(
+        flags.DEFINE_integer,
+        "halving",
+        None,
+        "sweep: successive halving; 3 trains the best third three times as long.",
+        lower_bound=0,
+    )
+    define(flags.DEFINE_boolean, "dry_run", False, "sweep: list the runs, no more.")
+    define(flags.DEFINE_boolean, "status", False, "sweep: say how the runs stand.")
     define(
         flags.DEFINE_enum,
         "kernels",
@@ -233,8 +267,7 @@ def _check(options):
     mode, config, workdir = options.mode, options.config, options.workdir
     if mode == "predict" and not options.images:
         raise UsageError("--mode=predict needs --images=a.png,b.png")
-    if mode == "sweep" and (config is None or not options.vary):
-        raise UsageError("--mode=sweep needs --config and --vary=field=value,value")
+    _check_sweep(options)
     if not workdir and mode != "summarize":
         raise UsageError(f"--mode={mode} needs --workdir")
     if not workdir and config is None:
@@ -260,6 +293,46 @@ def _check(options):
         raise UsageError(f"--output={options.output}: export writes into a directory")
     if options.change and mode != "evaluate":
         raise UsageError(f"--change is for --mode=evaluate, not --mode={mode}")
+
+
+def _check_sweep(options):
+    """Raises UsageError for flags of a sweep that contradict each other or the mode."""
+    if options.mode != "sweep":
+        for name in ("vary", "together", "jobs", "slurm", "dry_run", "status"):
+            if options[name].present:
+                raise UsageError(f"--{name} is for sweep, not --mode={options.mode}")
+    if options.until != 1 and options.mode != "train":
+        raise UsageError(f"--until is for train, not --mode={options.mode}")
+    if options.config is None and options.vary:
+        raise UsageError("--vary needs --config")
+    if options.jobs and options.slurm is not None:
+        raise UsageError("--jobs and --slurm are two ways to train: choose one")
+    if options.together and (options.jobs or options.slurm is not None):
+        raise UsageError("--together is for this process, not for --jobs or --slurm")
+    if options.halving == 1:
+        raise UsageError("--halving=1 leaves nothing out: 2 or more, or 0 for none")
+    if options.halving and options.slurm is not None:
+        raise UsageError("--halving waits for its runs: with --jobs, not with --slurm")
+
+
+def own_sweep(options):
+    """Returns the overrides that the config file's `sweep()` declares; none without it.
+
+    Raises:
+      UsageError: it does not return a list of dicts.
+    """
+    if options.config is None:
+        return []
+    file = config_flags.get_config_filename(options["config"])
+    if not os.path.exists(file):
+        file = file.partition(":")[0]  # configs/lenet5.py:modern
+    declare = runpy.run_path(file).get("sweep")
+    if declare is None:
+        return []
+    found = declare()
+    if not isinstance(found, list) or not all(isinstance(o, dict) for o in found):
+        raise UsageError(f"sweep() of {file} must return a list of dicts")
+    return found
 
 
 def paths(text):

@@ -97,6 +97,17 @@ class Lock:
                 raise Owned(self._in_words(holder, file))
             return seen
 
+    def owner(self):
+        """Says which live process owns the directory; "" if none does."""
+        try:
+            with open(self._path) as file:
+                holder = _read(file)
+                if holder and self._lives(holder, file):
+                    return f"process {holder['process']} on {holder['host']}"
+        except OSError:
+            pass  # there is no lock, or it was released just now
+        return ""
+
     def check(self):
         """Raises Owned if the directory was taken over meanwhile.
 

@@ -1,39 +1,53 @@
-"""Makes the runs of a sweep: every combination of the values that `--vary` gives."""
+"""The runs of a sweep: what each of them varies, where it lies, and how it stands."""
 
 import dataclasses
-import itertools
-
-import jax
+import functools
+import hashlib
+import json
+import re
 
 from errors import ConfigError
 from evaluation import evaluator
-from experiment import checks, configuration, workdir
+from experiment import checks, outcomes, workdir
+from sweep import vary
 
-# Besides these, any float argument of the optimizer can vary, such as momentum.
-VARIABLE = (
-    "seed",
-    "optimizer.learning_rate",
-    "optimizer.weight_decay",
-    "loss.label_smoothing",
-)
-KWARGS = "optimizer.kwargs."
+LONGEST = 120  # letters of a directory's name
 
 
 @dataclasses.dataclass
 class Run:
-    """One combination: its values by field, its config, and how it ended.
+    """One run of a sweep, whose config is the sweep's with other `values` by field.
 
-    `result` is None until the run ends. Then it has the evaluation's metrics, the step
-    and the split; or {"step": s, "diverged": True} if the loss was not finite.
+    `result` is None until the run ends, or holds what result.json holds
+    (experiment/outcomes.py).
     """
 
+    base: object
     values: dict
-    config: object
     workdir: workdir.Workdir
     result: dict | None = None
 
     def __str__(self):
         return self.workdir.path.name
+
+    @functools.cached_property
+    def config(self):
+        return vary.apply(self.base, self.values)
+
+    @property
+    def ended(self):
+        """True if there is nothing left to train."""
+        return self.result is not None and outcomes.ended(self.result)
+
+    def reached(self, fraction):
+        """True if it ended, or was trained and evaluated for so much of its length."""
+        if self.result is None or self.ended:
+            return self.ended
+        return self.result["step"] >= fraction * self.result["of"]
+
+    def read(self):
+        """Reads result.json, if there is one."""
+        self.result = outcomes.read(self.workdir)
 
     def outcome(self):
         """Says in words how the run ended."""
@@ -46,91 +60,92 @@ class Run:
             result, result["split"], result["size"], result["step"]
         )
 
-
-def parse(config, vary):
-    """Parses strings "field=value,value,..." into {field: values}."""
-    fields, varied = configuration.flatten(config), {}
-    for text in vary:
-        name, _, values = text.partition("=")
-        name = name.removeprefix("config.")
-        if name not in fields:
-            raise ConfigError(
-                f"--vary={text}: config has no field {name!r}"
-                + configuration.nearest(name, fields)
-            )
-        number = isinstance(fields[name], float)
-        if name not in VARIABLE and not (name.startswith(KWARGS) and number):
-            raise ConfigError(
-                f"config.{name} cannot vary within one program; what can: "
-                f"{', '.join(VARIABLE)}, {KWARGS}<a float>"
-            )
-        kind = float if number else int
-        try:
-            found = [kind(value) for value in values.split(",")]
-        except ValueError:
-            raise ConfigError(
-                f"--vary={text}: values must be {kind.__name__}s, comma-separated"
-            ) from None
-        if name in varied or len(set(found)) < len(found):
-            raise ConfigError(f"--vary={text}: repeats a field or value")
-        varied[name] = found
-    return varied
+    def state(self, queued=(), cut=()):
+        """Returns (state, note); the states are those that table.STATES lists."""
+        if self.ended:
+            return ("diverged" if "diverged" in self.result else "done"), ""
+        if owner := self.workdir.lock.owner():
+            return "running", owner
+        if str(self) in queued:
+            return "queued", ""
+        if self.workdir.has(outcomes.FAILURE):
+            failure = self.workdir.read_json(outcomes.FAILURE)
+            return "failed", failure["error"]
+        at = f"at step {self.result['step']}" if self.result else ""
+        if str(self) in cut:
+            return "cut", at
+        return ("stopped" if self.workdir.checkpoints.exists() else "waiting"), at
 
 
-def check(config, parent, together):
-    """Raises ConfigError for a config or options that a sweep does not support."""
-    if (parent.path / "config.json").exists():
-        raise ConfigError(
-            f"--workdir={parent} holds a run; a sweep needs a directory of its own"
-        )
-    if config.init_from:
-        raise ConfigError(
-            f"config.init_from = {config.init_from!r} cannot be part of a sweep"
-        )
-    if together < 0:
-        raise ConfigError(f"--together={together} must not be negative")
-    if jax.process_count() > 1 or config.num_devices > 1:
-        raise ConfigError(
-            "a sweep uses one device of one process: config.num_devices=1"
-        )
-    for name, value in (
-        ("optimizer.name", "sdlm"),
-        ("schedule.name", "plateau"),
-        ("dataset.placement", "host"),
-    ):
-        if configuration.flatten(config)[name] == value:
-            raise ConfigError(
-                f"config.{name} = {value!r} cannot be part of a sweep: its runs share "
-                "one copy of the data, on the device, and go from step to step there"
-            )
+def make_runs(config, parent, overrides):
+    """Makes the runs of a list of overrides {field: value}; finished ones have results.
 
-
-def make_runs(config, parent, varied):
-    """Makes the runs of all combinations; finished ones get their result.
-
-    A run's directory has its values in the order of the fields' names, however `--vary`
-    orders them. Earlier versions had the order of `--vary`; such a directory is kept.
+    Raises:
+      ConfigError: a run's config cannot be trained, or its directory holds another.
     """
-    runs, there = [], _directories(parent)
-    for combination in itertools.product(*varied.values()):
-        values = dict(zip(varied, combination, strict=True))
-        own = with_values(config, values)
-        checks.check(own)
-        parts = sorted(f"{field}={value}" for field, value in values.items())
-        name = there.get(frozenset(parts), ",".join(parts))
-        run = Run(values, own, workdir.Workdir(parent.path / name))
-        run.workdir.check(own)
-        if (run.workdir.path / "result.json").exists():
+    there, runs = _directories(parent), []
+    for values, name in zip(overrides, names(overrides), strict=True):
+        # Earlier versions had the order of `--vary`; such a directory is kept.
+        name = there.get(frozenset(name.split(",")), name)
+        runs.append(Run(config, values, workdir.Workdir(parent.path / name)))
+        runs[-1].read()
+    return runs
+
+
+def check(runs):
+    """Raises ConfigError for a run that cannot be trained, or is another one's."""
+    for run in runs:
+        try:
+            checks.check(run.config)
+        except ConfigError as error:
+            raise ConfigError(f"run {run}: {error}{_hint(run, error)}") from error
+        run.workdir.check(run.config)
+        if run.ended:
             before = run.workdir.config()
             for field in ("num_epochs", "num_steps"):
-                if before[field] != own[field]:
+                if before[field] != run.config[field]:
                     raise ConfigError(
-                        f"config.{field} = {own[field]}, but {run.workdir} is finished "
-                        f"with {before[field]}; choose another --workdir"
+                        f"config.{field} = {run.config[field]}, but {run.workdir} is "
+                        f"finished with {before[field]}; choose another --workdir"
                     )
-            run.result = run.workdir.read_json("result.json")
-        runs.append(run)
-    return runs
+
+
+def _hint(run, error):
+    """Says how an optimizer and its arguments vary together, if that is the error."""
+    if (
+        "config.optimizer.kwargs" not in str(error)
+        or "optimizer.name" not in run.values
+    ):
+        return ""
+    return (
+        "; give each optimizer its own: --vary=optimizer.name,optimizer.kwargs="
+        "(sgd,{'momentum': 0.9}),(adamw,{})"
+    )
+
+
+def names(overrides):
+    """Names the directories of runs by their values, in the order of the fields' names.
+
+    A name that would be too long or hold what no path should ends with a hash of the
+    values.
+    """
+    return [_name(values) for values in overrides]
+
+
+def _name(values):
+    parts = sorted(f"{field}={_text(value)}" for field, value in values.items())
+    name = ",".join(parts) or "all"
+    if len(name) <= LONGEST and all(re.fullmatch(r"[\w.+=-]+", p) for p in parts):
+        return name
+    content = json.dumps(values, sort_keys=True, default=str)
+    digest = hashlib.sha256(content.encode()).hexdigest()[:8]
+    return f"{re.sub(r'[^A-Za-z0-9_.+=,-]+', '-', name)[: LONGEST - 9]}~{digest}"
+
+
+def _text(value):
+    if hasattr(value, "items"):
+        value = tuple(part for item in value.items() for part in item) or ("none",)
+    return "-".join(map(_text, value)) if isinstance(value, tuple) else str(value)
 
 
 def _directories(parent):
@@ -140,15 +155,17 @@ def _directories(parent):
     """
     if not parent.path.is_dir():
         return {}
-    names = sorted(path.name for path in parent.path.iterdir())
-    names.sort(key=lambda name: name == ",".join(sorted(name.split(","))))
-    names.sort(key=lambda name: (parent.path / name / "result.json").exists())
-    return {frozenset(name.split(",")): name for name in names}
+    names = sorted(path.name for path in parent.path.iterdir() if "=" in path.name)
+    found = {}
+    for name in names:
+        parts = frozenset(name.split(","))
+        if parts in found:
+            rank = [_rank(parent, n) for n in (found[parts], name)]
+            name = name if rank[1] >= rank[0] else found[parts]
+        found[parts] = name
+    return found
 
 
-def with_values(config, values):
-    """A copy of `config` with other values, which may be traced numbers."""
-    config = config.copy_and_resolve_references()
-    with config.unlocked(), config.ignore_type():
-        config.update_from_flattened_dict(values)
-    return config
+def _rank(parent, name):
+    ordered = name == ",".join(sorted(name.split(",")))
+    return (parent.path / name / outcomes.FILE).exists(), ordered

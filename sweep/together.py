@@ -11,13 +11,14 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import math
 import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from errors import ConfigError
+from errors import UserError
 from evaluation.evaluator import Interrupted
 from experiment import (
     build,
@@ -25,16 +26,76 @@ from experiment import (
     configuration,
     data_report,
     image_statistics,
+    outcomes,
     reporting,
     trained,
 )
 from input_pipeline import DeviceFeed
 from kernels import ops
-from sweep.grid import with_values
+from sweep import vary
 from train import Preempted
 from training import train_step
 from training.durations import due, next_due
 from weights import starting
+
+# Besides these, any float argument of the optimizer can vary within a program.
+NUMBERS = (
+    "seed",
+    "optimizer.learning_rate",
+    "optimizer.weight_decay",
+    "loss.label_smoothing",
+)
+KWARGS = "optimizer.kwargs."
+
+
+class Unfit(UserError):
+    """These runs cannot share a program; each must be trained by itself."""
+
+
+def sharing(runs):
+    """Groups runs that may share a program: lists [[run, ...], ...], in order.
+
+    Runs share one if their configs differ in numbers alone that a program can take as
+    arguments. A list of one run is to be trained by itself.
+    """
+    found = {}
+    for run in runs:
+        key = _program(run.config)
+        found.setdefault(str(run) if key is None else key, []).append(run)
+    return list(found.values())
+
+
+def _program(config):
+    """Returns what configs of one program have in common; None if none can be shared.
+
+    The runs of a program share one copy of the data, on one device, and go from step to
+    step there.
+    """
+    flat = configuration.flatten(config)
+    if (
+        config.init_from
+        or config.num_devices > 1
+        or config.optimizer.name == "sdlm"
+        or config.schedule.name == "plateau"
+        or config.dataset.placement == "host"
+    ):
+        return None
+    return repr(sorted((n, _is_argument(n, v) or repr(v)) for n, v in flat.items()))
+
+
+def _is_argument(name, value):
+    number = isinstance(value, float) or name == "seed"
+    return number and (name in NUMBERS or name.startswith(KWARGS))
+
+
+def varied(runs):
+    """The fields in which the configs of some runs differ, and the seed."""
+    flats = [configuration.flatten(run.config) for run in runs]
+    return ["seed"] + [
+        name
+        for name in flats[0]
+        if name != "seed" and len({repr(flat[name]) for flat in flats}) > 1
+    ]
 
 
 class Program:
@@ -46,11 +107,8 @@ class Program:
     def __init__(self, config, varied, runs=()):
         self.config, self.varied = config, {*varied, "seed"}
         setup = build.setup(config, num_devices=1)
-        if setup.view is not None:
-            raise ConfigError(
-                "--mode=sweep has its data on the device: no images that differ in "
-                "size, no config.augment.view or policy"
-            )
+        if setup.view is not None or setup.placement() != "device":
+            raise Unfit("the data of this training do not lie on the device")
         print(data_report.describe(setup), flush=True)
         for run in runs:
             setup = starting.numbered(setup, run.workdir)
@@ -124,16 +182,16 @@ class Program:
     # The programs of one run. Its values are traced numbers in the config.
 
     def _init(self, values):
-        setup = self.of(with_values(self.config, values))
+        setup = self.of(vary.apply(self.config, values))
         return setup.init()(values["seed"]), train_step.zero_sums(self.objective)
 
     def _run_steps(self, values, state, sums, data, num_steps):
-        setup = self.of(with_values(self.config, values))
+        setup = self.of(vary.apply(self.config, values))
         run_steps = train_step.make_run_steps(setup.train_step(), DeviceFeed.fetch)
         return run_steps(state, sums, data, num_steps, values["seed"])
 
     def _eval_step(self, values, variables, batch):
-        setup = self.of(with_values(self.config, values))
+        setup = self.of(vary.apply(self.config, values))
         return setup.eval_step()(variables, batch)
 
 
@@ -162,6 +220,7 @@ class Group:
         self.values = program.values(runs)
         self.state, self.sums = program.init(self.values)
         self.step, self.evaluated = 0, [-1] * len(runs)
+        self.end = program.total  # for `train`
         if found[0] is not None:
             states, self.evaluated = map(list, zip(*found, strict=True))
             self.step = int(states[0].step)
@@ -183,14 +242,18 @@ class Group:
         if not run.workdir.has(image_statistics.FILE):
             image_statistics.keep(program.setup, run.workdir)
         trained.describe(run.workdir, program.setup, take(self.state.params, number))
+        outcomes.clear(run.workdir, program.total)
         return reporting.MetricWriter(
             run.workdir.path,
             first_step=self.step,
             tensorboard=run.config.log.tensorboard,
         )
 
-    def train(self, stop=lambda: False):
-        """The loop: step, log, evaluate, and save at the end or if `stop()` is true."""
+    def train(self, stop=lambda: False, until=1):
+        """The loop: step, log, evaluate, and save at the end or if `stop()` is true.
+
+        The end is the first evaluation after the fraction `until` of the training.
+        """
         program, log_every = self.program, self.program.config.log.every_steps
         eval_every = program.setup.durations.eval_every
         with contextlib.ExitStack() as stack:
@@ -200,27 +263,34 @@ class Group:
             for number in range(len(self.runs)):
                 self.writers.append(self._begin(number))
                 stack.callback(self.writers[-1].close)
-            if due(self.step, eval_every) or self.step == program.total:
+            self.end = self._end(until)
+            if due(self.step, eval_every) or self.step == self.end:
                 self._evaluate(stop)  # what a stop cut short
-            while self.step < program.total and self._going():
+            while self.step < self.end and self._going():
                 if self.step > 0 and stop():  # there is nothing to save at 0
                     self._stop()
-                until = min(
-                    program.total,
+                step = min(
+                    self.end,
                     next_due(self.step, log_every),
                     next_due(self.step, eval_every),
                 )
-                self.advance(until)
-                last = self.step == program.total
+                self.advance(step)
+                last = self.step == self.end
                 evaluating = last or due(self.step, eval_every)
                 if evaluating or due(self.step, log_every):
                     self._log()
                 if evaluating:
                     self._evaluate(stop)
 
+    def _end(self, until):
+        """The step of the first evaluation after the fraction `until`."""
+        total, every = self.program.total, self.program.setup.durations.eval_every
+        step = math.ceil(until * total)
+        return min(total, step if due(step, every) else next_due(step, every))
+
     def _going(self):
-        """The numbers of the runs that have not diverged."""
-        return [n for n, run in enumerate(self.runs) if run.result is None]
+        """The numbers of the runs that have neither ended nor diverged."""
+        return [n for n, run in enumerate(self.runs) if not run.ended]
 
     def advance(self, until):
         """Calls the program once: steps_per_dispatch steps, or those up to `until`."""
@@ -265,15 +335,14 @@ class Group:
             print(f"{line}  ({len(going)} runs)", flush=True)
 
     def _diverged(self, run, step):
-        run.result = {"step": step, "diverged": True}
-        run.workdir.write_json("result.json", run.result)
+        run.result = outcomes.write_diverged(run.workdir, step)
         print(f"{run}: the loss of step {step} is not finite", flush=True)
 
     def _evaluate(self, stop):
         """Evaluates each run as `--mode=evaluate` does; at the end, also saves it."""
         start, program = time.perf_counter(), self.program
         for number in self._going():
-            if self.evaluated[number] == self.step < program.total:
+            if self.evaluated[number] == self.step < self.end:
                 continue  # before a stop
             state, values = take((self.state, self.values), number)
             step = functools.partial(program.eval_step, values)
@@ -285,7 +354,7 @@ class Group:
             if self.evaluated[number] != self.step:
                 self.writers[number].write_scalars(self.step, result.scalars())
             self.evaluated[number], self.results[number] = self.step, result
-            if self.step == program.total:
+            if self.step == self.end:
                 self._finish(number, result)
         self.progress.exclude(time.perf_counter() - start)
 
@@ -293,13 +362,8 @@ class Group:
         """Saves the end of a run as the checkpoint that `--mode=train` would save."""
         run = self.runs[number]
         if self._save(number):
-            run.result = {
-                "step": self.step,
-                **result.metrics,
-                "split": result.split,
-                "size": result.size,
-            }
-            run.workdir.write_json("result.json", run.result)
+            total = self.program.total
+            run.result = outcomes.write(run.workdir, self.step, total, result)
 
     def _save(self, number):
         """Saves the state of a run; false if it is not finite, and so diverged."""

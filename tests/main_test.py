@@ -294,7 +294,7 @@ def test_wrong_flags(tmp_path):
     fails(["--mode=export", CONFIG, run], 2, "run's own config")
     fails(["--mode=export", run, "--output=net.onnx"], 2, "into a directory")
     fails(["--mode=sweep", CONFIG, run], 2, "--vary")
-    fails(["--mode=sweep", CONFIG, run, "--vary=batch_size=1,2"], 2, "batch_size")
+    fails(["--mode=sweep", CONFIG, run, "--vary=batch_size=1,x"], 2, "batch_size")
     fails([CONFIG, run, "--config.num_devices=99"], 2, "config.num_devices")
     assert not (tmp_path / "run").exists()
 

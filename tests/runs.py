@@ -17,6 +17,8 @@ import main
 import train
 from configs import lenet5
 from experiment import checkpoints, checks, stopping, workdir
+from sweep import command as sweeps
+from sweep import in_process, local
 
 ROOT = pathlib.Path(__file__).parent.parent
 OLD_RUN = ROOT / "tests" / "old_run"  # made before the rooms were built
@@ -54,6 +56,24 @@ def train_small(path, variant="modern", stop=NoStop, **overrides):
     """Trains in this process; returns the final line."""
     run = workdir.Workdir(path)
     return str(train.train(small_config(variant, **overrides), run, stop))
+
+
+def sweep(
+    path,
+    vary=(),
+    stop=NoStop,
+    declared=(),
+    factor=None,
+    jobs=0,
+    at_once=0,
+    **overrides,
+):
+    """Sweeps with small trainings; returns its command.Runs and command.Sweep."""
+    swept = sweeps.Runs(
+        small_config(**overrides), workdir.Workdir(path), vary, declared, factor
+    )
+    here = in_process.InProcess(stop, at_once)
+    return swept, sweeps.sweep(swept, local.Local(stop, jobs) if jobs else here)
 
 
 def final_state(path):

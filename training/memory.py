@@ -1,5 +1,6 @@
 """Device memory of a compiled step: its plan, the limit, and the batch that fits."""
 
+import contextlib
 import dataclasses
 import itertools
 import math
@@ -166,6 +167,17 @@ def is_out_of_memory(error):
     A CPU that could not allocate says INTERNAL: ... Out of memory allocating ...
     """
     return any(words in str(error) for words in ("RESOURCE_EXHAUSTED", "Out of memory"))
+
+
+@contextlib.contextmanager
+def explaining(explain):
+    """Turns a device's out-of-memory error within into one that `explain()` words."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemory(explain()) from error
 
 
 def explain(plan_of, batch_size, multiple, device):

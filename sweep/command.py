@@ -1,0 +1,153 @@
+"""Trains, lists or describes the runs of a sweep: what `--mode=sweep` does."""
+
+import dataclasses
+
+from errors import UserError
+from sweep import grid, halving, record, table, vary
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """How the runs of a sweep stand.
+
+    `file` is results.csv, or None if there is no directory yet. `failed` has a line if
+    the sweep has come to its end and not all of the runs have.
+    """
+
+    rows: list
+    file: object = None
+    failed: tuple = ()
+
+    def __str__(self):
+        lines = [table.text(self.rows), table.counts(self.rows)]
+        if self.file:
+            lines[-1] += f"; {self.file} has all numbers"
+        return "\n".join(lines)
+
+
+class Runs:
+    """The runs that a command is about, and the record of their directory."""
+
+    def __init__(self, config, parent, texts=(), declared=(), factor=None):
+        """Finds the runs of a config and its `--vary` flags, or those of a directory.
+
+        Args:
+          config: a checked config, or None for the sweep that `parent` holds.
+          parent: a workdir.Workdir that is not itself a run.
+          texts: strings "field=values" (vary.py).
+          declared: the overrides of the config's own `sweep()`.
+          factor: of successive halving; 0 for none, None for what the directory says.
+
+        Raises:
+          ConfigError: a field or value does not fit, or the directory has other runs.
+        """
+        if parent.has("config.json"):
+            raise UserError(
+                f"--workdir={parent} holds a run; a sweep needs a directory of its own"
+            )
+        if config is None:
+            self.record = record.read(parent)
+            overrides = self.record.overrides
+        else:
+            overrides = vary.combined(config, texts, declared)
+            self.record = record.merged(parent, config, overrides)
+        if factor is not None:
+            self.record.halving = factor
+        if not self.record.halving:
+            self.record.cut = ()
+        self.parent = parent
+        self.all = grid.make_runs(self.record.config, parent, overrides)
+
+    def write(self):
+        record.write(self.parent, self.record)
+
+    def rows(self):
+        """Returns a table.Row for each run, as `read` found it."""
+        queued = _queued(self.parent)
+        rows = []
+        for run in self.all:
+            state, note = run.state(queued, self.record.cut)
+            rows.append(table.Row(str(run), run.values, state, run.result, note))
+        return rows
+
+    def standing(self):
+        """Returns the `Sweep` as its directory has it now, and writes results.csv."""
+        rows = self.rows()
+        if not self.parent.path.is_dir():
+            return Sweep(rows)
+        file = self.parent.path / "results.csv"
+        table.write_csv(file, rows)
+        return Sweep(rows, file)
+
+
+def listed(runs):
+    """Checks all runs and returns the `Sweep`; trains and writes nothing."""
+    grid.check(runs.all)
+    return Sweep(runs.rows())
+
+
+def sweep(runs, runner):
+    """Trains what is missing of the runs; returns the `Sweep`.
+
+    Args:
+      runs: the `Runs`.
+      runner: has `train(runs, until)`, which trains those that have not got so far
+        (in_process.py, local.py).
+
+    Raises:
+      ConfigError: a run cannot be trained.
+      Owned: another process sweeps in this directory.
+      Preempted: a stop was asked for; the runs under way are saved.
+    """
+    grid.check(runs.all)
+    if pending := [run for run in runs.all if not run.ended]:
+        with runs.parent.lock:
+            runs.parent.lock.take()
+            for run in pending:
+                run.read()  # as they are from now on
+            runs.write()
+            if runs.record.halving:
+                halving.train(runs, runner)
+            else:
+                runner.train(runs.all, 1)
+    found = runs.standing()
+    left = [row for row in found.rows if row.state not in ("done", "diverged", "cut")]
+    if left:
+        line = (
+            f"not all of the runs came to their end: {table.counts(left)}; the same "
+            "command goes on with them"
+        )
+        found = dataclasses.replace(found, failed=(line,))
+    return found
+
+
+def submit(runs, options, flags=()):
+    """Submits to SLURM what is missing of the runs, and returns at once.
+
+    Args:
+      runs: the `Runs`.
+      options: a text such as "partition=main,minutes=60,array=8" (slurm.py).
+      flags: further flags of main.py for each run.
+    """
+    from sweep import slurm
+
+    options = slurm.parse(options)
+    grid.check(runs.all)
+    with runs.parent.lock:
+        runs.parent.lock.take()
+        runs.write()
+        pending = []
+        for run in runs.all:
+            state, _ = run.state(slurm.queued(runs.parent.path))
+            if state not in ("done", "diverged", "running", "queued"):
+                run.workdir.create(run.config)
+                pending.append(str(run))
+        return slurm.submit(runs.parent.path, pending, options, flags)
+
+
+def _queued(parent):
+    if not (parent.path / "slurm").exists():
+        return set()
+    from sweep import slurm
+
+    return slurm.queued(parent.path)

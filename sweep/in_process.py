@@ -1,0 +1,96 @@
+"""Trains the runs of a sweep in this process, those that can in a common program."""
+
+import gc
+
+import jax
+
+import train
+from errors import PREEMPTED, foreign, shortened
+from experiment import outcomes, ownership
+from sweep import together
+from train import Preempted
+
+
+class InProcess:
+    """Trains runs one after another, or several at once in one program.
+
+    Args:
+      stop: a stopping.StopSignal.
+      at_once: how many runs a program trains at once; 0: all, but one on a CPU.
+    """
+
+    def __init__(self, stop, at_once=0):
+        self._stop, self._at_once = stop, at_once
+        self._program = None, None  # the runs that share it, and the last program
+
+    def train(self, runs, until):
+        """Trains those of `runs` that have not got to the fraction `until`.
+
+        A run that fails has its reason in failure.json; the others go on.
+
+        Raises:
+          Preempted: a stop was asked for; the runs under way are saved.
+        """
+        for group in together.sharing(runs):
+            pending = [run for run in group if _is_pending(run, until)]
+            if not pending:
+                continue
+            try:
+                if len(group) == 1:
+                    raise together.Unfit
+                self._train_together(group, pending, until)
+            except together.Unfit:
+                for number, run in enumerate(pending):
+                    self._check_stop(len(pending) - number)
+                    self._train_alone(run, until)
+
+    def _train_together(self, group, pending, until):
+        names = [str(run) for run in group]
+        if self._program[0] != names:
+            self._program = None, None  # frees the data of the last one
+            varied = together.varied(group)
+            program = together.Program(group[0].config, varied, group)
+            self._program = names, program
+        program = self._program[1]
+        at_once = self._at_once
+        if not at_once:
+            at_once = 1 if jax.default_backend() == "cpu" else len(group)
+        left = len(pending)
+        print(f"{left} runs share a program: {shortened(pending)}", flush=True)
+        for part in together.groups(program, pending, at_once):
+            self._check_stop(left)
+            part.train(lambda: self._stop.requested, until)
+            left -= len(part.runs)
+
+    def _train_alone(self, run, until):
+        print(f"{run}:", flush=True)
+        try:
+            run.workdir.create(run.config)
+            print(train.train(run.config, run.workdir, self._stop, until), flush=True)
+        except train.NonFiniteLoss as error:
+            print(f"{run}: {error}", flush=True)
+        except ownership.Owned as error:
+            print(f"{run} is left out: {error}", flush=True)
+        except Exception as error:
+            known = foreign.as_user_error(error)
+            if known is None or known.exit_code == PREEMPTED:
+                raise
+            outcomes.write_failure(run.workdir, known.exit_code, str(known))
+            print(f"{run} failed: {known}", flush=True)
+        run.read()
+        jax.clear_caches()  # the next run has programs of its own
+        gc.collect()
+
+    def _check_stop(self, left):
+        if self._stop.requested:
+            raise Preempted(f"stopped with {left} runs left; the same command goes on")
+
+
+def _is_pending(run, until):
+    """True if a run has not got so far; says so of one that trains elsewhere."""
+    if run.reached(until):
+        return False
+    if owner := run.workdir.lock.owner():
+        print(f"{run} is left out: {owner} trains it", flush=True)
+        return False
+    return True

@@ -1,0 +1,107 @@
+"""The list of a sweep's runs, in sweep.json of its directory.
+
+With it the directory alone says which runs belong to the sweep, so that a command
+without --config, or one with another runner, goes on with it.
+"""
+
+import dataclasses
+import json
+
+from errors import ConfigError, UsageError
+from experiment import configuration
+from sweep import grid
+
+FILE = "sweep.json"
+
+
+@dataclasses.dataclass
+class Record:
+    """What a sweep's directory says about it.
+
+    `config` is what all runs have in common, `overrides` the values {field: value} of
+    each run, `halving` the factor of successive halving or 0, and `cut` the names of
+    the runs that it left.
+    """
+
+    config: object
+    overrides: list
+    halving: int = 0
+    cut: tuple = ()
+
+    def names(self):
+        return grid.names(self.overrides)
+
+
+def exists(parent):
+    """True if the directory holds a sweep."""
+    return parent.has(FILE)
+
+
+def read(parent):
+    """Reads the `Record` of a sweep's directory.
+
+    Raises:
+      UsageError: there is none, or it is damaged.
+    """
+    if not exists(parent):
+        raise UsageError(
+            f"--workdir={parent} holds no sweep ({FILE} is missing): begin one with "
+            "--config and --vary=field=value,value"
+        )
+    stored = parent.read_json(FILE)
+    try:
+        config = configuration.from_json(json.dumps(stored["config"]))
+        overrides = [configuration.tuples(run["values"]) for run in stored["runs"]]
+        return Record(config, overrides, stored["halving"], tuple(stored["cut"]))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(f"{parent.path / FILE} is damaged: {error!r}") from error
+
+
+def write(parent, record):
+    """Writes sweep.json, if it would change."""
+    runs = [
+        {"name": name, "values": values}
+        for name, values in zip(record.names(), record.overrides, strict=True)
+    ]
+    stored = {
+        "config": record.config.to_dict(),
+        "halving": record.halving,
+        "cut": list(record.cut),
+        "runs": runs,
+    }
+    text = json.dumps(stored, indent=1) + "\n"
+    if not (parent.has(FILE) and parent.path.joinpath(FILE).read_text() == text):
+        parent.path.mkdir(parents=True, exist_ok=True)
+        parent.write_text(FILE, text)
+
+
+def merged(parent, config, overrides):
+    """Returns the `Record` of the directory, with further runs of the same sweep.
+
+    Raises:
+      ConfigError: the directory's sweep has another config, in a field that not every
+        run sets.
+    """
+    if not exists(parent):
+        return Record(config, overrides)
+    found = read(parent)
+    everywhere = set.intersection(*map(set, [*found.overrides, *overrides]))
+    differences = [
+        name
+        for name in configuration.not_resumable(found.config, config)
+        if name not in everywhere
+    ]
+    if differences:
+        name = differences[0]
+        old, new = (configuration.flatten(c).get(name) for c in (found.config, config))
+        raise ConfigError(
+            f"{parent} holds a sweep with config.{name} = {old!r}, not {new!r}; choose "
+            "another --workdir"
+        )
+    known = set(found.names())
+    new = [
+        values
+        for name, values in zip(grid.names(overrides), overrides, strict=True)
+        if name not in known
+    ]
+    return dataclasses.replace(found, config=config, overrides=[*found.overrides, *new])

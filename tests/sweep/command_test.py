@@ -1,0 +1,184 @@
+"""Sweeps over anything: what is trained, found again, refused and listed."""
+
+import csv
+import json
+import os
+
+import pytest
+import runs
+
+import train
+from errors import ConfigError, UsageError, UserError
+from experiment import ownership, workdir
+from sweep import command, grid, in_process, record
+
+CONFIG = "--config=configs/lenet5.py:modern"
+TINY = {"num_epochs": 1.0, "log__every_steps": 5}
+
+
+def sweep(path, vary=(), **changes):
+    """Sweeps with trainings of ten steps; returns the command.Runs."""
+    return runs.sweep(path, vary, **TINY | changes)[0]
+
+
+def states(path):
+    found = command.Runs(None, workdir.Workdir(path)).standing()
+    return {row.name: row.state for row in found.rows}
+
+
+def test_what_no_program_can_share_is_trained_as_if_alone(tmp_path):
+    """The bits are those of single trainings, here for two batch sizes."""
+    path = tmp_path / "sweep"
+    swept = sweep(path, ["batch_size=16,32", "schedule.name=plateau"])
+    assert [run.result["step"] for run in swept.all] == [20, 10]
+    for size in (16, 32):
+        alone = tmp_path / str(size)
+        changes = {"batch_size": size, "schedule__name": "plateau"}
+        runs.train_small(alone, **TINY | changes)
+        swept = path / f"batch_size={size},schedule.name=plateau"
+        runs.assert_same_bits(runs.final_state(swept)[0], runs.final_state(alone)[0])
+        mine, theirs = (
+            json.loads((p / "result.json").read_text()) for p in (swept, alone)
+        )
+        assert mine == theirs
+    assert set(states(path).values()) == {"done"}
+    with open(path / "results.csv", newline="") as file:
+        assert [row["batch_size"] for row in csv.DictReader(file)] == ["16", "32"]
+
+
+def test_a_sweep_is_found_again_and_grows(tmp_path, monkeypatch):
+    trained = []
+    monkeypatch.setattr(
+        in_process.InProcess, "train", lambda self, all, until: trained.append(len(all))
+    )
+    sweep(tmp_path, ["seed=0,1"])
+    again = command.Runs(None, workdir.Workdir(tmp_path))
+    assert [run.values for run in again.all] == [{"seed": 0}, {"seed": 1}]
+    assert again.all[1].config == runs.small_config(**TINY | {"seed": 1})
+    sweep(tmp_path, ["seed=1..3"])
+    again = command.Runs(None, workdir.Workdir(tmp_path))
+    assert [run.values["seed"] for run in again.all] == [0, 1, 2, 3]
+    sweep(tmp_path, [], declared=[{"schedule.boundaries": (1.0, 2.0), "seed": 9}])
+    again = command.Runs(None, workdir.Workdir(tmp_path))
+    assert again.all[-1].values == {"schedule.boundaries": (1.0, 2.0), "seed": 9}
+    with pytest.raises(ConfigError, match="holds a sweep with config.batch_size = 32"):
+        sweep(tmp_path, ["seed=0,1"], batch_size=16)
+    sweep(tmp_path, ["seed=0,1"], log__every_steps=2)  # which changes no run
+    assert trained == [2, 3, 1, 2]
+    with pytest.raises(UsageError, match="holds no sweep"):
+        command.Runs(None, workdir.Workdir(tmp_path / "other"))
+    (tmp_path / record.FILE).write_text("{}")
+    with pytest.raises(ConfigError, match="sweep.json is damaged"):
+        command.Runs(None, workdir.Workdir(tmp_path))
+
+
+def test_a_sweep_does_not_touch_what_has_an_owner(tmp_path):
+    with workdir.Workdir(tmp_path).lock as lock:
+        lock.take()
+        with pytest.raises(ownership.Owned, match=f"in {tmp_path} since"):
+            sweep(tmp_path, ["seed=0"])
+    run = workdir.Workdir(tmp_path / "seed=0")
+    with run.lock:
+        run.lock.take()
+        found = sweep(tmp_path, ["seed=0"])
+        assert states(tmp_path) == {"seed=0": "running"}
+        assert run.lock.check() is None
+    assert [run.ended for run in found.all] == [False]
+    assert os.listdir(run.path) == []
+
+
+def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path, monkeypatch):
+    """It fails once more as long as its reason stays, and then trains."""
+    real = train.train
+
+    def fail(config, run, *rest):
+        if config.seed == 0:
+            raise UserError("no space left")
+        return real(config, run, *rest)
+
+    monkeypatch.setattr(train, "train", fail)
+    vary = ["seed=0,1", "schedule.name=plateau"]
+    swept = sweep(tmp_path, vary)
+    assert set(states(tmp_path).values()) == {"failed", "done"}
+    result = command.sweep(swept, in_process.InProcess(runs.NoStop))
+    assert "failed: no space left" in str(result)
+    (line,) = result.failed
+    assert "not all of the runs came to their end: 1 run: 1 failed" in line
+    monkeypatch.undo()
+    sweep(tmp_path, vary)
+    assert set(states(tmp_path).values()) == {"done"}
+    assert not list(tmp_path.glob("*/failure.json"))
+
+
+def test_a_thousand_runs_are_listed_without_training(tmp_path):
+    arguments = ["--mode=sweep", CONFIG, f"--workdir={tmp_path / 'new'}"]
+    arguments += ["--vary=seed=0..99", "--vary=optimizer.learning_rate=1e-3..1:log:10"]
+    listed = runs.call_main([*arguments, "--dry_run"])
+    assert listed.returncode == 0, listed.stderr
+    assert "1,000 runs: 1,000 waiting" in listed.stdout
+    assert not (tmp_path / "new").exists()
+
+
+def test_each_file_of_a_run_is_read_once(tmp_path, monkeypatch):
+    parent = workdir.Workdir(tmp_path)
+    for number in range(3):
+        run = workdir.Workdir(tmp_path / f"seed={number}")
+        run.create(runs.small_config(**TINY | {"seed": number}))
+        run.write_json("result.json", {"step": 10, "of": 10, "error": 1.0})
+    read = []
+    real = workdir.Workdir._read
+    monkeypatch.setattr(
+        workdir.Workdir, "_read", lambda run, name: read.append(name) or real(run, name)
+    )
+    overrides = [{"seed": number} for number in range(3)]
+    record.write(parent, record.Record(runs.small_config(**TINY), overrides))
+    print(command.Runs(None, parent).standing())
+    assert sorted(read) == ["result.json"] * 3 + ["sweep.json"]
+
+
+def test_main_sweeps_what_a_config_declares(tmp_path):
+    config = tmp_path / "mine.py"
+    config.write_text(
+        "from configs import lenet5, sweeps\n"
+        "def get_config():\n"
+        "    return lenet5.get_config('modern')\n"
+        "def sweep():\n"
+        "    return sweeps.vary('seed', range(3))\n"
+    )
+    arguments = ["--mode=sweep", f"--config={config}", f"--workdir={tmp_path / 'new'}"]
+    listed = runs.call_main([*arguments, "--dry_run", "--vary=batch_size=1,2"])
+    assert "6 runs: 6 waiting" in listed.stdout
+    config.write_text(config.read_text().replace("sweeps.vary('seed', range(3))", "3"))
+    refused = runs.call_main([*arguments, "--dry_run"])
+    assert refused.returncode == 2
+    assert "must return a list of dicts" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--mode=sweep", "--vary=seed=0,1"], "--vary needs --config"),
+        (["--mode=sweep", "--jobs=2", "--slurm="], "choose one"),
+        (["--mode=sweep", "--jobs=2", "--together=2"], "for this process"),
+        (["--mode=sweep", "--halving=1"], "leaves nothing out"),
+        (["--mode=sweep", "--halving=3", "--slurm="], "with --jobs"),
+        (["--mode=sweep"], "holds no sweep"),
+        (["--mode=sweep", CONFIG], "needs --vary"),
+        (["--mode=train", CONFIG, "--jobs=2"], "--jobs is for sweep"),
+        (["--mode=train", CONFIG, "--vary=seed=0,1"], "--vary is for sweep"),
+        (["--mode=evaluate", "--until=0.5"], "--until is for train"),
+    ],
+)
+def test_flags_that_contradict_each_other(tmp_path, flags, message):
+    refused = runs.call_main([*flags, f"--workdir={tmp_path / 'new'}"])
+    assert refused.returncode == 2
+    assert message in refused.stderr
+    assert not (tmp_path / "new").exists()
+
+
+def test_names_in_the_record_are_the_directories(tmp_path):
+    overrides = [{"dataset.name": "folder:a/b"}, {"seed": 3}]
+    kept = record.Record(runs.small_config(), overrides)
+    record.write(workdir.Workdir(tmp_path), kept)
+    stored = json.loads((tmp_path / record.FILE).read_text())
+    assert [run["name"] for run in stored["runs"]] == grid.names(overrides)

@@ -1,0 +1,70 @@
+"""Successive halving: which runs go on, and that they end as they would without it."""
+
+import pytest
+import runs
+
+from errors import ConfigError
+from experiment import workdir
+from sweep import command, grid, halving
+
+
+def test_rungs():
+    assert halving.rungs(27, 3) == [(1 / 27, 9), (1 / 9, 3), (1 / 3, 1)]
+    assert halving.rungs(10, 3) == [(1 / 9, 4), (1 / 3, 2)]
+    assert halving.rungs(2, 3) == []
+    assert halving.rungs(8, 2)[0] == (1 / 8, 4)
+
+
+def made(*results):
+    """Runs of one rate for each list of results, which are those of seeds 0, 1, ..."""
+    rates = [(rate, seed) for rate, of in enumerate(results) for seed in range(len(of))]
+    overrides = [{"optimizer.learning_rate": r, "seed": s} for r, s in rates]
+    found = grid.make_runs(runs.small_config(), workdir.Workdir("none"), overrides)
+    for run, result in zip(found, sum(results, []), strict=True):
+        run.result = result
+    return found
+
+
+def test_the_mean_over_seeds_decides():
+    def error(value):
+        return {"step": 1, "of": 9, "score": "error", "error": value}
+
+    bad = {"step": 1, "diverged": True}
+    found = made([error(3), error(9)], [error(4), error(4)], [error(1), bad])
+    lost = halving.losers(found, 1)
+    assert [run.values["optimizer.learning_rate"] for run in lost] == [0, 0, 2, 2]
+    lost = halving.losers(made([error(5)], [None], [error(6)]), 2)
+    assert [run.values["optimizer.learning_rate"] for run in lost] == [1]
+
+
+@pytest.mark.parametrize(
+    "schedule",  # of runs that share a program, and of runs that do not
+    ["constant", pytest.param("plateau", marks=pytest.mark.slow)],
+)
+def test_who_survives_ends_as_without_halving(tmp_path, schedule):
+    vary = ["optimizer.learning_rate=1e-8,0.01,1e-7"]
+    changes = {"schedule__name": schedule, "eval__every_epochs": 1.0}
+    path = tmp_path / "halved"
+    swept, result = runs.sweep(path, vary, factor=3, **changes)
+    found = {row.name: (row.state, row.note) for row in result.rows}
+    best = "optimizer.learning_rate=0.01"
+    assert found.pop(best) == ("done", "")
+    assert set(found.values()) == {("cut", "at step 10")}
+    assert result.failed == ()
+    runs.train_small(tmp_path / "alone", **changes, optimizer__learning_rate=0.01)
+    halved, alone = map(runs.final_state, (path / best, tmp_path / "alone"))
+    assert halved[1] == alone[1] == 30
+    if schedule == "plateau":
+        runs.assert_same_bits(halved[0], alone[0])
+    else:
+        runs.assert_close(halved[0], alone[0])
+    # The directory remembers both, and goes on without halving if it is told so.
+    again = command.Runs(None, workdir.Workdir(path))
+    assert {row.state for row in again.standing().rows} == {"done", "cut"}
+    again = command.Runs(None, workdir.Workdir(path), factor=0)
+    assert {row.state for row in again.standing().rows} == {"done", "stopped"}
+
+
+def test_halving_needs_evaluations_on_the_way(tmp_path):
+    with pytest.raises(ConfigError, match="config.eval.every_epochs"):
+        runs.sweep(tmp_path, ["seed=0,1"], factor=2, eval__every_epochs=0.0)

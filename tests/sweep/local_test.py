@@ -1,0 +1,136 @@
+"""Sweeps by processes of this machine."""
+
+import os
+
+import pytest
+import runs
+
+import train
+from errors import ConfigError
+from experiment import workdir
+from sweep import command, in_process, local
+
+SMALL = {"log__every_steps": 2}
+
+
+class Once:
+    """A stop that is asked for once some files exist."""
+
+    def __init__(self, *files):
+        self._files = files
+
+    @property
+    def requested(self):
+        return all(file.exists() for file in self._files)
+
+
+def test_a_sweep_that_processes_began_is_finished_here(tmp_path):
+    vary = ["batch_size=16,32"]  # which no program can share
+    both = [tmp_path / f"batch_size={size}" for size in (16, 32)]
+    stop = Once(*(run / "metrics.jsonl" for run in both))
+    with pytest.raises(train.Preempted, match="the same command goes on"):
+        runs.sweep(tmp_path, vary, stop, jobs=2, **SMALL)
+    again = command.Runs(None, workdir.Workdir(tmp_path))
+    result = command.sweep(again, in_process.InProcess(runs.NoStop))
+    assert result.failed == ()
+    for run, size in zip(both, (16, 32), strict=True):
+        assert "training images of 32x32x1" in (run / local.LOG).read_text()
+        alone = tmp_path / "alone" / run.name
+        runs.train_small(alone, batch_size=size, **SMALL)
+        ours, theirs = map(runs.final_state, (run, alone))
+        assert ours[1] == theirs[1]
+        runs.assert_same_bits(ours[0], theirs[0])
+
+
+@pytest.mark.slow
+def test_networks_optimizers_and_seeds_as_if_alone(tmp_path):
+    """Two processes begin, one ends it: bit for bit what eight commands give."""
+    vary = [
+        "model.name=lenet5_modern,nin",
+        "optimizer.name,optimizer.kwargs=(sgd,{'momentum': 0.9}),(adamw,{})",
+        "seed=0,1",
+    ]
+    small = SMALL | {"num_epochs": 1.0}
+    swept = tmp_path / "sweep"
+    third = command.grid.names(
+        [
+            {
+                "model.name": "lenet5_modern",
+                "optimizer.name": "adamw",
+                "optimizer.kwargs": {},
+                "seed": 0,
+            }
+        ]
+    )[0]
+    with pytest.raises(train.Preempted):
+        runs.sweep(swept, vary, Once(swept / third / "metrics.jsonl"), jobs=2, **small)
+    again = command.Runs(None, workdir.Workdir(swept))
+    assert 0 < sum(run.ended for run in again.all) < 8
+    assert command.sweep(again, local.Local(runs.NoStop, 1)).failed == ()
+    for run in again.all:
+        alone = tmp_path / str(run)
+        workdir.Workdir(alone).create(run.config)
+        done = runs.run_main([f"--workdir={alone}"], env=dict(os.environ))
+        assert done.returncode == 0, done.stderr
+        ours, theirs = map(runs.final_state, (run.workdir.path, alone))
+        assert ours[1] == theirs[1] == 10
+        runs.assert_same_bits(ours[0], theirs[0])
+
+
+def fake(tmp_path, monkeypatch, script):
+    """Sweeps with another main.py; returns the outcome by run."""
+    main = tmp_path / "main.py"
+    main.write_text(script)
+    monkeypatch.setattr(local, "MAIN", main)
+    path = tmp_path / "sweep"
+    swept, result = runs.sweep(path, ["seed=0,1"], jobs=1)
+    assert result.failed
+    return {row.name: (row.state, row.note) for row in result.rows}
+
+
+@pytest.mark.parametrize(
+    ("script", "note"),
+    [
+        (
+            "import sys; print('x'); print('error: the disk is full'); sys.exit(1)",
+            "the disk is full",
+        ),
+        ("raise KeyError('seed')", "exit code 1: KeyError: 'seed'; see "),
+        ("import os; os.kill(os.getpid(), 9)", "killed by signal 9; see "),
+    ],
+)
+def test_why_a_process_failed(tmp_path, monkeypatch, script, note):
+    for state, reason in fake(tmp_path, monkeypatch, script).values():
+        assert state == "failed"
+        assert reason.startswith(note)
+
+
+def test_a_process_that_was_stopped_has_not_failed(tmp_path, monkeypatch, capsys):
+    found = fake(tmp_path, monkeypatch, "import sys; sys.exit(75)")
+    assert set(found.values()) == {("waiting", "")}
+    assert "seed=1: stopped by a signal; its state is saved" in capsys.readouterr().out
+
+
+def test_processes_divide_the_cores_and_the_gpus(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 4, 5, 6, 7})
+    monkeypatch.setattr(local, "gpus", list)
+    assert [slot.cores for slot in local.slots(2)] == [(3, 4), (5, 6, 7)]
+    assert [slot.cores for slot in local.slots(1)] == [(3, 4, 5, 6, 7)]
+    many = [slot.cores for slot in local.slots(7)]
+    assert all(len(cores) == 1 for cores in many)
+    monkeypatch.setattr(local, "gpus", lambda: ["0", "GPU-b"])
+    assert [slot.environment for slot in local.slots(2)] == [
+        {"CUDA_VISIBLE_DEVICES": "0"},
+        {"CUDA_VISIBLE_DEVICES": "GPU-b"},
+    ]
+    half = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.45"}
+    assert [slot.environment for slot in local.slots(3)] == [
+        {"CUDA_VISIBLE_DEVICES": "0"} | half,
+        {"CUDA_VISIBLE_DEVICES": "GPU-b"} | half,
+        {"CUDA_VISIBLE_DEVICES": "0"} | half,
+    ]
+    monkeypatch.undo()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,3")
+    assert local.gpus() == ["1", "3"]
+    with pytest.raises(ConfigError, match="--jobs=0"):
+        local.slots(0)
