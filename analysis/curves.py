@@ -169,7 +169,8 @@ def draw(curves, files):
             axis.set_ylabel(label)
             axis.set_xlim(left=0)
             if values and min(values) > 0:
-                logarithmic(axis)
+                finite = list(filter(math.isfinite, values))
+                logarithmic(axis, max(finite) / min(finite))
         styles = [style(number) for number in range(len(curves))]
         styles += [TRAINING | {"color": "0.4"}, style(0) | {"color": "0.4"}]
         legend(drawing, zip(labels, styles, strict=True), columns)
@@ -229,18 +230,29 @@ def _save(drawing, files):
             raise workdir.WorkdirError(f"--output={file}: {error.strerror}") from error
 
 
-def logarithmic(axis):
-    """Makes the vertical axis logarithmic, with plain numbers."""
+def logarithmic(axis, span):
+    """Makes the vertical axis logarithmic, with plain numbers at 1, 2, 5, 10, ...
+
+    If its ends differ by a larger factor `span`, it has powers of ten alone.
+    """
     from matplotlib import ticker
 
     axis.set_yscale("log")
-    axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_locator(ticker.LogLocator(subs=round_numbers(span)))
     axis.yaxis.set_major_formatter("{x:g}")
     axis.yaxis.set_minor_locator(ticker.NullLocator())
 
 
-def fitting(labels, width):
-    """Counts the columns of a legend with these labels that fit `width` inches."""
+def round_numbers(span):
+    """The multiples of powers of ten on a logarithmic axis that spans this factor."""
+    return (1, 2, 5) if span < 3000 else (1,)
+
+
+def fitting(labels, width, room=0.5):
+    """Counts the columns of a legend with these labels that fit `width` inches.
+
+    `room` are the inches of a label's line and its margin.
+    """
     from matplotlib import rc_context, textpath
 
     with rc_context({"text.parse_math": False}):
@@ -248,8 +260,7 @@ def fitting(labels, width):
             textpath.TextPath((0, 0), label, size=9).get_extents().width / 72
             for label in labels
         )
-    # Half an inch more goes to a label's line and its margin.
-    return max(int(width / (longest + 0.5)), 1)
+    return max(int(width / (longest + room)), 1)
 
 
 def legend(drawing, styles, columns):
