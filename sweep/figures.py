@@ -260,7 +260,7 @@ class Panel:
         for group in groups:
             place = self._place(group, shift)
             best[place] = min(best.get(place, math.inf), group.spread.mean)
-        if not self.alone and len(groups) < 2 * len(best):
+        if not best or (not self.alone and len(groups) < 2 * len(best)):
             return
         style = {"color": colour, "linewidth": 1.4}
         if not self.scale.ordered:
