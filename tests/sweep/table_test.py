@@ -198,11 +198,11 @@ def test_the_csv_file_reads_back(tmp_path):
     rows = [
         done("b", 2.5, values | {"seed": 2**40}, top5_error=0.5),
         done("a,1", 1.0, {"optimizer.name": 'a "name"', "seed": 1}),
-        Row("c", {"seed": 2, "stages": None}, "failed", None, "out of memory, again"),
+        Row("c", {"seed": 2, "stages": None}, "failed", None, "no memory, “é” \udcff"),
         Row("d", {"seed": 3}, "diverged", {"step": 17, "diverged": True}),
     ]
     table.write_csv(path, rows)
-    with open(path, newline="") as file:
+    with open(path, newline="", encoding="utf-8") as file:
         found = list(csv.DictReader(file))
     assert (
         list(found[0])
@@ -221,7 +221,7 @@ def test_the_csv_file_reads_back(tmp_path):
     assert (first["note"], second["top5_error"], second["stages"]) == ("", "", "")
     assert second["optimizer.name"] == 'a "name"'
     assert (failed["stages"], failed["step"]) == ("null", "")
-    assert failed["note"] == "out of memory, again"
+    assert failed["note"] == "no memory, “é” \\udcff"  # a byte that is no UTF-8
     assert (bad["state"], bad["step"], bad["error"]) == ("diverged", "17", "")
     assert [p.name for p in tmp_path.iterdir()] == ["results.csv"]  # nothing is left
 
