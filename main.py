@@ -9,7 +9,7 @@
     python main.py --mode=summarize --config=configs/lenet5.py
     python main.py --mode=export --workdir=runs/lenet5 --format=onnx
     python main.py --mode=sweep --config=configs/lenet5.py:modern --workdir=runs/sweep \
-        --vary=seed=0,1,2 --vary=optimizer.learning_rate=0.03,0.1
+        --vary=seed=0..2 --vary=optimizer.learning_rate=0.03,0.1 --jobs=2
 
 Exit codes: 0 done; 1 failed, with one line that says why; 2 a wrong flag or config;
 3 the loss is not finite; 75 told to stop by a signal, state saved, the same command
@@ -84,9 +84,9 @@ def _unless_failed(found):
 
 
 def _plot(options, config, runs):
-    from analysis import curves
+    import sweep
 
-    return curves.plot_runs([run.path for run in runs], options.output)
+    return sweep.plot(runs, options.output)
 
 
 def _export(options, config, runs):

@@ -297,12 +297,9 @@ class Trainer:
         self.progress.exclude(time.perf_counter() - start)
 
     def _run_evaluator(self):
-        explanation = (
-            f"out of memory in the evaluation of config.eval.batch_size = "
-            f"{self.config.eval.batch_size} images; a smaller one gives the same result"
-        )
+        images = self.config.eval.batch_size
         try:
-            with memory.explaining(lambda: explanation):
+            with memory.explaining(lambda: memory.explain_evaluation(images)):
                 return self.programs.evaluator.run(
                     train_step.evaluation_variables(self.state),
                     stop=self.stop.asked_alone,

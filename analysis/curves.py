@@ -1,5 +1,6 @@
 """Draws training curves of runs: loss and error by epoch, from their metrics.jsonl."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -8,6 +9,7 @@ import pathlib
 
 from analysis import pictures
 from data_source import as_text
+from evaluation import scoring
 from experiment import workdir
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart. Their yellow is
@@ -16,6 +18,7 @@ COLOURS = "#0072b2 #d55e00 #009e73 #cc79a7 #56b4e9 #e69f00 #000000".split()
 MARKERS = "osD^vP*X"
 LONGEST = 40  # letters of a run's name, unless more are needed to tell two apart
 PANELS = {"loss": "loss", "error": "error, per cent"}
+TRAINING = {"linewidth": 1, "linestyle": "--", "marker": ""}  # instead of `style`'s
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,15 +51,21 @@ def plot_runs(paths, output=None):
         name: read(workdir.Workdir(path))
         for name, path in zip(_names(paths), paths, strict=True)
     }
-    output = pathlib.Path(output or pathlib.Path(paths[0]) / "curves").expanduser()
+    files = both(output or pathlib.Path(paths[0]) / "curves")
+    draw(curves, files)
+    return Plot(list(curves), files)
+
+
+def both(output, ending=""):
+    """Returns the PNG and the SVG that `output` names, with `ending` before the suffix.
+
+    Raises:
+      WorkdirError: `output` has another suffix.
+    """
+    output = pathlib.Path(output).expanduser()
     if output.suffix not in ("", ".png", ".svg"):
         raise workdir.WorkdirError(f"--output={output}: the suffix is .png or .svg")
-    files = [output.with_suffix(suffix) for suffix in (".png", ".svg")]
-    try:
-        draw(curves, files)
-    except OSError as error:
-        raise workdir.WorkdirError(f"--output={output}: {error.strerror}") from error
-    return Plot(list(curves), files)
+    return [output.with_name(output.stem + ending + kind) for kind in (".png", ".svg")]
 
 
 def read(run):
@@ -107,7 +116,7 @@ def _parse(line):
 def _names(paths):
     """Names the directories by the shortest tails of their paths that differ.
 
-    Long names are cut in the middle, or elsewhere if they differ there.
+    Long names are cut.
     """
     runs = [
         pathlib.Path(os.path.abspath(pathlib.Path(path).expanduser())).parts
@@ -120,7 +129,15 @@ def _names(paths):
             if sum(other[-number:] == tail for other in set(runs)) == 1:
                 break
         names.append(as_text(pathlib.Path(*tail)))
-    for length in range(LONGEST, max(map(len, names))):
+    return cut(names)
+
+
+def cut(names, longest=LONGEST):
+    """Cuts names to `longest` letters, or to more if they need it to stay different.
+
+    They are cut in the middle, or elsewhere if they differ there.
+    """
+    for length in range(longest, max(map(len, names), default=0)):
         for tail in sorted(range(length), key=lambda tail: abs(tail - length // 2)):
             short = [pictures.short(name, length, tail) for name in names]
             if len(set(short)) == len(set(names)):
@@ -129,77 +146,131 @@ def _names(paths):
 
 
 def draw(curves, files):
-    """Draws {run: curves from `read`}: one panel for losses, one for errors."""
-    import matplotlib
+    """Draws {run: curves from `read`}: one panel for losses, one for errors.
 
-    matplotlib.use("Agg")
-    from matplotlib import lines, pyplot, textpath, ticker
-
-    # Without random names in the SVG, the same curves give the same file.
-    settings = {"svg.hashsalt": "convnets", "text.parse_math": False}
-    with matplotlib.rc_context(settings):
-        width = 10
-        labels = [*curves, "training", "evaluation"]
-        # A width in inches; half an inch more goes to a label's line and its margin.
-        longest = max(
-            textpath.TextPath((0, 0), label, size=9).get_extents().width / 72
-            for label in labels
-        )
-        columns = max(int(width / (longest + 0.5)), 1)
-        rows = math.ceil(len(labels) / columns)
-        figure, axes = pyplot.subplots(
-            1, 2, figsize=(width, 4 + 0.2 * rows), layout="constrained"
-        )
-        for axis, (panel, label) in zip(axes, PANELS.items(), strict=True):
+    Raises:
+      WorkdirError: a file cannot be written.
+    """
+    labels = [*curves, "training", "evaluation"]
+    width = 10
+    columns = fitting(labels, width)
+    rows = math.ceil(len(labels) / columns)
+    with figure(1, 2, width, 4 + 0.2 * rows, files) as (drawing, axes):
+        for axis, (panel, label) in zip(axes.flat, PANELS.items(), strict=True):
             values = []
             for number, curve in enumerate(curves.values()):
-                colour = COLOURS[number % len(COLOURS)]
-                marker = MARKERS[number // len(COLOURS) % len(MARKERS)]
                 if (name := f"train/{panel}") in curve:
-                    axis.plot(*curve[name], color=colour, linewidth=1, linestyle="--")
+                    axis.plot(*curve[name], **(style(number) | TRAINING))
                     values += curve[name][1]
                 if (name := f"eval/{panel}") in curve:
-                    style = {"marker": marker, "markersize": 4, "linewidth": 1.6}
-                    axis.plot(*curve[name], color=colour, **style)
+                    axis.plot(*curve[name], **style(number), linewidth=1.6)
                     values += curve[name][1]
             axis.set_xlabel("epoch")
             axis.set_ylabel(label)
             axis.set_xlim(left=0)
+            if values and min(values) > 0:
+                finite = list(filter(math.isfinite, values))
+                logarithmic(axis, max(finite) / min(finite))
+        styles = [style(number) for number in range(len(curves))]
+        styles += [TRAINING | {"color": "0.4"}, style(0) | {"color": "0.4"}]
+        legend(drawing, zip(labels, styles, strict=True), columns)
+
+
+def style(number):
+    """The colour and marker of line `number`."""
+    return {
+        "color": COLOURS[number % len(COLOURS)],
+        "marker": MARKERS[number // len(COLOURS) % len(MARKERS)],
+        "markersize": 4,
+    }
+
+
+@contextlib.contextmanager
+def figure(rows, columns, width, height, files, **options):
+    """Gives a figure of `width` x `height` inches and its axes [rows, columns].
+
+    At the end it is saved as `files`; the same content gives the same SVG.
+
+    Raises:
+      WorkdirError: a file cannot be written.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    # Without random names in the SVG, the same curves give the same file.
+    settings = {"svg.hashsalt": "convnets", "text.parse_math": False}
+    with matplotlib.rc_context(settings):
+        drawing, axes = pyplot.subplots(
+            rows,
+            columns,
+            figsize=(width, height),
+            layout="constrained",
+            squeeze=False,
+            **options,
+        )
+        for axis in axes.flat:
             axis.spines[["top", "right"]].set_visible(False)
             axis.grid(color="0.92", linewidth=0.7)
-            if values and min(values) > 0:
-                axis.set_yscale("log")
-                axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-                axis.yaxis.set_major_formatter("{x:g}")
-                axis.yaxis.set_minor_locator(ticker.NullLocator())
-        handles = [
-            lines.Line2D(
-                [],
-                [],
-                color=COLOURS[number % len(COLOURS)],
-                marker=MARKERS[number // len(COLOURS) % len(MARKERS)],
-                markersize=4,
-                label=name,
-            )
-            for number, name in enumerate(curves)
-        ]
-        handles += [
-            lines.Line2D(
-                [], [], color="0.4", linewidth=1, linestyle="--", label="training"
-            ),
-            lines.Line2D(
-                [], [], color="0.4", marker="o", markersize=4, label="evaluation"
-            ),
-        ]
-        figure.legend(
-            handles=handles,
-            loc="outside lower center",
-            ncols=columns,
-            frameon=False,
-            fontsize=9,
+        try:
+            yield drawing, axes
+            with scoring.missing_letters_said():
+                _save(drawing, files)
+        finally:
+            pyplot.close(drawing)
+
+
+def _save(drawing, files):
+    for file in files:
+        metadata = {"Date": None} if file.suffix == ".svg" else {}
+        try:
+            drawing.savefig(file, dpi=120, metadata=metadata)
+        except OSError as error:
+            raise workdir.WorkdirError(f"--output={file}: {error.strerror}") from error
+
+
+def logarithmic(axis, span):
+    """Makes the vertical axis logarithmic, with plain numbers at 1, 2, 5, 10, ...
+
+    If its ends differ by a larger factor `span`, it has powers of ten alone.
+    """
+    from matplotlib import ticker
+
+    axis.set_yscale("log")
+    axis.yaxis.set_major_locator(ticker.LogLocator(subs=round_numbers(span)))
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_locator(ticker.NullLocator())
+
+
+def round_numbers(span):
+    """The multiples of powers of ten on a logarithmic axis that spans this factor."""
+    return (1, 2, 5) if span < 3000 else (1,)
+
+
+def fitting(labels, width, room=0.5):
+    """Counts the columns of a legend with these labels that fit `width` inches.
+
+    `room` are the inches of a label's line and its margin.
+    """
+    from matplotlib import rc_context, textpath
+
+    with rc_context({"text.parse_math": False}):
+        longest = max(
+            textpath.TextPath((0, 0), label, size=9).get_extents().width / 72
+            for label in labels
         )
-        for file in files:
-            figure.savefig(
-                file, dpi=120, metadata={"Date": None} if file.suffix == ".svg" else {}
-            )
-        pyplot.close(figure)
+    return max(int(width / (longest + room)), 1)
+
+
+def legend(drawing, styles, columns):
+    """Puts a legend of pairs (label, style of its line) below the panels."""
+    from matplotlib import lines
+
+    drawing.legend(
+        handles=[lines.Line2D([], [], label=label, **style) for label, style in styles],
+        loc="outside lower center",
+        ncols=columns,
+        frameon=False,
+        fontsize=9,
+    )

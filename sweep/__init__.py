@@ -46,6 +46,24 @@ def run(options, config, parent):
     return command.sweep(runs, in_process.InProcess(stop, options.together))
 
 
+def plot(runs, output):
+    """Draws the results of a sweep, or the curves of some runs: `--mode=plot`.
+
+    Args:
+      runs: workdir.Workdirs.
+      output: the file, or None for the usual one (figures.py, analysis/curves.py).
+    """
+    if not any(run.has("sweep.json") for run in runs):
+        from analysis import curves
+
+        return curves.plot_runs([run.path for run in runs], output)
+    if len(runs) > 1:
+        raise UsageError("--mode=plot draws one sweep at a time, or several runs")
+    from sweep import command
+
+    return command.plot(runs[0], output)
+
+
 def _own_flags(options):
     """The flags that a process of its own needs for each run."""
     names = "kernels", "compilation_cache"

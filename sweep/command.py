@@ -64,11 +64,7 @@ class Runs:
     def rows(self):
         """Returns a table.Row for each run, as `read` found it."""
         queued = _queued(self.parent)
-        rows = []
-        for run in self.all:
-            state, note = run.state(queued, self.record.cut)
-            rows.append(table.Row(str(run), run.values, state, run.result, note))
-        return rows
+        return [run.row(queued, self.record.cut) for run in self.all]
 
     def standing(self):
         """Returns the `Sweep` as its directory has it now, and writes results.csv."""
@@ -78,6 +74,26 @@ class Runs:
         file = self.parent.path / "results.csv"
         table.write_csv(file, rows)
         return Sweep(rows, file)
+
+
+def plot(parent, output=None):
+    """Draws the results of the sweep in a directory; returns the figures.Plot.
+
+    Args:
+      parent: its workdir.Workdir.
+      output: the file, of which a .png and a .svg are written; `results` by default.
+    """
+    from analysis import curves
+    from sweep import figures
+
+    runs = Runs(None, parent)
+    directories = {str(run): run.workdir for run in runs.all}
+    return figures.plot(
+        parent.path.name,
+        runs.rows(),
+        lambda name: curves.read(directories[name]),
+        output or parent.path / "results",
+    )
 
 
 def listed(runs):

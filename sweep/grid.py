@@ -7,9 +7,8 @@ import json
 import re
 
 from errors import ConfigError
-from evaluation import evaluator
 from experiment import checks, outcomes, workdir
-from sweep import vary
+from sweep import table, vary
 
 LONGEST = 120  # letters of a directory's name
 
@@ -49,16 +48,10 @@ class Run:
         """Reads result.json, if there is one."""
         self.result = outcomes.read(self.workdir)
 
-    def outcome(self):
-        """Says in words how the run ended."""
-        result = self.result
-        if "diverged" in result:
-            return f"diverged at step {result['step']}"
-        if "text" in result:  # an earlier version wrote it
-            return result["text"]
-        return evaluator.describe(
-            result, result["split"], result["size"], result["step"]
-        )
+    def row(self, queued=(), cut=()):
+        """Returns the table.Row about this run."""
+        state, note = self.state(queued, cut)
+        return table.Row(str(self), self.values, state, self.result, note)
 
     def state(self, queued=(), cut=()):
         """Returns (state, note); the states are those that table.STATES lists."""

@@ -101,7 +101,7 @@ class Local:
         run.read()
         if code in (0, NOT_FINITE):
             self._ended += 1
-            text = run.outcome()
+            text = run.row().outcome()
         elif code == PREEMPTED:
             text = "stopped by a signal; its state is saved"
         else:

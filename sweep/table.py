@@ -312,17 +312,3 @@ def _cell(values, name):
     value = values.get(name, "")
     plain = isinstance(value, int | float | str) and not isinstance(value, bool)
     return value if plain else json.dumps(value)
-
-
-def table(varied, runs):
-    """Returns the `text` about `grid.Run`s, all of which have ended."""
-    ended = [
-        Row(
-            str(run),
-            {name: run.values[name] for name in varied},
-            "diverged" if "diverged" in run.result else "done",
-            run.result,
-        )
-        for run in runs
-    ]
-    return text(ended)

@@ -169,6 +169,14 @@ def is_out_of_memory(error):
     return any(words in str(error) for words in ("RESOURCE_EXHAUSTED", "Out of memory"))
 
 
+def explain_evaluation(batch_size):
+    """Returns the message for an evaluation of batches that are too large."""
+    return (
+        f"out of memory in the evaluation of config.eval.batch_size = {batch_size} "
+        "images; a smaller one gives the same result"
+    )
+
+
 @contextlib.contextmanager
 def explaining(explain):
     """Turns a device's out-of-memory error within into one that `explain()` words."""

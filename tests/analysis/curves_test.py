@@ -113,7 +113,7 @@ def test_errors_name_the_directory(tmp_path):
             curves.plot_runs([good, str(path)])
     with pytest.raises(workdir.WorkdirError, match=r"x\.pdf.*\.png or \.svg"):
         curves.plot_runs([good], str(tmp_path / "x.pdf"))
-    with pytest.raises(workdir.WorkdirError, match="missing/x: No such file"):
+    with pytest.raises(workdir.WorkdirError, match=r"missing/x\.png: No such file"):
         curves.plot_runs([good], str(tmp_path / "missing" / "x"))
 
 
