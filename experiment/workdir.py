@@ -52,21 +52,24 @@ class Workdir:
         """Raises if training `config` here would mix with something else.
 
         The directory may be empty or yet to be made, or hold a run that `config`
-        continues.
+        continues; then this returns the run's own config.
         """
         try:
             names = {p.name for p in self.path.iterdir()}
         except FileNotFoundError:
-            return
+            return None
         except OSError as e:
             raise WorkdirError(f"--workdir={self.path}: {e.strerror}") from e
         if "config.json" in names:
-            configuration.check_resumable(self.config(), config, self.path)
-        elif names := names - {"config.json.tmp", ownership.FILE}:  # of a killed start
+            stored = self.config()
+            configuration.check_resumable(stored, config, self.path)
+            return stored
+        if names := names - {"config.json.tmp", ownership.FILE}:  # of a killed start
             raise WorkdirError(
                 f"--workdir={self.path} holds no run but other files, such as "
                 f"{min(names)}; choose an empty or new directory"
             )
+        return None
 
     def continued(self, config=None):
         """Returns the config with which a run here goes on; without `config`, its own.
@@ -84,13 +87,13 @@ class Workdir:
 
     def create(self, config):
         """Makes the directory, or keeps it, and writes config.json if it changed."""
-        self.check(config)
+        stored = self.check(config)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as e:
             raise WorkdirError(f"--workdir={self.path}: {e.strerror}") from e
         text = configuration.to_json(config)
-        if self.has("config.json") and configuration.to_json(self.config()) == text:
+        if stored is not None and configuration.to_json(stored) == text:
             return
         self.write_text("config.json", text)
 

@@ -92,9 +92,8 @@ def check(runs):
             checks.check(run.config)
         except ConfigError as error:
             raise ConfigError(f"run {run}: {error}{_hint(run, error)}") from error
-        run.workdir.check(run.config)
+        before = run.workdir.check(run.config)
         if run.ended:
-            before = run.workdir.config()
             for field in ("num_epochs", "num_steps"):
                 if before[field] != run.config[field]:
                     raise ConfigError(
