@@ -23,7 +23,7 @@ slurm-test: .venv/installed-dev
 	command -v slurmctld >/dev/null && command -v slurmd >/dev/null \
 	  && command -v munged >/dev/null || (apt-get update -qq && \
 	  apt-get install -qq --no-install-recommends slurmctld slurmd slurm-client munge)
-	$(BIN)/python -m pytest -s -m slurm tests/slurm
+	$(BIN)/python -m pytest -s -rs -m slurm tests/slurm
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

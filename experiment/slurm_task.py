@@ -141,7 +141,9 @@ def _requeue(job):
     if found.returncode:
         print(f"SLURM did not queue job {job} again: {found.stderr.strip()}")
     elif state != "RUNNING":
-        print(f"SLURM has job {job} as {state or 'ended'}, so it is not queued again")
+        print(
+            f"SLURM has job {job} as {state or 'ended'}; this does not queue it again"
+        )
 
 
 def _slurm(*command):

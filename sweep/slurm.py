@@ -34,7 +34,7 @@ OPTIONS = {
 }
 PREFIX = "sbatch."
 # What submit() says itself, by the names of sbatch.
-_OWN = ("array", "chdir", "error", "ntasks", "open-mode", "output", "time", "wrap")
+_OWN = ("array", "chdir", "error", "ntasks", "open-mode", "output", "wrap")
 _SAVING = 120  # seconds before the end of its time when a task is told to stop
 
 
@@ -160,9 +160,10 @@ def submit(parent, names, options):
                 try:
                     found = executor.map_array(slurm_task.train, paths)
                 except (submitit.core.utils.FailedJobError, OSError) as error:
-                    raise UserError(
-                        f"SLURM refuses the job: {' '.join(str(error).split())}"
-                    ) from error
+                    text = " ".join(str(error).split())
+                    if "job array" in text:
+                        text += "; scontrol show config has MaxArraySize"
+                    raise UserError(f"SLURM refuses the job: {text}") from error
             jobs = {job.job_id: n for job, n in zip(found, names, strict=True)}
             job = found[0].job_id.partition("_")[0]
             folder.write_json(f"{job}.json", jobs)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 
@@ -156,6 +157,17 @@ def test_a_job_that_is_cancelled_is_not_queued_again(run, monkeypatch, capfd):
     assert train(run, monkeypatch, "raise SystemExit(75)") == 75
     assert not requeued(run) and not run.has("failure.json")
     assert "SLURM has job 12_3 as COMPLETING" in capfd.readouterr().out
+
+
+def test_a_task_takes_little_memory_beside_its_training():
+    code = "import sys, experiment.slurm_task; print({'jax', 'flax'} & {*sys.modules})"
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=slurm_task.ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert found.stdout == "set()\n", found.stderr
 
 
 def test_only_the_first_process_of_a_training_says_how_it_ended(run, monkeypatch):

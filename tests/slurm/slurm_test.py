@@ -1,5 +1,7 @@
 """Sweeps on a real SLURM, which `make slurm-test` starts on this machine."""
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
@@ -31,7 +33,8 @@ def slurm_of_this_machine(tmp_path_factory):
     with cluster.started(folder) as config:
         environment = runs.environment() | {"SLURM_CONF": str(config)}
         with mock.patch.dict(os.environ, environment):
-            say(f"\n{command('sinfo', '--version')}: one node of two cores is idle")
+            print()
+            say(f"{command('sinfo', '--version')}: one node of two cores is idle")
             yield
             command("scancel", "--state=PENDING")
             command("scancel", "--state=RUNNING")
@@ -87,21 +90,30 @@ def kill_processes(path):
             process.kill()
 
 
-def train_alone(path):
-    """Trains a run on one core, as SLURM does: a sum on two is another sum."""
-    arguments = [sys.executable, "main.py", f"--workdir={path}"]
-    core = min(os.sched_getaffinity(0))
-    subprocess.run(
-        ["taskset", "--cpu-list", str(core), *arguments],
-        cwd=runs.ROOT,
-        stdout=subprocess.DEVNULL,
-        check=True,
-    )
+def train_alone(paths):
+    """Trains runs on one core each, as SLURM does: a sum on two is another sum."""
+    children = []
+    for path, core in zip(paths, os.sched_getaffinity(0), strict=False):
+        train = [sys.executable, "main.py", f"--workdir={path}"]
+        children.append(
+            subprocess.Popen(
+                ["taskset", "--cpu-list", str(core), *train],
+                cwd=runs.ROOT,
+                stdout=subprocess.DEVNULL,
+            )
+        )
+    assert [child.wait() for child in children] == [0] * len(children)
+    if rest := paths[len(children) :]:
+        train_alone(rest)
 
 
 def test_six_runs_that_are_disturbed_have_the_bits_of_undisturbed_ones(tmp_path):
     parent, alone = tmp_path / "sweep", tmp_path / "alone"
-    changes = {"num_epochs": float(EPOCHS), "checkpoint__every_epochs": 4.0}
+    changes = {
+        "num_epochs": float(EPOCHS),
+        "eval__every_epochs": 10.0,
+        "checkpoint__every_epochs": 4.0,
+    }
     settings = {f"seed={n}": changes | {"seed": n} for n in range(6)}
     prepare(parent, **settings)
     prepare(alone, **settings)
@@ -156,9 +168,9 @@ def test_six_runs_that_are_disturbed_have_the_bits_of_undisturbed_ones(tmp_path)
     say(str(submitted).splitlines()[0])
     until(lambda: not slurm.queued(parent))
 
-    say("training the same six, one after another, without SLURM")
+    say("training the same six without SLURM")
+    train_alone([alone / name for name in names])
     for name in names:
-        train_alone(alone / name)
         states = [runs.final_state(folder / name) for folder in (parent, alone)]
         assert [steps for _, steps in states] == [total, total]
         runs.assert_same_bits(*(state for state, _ in states))
@@ -176,14 +188,17 @@ def test_a_failure_is_told_and_no_reason_to_try_again(tmp_path):
         broken={"dataset__name": f"folder:{tmp_path}/nowhere"},
     )
     options = slurm.parse("minutes=30,cpus=1")
-    say(str(slurm.submit(tmp_path, ["fine", "diverges", "broken"], options)))
+    names = ["fine", "diverges", "broken"]
+    say(str(slurm.submit(tmp_path, names, options)).splitlines()[0])
     until(lambda: not slurm.queued(tmp_path))
     for name in ("fine", "diverges"):
         assert starts(tmp_path / name) == 1
         assert not workdir.Workdir(tmp_path / name).has("failure.json")
     assert "is not finite" in (tmp_path / "diverges" / "output.txt").read_text()
+    assert not workdir.Workdir(tmp_path / "broken").starts()
     failure = workdir.Workdir(tmp_path / "broken").read_json("failure.json")
-    say("broken/failure.json:", failure)
+    line = failure["error"].replace(str(tmp_path), "...")
+    say(f"broken/failure.json: exit code {failure['exit_code']}, {line}")
     assert failure["exit_code"] in (1, 2) and "nowhere" in failure["error"]
 
 
@@ -191,6 +206,7 @@ def test_two_tasks_are_one_training(tmp_path):
     smooth = {"activation": "tanh", "pool": "avg"}  # rounding moves no maximum
     changes = {
         "num_epochs": float(EPOCHS),
+        "eval__every_epochs": 10.0,
         "num_devices": 0,
         "schedule__name": "constant",
         "model__fields": smooth,
@@ -207,7 +223,8 @@ def test_two_tasks_are_one_training(tmp_path):
     output = (tmp_path / "two" / "output.txt").read_text()
     assert output.count("on 2 cpu devices of 2 processes") == 2
     assert "stopped at step" in output and f"after step {10 * EPOCHS}" in output
-    runs.train_small(tmp_path / "one", **changes | {"num_devices": 2})
+    with contextlib.redirect_stdout(io.StringIO()):
+        runs.train_small(tmp_path / "one", **changes | {"num_devices": 2})
     one, two = (runs.final_state(tmp_path / n)[0] for n in ("one", "two"))
     runs.assert_close(one, two)
     say("its parameters are those of one process with two devices, up to rounding")

@@ -39,6 +39,7 @@ def test_options_are_parsed():
         ("partition=", "--slurm=partition=: partition needs a value"),
         ("sbatch.mem", "--slurm=sbatch.mem: memory=VALUE says it"),
         ("sbatch.cpus-per-task=3", "cpus=VALUE says it"),
+        ("sbatch.time=1", "minutes=VALUE says it"),
         ("sbatch.output=x", "a sweep chooses --output itself"),
         ("cpus=1,cpus=2", "--slurm=cpus=2: cpus is given twice"),
     ],
@@ -129,6 +130,9 @@ def test_what_slurm_refuses_is_one_line(cluster, tmp_path):
     words = "SLURM refuses the job: sbatch: error: invalid partition"
     assert str(error.value) == words
     assert slurm.queued(tmp_path / "sweep") == set()
+    cluster("sbatch", "echo Invalid job array specification >&2; exit 1")
+    with pytest.raises(UserError, match="specification; scontrol .* MaxArraySize"):
+        slurm.submit(tmp_path / "sweep", NAMES, slurm.parse(""))
     with pytest.raises(UserError, match="100%: .* must not contain %"):
         slurm.submit(tmp_path / "100%", NAMES, slurm.parse(""))
 
