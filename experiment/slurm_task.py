@@ -11,20 +11,22 @@ import subprocess
 import sys
 
 from errors import FAILED, NOT_FINITE, PREEMPTED
-from experiment import ownership, stopping, workdir
+from experiment import outcomes, ownership, stopping, workdir
 
 ROOT = pathlib.Path(__file__).parents[1]
 FOLDER = "slurm"  # beside the runs; holds the output of all tasks
-OUTPUT = "output.txt"  # in a run's directory, a link to its output
+LOG = "slurm.log"  # in a run's directory, a link to its output
 STOPS = 5  # stops in a row without a new checkpoint, after which a run has failed
 
 
-def train(directory):
+def train(directory, flags=()):
     """Trains the run in `directory`; SLURM calls it in each process of the task.
+
+    `flags` are further ones of main.py.
 
     A training that was told to stop goes back into the queue, and goes on there. One
     whose loss is not finite has said so. What else went wrong is written into the run's
-    failure.json. The output is PARENT/slurm/JOB_0_log.out, and the link output.txt of
+    failure.json. The output is PARENT/slurm/JOB_0_log.out, and the link slurm.log of
     the run leads there.
 
     Raises:
@@ -34,16 +36,17 @@ def train(directory):
 
     task = submitit.JobEnvironment()
     run, stop = workdir.Workdir(directory), _Stop()
-    if run.has("result.json"):
+    result, command = outcomes.read(run), _command(run, flags)
+    if result is not None and outcomes.ended(result):
         print(f"{run} is finished")
         return
     if task.global_rank > 0:
-        stop.run(_command(run))  # process 0 knows how the others end
+        stop.run(command)  # process 0 knows how the others end
         return
-    (run.path / "failure.json").unlink(missing_ok=True)
+    (run.path / outcomes.FAILURE).unlink(missing_ok=True)
     _link(run, task.paths.stdout)
     before = _last_step(run)
-    code, line = stop.run(_command(run))
+    code, line = stop.run(command)
     if code == 0:
         return
     if code == PREEMPTED or (stop.asked and code != NOT_FINITE):
@@ -110,8 +113,8 @@ class _Stop:
         return code, error or last
 
 
-def _command(run):
-    return [sys.executable, "main.py", f"--workdir={run}"]
+def _command(run, flags):
+    return [sys.executable, "main.py", f"--workdir={run}", *flags]
 
 
 def _last_step(run):
@@ -123,8 +126,8 @@ def _last_step(run):
 
 
 def _link(run, output):
-    """Makes the run's OUTPUT lead to the newest output of its tasks."""
-    link = run.path / OUTPUT
+    """Makes the run's LOG lead to the newest output of its tasks."""
+    link = run.path / LOG
     try:
         link.unlink(missing_ok=True)
         link.symlink_to(pathlib.Path("..", output.parent.name, output.name))
@@ -152,10 +155,9 @@ def _slurm(*command):
 
 def _fail(run, code, line):
     """Writes failure.json, unless the run has another owner, who knows better."""
-    failure = {"exit_code": code, "error": line or f"exit code {code}"}
     try:
         with run.lock:
             run.lock.take()
-            run.write_json("failure.json", failure)
+            outcomes.write_failure(run, code, line or f"exit code {code}")
     except ownership.Owned as error:
         print(error)

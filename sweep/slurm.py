@@ -9,28 +9,29 @@ also saves the state, and ends the task.
 
 import contextlib
 import dataclasses
+import functools
 import io
 import os
 import shutil
 import subprocess
 
 from errors import UsageError, UserError, shortened
-from experiment import slurm_task, workdir
+from experiment import configuration, slurm_task, workdir
 
-# Each option: what its value is, its name in submitit, and what it means.
+# Each option, with the kind of its value and its name in submitit.
 OPTIONS = {
-    "partition": (str, "partition", "the partition"),
-    "account": (str, "account", "the account that pays"),
-    "qos": (str, "qos", "the quality of service"),
-    "constraint": (str, "constraint", "features that the nodes must have"),
-    "minutes": (int, "time", "time of a task, which goes on in another one; 60"),
-    "cpus": (int, "cpus_per_task", "processor cores of each process"),
-    "gpus": (int, "gpus_per_node", "GPUs of each node"),
-    "memory": (int, "mem", "GiB of each node"),
-    "nodes": (int, "nodes", "nodes of one training; 1"),
-    "tasks": (int, "ntasks_per_node", "processes on each node of one training; 1"),
-    "array": (int, "array_parallelism", "how many trainings at once, at most; 256"),
-    "name": (str, "job_name", "the job's name; that of the sweep's directory"),
+    "partition": (str, "partition"),
+    "account": (str, "account"),
+    "qos": (str, "qos"),
+    "constraint": (str, "constraint"),  # features that the nodes must have
+    "minutes": (int, "time"),  # of a task, which goes on in another one; 60
+    "cpus": (int, "cpus_per_task"),  # cores of each process
+    "gpus": (int, "gpus_per_node"),
+    "memory": (int, "mem"),  # GiB of each node
+    "nodes": (int, "nodes"),  # of one training; 1
+    "tasks": (int, "ntasks_per_node"),  # processes of one training on each node
+    "array": (int, "array_parallelism"),  # how many trainings at once, at most; 256
+    "name": (str, "job_name"),  # by default that of the sweep's directory
 }
 PREFIX = "sbatch."
 # What submit() says itself, by the names of sbatch.
@@ -47,6 +48,7 @@ class Submitted:
     at_once: int
     minutes: int
     before: tuple
+    failed: tuple = ()  # for main.py: nothing has yet
 
     def __str__(self):
         lines = []
@@ -93,7 +95,11 @@ def parse(text):
         elif key in OPTIONS:
             name, kind, into = key, OPTIONS[key][0], options
         else:
-            raise UsageError(f"{given}: there is no such option; there are\n{usage()}")
+            raise UsageError(
+                f"{given}: {key!r} is none of {', '.join(OPTIONS)}, and "
+                f"{PREFIX}OPTION, any other option of sbatch"
+                f"{configuration.nearest(key, OPTIONS)}"
+            )
         if name in into:
             raise UsageError(f"{given}: {key} is given twice")
         if not value:
@@ -102,15 +108,8 @@ def parse(text):
     return options
 
 
-def usage():
-    """Lists the options with their meanings, one a line."""
-    lines = [f"  {key}: {meaning}" for key, (_, _, meaning) in OPTIONS.items()]
-    lines.append(f"  {PREFIX}OPTION: any other option of sbatch, --OPTION=VALUE")
-    return "\n".join(lines)
-
-
 def _check_sbatch(name, given):
-    ours = {option.replace("_", "-"): key for key, (_, option, _) in OPTIONS.items()}
+    ours = {option.replace("_", "-"): key for key, (_, option) in OPTIONS.items()}
     if name in ours:
         raise UsageError(f"{given}: {ours[name]}=VALUE says it")
     if name in _OWN:
@@ -124,7 +123,7 @@ def _number(value, key, given):
     return int(value)
 
 
-def submit(parent, names, options):
+def submit(parent, names, options, flags=()):
     """Submits one job array that trains the runs `names` in the directory `parent`.
 
     Runs that SLURM still has are left out. This returns at once. PARENT/slurm gets the
@@ -134,6 +133,7 @@ def submit(parent, names, options):
       parent: the pathlib.Path of a sweep, on a file system that all nodes share.
       names: names of run directories in it, which hold a config.json.
       options: what `parse` returns.
+      flags: further flags of main.py for each run.
 
     Returns:
       `Submitted`.
@@ -158,7 +158,8 @@ def submit(parent, names, options):
             executor.update_parameters(**parameters)
             with _environment(submitit), contextlib.redirect_stderr(io.StringIO()):
                 try:
-                    found = executor.map_array(slurm_task.train, paths)
+                    task = functools.partial(slurm_task.train, flags=tuple(flags))
+                    found = executor.map_array(task, paths)
                 except (submitit.core.utils.FailedJobError, OSError) as error:
                     text = " ".join(str(error).split())
                     if "job array" in text:

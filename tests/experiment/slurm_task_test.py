@@ -45,7 +45,7 @@ def run(tmp_path, monkeypatch):
 def train(run, monkeypatch, code):
     """Calls the task, whose training is Python code; returns its exit code."""
     monkeypatch.setattr(
-        slurm_task, "_command", lambda run: [sys.executable, "-c", code]
+        slurm_task, "_command", lambda run, flags: [sys.executable, "-c", code]
     )
     try:
         slurm_task.train(run.path)
@@ -64,12 +64,15 @@ def test_a_training_ends_well(run, monkeypatch, capfd):
     assert train(run, monkeypatch, "import os; print(os.getcwd())") == 0
     assert capfd.readouterr().out == f"{slurm_task.ROOT}\n"
     assert not run.has("failure.json") and not requeued(run)
-    link = run.path / "output.txt"
+    link = run.path / "slurm.log"
     assert link.is_symlink() and not link.exists()  # SLURM would have written it
     (run.path.parent / "slurm" / "12_3_0_log.out").write_text("found")
     assert link.read_text() == "found"
 
-    run.write_json("result.json", {"step": 1})
+    run.write_json("result.json", {"step": 1, "of": 2})  # it goes on
+    assert train(run, monkeypatch, "print('on')") == 0
+    assert capfd.readouterr().out == "on\n"
+    run.write_json("result.json", {"step": 2, "of": 2})
     assert train(run, monkeypatch, "raise SystemExit(1)") == 0
     assert "is finished" in capfd.readouterr().out
 

@@ -30,8 +30,9 @@ def test_options_are_parsed():
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("cores=4", "--slurm=cores=4: there is no such option; there are\n  partition"),
-        ("cores", "--slurm=cores: there is no such option"),
+        ("cores=4", "--slurm=cores=4: 'cores' is none of partition, account, qos"),
+        ("minute=4", "sbatch.OPTION, any other option of sbatch; did you mean 'minut"),
+        ("cores", "--slurm=cores: 'cores' is none of"),
         ("cpus=four", "--slurm=cpus=four: cpus must be a whole number of at least 1"),
         ("cpus=4,array", "--slurm=cpus=4,array: cpus must be"),
         ("minutes=0", "at least 1"),
