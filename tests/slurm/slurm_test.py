@@ -13,11 +13,11 @@ import pytest
 import runs
 from slurm import cluster
 
-from experiment import workdir
+from experiment import outcomes, workdir
 from sweep import slurm
 
 pytestmark = pytest.mark.slurm
-EPOCHS = 30  # of ten steps
+EPOCHS = 20  # of ten steps
 START = time.monotonic()
 
 
@@ -114,18 +114,29 @@ def test_six_runs_that_are_disturbed_have_the_bits_of_undisturbed_ones(tmp_path)
         "eval__every_epochs": 10.0,
         "checkpoint__every_epochs": 4.0,
     }
-    settings = {f"seed={n}": changes | {"seed": n} for n in range(6)}
-    prepare(parent, **settings)
-    prepare(alone, **settings)
-    names, total = list(settings), 10 * EPOCHS
-    options = slurm.parse("partition=main,minutes=30,cpus=1,array=2")
-    submitted = slurm.submit(parent, names, options)
-    say(str(submitted).splitlines()[0])
+    names, total = [f"seed={n}" for n in range(6)], 10 * EPOCHS
+    mode = ["--mode=sweep", f"--workdir={parent}"]
+    options = "--slurm=partition=main,minutes=30,cpus=1,array=2"
+
+    def submit(*more):
+        found = runs.call_main([*mode, options, *more])
+        assert found.returncode == 0, found
+        say(found.stdout.splitlines()[-2 if "squeue" in found.stdout else -1])
+
+    def states():
+        found = runs.call_main([*mode, "--status"]).stdout
+        return found.splitlines()[-1].partition(";")[0]
+
+    config = "--config=configs/lenet5.py:modern"
+    submit(*runs.command("--vary=seed=0..5", config, **changes)[2:])
     assert slurm.queued(parent) == set(names)
-    again = slurm.submit(parent, names, options)
-    assert not again.jobs
-    say("the same again:", str(again).replace("\n", "; "))
-    job = {name: number for number, name in submitted.jobs.items()}
+    submit()
+    record = workdir.Workdir(parent / "slurm")
+    (file,) = record.path.glob("*.json")
+    job = {name: number for number, name in record.read_json(file.name).items()}
+
+    reasons = ["squeue", "--noheader", "--array", "--format=%r"]
+    until(lambda: "JobArrayTaskLimit" in command(*reasons))
 
     def disturb(name, words, act):
         until(lambda: step(parent / name) > 40)
@@ -149,7 +160,7 @@ def test_six_runs_that_are_disturbed_have_the_bits_of_undisturbed_ones(tmp_path)
         "SLURM has queued both again:", ", ".join(f"{j} {s}" for j, s in jobs().items())
     )
     assert slurm.queued(parent) == set(names)
-    assert not slurm.submit(parent, names, options).jobs
+    submit()
     disturbed.append(
         disturb("seed=2", "kill -9", lambda: kill_processes(parent / "seed=2"))
     )
@@ -157,26 +168,24 @@ def test_six_runs_that_are_disturbed_have_the_bits_of_undisturbed_ones(tmp_path)
     until(lambda: job["seed=3"] not in jobs())
     command("scontrol", "requeue", job["seed=3"])
     say(f"seed=3: scontrol requeue {job['seed=3']}")
-    limit = command("squeue", "--noheader", "--array", "--format=%r", "--state=PENDING")
-    assert "JobArrayTaskLimit" in limit
 
     until(lambda: not slurm.queued(parent))
-    last = {name: runs.final_state(parent / name)[1] for name in names}
-    say("SLURM has none; last steps:", ", ".join(f"{n} {s}" for n, s in last.items()))
-    assert [name for name in names if last[name] < total] == ["seed=2"]
-    submitted = slurm.submit(parent, ["seed=2"], options)
-    say(str(submitted).splitlines()[0])
+    say("SLURM has none;", states())
+    submit()
     until(lambda: not slurm.queued(parent))
+    say("SLURM has none;", states())
 
     say("training the same six without SLURM")
+    prepare(alone, **{f"seed={n}": changes | {"seed": n} for n in range(6)})
     train_alone([alone / name for name in names])
     for name in names:
-        states = [runs.final_state(folder / name) for folder in (parent, alone)]
-        assert [steps for _, steps in states] == [total, total]
-        runs.assert_same_bits(*(state for state, _ in states))
+        both = [runs.final_state(folder / name) for folder in (parent, alone)]
+        assert [steps for _, steps in both] == [total, total]
+        runs.assert_same_bits(*(state for state, _ in both))
         assert starts(parent / name) == (2 if name in dict(disturbed) else 1)
-        assert (parent / name / "output.txt").read_text().count("submitit INFO")
+        assert (parent / name / "slurm.log").read_text().count("submitit INFO")
     assert all(before == 1 for _, before in disturbed)
+    assert len(list(record.path.glob("*.json"))) == 2
     say("all parameters are the same, bit for bit")
 
 
@@ -194,7 +203,8 @@ def test_a_failure_is_told_and_no_reason_to_try_again(tmp_path):
     for name in ("fine", "diverges"):
         assert starts(tmp_path / name) == 1
         assert not workdir.Workdir(tmp_path / name).has("failure.json")
-    assert "is not finite" in (tmp_path / "diverges" / "output.txt").read_text()
+    assert "diverged" in outcomes.read(workdir.Workdir(tmp_path / "diverges"))
+    assert "is not finite" in (tmp_path / "diverges" / "slurm.log").read_text()
     assert not workdir.Workdir(tmp_path / "broken").starts()
     failure = workdir.Workdir(tmp_path / "broken").read_json("failure.json")
     line = failure["error"].replace(str(tmp_path), "...")
@@ -220,7 +230,7 @@ def test_two_tasks_are_one_training(tmp_path):
     say(f"two, step {step(tmp_path / 'two')}: scancel --signal=TERM {job}.0")
     command("scancel", "--signal=TERM", f"{job}.0")
     until(lambda: not slurm.queued(tmp_path))
-    output = (tmp_path / "two" / "output.txt").read_text()
+    output = (tmp_path / "two" / "slurm.log").read_text()
     assert output.count("on 2 cpu devices of 2 processes") == 2
     assert "stopped at step" in output and f"after step {10 * EPOCHS}" in output
     with contextlib.redirect_stdout(io.StringIO()):
