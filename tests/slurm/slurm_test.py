@@ -121,7 +121,8 @@ def test_six_runs_that_are_disturbed_have_the_bits_of_undisturbed_ones(tmp_path)
     def submit(*more):
         found = runs.call_main([*mode, options, *more])
         assert found.returncode == 0, found
-        say(found.stdout.splitlines()[-2 if "squeue" in found.stdout else -1])
+        line = found.stdout.splitlines()[-2 if "squeue" in found.stdout else -1]
+        say(line if more else f"main.py --mode=sweep --slurm=... again: {line}")
 
     def states():
         found = runs.call_main([*mode, "--status"]).stdout
