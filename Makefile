@@ -2,21 +2,28 @@
 # make test    all tests but the slow ones
 # make parity  those, and the networks against torchvision, timm and Keras
 # make lint    ruff
+# make slurm-test  a sweep on a SLURM of this machine alone; needs root on Debian
 # make sanitize  the C++ kernels' tests with the address and undefined-behaviour sanitizers
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 BIN = .venv/bin
 
-.PHONY: train test parity lint sanitize setup clean
+.PHONY: train test parity slurm-test lint sanitize setup clean
 
 train: .venv/installed
 	$(BIN)/python main.py --config=configs/lenet5.py --workdir=runs/lenet5
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 -m "not slow and not slurm"
 
 parity: .venv/installed-parity
 	$(BIN)/python -m pytest -n 2 -m "slow or parity"
+
+slurm-test: .venv/installed-dev
+	command -v slurmctld >/dev/null && command -v slurmd >/dev/null \
+	  && command -v munged >/dev/null || (apt-get update -qq && \
+	  apt-get install -qq --no-install-recommends slurmctld slurmd slurm-client munge)
+	$(BIN)/python -m pytest -s -rs -m slurm tests/slurm
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
