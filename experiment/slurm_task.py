@@ -19,10 +19,14 @@ LOG = "slurm.log"  # in a run's directory, a link to its output
 STOPS = 5  # stops in a row without a new checkpoint, after which a run has failed
 
 
-def train(directory, flags=()):
+def train(directory, here, flags=()):
     """Trains the run in `directory`; SLURM calls it in each process of the task.
 
-    `flags` are further ones of main.py.
+    Args:
+      directory: the run's.
+      here: the folder in which the training starts, to which its config's paths are
+        relative.
+      flags: further ones of main.py.
 
     A training that was told to stop goes back into the queue, and goes on there. One
     whose loss is not finite has said so. What else went wrong is written into the run's
@@ -35,7 +39,7 @@ def train(directory, flags=()):
     import submitit
 
     task = submitit.JobEnvironment()
-    run, stop = workdir.Workdir(directory), _Stop()
+    run, stop = workdir.Workdir(directory), _Stop(here)
     result, command = outcomes.read(run), _command(run, flags)
     if result is not None and outcomes.ended(result):
         print(f"{run} is finished")
@@ -72,8 +76,8 @@ class _Stop:
     child too, to which a second SIGTERM means nothing.
     """
 
-    def __init__(self):
-        self.asked, self._child = False, None
+    def __init__(self, here):
+        self._here, self.asked, self._child = here, False, None
         for number in stopping.SIGNALS:
             signal.signal(number, self._ask)
 
@@ -84,7 +88,7 @@ class _Stop:
             self._child.terminate()
 
     def run(self, command):
-        """Runs `command` at the repository's root.
+        """Runs `command` in the folder `here`.
 
         Returns:
           Its exit code, which is -N after signal N, and the last line of its errors
@@ -93,7 +97,11 @@ class _Stop:
         if self.asked:
             return PREEMPTED, ""
         with subprocess.Popen(
-            command, cwd=ROOT, stderr=subprocess.PIPE, text=True, errors="replace"
+            command,
+            cwd=self._here,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
         ) as child:
             self._child = child
             if self.asked:  # while it was started
@@ -114,7 +122,7 @@ class _Stop:
 
 
 def _command(run, flags):
-    return [sys.executable, "main.py", f"--workdir={run}", *flags]
+    return [sys.executable, str(ROOT / "main.py"), f"--workdir={run}", *flags]
 
 
 def _last_step(run):

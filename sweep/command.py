@@ -152,9 +152,9 @@ def submit(runs, options, flags=()):
     with runs.parent.lock:
         runs.parent.lock.take()
         runs.write()
-        pending = []
+        queued, pending = slurm.queued(runs.parent.path), []
         for run in runs.all:
-            state, _ = run.state(slurm.queued(runs.parent.path))
+            state, _ = run.state(queued)
             if state not in ("done", "diverged", "running", "queued"):
                 run.workdir.create(run.config)
                 pending.append(str(run))

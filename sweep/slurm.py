@@ -158,7 +158,9 @@ def submit(parent, names, options, flags=()):
             executor.update_parameters(**parameters)
             with _environment(submitit), contextlib.redirect_stderr(io.StringIO()):
                 try:
-                    task = functools.partial(slurm_task.train, flags=tuple(flags))
+                    task = functools.partial(
+                        slurm_task.train, here=os.getcwd(), flags=tuple(flags)
+                    )
                     found = executor.map_array(task, paths)
                 except (submitit.core.utils.FailedJobError, OSError) as error:
                     text = " ".join(str(error).split())

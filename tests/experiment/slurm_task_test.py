@@ -48,7 +48,7 @@ def train(run, monkeypatch, code):
         slurm_task, "_command", lambda run, flags: [sys.executable, "-c", code]
     )
     try:
-        slurm_task.train(run.path)
+        slurm_task.train(run.path, run.path.parent)
     except SystemExit as error:
         return error.code
     return 0
@@ -62,7 +62,7 @@ def requeued(run):
 def test_a_training_ends_well(run, monkeypatch, capfd):
     run.write_json("failure.json", {"exit_code": 1})
     assert train(run, monkeypatch, "import os; print(os.getcwd())") == 0
-    assert capfd.readouterr().out == f"{slurm_task.ROOT}\n"
+    assert capfd.readouterr().out == f"{run.path.parent}\n"
     assert not run.has("failure.json") and not requeued(run)
     link = run.path / "slurm.log"
     assert link.is_symlink() and not link.exists()  # SLURM would have written it
