@@ -1,5 +1,6 @@
 """Says, before training, on which data a run is trained and how it is evaluated."""
 
+from configs import datasets
 from data_source import report
 from experiment import balance
 
@@ -20,6 +21,7 @@ def describe(setup):
     if chosen:
         lines.append(f"  chosen by auto in config.dataset: {', '.join(chosen)}")
     lines += [f"  {line}" for line in balance.describe(setup)]
+    lines += _foreign_statistics(config, setup.input_shape[-1])
     parts = setup.eval_split.split.split("+")
     tested = any(part.partition("[")[0].strip() == "test" for part in parts)
     if tested and config.checkpoint.keep_best:
@@ -28,3 +30,23 @@ def describe(setup):
             "low then; config.dataset.eval_split can name another split"
         )
     return "\n".join(lines)
+
+
+def _foreign_statistics(config, channels):
+    """Yields a warning if a recipe's mean and std belong to another data set.
+
+    Weights of others, config.init_from, need the statistics that they were trained on.
+    """
+    dataset = config.dataset
+    given = tuple(dataset.mean), tuple(dataset.std)
+    name = dataset.name.partition("/")[0].partition(":")[0]
+    owners = [n for n, known in datasets.STATISTICS.items() if known == given]
+    if dataset.whiten or config.init_from or not owners or name in owners:
+        return
+    grey = channels == 1 and len(given[0]) > 1
+    yield (
+        "warning: config.dataset.mean and std are those of "
+        f"{owners[0]}{', averaged for grey images' if grey else ''}; to have this "
+        "training set's, add --config.dataset.whiten=channels "
+        "--config.dataset.mean='(0.0,)' --config.dataset.std='(1.0,)'"
+    )
