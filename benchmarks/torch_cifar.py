@@ -31,7 +31,7 @@ TRUNCATED = 0.87962566103423978
 
 
 def initialize(network):
-    """Draws weights as models/resnet.py does: He's for convolutions, LeCun's at the end.
+    """Draws weights as models/resnet.py does: He's for convolutions, then LeCun's.
 
     Both are normal distributions cut off at two deviations; biases are 0.
     """
@@ -50,7 +50,9 @@ def normalizer(images):
     counts = [np.bincount(images[..., c].ravel(), minlength=256) for c in range(3)]
     mean = np.array([np.average(levels, weights=n) for n in counts])
     squares = np.array([np.average(levels**2, weights=n) for n in counts])
-    mean, std = (torch.from_numpy(x).float() for x in (mean, (squares - mean**2) ** 0.5))
+    mean, std = (
+        torch.from_numpy(x).float() for x in (mean, (squares - mean**2) ** 0.5)
+    )
     return lambda batch: ((batch - mean) / std).permute(0, 3, 1, 2)
 
 
@@ -128,7 +130,7 @@ class Training:
         return loss.detach()
 
     def errors(self, images, labels, batch_size=1000):
-        """Counts the images uint8 [N, 32, 32, 3] that the network classifies wrongly."""
+        """Counts the images uint8 [N, 32, 32, 3] that the network takes for others."""
         self.network.eval()
         wrong = 0
         with torch.inference_mode():
@@ -149,9 +151,15 @@ def train(training, images, labels, report=print):
         seen = step * training.batch_size
         if step % 100 == 0:
             rate = seen / (time.perf_counter() - start)
-            report(f"step {step}/{training.total}: loss {total / 100:.4f}, {rate:.0f} images/s")
+            report(
+                f"step {step}/{training.total}: loss {total / 100:.4f}, "
+                f"{rate:.0f} images/s"
+            )
             total = 0.0
-        if seen // size > (seen - training.batch_size) // size or step == training.total:
+        if (
+            seen // size > (seen - training.batch_size) // size
+            or step == training.total
+        ):
             wrong, count = training.errors(images, labels), len(labels)
             report(
                 f"test error {100 * wrong / count:.2f} % ({wrong} errors, "
