@@ -62,11 +62,12 @@ def test_steps_from_the_same_weights_give_the_same_weights(tmp_path, data, confi
     for name, mine in foreign(state).items():
         if "running_var" in name or "num_batches" in name:
             continue  # torch's variance is that of a sample
-        moved = abs(mine - before[name]).max()
-        assert moved > 1e-5, name
-        # Rounding of float32 in gradients, which are sums over batches and pixels.
         theirs = training.network.state_dict()[name]
-        assert abs(mine - theirs).max() < 1e-2 * moved, name
+        moved = (mine - before[name]).norm()
+        assert moved > 1e-5, name
+        # A rectifier passes or not where rounding decides whether its input is above 0:
+        # some per cent of a small array.
+        assert (mine - theirs).norm() < 0.05 * moved, name
 
 
 def foreign(state):
