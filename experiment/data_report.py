@@ -1,5 +1,6 @@
 """Says, before training, on which data a run is trained and how it is evaluated."""
 
+import data_source
 from configs import datasets
 from data_source import report
 from experiment import balance
@@ -35,13 +36,16 @@ def describe(setup):
 def _foreign_statistics(config, channels):
     """Yields a warning if a recipe's mean and std belong to another data set.
 
-    Weights of others, config.init_from, need the statistics that they were trained on.
+    Weights of others, config.init_from, need the statistics that they were trained on,
+    and ImageNet's are usual for anybody's photographs.
     """
     dataset = config.dataset
     given = tuple(dataset.mean), tuple(dataset.std)
     name = dataset.name.partition("/")[0].partition(":")[0]
     owners = [n for n, known in datasets.STATISTICS.items() if known == given]
     if dataset.whiten or config.init_from or not owners or name in owners:
+        return
+    if data_source.is_files(dataset.name) and owners == ["imagenet2012"]:
         return
     grey = channels == 1 and len(given[0]) > 1
     yield (

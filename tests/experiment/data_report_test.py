@@ -3,8 +3,9 @@
 import re
 
 import pytest
+from PIL import Image
 
-from configs import densenet, fashion_mnist, vgg_cifar
+from configs import densenet, fashion_mnist, resnet50, vgg_cifar
 from experiment import build, checks, data_report
 
 
@@ -40,3 +41,15 @@ def test_statistics_that_were_chosen_are_not_doubted(changes):
     changes.setdefault("dataset__std", densenet.get_config().dataset.std)
     config = vgg_cifar.get_config("vgg11_cifar")
     assert "mean and std" not in report(config, **changes)
+
+
+def test_imagenets_statistics_are_usual_for_photographs(tmp_path):
+    for split in ("train", "validation"):
+        for name in ("ant", "bee"):
+            (tmp_path / split / name).mkdir(parents=True)
+            Image.new("RGB", (32, 32)).save(tmp_path / split / name / "a.png")
+    config, changes = resnet50.get_config("resnet18"), {"batch_size": 2}
+    changes |= {"num_epochs": 1.0, "dataset.name": f"folder:{tmp_path}"}
+    assert "mean and std" not in report(config, **changes)
+    config = vgg_cifar.get_config("vgg11_cifar")
+    assert "mean and std are those of cifar10; to have" in report(config, **changes)
