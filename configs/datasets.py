@@ -1,18 +1,29 @@
 """Settings that recipes on one data set share; a recipe changes what its paper does."""
 
+# Mean and standard deviation of the training images, per channel, on a scale of 0 to
+# 255. A training that takes those of another data set says so.
+STATISTICS = {
+    "imagenet2012": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+    "cifar10": ((125.3, 123.0, 113.9), (63.0, 62.1, 66.7)),
+    "fashion_mnist": ((72.9,), (90.0,)),
+}
+
+
+def statistics(config, name):
+    """Normalises images by the mean and deviation of the data set `name`."""
+    config.dataset.mean, config.dataset.std = STATISTICS[name]
+
 
 def imagenet(config, image_size=224, short_side=256):
     """ILSVRC-2012: 1,281,167 training and 50,000 validation images, 1000 classes.
 
-    Tests see the centre of an image that is rescaled to `short_side`. Mean and std are
-    the training set's, per channel, on a scale of 0 to 255.
+    Tests see the centre of an image that is rescaled to `short_side`.
     """
     config.dataset.name = "imagenet2012"
     config.dataset.image_size = image_size
     config.dataset.fit = "crop"
     config.dataset.short_side = short_side
-    config.dataset.mean = (123.675, 116.28, 103.53)
-    config.dataset.std = (58.395, 57.12, 57.375)
+    statistics(config, "imagenet2012")
     config.augment.flip = True
     config.log.every_steps = 100
 
@@ -73,13 +84,12 @@ def cifar10(config):
     """CIFAR-10: 50,000 training and 10,000 test images of 32x32, ten classes.
 
     Images are translated by up to 4 pixels and flipped, which the papers mark with a +.
-    Zeros move in after the mean is subtracted, as in fb.resnet.torch. Mean and std are
-    also its values for the training set, on a scale of 0 to 255.
+    Zeros move in after the mean is subtracted, as in fb.resnet.torch, whose mean and
+    deviation these are.
     """
     config.dataset.name = "cifar10"
     config.dataset.image_size = 32
-    config.dataset.mean = (125.3, 123.0, 113.9)
-    config.dataset.std = (63.0, 62.1, 66.7)
+    statistics(config, "cifar10")
     config.augment.crop = 4
     config.augment.crop_mode = "mean"
     config.augment.flip = True
@@ -88,6 +98,18 @@ def cifar10(config):
 
 def mean_image(config):
     """Subtracts each pixel's mean over the training set, and does nothing else."""
-    config.dataset.whiten = "mean_image"
+    _fitted(config, "mean_image")
+
+
+def channels(config):
+    """Normalises by each channel's mean and deviation over the training set itself.
+
+    They are computed at the start of a training, so they fit any data set and split.
+    """
+    _fitted(config, "channels")
+
+
+def _fitted(config, whiten):
+    config.dataset.whiten = whiten
     config.dataset.mean = (0.0,)
     config.dataset.std = (1.0,)

@@ -66,7 +66,8 @@ def get_config():
     config.dataset.short_side = 256  # pixels, for fit "crop"
     config.dataset.interpolation = "bilinear"  # or bicubic, lanczos, box, nearest
     # Applied before mean and std: "mean_image" subtracts each pixel's mean over the
-    # training set, "gcn" normalises each image's contrast, "gcn_zca" also whitens it.
+    # training set, "channels" each channel's mean and divides by its deviation, "gcn"
+    # normalises each image's contrast, "gcn_zca" also whitens it.
     config.dataset.whiten = ""
     # The mean is subtracted, then std divides: levels of 0..255, one or per channel.
     # Images with a single channel use the average of several.

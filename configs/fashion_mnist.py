@@ -11,7 +11,7 @@ and LeNet-5 see an image in a frame of zeros. Mean and deviation are the trainin
 on a scale of 0 to 255. README.md has the results.
 """
 
-from configs import default
+from configs import datasets, default
 
 # Network: epochs, optimizer, learning rate, weight decay, pixels.
 ROWS = {
@@ -34,8 +34,7 @@ def get_config(network="resnet20"):
     config.num_epochs = epochs
     config.dataset.name = "fashion_mnist"
     config.dataset.image_size = pixels
-    config.dataset.mean = (72.9,)
-    config.dataset.std = (90.0,)
+    datasets.statistics(config, "fashion_mnist")
     config.augment.flip = True
     config.model.name = network
     config.optimizer.name = optimizer

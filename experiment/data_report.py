@@ -2,6 +2,8 @@
 
 import jax
 
+import data_source
+from configs import datasets
 from data_source import report
 from experiment import balance
 from kernels import ops
@@ -39,6 +41,7 @@ def describe(setup):
     if chosen:
         lines.append(f"  chosen by auto in config.dataset: {', '.join(chosen)}")
     lines += [f"  {line}" for line in balance.describe(setup)]
+    lines += _foreign_statistics(config, setup.input_shape[-1])
     parts = setup.eval_split.split.split("+")
     tested = any(part.partition("[")[0].strip() == "test" for part in parts)
     if tested and config.checkpoint.keep_best:
@@ -47,3 +50,26 @@ def describe(setup):
             "low then; config.dataset.eval_split can name another split"
         )
     return "\n".join(lines)
+
+
+def _foreign_statistics(config, channels):
+    """Yields a warning if a recipe's mean and std belong to another data set.
+
+    Weights of others, config.init_from, need the statistics that they were trained on,
+    and ImageNet's are usual for anybody's photographs.
+    """
+    dataset = config.dataset
+    given = tuple(dataset.mean), tuple(dataset.std)
+    name = dataset.name.partition("/")[0].partition(":")[0]
+    owners = [n for n, known in datasets.STATISTICS.items() if known == given]
+    if dataset.whiten or config.init_from or not owners or name in owners:
+        return
+    if data_source.is_files(dataset.name) and owners == ["imagenet2012"]:
+        return
+    grey = channels == 1 and len(given[0]) > 1
+    yield (
+        "warning: config.dataset.mean and std are those of "
+        f"{owners[0]}{', averaged for grey images' if grey else ''}; to have this "
+        "training set's, add --config.dataset.whiten=channels "
+        "--config.dataset.mean='(0.0,)' --config.dataset.std='(1.0,)'"
+    )

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 import input_pipeline
+from errors import ConfigError
 from experiment import build
 from transforms import preprocessing as preprocessings
 from transforms import whitening
@@ -23,6 +24,9 @@ def fit(split, preprocessing, **reading):
     """Runs transforms.whitening.fit on each image of a split once, in its test view.
 
     `reading` has num_threads, prefetch and damaged for input_pipeline.eval_batches.
+
+    Raises:
+      ConfigError: the images have no such statistics.
     """
     view = preprocessing.view(split.image_shape)
     sized = jax.jit(
@@ -33,7 +37,10 @@ def fit(split, preprocessing, **reading):
         for batch in input_pipeline.eval_batches(split, 256, view=view, **reading):
             yield np.asarray(sized(batch["image"]))[batch["mask"] > 0]
 
-    return whitening.fit(preprocessing.whiten, images())
+    try:
+        return whitening.fit(preprocessing.whiten, images())
+    except ValueError as error:
+        raise ConfigError(f"config.dataset.whiten: {error}") from error
 
 
 def read(run, preprocessing):

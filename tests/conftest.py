@@ -20,6 +20,8 @@ os.environ["XLA_FLAGS"] = " ".join(
         "--xla_cpu_prefer_vector_width=128",
     ]
 )
+# The user's own data sets, for the tests that read one of them and for no other.
+os.environ.setdefault("CONVNETS_TEST_DATA", os.environ.pop("TFDS_DATA_DIR", ""))
 os.environ.pop("TFDS_DATA_DIR", None)
 # A program is compiled once for all workers, tests and children. The limit, which is
 # never reached, makes JAX lock the cache.

@@ -338,7 +338,8 @@ def test_killed_in_the_middle_of_an_epoch_it_ends_in_the_same_bits(tmp_path, spl
 
 
 @pytest.mark.parametrize(
-    "whiten", ["mean_image", pytest.param("gcn_zca", marks=pytest.mark.slow)]
+    "whiten",
+    ["mean_image", "channels", pytest.param("gcn_zca", marks=pytest.mark.slow)],
 )
 def test_statistics_of_the_training_images_are_kept_with_the_run(
     tmp_path, split, whiten
@@ -358,6 +359,10 @@ def test_statistics_of_the_training_images_are_kept_with_the_run(
     images = next(iter(batches))["image"]
     if whiten == "mean_image":
         np.testing.assert_allclose(found["mean"], images.mean(0), rtol=1e-6)
+    elif whiten == "channels":
+        for name in ("mean", "std"):
+            exact = getattr(images, name)((0, 1, 2), dtype=np.float64)
+            np.testing.assert_allclose(found[name][0, 0], exact, rtol=1e-6)
     else:
         assert found["whiten"].shape == (2352, 2352)
     again = str(evaluate.evaluate_run(run, run.config()))

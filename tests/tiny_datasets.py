@@ -49,11 +49,14 @@ def prepare(
     features=None,
     file_names=None,
     group_size=4,
+    names=NAMES,
+    test=None,
 ):
     """Writes an ordinary TFDS directory: one split "train" in two uneven shards.
 
     images are arrays [H, W, C], or bytes that stand for an encoded image; group_size is
-    the number of records in a block of an array_record.
+    the number of records in a block of an array_record. `names` are the classes, and
+    `test` are the images and labels of a second split. Returns train's shards.
     """
     import tensorflow_datasets as tfds
 
@@ -62,42 +65,48 @@ def prepare(
             shape = (None, None, 1) if isinstance(images[0], bytes) else images[0].shape
         features = {
             "image": tfds.features.Image(shape=shape),
-            "label": tfds.features.ClassLabel(names=NAMES),
+            "label": tfds.features.ClassLabel(names=names),
         }
     features = tfds.features.FeaturesDict(features)
     directory = root / name / "1.0.0"
     directory.mkdir(parents=True)
     features.save_config(str(directory))
     image_key, label_key = list(features)[:2]
-    examples = [
-        {image_key: i if isinstance(i, bytes) else png(i), label_key: int(label)}
-        for i, label in zip(images, labels, strict=True)
-    ]
-    for example, file_name in zip(examples, file_names or (), strict=False):
-        example["file_name"] = file_name
-    records = list(map(features.serialize_example, examples))
-    shards = [records[: len(records) // 3], records[len(records) // 3 :]]
-    paths = [directory / f"{name}-train.{file_format}-{i:05}-of-00002" for i in (0, 1)]
-    for path, shard in zip(paths, shards, strict=True):
-        if file_format == "tfrecord":
-            write_tfrecord(path, shard)
-        else:
-            write_array_record(path, shard, group_size)
-    info = {
-        "name": name,
-        "version": "1.0.0",
-        "fileFormat": file_format,
-        "splits": [
+    splits = {"train": (images, labels)} | ({} if test is None else {"test": test})
+    written, infos = [], []
+    for split, (pictures, classes) in splits.items():
+        examples = [
+            {image_key: i if isinstance(i, bytes) else png(i), label_key: int(label)}
+            for i, label in zip(pictures, classes, strict=True)
+        ]
+        if split == "train":
+            for example, file_name in zip(examples, file_names or (), strict=False):
+                example["file_name"] = file_name
+        records = list(map(features.serialize_example, examples))
+        shards = [records[: len(records) // 3], records[len(records) // 3 :]]
+        for number, shard in enumerate(shards):
+            path = directory / f"{name}-{split}.{file_format}-{number:05}-of-00002"
+            written.append(path)
+            if file_format == "tfrecord":
+                write_tfrecord(path, shard)
+            else:
+                write_array_record(path, shard, group_size)
+        infos.append(
             {
-                "name": "train",
+                "name": split,
                 "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
                 "numBytes": str(sum(map(len, records))),
                 "shardLengths": [str(len(shard)) for shard in shards],
             }
-        ],
+        )
+    info = {
+        "name": name,
+        "version": "1.0.0",
+        "fileFormat": file_format,
+        "splits": infos,
     }
     (directory / "dataset_info.json").write_text(json.dumps(info))
-    return paths
+    return written[:2]
 
 
 def concatenate(parts):

@@ -1,4 +1,4 @@
-"""Mean image, global contrast normalisation and ZCA whitening.
+"""Mean image, channel statistics, global contrast normalisation and ZCA whitening.
 
 `fit` reads the training images once and returns arrays to keep; `apply` uses them
 inside jit.
@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-KINDS = ("mean_image", "gcn", "gcn_zca")
+KINDS = ("mean_image", "channels", "gcn", "gcn_zca")
 
 # These values are from pylearn2's CIFAR-10 ("gcn_whitened"), on which Maxout
 # (Goodfellow et al., 2013) and Network in Network (Lin et al., 2013) were trained.
@@ -22,19 +22,20 @@ def fit(kind, batches):
     """Computes a training set's statistics: {name: float32 array}, empty for "gcn".
 
     Args:
-      kind: "mean_image" gives "mean" [H, W, C]; "gcn_zca" gives "mean" [N] and "whiten"
-        [N, N], N = H W C, of the images after "gcn".
+      kind: "mean_image" gives "mean" [H, W, C]; "channels" gives "mean" and "std", both
+        [1, 1, C]; "gcn_zca" gives "mean" [N] and "whiten" [N, N], N = H W C, of the
+        images after "gcn".
       batches: iterable of images [B, H, W, C] in 0..255, all of one size; read once.
 
     Raises:
-      ValueError: the kind is unknown, there are no images, or they are too large to
-        whiten.
+      ValueError: the kind is unknown, there are no images, they are too large to
+        whiten, or a channel has the same level in all of them.
     """
     if kind not in KINDS:
         raise ValueError(f"whiten {kind!r} is none of {', '.join(KINDS)}")
     if kind == "gcn":
         return {}
-    count, total, products = 0, 0.0, 0.0
+    count, total, products, squares = 0, 0.0, 0.0, 0.0
     for images in batches:
         images = np.asarray(images, np.float64)
         if kind == "gcn_zca":
@@ -45,6 +46,8 @@ def fit(kind, batches):
                 )
             images = global_contrast(images, np).reshape(len(images), -1)
             products = products + images.T @ images
+        if kind == "channels":
+            squares = squares + (images**2).mean((1, 2)).sum(0)
         count += len(images)
         total = total + images.sum(0)
     if not count:
@@ -52,6 +55,15 @@ def fit(kind, batches):
     mean = total / count
     if kind == "mean_image":
         return {"mean": mean.astype(np.float32)}
+    if kind == "channels":
+        mean = mean.mean((0, 1), keepdims=True)
+        variance = np.maximum(squares / count - mean**2, 0)
+        if variance.min() < 1e-6:
+            raise ValueError(
+                "whiten 'channels': a channel has the same level in all training images"
+            )
+        std = np.sqrt(variance)
+        return {"mean": mean.astype(np.float32), "std": std.astype(np.float32)}
     covariance = products / count - np.outer(mean, mean)
     variances, directions = np.linalg.eigh(covariance)
     whiten = directions / np.sqrt(variances + FILTER_BIAS) @ directions.T
@@ -66,6 +78,8 @@ def apply(kind, statistics, images):
     """
     if kind == "mean_image":
         return images - statistics["mean"][None]
+    if kind == "channels":
+        return (images - statistics["mean"][None]) / statistics["std"][None]
     images = global_contrast(images)
     if kind == "gcn":
         return images

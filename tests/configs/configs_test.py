@@ -27,6 +27,7 @@ NETWORKS = {
     "resnet50": "resnet18 resnet34 resnet50 resnet101 resnet152 plain18 plain34",
     "resnet_cifar": "resnet20 resnet32 resnet44 resnet56 resnet110 resnet1202 "
     "plain20 plain32 plain44 plain56 plain110",
+    "cifar10": "resnet20 wrn_16_4 densenet_40_12 vgg11_cifar nin",
     "fashion_mnist": "resnet20 nin vgg11_cifar wrn_16_4 lenet5_modern",
     "preact_resnet": "preact_resnet*",
     "wide_resnet": "wrn_16_* wrn_22_* wrn_28_* wrn_40_*",

@@ -46,6 +46,8 @@ MILESTONES = {
     "resnet50": {0.0: 0.1, 119.0: 0.1},
     "resnet_cifar": CIFAR_RESNET,
     "resnet_cifar:resnet110": WARMED_UP,
+    "cifar10": {0.0: 0.0, 1.0: 0.1, 20.5: 0.05, 40.0: 0.0},
+    "cifar10:nin": {0.0: 0.0, 1.0: 1e-3, 16.0: 0.0},
     "fashion_mnist": {0.0: 0.0, 0.5: 0.1, 5.0: 0.0},
     "preact_resnet": WARMED_UP,
     "preact_resnet:preact_resnet200": THIRTY,
@@ -147,7 +149,7 @@ def test_images_are_large_enough_for_their_crops(recipe):
 
 def test_paper_is_the_first_network_of_every_file():
     for file in {recipe.partition(":")[0] for recipe in MILESTONES} - {
-        *("lenet5", "vgg_cifar", "fashion_mnist")
+        *("lenet5", "vgg_cifar", "fashion_mnist", "cifar10")
     }:
         module = importlib.import_module(f"configs.{file}")
         assert module.get_config("paper").to_dict() == module.get_config().to_dict()

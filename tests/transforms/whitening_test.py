@@ -1,4 +1,4 @@
-"""Mean image, global contrast normalisation and ZCA whitening, against numpy."""
+"""Mean image, channels, global contrast and ZCA whitening, against numpy."""
 
 import jax
 import numpy as np
@@ -40,6 +40,16 @@ def test_the_mean_image_is_that_of_each_pixel(images):
     np.testing.assert_allclose(applied("mean_image", images), exact, atol=2e-5)
 
 
+def test_channels_have_mean_0_and_deviation_1(images):
+    exact = (images - images.mean((0, 1, 2))) / images.std((0, 1, 2))
+    # Values of up to 3, from levels of up to 255 in float32.
+    np.testing.assert_allclose(applied("channels", images), exact, atol=1e-6)
+    found = whitening.fit("channels", parts(images))
+    assert {k: v.shape for k, v in found.items()} == dict.fromkeys(
+        ("mean", "std"), (1, 1, 3)
+    )
+
+
 def test_global_contrast(images):
     got = applied("gcn", images).reshape(90, -1)
     np.testing.assert_allclose(got, contrast_normalised(images), atol=2e-5)
@@ -68,10 +78,16 @@ def test_zca_whitens_and_stays_near_the_image(images):
 
 
 def test_what_cannot_be_fitted_is_refused(images):
-    with pytest.raises(ValueError, match="'zca' is none of mean_image, gcn, gcn_zca"):
+    with pytest.raises(
+        ValueError, match="'zca' is none of mean_image, channels, gcn, gcn_zca"
+    ):
         whitening.fit("zca", parts(images))
     with pytest.raises(ValueError, match="no training images"):
         whitening.fit("mean_image", [])
+    flat = images.copy()
+    flat[..., 1] = 7
+    with pytest.raises(ValueError, match="'channels': a channel has the same level"):
+        whitening.fit("channels", parts(flat))
     large = np.zeros((1, 65, 64, 3), np.uint8)
     with pytest.raises(ValueError, match="images of 12480 numbers"):
         whitening.fit("gcn_zca", [large])

@@ -1,0 +1,55 @@
+"""What a training says of its data before it starts."""
+
+import re
+
+import pytest
+from PIL import Image
+
+from configs import densenet, fashion_mnist, resnet50, vgg_cifar
+from experiment import build, checks, data_report
+
+
+def report(config, **changes):
+    changes = {k.replace("__", "."): v for k, v in changes.items()}
+    config.update_from_flattened_dict({"dataset.name": "mnist", **changes})
+    checks.check(config)
+    return data_report.describe(build.setup(config, num_devices=1))
+
+
+def test_statistics_of_another_data_set_are_said_with_the_flags_that_mend_it():
+    said = report(vgg_cifar.get_config("vgg11_cifar"))
+    assert "mean and std are those of cifar10, averaged for grey images; to " in said
+    flags = dict(re.findall(r"--config\.dataset\.(\w+)=(\S+)", said.replace("'", "")))
+    assert flags.keys() == {"whiten", "mean", "std"}
+    mended = {
+        "dataset__whiten": flags["whiten"],
+        "dataset__mean": eval(flags["mean"]),
+        "dataset__std": eval(flags["std"]),
+    }
+    assert "mean and std" not in report(vgg_cifar.get_config("vgg11_cifar"), **mended)
+
+
+def test_one_channel_is_not_said_to_be_averaged():
+    said = report(fashion_mnist.get_config("lenet5_modern"))
+    assert "mean and std are those of fashion_mnist; to have" in said
+
+
+@pytest.mark.parametrize(
+    "changes", [{"init_from": "another run"}, {"dataset__mean": (33.0,)}]
+)
+def test_statistics_that_were_chosen_are_not_doubted(changes):
+    changes.setdefault("dataset__std", densenet.get_config().dataset.std)
+    config = vgg_cifar.get_config("vgg11_cifar")
+    assert "mean and std" not in report(config, **changes)
+
+
+def test_imagenets_statistics_are_usual_for_photographs(tmp_path):
+    for split in ("train", "validation"):
+        for name in ("ant", "bee"):
+            (tmp_path / split / name).mkdir(parents=True)
+            Image.new("RGB", (32, 32)).save(tmp_path / split / name / "a.png")
+    config, changes = resnet50.get_config("resnet18"), {"batch_size": 2}
+    changes |= {"num_epochs": 1.0, "dataset.name": f"folder:{tmp_path}"}
+    assert "mean and std" not in report(config, **changes)
+    config = vgg_cifar.get_config("vgg11_cifar")
+    assert "mean and std are those of cifar10; to have" in report(config, **changes)
