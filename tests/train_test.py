@@ -238,8 +238,8 @@ def test_the_1998_recipe_learns(tmp_path):
         batch_size=1,
         num_epochs=2.0,
         steps_per_dispatch=200,
-        log__every_steps=640,
-        dataset__train_split="train[:640]",
+        log__every_steps=320,
+        dataset__train_split="train[:320]",
         optimizer__curvature_examples=100,
     )
     assert float(line.split("error ")[1].split()[0]) < 50

@@ -88,7 +88,14 @@ def assert_same_run(sweeps, alone):
         np.testing.assert_allclose(a[key], b[key], rtol=1e-4, err_msg=str(key))
 
 
-@pytest.mark.parametrize("at_once", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "at_once",
+    [
+        pytest.param(1, marks=pytest.mark.slow),
+        2,
+        pytest.param(3, marks=pytest.mark.slow),
+    ],
+)
 def test_runs_of_a_sweep_are_those_of_separate_trainings(
     tiny_network, tmp_path, at_once
 ):
