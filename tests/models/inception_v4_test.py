@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import traced
 from traced import count
 
 import models
@@ -37,7 +38,7 @@ def trace(name, size=299, **fields):
         return model.init_with_output(jax.random.key(0), x, method=run)
 
     with nn.intercept_methods(record):
-        stages, variables = jax.eval_shape(init, jnp.zeros((1, size, size, 3)))
+        stages, variables = traced.eval_shape(init, jnp.zeros((1, size, size, 3)))
     table, _ = inception_v4.NETWORKS[name]
     return variables, [stages[stage].shape[1:] for stage in table], inits
 
@@ -53,6 +54,7 @@ def test_stages_of_inception_v4_have_the_sizes_of_figures_3_and_9():
     ]
 
 
+@pytest.mark.slow  # the deepest: it is traced for seconds
 def test_stages_of_inception_resnet_v2_have_the_released_sizes():
     _, sizes, _ = trace("inception_resnet_v2")
     assert sizes[6:] == [

@@ -105,7 +105,7 @@ def test_runs_of_a_sweep_are_those_of_separate_trainings(
         varied = {
             "optimizer.kwargs.momentum": (0.8, 0.9),
             "loss.label_smoothing": (0.0, 0.2),
-            "optimizer.learning_rate": (0.01, 0.02),
+            "optimizer.weight_decay": (0.0, 0.5),
         }
     vary = [f"{name}={','.join(map(str, v))}" for name, v in varied.items()]
     sweep_small(tmp_path / "sweep", *vary, at_once=at_once)
