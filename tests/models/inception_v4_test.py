@@ -14,6 +14,10 @@ import models
 from models import inception_v4
 
 NETWORKS = ["inception_v4", "inception_resnet_v2"]
+# The second has the first one's stem and is traced for seconds.
+networks = pytest.mark.parametrize(
+    "name", [NETWORKS[0], pytest.param(NETWORKS[1], marks=pytest.mark.slow)]
+)
 
 
 @functools.cache
@@ -126,7 +130,7 @@ def test_a_residual_is_a_linear_function_of_the_module_scaled_and_added(relu):
     np.testing.assert_allclose(y, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@networks
 def test_weights_start_as_released(name):
     # He's deviations for the convolutions of Inception-v4, Glorot's for all others.
     he, glorot = np.sqrt(2 / 100), np.sqrt(2 / (100 + 400))
@@ -139,7 +143,7 @@ def test_weights_start_as_released(name):
         np.testing.assert_allclose(draw.std(), deviation, rtol=0.02)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@networks
 def test_small_images_are_refused(name):
     with pytest.raises(ValueError, match="28x28 are too small: nothing is left of"):
         trace(name, 28)
