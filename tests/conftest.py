@@ -40,6 +40,7 @@ import pytest  # noqa: E402
 import tiny_datasets  # noqa: E402
 
 import data_source  # noqa: E402
+from models import resnet  # noqa: E402
 
 # Tracing makes millions of objects and little garbage; to look for it as often as usual
 # takes a fifth of the time of tests that trace.
@@ -61,6 +62,12 @@ def some():
     """Images uint8 [20, 8, 8, 1] and labels."""
     rng = np.random.default_rng(0)
     return rng.integers(0, 256, (20, 8, 8, 1), np.uint8), rng.integers(0, 3, 20)
+
+
+@pytest.fixture
+def shallow(monkeypatch):
+    """Leaves resnet20 and plain20 one block in each stage: they compile in a third."""
+    monkeypatch.setitem(resnet.CIFAR, 20, (1, 1, 1))
 
 
 @pytest.fixture

@@ -108,7 +108,7 @@ def test_a_process_that_dies_ends_the_other_with_one_line(tmp_path, victim, numb
     ],
 )
 def test_two_processes_of_two_devices_equal_one_of_four(tmp_path, placement, balance):
-    changes = {"dataset__balance": balance}
+    changes = {"dataset__balance": balance, "num_epochs": 1.0}
     runs.train_small(tmp_path / "one", num_devices=4, **changes)
     changes["dataset__placement"] = placement
     outputs = run_processes(tmp_path / "two", 2, 2, **changes)

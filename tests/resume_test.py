@@ -16,6 +16,9 @@ CONFIG = "--config=configs/lenet5.py:modern"
 
 # Saves and evaluations often enough that a kill meets them.
 OFTEN = {
+    "batch_size": 16,
+    "dataset.train_split": "train[:160]",
+    "dataset.eval_split": "test[:53]",
     "steps_per_dispatch": 3,
     "checkpoint.every_steps": 4,
     "eval.batch_size": 5,
@@ -30,9 +33,7 @@ def uninterrupted(tmp_path_factory):
     @functools.cache
     def state(epochs):
         path = tmp_path_factory.mktemp("uninterrupted") / "run"
-        with start(path, epochs) as child:
-            output = child.stdout.read()
-        assert child.returncode == 0, output
+        finish(path, epochs)
         return runs.final_state(path)
 
     return state
@@ -63,26 +64,31 @@ def read_until(child, pattern):
     raise AssertionError(f"{pattern!r} never came:\n{''.join(lines)}")
 
 
-@pytest.mark.parametrize(
-    ("kills", "epochs"), [(2, 6.0), pytest.param(5, 15.0, marks=pytest.mark.slow)]
-)
-def test_killed_at_random_moments_ends_in_the_same_bits(
-    uninterrupted, tmp_path, kills, epochs
-):
-    chance, left = random.Random(kills), kills
+def finish(path, epochs, kills=0):
+    """Starts a run until it has ended; kills it so many times. Returns its output."""
+    chance, left, lines = random.Random(kills), kills, []
     while True:
-        with start(tmp_path / "run", epochs) as child:
+        with start(path, epochs) as child:
             for line in child.stdout:
+                lines.append(line)
                 if line.startswith("step") and left:
                     # Steps, evaluations and saves take milliseconds each here.
                     time.sleep(chance.uniform(0, 0.4))
                     child.kill()
                     break
         if child.returncode == 0:
-            break
-        assert child.returncode == -signal.SIGKILL
+            assert not left
+            return "".join(lines)
+        assert child.returncode == -signal.SIGKILL, "".join(lines)
         left -= 1
-    assert not left
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kills", "epochs"), [(2, 6.0), (5, 15.0)])
+def test_killed_at_random_moments_ends_in_the_same_bits(
+    uninterrupted, tmp_path, kills, epochs
+):
+    finish(tmp_path / "run", epochs, kills)
     (state, step), (expected, end) = (
         runs.final_state(tmp_path / "run"),
         uninterrupted(epochs),
@@ -99,10 +105,12 @@ def test_killed_at_random_moments_ends_in_the_same_bits(
         pytest.param("at once", marks=pytest.mark.slow),
     ],
 )
-def test_sigterm_saves_exits_with_75_and_resumes(uninterrupted, tmp_path, moment):
+def test_sigterm_saves_exits_with_75_and_a_kill_later_changes_no_bit(
+    uninterrupted, tmp_path, moment
+):
     with start(tmp_path / "run", 6.0) as child:
         if moment == "in training":
-            read_until(child, "^step +24/")
+            read_until(child, "^step +12/")
         elif moment == "in evaluation":
             # The line of an epoch's last step comes when its evaluation begins.
             read_until(child, "^step +20/")
@@ -118,11 +126,10 @@ def test_sigterm_saves_exits_with_75_and_resumes(uninterrupted, tmp_path, moment
     _, step = runs.final_state(tmp_path / "run")
     assert step < 60
 
-    with start(tmp_path / "run", 6.0) as child:
-        output = child.stdout.read()
-    assert child.returncode == 0, output
+    output = finish(tmp_path / "run", 6.0, kills=1)
     assert f"resuming from step {step} of 60" in output
     state, step = runs.final_state(tmp_path / "run")
+    assert step == 60
     runs.assert_same_bits(state, uninterrupted(6.0)[0])
 
 

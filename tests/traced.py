@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import models
 from comparison import counting
 from comparison.published import PUBLISHED
+from kernels import ops
 
 # They take over a minute of tracing together. Shallower members of their families are
 # traced in `make test`, these in `make parity`.
@@ -27,9 +28,19 @@ def create(name):
     return model, (row.image, row.image, row.channels)
 
 
+def eval_shape(function, *arguments):
+    """`jax.eval_shape` by XLA's operations, which takes a third of the time.
+
+    Our kernels do not change shapes. tests/configs traces the networks with them.
+    """
+    with ops.portable():
+        return jax.eval_shape(function, *arguments)
+
+
 @functools.cache
 def layers(name):
-    return counting.layers(*create(name))
+    with ops.portable():  # as above
+        return counting.layers(*create(name))
 
 
 def counts(name):
@@ -45,7 +56,7 @@ def count(tree):
 def variables(model, size=224, channels=3):
     """The variables of a network for square images, as shapes."""
     init = functools.partial(model.init, jax.random.key(0), train=False)
-    return jax.eval_shape(init, jnp.zeros((1, size, size, channels)))
+    return eval_shape(init, jnp.zeros((1, size, size, channels)))
 
 
 @functools.cache
@@ -58,5 +69,5 @@ def stages(model, size=224, channels=3):
         shapes.update((name, x.shape[1:]) for name, x in outputs.items())
 
     init = functools.partial(model.init, method=record)
-    jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, size, size, channels)))
+    eval_shape(init, jax.random.key(0), jnp.zeros((1, size, size, channels)))
     return shapes

@@ -23,11 +23,31 @@ from transforms import preprocessing as preprocessings
 EPOCH = fractions.Fraction(10)
 
 
+def train_small(path, **changes):
+    """Trains at a constant rate, so that a shorter training is a part of a longer."""
+    settings = {
+        "batch_size": 16,
+        "dataset__train_split": "train[:160]",
+        "schedule__name": "constant",
+        "optimizer__learning_rate": 0.03,
+        "checkpoint__keep_last": 3,
+    }
+    return runs.train_small(path, **settings | changes)
+
+
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
     path = tmp_path_factory.mktemp("reference") / "run"
-    line = runs.train_small(path)
+    line = train_small(path)
     return path, line
+
+
+def state_at(path, step):
+    """The state that a run saved after `step`."""
+    saved = checkpoints.Checkpoints(workdir.Workdir(path).checkpoints)
+    state, *_ = saved.restore(step=step)
+    saved.close()
+    return state
 
 
 def test_the_last_line_says_error_count_and_place(reference):
@@ -66,20 +86,24 @@ def test_a_run_directory_is_complete(reference):
     "change",
     [
         pytest.param({}, marks=pytest.mark.slow),
-        {"log__every_steps": 1, "steps_per_dispatch": 2},
-        {"eval__batch_size": 7, "checkpoint__every_steps": 3},
+        {
+            "log__every_steps": 1,
+            "steps_per_dispatch": 2,
+            "eval__batch_size": 7,
+            "checkpoint__every_steps": 3,
+        },
     ],
 )
 def test_one_seed_gives_one_result(reference, tmp_path, change):
-    runs.train_small(tmp_path / "run", **change)
+    train_small(tmp_path / "run", **change)
     again, _ = runs.final_state(tmp_path / "run")
     runs.assert_same_bits(again, runs.final_state(reference[0])[0])
 
 
 def test_another_seed_gives_another_result(reference, tmp_path):
-    runs.train_small(tmp_path / "run", seed=1)
+    train_small(tmp_path / "run", seed=1, num_epochs=1.0)
     other, _ = runs.final_state(tmp_path / "run")
-    kernel = runs.final_state(reference[0])[0]["params"]["output"]["kernel"]
+    kernel = state_at(reference[0], 10)["params"]["output"]["kernel"]
     assert not np.array_equal(other["params"]["output"]["kernel"], kernel)
 
 
@@ -104,8 +128,9 @@ def test_host_threads_and_prefetch_change_nothing_and_agree_with_the_device(
     states = []
     for threads, prefetch in ((1, 1), (3, 5)):
         path = tmp_path / f"run-{threads}"
-        runs.train_small(
+        train_small(
             path,
+            num_epochs=2.0,
             dataset__placement="host",
             dataset__num_threads=threads,
             dataset__prefetch=prefetch,
@@ -113,11 +138,11 @@ def test_host_threads_and_prefetch_change_nothing_and_agree_with_the_device(
         states.append(runs.final_state(path)[0])
     runs.assert_same_bits(*states)
     # Another program (no loop) makes the steps, so sums may round otherwise.
-    runs.assert_close(states[0], runs.final_state(reference[0])[0])
+    runs.assert_close(states[0], state_at(reference[0], 20))
 
 
 def test_eight_devices_give_what_one_gives(reference, tmp_path):
-    runs.train_small(tmp_path / "run", num_devices=8)
+    train_small(tmp_path / "run", num_devices=8)
     runs.assert_close(
         runs.final_state(tmp_path / "run")[0], runs.final_state(reference[0])[0]
     )
@@ -133,23 +158,15 @@ def test_eight_devices_give_what_one_gives(reference, tmp_path):
 
 def test_four_devices_go_on_from_one_and_back(reference, tmp_path):
     for steps, devices in ((9, 1), (20, 4), (30, 1)):
-        runs.train_small(
-            tmp_path / "run",
-            num_devices=devices,
-            num_steps=steps,
-            schedule__name="constant",
-        )
-    runs.train_small(tmp_path / "whole", schedule__name="constant")
+        train_small(tmp_path / "run", num_devices=devices, num_steps=steps)
     runs.assert_close(
-        runs.final_state(tmp_path / "run")[0], runs.final_state(tmp_path / "whole")[0]
+        runs.final_state(tmp_path / "run")[0], runs.final_state(reference[0])[0]
     )
 
 
 def test_micro_batches_give_what_one_batch_gives(reference, tmp_path):
-    runs.train_small(tmp_path / "run", optimizer__accumulate=4)
-    runs.assert_close(
-        runs.final_state(tmp_path / "run")[0], runs.final_state(reference[0])[0]
-    )
+    train_small(tmp_path / "run", num_epochs=2.0, optimizer__accumulate=4)
+    runs.assert_close(runs.final_state(tmp_path / "run")[0], state_at(reference[0], 20))
 
 
 def test_a_stop_in_an_evaluation_saves_the_step_and_loses_nothing(
@@ -158,11 +175,7 @@ def test_a_stop_in_an_evaluation_saves_the_step_and_loses_nothing(
     class Stop:
         requested = False
 
-    stop, real, keep = (
-        Stop(),
-        evaluator.Classification.run,
-        {"checkpoint__keep_last": 9},
-    )
+    stop, real = Stop(), evaluator.Classification.run
 
     def asked_meanwhile(*args, **kwargs):
         stop.requested = True
@@ -171,8 +184,8 @@ def test_a_stop_in_an_evaluation_saves_the_step_and_loses_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(evaluator.Classification, "run", asked_meanwhile)
         with pytest.raises(train.Preempted, match="stopped at step 10 of 30"):
-            runs.train_small(tmp_path / "run", stop=stop, **keep)
-    runs.train_small(tmp_path / "run", **keep)
+            train_small(tmp_path / "run", stop=stop)
+    train_small(tmp_path / "run")
     runs.assert_same_bits(
         runs.final_state(tmp_path / "run")[0], runs.final_state(reference[0])[0]
     )
@@ -206,16 +219,16 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_saved(tmp_path):
 def test_one_batch_is_learnt_by_heart(tmp_path):
     line = runs.train_small(
         tmp_path / "run",
-        batch_size=64,
-        dataset__train_split="train[:64]",
-        dataset__eval_split="train[:64]",
+        batch_size=32,
+        dataset__train_split="train[:32]",
+        dataset__eval_split="train[:32]",
         num_epochs=60.0,
         optimizer__learning_rate=0.02,
         augment__crop=0,
         eval__every_epochs=0.0,
         checkpoint__every_epochs=0.0,
     )
-    assert "error 0.00 % (0 errors, 64/64 images counted)" in line
+    assert "error 0.00 % (0 errors, 32/32 images counted)" in line
 
 
 def test_the_1998_recipe_learns(tmp_path):
@@ -225,8 +238,8 @@ def test_the_1998_recipe_learns(tmp_path):
         batch_size=1,
         num_epochs=2.0,
         steps_per_dispatch=200,
-        log__every_steps=640,
-        dataset__train_split="train[:640]",
+        log__every_steps=320,
+        dataset__train_split="train[:320]",
         optimizer__curvature_examples=100,
     )
     assert float(line.split("error ")[1].split()[0]) < 50
@@ -240,7 +253,7 @@ def test_the_1998_recipe_learns(tmp_path):
 
 
 def test_polyak_average_is_kept_and_evaluated(tmp_path):
-    runs.train_small(tmp_path / "run", optimizer__ema_decay=0.9)
+    runs.train_small(tmp_path / "run", num_epochs=0.2, optimizer__ema_decay=0.9)
     state, _ = runs.final_state(tmp_path / "run")
     kernel, average = (state[name]["output"]["kernel"] for name in ("params", "ema"))
     assert not np.array_equal(kernel, average)
@@ -340,11 +353,12 @@ def test_plateau_survives_a_resume(tmp_path):
         "schedule__name": "plateau",
         "schedule__patience": 1,
         "optimizer__learning_rate": 1e-6,  # nothing improves by much
-        "num_epochs": 4.0,
+        "num_epochs": 2.0,
+        "eval__every_epochs": 0.5,
     }
-    runs.train_small(tmp_path / "whole", **settings)
-    for steps in (23, 40):
-        runs.train_small(tmp_path / "parts", num_steps=steps, **settings)
+    train_small(tmp_path / "whole", **settings)
+    for steps in (12, 20):
+        train_small(tmp_path / "parts", num_steps=steps, **settings)
     whole, parts = (runs.final_state(tmp_path / n)[0] for n in ("whole", "parts"))
     runs.assert_same_bits(whole, parts)
     ((_, scale),) = optax.tree_utils.tree_get_all_with_path(whole, "scale")
@@ -395,29 +409,37 @@ def test_clipping_by_the_global_norm():
 # Evaluation.
 
 
-@pytest.mark.parametrize("devices", [1, 3, 8])
-@pytest.mark.parametrize("batch_size", [1, 7, 100, 203, 10_000])
-def test_evaluation_counts_every_image_once(reference, batch_size, devices):
-    if batch_size == 1 and devices > 1:
-        pytest.skip("rounded up to the devices, which 7 covers")
+@pytest.fixture(scope="module")
+def tested(reference):
+    """The reference's weights, 203 images, the evaluation step, and the logits."""
     config = runs.small_config()
-    run = workdir.Workdir(reference[0])
     split = build.open_split(config.dataset, "test[:203]")
     model = build.make_model(config, 10)
     preprocessing = build.make_preprocessing(config, split.image_shape)
-    variables, _ = trained.load_variables(run, model, (32, 32, 1))
+    variables, _ = trained.load_variables(
+        workdir.Workdir(reference[0]), model, (32, 32, 1)
+    )
     loss = losses.make_loss(config.loss)
     prepare = functools.partial(
         preprocessings.network_input, preprocessing=preprocessing
     )
     step = jax.jit(eval_step.make_eval_step(model, prepare, loss))
+    images, labels = split.arrays()
+    inputs = (np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0))) - np.float32(20)) / 200
+    logits = jax.jit(functools.partial(model.apply, train=False))(variables, inputs)
+    return variables, split, step, np.asarray(logits), labels
+
+
+@pytest.mark.parametrize("devices", [1, 3, 8])
+@pytest.mark.parametrize("batch_size", [1, 7, 100, 203, 10_000])
+def test_evaluation_counts_every_image_once(tested, batch_size, devices):
+    if batch_size == 1 and devices > 1:
+        pytest.skip("rounded up to the devices, which 7 covers")
+    variables, split, step, logits, labels = tested
     mesh = build.make_mesh(devices)
     counter = evaluator.Classification(step, split, batch_size, mesh)
     result = counter.run(variables).metrics
 
-    images, labels = split.arrays()
-    inputs = (np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0))) - np.float32(20)) / 200
-    logits = np.asarray(model.apply(variables, jnp.asarray(inputs), train=False))
     order = np.argsort(-logits, axis=1)
     assert result["count"] == 203
     assert result["errors"] == (order[:, 0] != labels).sum()

@@ -120,9 +120,9 @@ def test_errors_name_the_directory(tmp_path):
 def test_the_command(tmp_path):
     paths = [make_run(tmp_path / n, LINES) for n in "ab"]
     command = ["--mode=plot", f"--workdir={','.join(paths)}"]
-    result = runs.run_main([*command, f"--output={tmp_path}/curves"])
+    result = runs.call_main([*command, f"--output={tmp_path}/curves"])
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "curves.svg").exists()
-    result = runs.run_main(["--mode=plot", f"--workdir={tmp_path}"])
+    result = runs.call_main(["--mode=plot", f"--workdir={tmp_path}"])
     assert result.returncode == 1
     assert f"error: --workdir={tmp_path} holds no run" in result.stderr

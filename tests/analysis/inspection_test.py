@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_datasets
+import traced
 from PIL import Image
 
 import data_source
@@ -17,6 +18,7 @@ import models
 from analysis import attribution, inspection, pictures, retrieval, stages
 from configs import default
 from experiment import build, checkpoints, image_statistics, workdir
+from kernels import ops
 from models.layers import max_pool
 
 RNG = np.random.default_rng(0)
@@ -48,21 +50,28 @@ def variables_of(model, shape):
         ("vgg16", (224, 224, 3), "conv1_1", "conv5_3", (14, 14, 512), 4096),
         ("googlenet", (224, 224, 3), "conv1", "inception_5b", (7, 7, 1024), 1024),
         ("resnet50", (224, 224, 3), "conv1", "conv5_x", (7, 7, 2048), 2048),
-        ("resnet50", (32, 32, 3), "conv1", "conv4_x", (2, 2, 1024), 2048),
+        pytest.param(
+            *("resnet50", (32, 32, 3), "conv1", "conv4_x", (2, 2, 1024), 2048),
+            marks=pytest.mark.slow,
+        ),
         ("fractalnet_10", (32, 32, 3), "conv", "block4", (2, 2, 128), 128),
         ("densenet_40_12", (32, 32, 1), "conv1", "block3", (8, 8, 448), 448),
-        ("dpn68", (224, 224, 3), "conv1", "conv5", (7, 7, 832), 832),
+        pytest.param(
+            *("dpn68", (224, 224, 3), "conv1", "conv5", (7, 7, 832), 832),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_where_to_look(name, shape, first, last, size, features):
     """The sizes are those of the papers' tables."""
     model = models.create(name, num_classes=10)
-    layout = stages.layout(model, shape)
+    with ops.portable():  # its shapes are traced in a third of the time
+        layout = stages.layout(model, shape)
     assert layout.first[-2:] == (first, "kernel")
     assert layout.last == last
     assert layout.stages[last] == size
-    variables = build.abstract_variables(model, shape)
-    result = jax.eval_shape(
+    variables = traced.variables(model, shape[0], shape[-1])
+    result = traced.eval_shape(
         lambda variables, x: stages.forward(model, variables, x),
         variables,
         jax.ShapeDtypeStruct((2, *shape), jnp.float32),
@@ -267,6 +276,15 @@ def test_names_that_are_too_long_are_cut():
 PICTURES = "filters activations predictions grad_cam occlusion neighbours codes".split()
 
 
+@pytest.fixture
+def few(monkeypatch):
+    """Pictures of fewer images are drawn more quickly, and codes of few steps found."""
+    for name, number in {"SHOWN": 4, "OCCLUDED": 2, "NEIGHBOURS": 2}.items():
+        monkeypatch.setattr(inspection, name, number)
+    trained = functools.partial(retrieval.train_codes, steps=30)
+    monkeypatch.setattr(retrieval, "train_codes", trained)
+
+
 def make_run(path, name, size, channels, dataset=(), statistics=(), **fields):
     """Makes a run directory with random weights and data in <path>/data.
 
@@ -311,7 +329,7 @@ def make_run(path, name, size, channels, dataset=(), statistics=(), **fields):
         pytest.param("nin", 16, 3, marks=pytest.mark.slow),
     ],
 )
-def test_every_picture_of_a_run(tmp_path, name, size, channels):
+def test_every_picture_of_a_run(tmp_path, few, name, size, channels):
     run = make_run(tmp_path, name, size, channels)
     said = str(inspection.inspect_run(run, "latest"))
     directory = run.path / "inspect"
@@ -361,14 +379,15 @@ def test_occlusion_covers_the_image_before_it_is_whitened(tmp_path, monkeypatch)
     flat = flat - flat.mean(1, keepdims=True)
     flat = 55 * flat / np.linalg.norm(flat, axis=1, keepdims=True)
     inputs = ((flat - mean[None]) @ whiten / 3).reshape(covered.shape)
-    logits = network.model.apply(network.variables, inputs, train=False)
+    apply = jax.jit(functools.partial(network.model.apply, train=False))
+    logits = apply(network.variables, inputs)
     at = [found[centre] for centre in centres]
     # float32: a product of 784 terms and five layers.
     np.testing.assert_allclose(at, jax.nn.softmax(logits), rtol=1e-3)
     assert np.ptp(found, (0, 1)).max() > 0.01
 
 
-def test_an_unforeseen_error_costs_one_picture(tmp_path, monkeypatch):
+def test_an_unforeseen_error_costs_one_picture(tmp_path, few, monkeypatch):
     def fail(*args, **kwargs):
         raise ValueError("no such shape")
 
@@ -384,7 +403,7 @@ def test_an_unforeseen_error_costs_one_picture(tmp_path, monkeypatch):
     assert "neighbours.png" in str(found)
 
 
-def test_without_data_the_rest_is_drawn(tmp_path, no_other_data):
+def test_without_data_the_rest_is_drawn(tmp_path, few, no_other_data):
     run = make_run(tmp_path, "lenet5_modern", 28, 1)
     (tmp_path / "data").rename(tmp_path / "elsewhere")
     found = inspection.inspect_run(run, "latest")

@@ -107,12 +107,15 @@ def test_table():
 
 def test_the_command_needs_neither_torch_nor_tensorflow():
     code = """
-import runpy, sys
+import sys
 for name in ("tensorflow", "tensorflow_datasets", "torch", "torchvision", "timm"):
     sys.modules[name] = None
 sys.argv = ["train_step", "--networks=lenet5_modern", "--contestants=torch,ours",
             "--dtype=bfloat16", "--batch=4", "--rounds=1", "--steps=1"]
-runpy.run_module("benchmarks.train_step", run_name="__main__")
+from benchmarks import train_step
+# The machine's limits take longer than all the rest.
+train_step.ceilings = lambda task, names: {"jax": (1e9, 1e9)}
+train_step.main()
 """
     child = subprocess.run(
         [sys.executable, "-c", code],

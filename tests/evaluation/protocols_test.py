@@ -129,17 +129,23 @@ def split_of(images, channels):
     )
 
 
-def averaged(protocol, split, channels, *, batch_size=16, devices=1, **options):
-    model, variables = network(channels)
+@functools.cache
+def step_of(channels, kind, average):
+    """The compiled step of a protocol's part."""
+    model, _ = network(channels)
     spec = preprocessings.Preprocessing(SIZE, "crop", MEAN, STD)
     prepare = functools.partial(preprocessings.preprocess, preprocessing=spec)
-    make = functools.partial(
-        protocols.make_step, model, prepare=prepare, image_size=SIZE
+    return jax.jit(
+        protocols.make_step(
+            model, prepare=prepare, image_size=SIZE, kind=kind, average=average
+        )
     )
+
+
+def averaged(protocol, split, channels, *, batch_size=16, devices=1, **options):
+    _, variables = network(channels)
     parts = protocols.PROTOCOLS.get(protocol.name, (("crop", None),))
-    steps = {
-        kind: jax.jit(make(kind=kind, average=protocol.average)) for kind, _ in parts
-    }
+    steps = {kind: step_of(channels, kind, protocol.average) for kind, _ in parts}
     return protocols.average_scores(
         steps,
         variables,
@@ -543,19 +549,12 @@ def test_a_single_view_has_plain_names_tables_and_logits(photograph_run):
     assert (record["protocol"], record["short_side"]) == ("single", 16)
     again = scoring.read(run.path / "predictions-5.npz")
     assert again.average == "logits"
-    expected = np.stack(
-        [
-            Unpadded(3).apply(
-                variables,
-                (x.astype(np.float32) - np.float32(MEAN))[None] / np.float32(STD),
-                train=False,
-            )[0]
-            for x in (
-                protocols.resizing.center_crop(image, SIZE, 16)
-                for image in photographs(3)
-            )
-        ]
-    )
+    crops = [
+        protocols.resizing.center_crop(image, SIZE, 16) for image in photographs(3)
+    ]
+    inputs = (np.stack(crops) - np.float32(MEAN)) / np.float32(STD)
+    apply = jax.jit(functools.partial(Unpadded(3).apply, train=False))
+    expected = np.asarray(apply(variables, inputs))
     np.testing.assert_allclose(again.logits, expected, rtol=1e-4, atol=1e-4)
     wrong = int((expected.argmax(1) != again.label).sum())
     assert record["errors"] == wrong
@@ -610,10 +609,9 @@ def test_images_of_one_size_go_through_the_device_as_in_training(
     tiny_datasets.prepare(tmp_path, images, labels)
     split = data_source.open_split("tiny", "train", data_dir=tmp_path)
     model = Unpadded(3)
+    init = jax.jit(functools.partial(model.init, train=False))
+    variables = init(jax.random.key(1), jnp.zeros((1, SIZE, SIZE, 1)))
     for fit in ("pad", "resize", "crop"):
-        variables = model.init(
-            jax.random.key(1), jnp.zeros((1, SIZE, SIZE, 1)), train=False
-        )
         config = config_of(tmp_path, dataset__fit=fit, eval__batch_size=7)
         run = save_run(tmp_path / fit, config, variables)
         preprocessing = build.make_preprocessing(config, split.image_shape)
@@ -702,7 +700,7 @@ TEN = ["--change=eval.protocol=ten_crop", "--change=eval.short_side=36"]
 
 def test_main_takes_changes_and_several_runs(lenet_run):
     both = f"--workdir={lenet_run},{lenet_run}"
-    result = runs.run_main(["--mode=evaluate", both, *TEN])
+    result = runs.call_main(["--mode=evaluate", both, *TEN])
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
     single = [line for line in lines if line.startswith("test[:203] error")]
@@ -717,7 +715,7 @@ def test_main_takes_changes_and_several_runs(lenet_run):
         (["--mode=evaluate", both, "--config=configs/lenet5.py"], "of an ensemble"),
         ([f"--workdir={lenet_run}", *TEN], "--change is for --mode=evaluate"),
     ):
-        result = runs.run_main(arguments)
+        result = runs.call_main(arguments)
         assert result.returncode == 2
         assert message in result.stderr
         assert "Traceback" not in result.stderr

@@ -186,7 +186,7 @@ DAMAGES = {
 def test_any_damage_to_any_file_is_noticed_or_harmless(tmp_path, warned):
     save_steps(tmp_path / "good", [1, 2])
     files = [p for p in (tmp_path / "good" / "2").rglob("*") if p.is_file()]
-    noticed = set()
+    noticed, gone_on = set(), set()
     for file in files:
         for name, damage in DAMAGES.items():
             shutil.copytree(tmp_path / "good", tmp_path / "run")
@@ -198,8 +198,10 @@ def test_any_damage_to_any_file_is_noticed_or_harmless(tmp_path, warned):
                 noticed.add((file.relative_to(tmp_path / "good" / "2").parts[0], name))
                 assert "checkpoint 2 in" in warned[0]
                 assert "going on from checkpoint 1" in warned[0]
-            save_steps(tmp_path / "run", [2, 3])  # writing goes on either way
-            assert restored_step(tmp_path / "run") == 3
+            if (step, name) not in gone_on:  # writing goes on either way
+                save_steps(tmp_path / "run", [2, 3])
+                assert restored_step(tmp_path / "run") == 3
+                gone_on.add((step, name))
             warned.clear()
             shutil.rmtree(tmp_path / "run")
     needed = {(item, name) for item in ("state", "meta") for name in DAMAGES}

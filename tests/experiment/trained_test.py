@@ -1,7 +1,9 @@
 """What a run keeps for its users, and that all modes open it alike."""
 
+import functools
 import json
 
+import jax
 import numpy as np
 import pytest
 import runs
@@ -25,7 +27,8 @@ def test_open_gives_the_network_with_its_weights_and_input():
     images = np.zeros((3, 28, 28, 1), np.uint8)
     inputs = opened.inputs(images)  # whitened, by the statistics of the run
     assert inputs.shape == (3, 32, 32, 1) and np.ptp(inputs) > 0
-    logits = opened.model.apply(opened.variables, inputs, train=False)
+    apply = jax.jit(functools.partial(opened.model.apply, train=False))
+    logits = apply(opened.variables, inputs)
     assert logits.shape == (3, 10)
 
 
@@ -44,6 +47,9 @@ def test_the_kernels_of_a_run_stand_in_its_record_and_a_change_is_said(tmp_path,
         "--config=configs/lenet5.py:modern",
         f"--workdir={tmp_path}/run",
         schedule__name="constant",
+        batch_size=4,
+        dataset__eval_split="test[:8]",
+        eval__batch_size=8,
     )
     first = runs.call_main([*arguments, "--config.num_steps=2"])
     assert first.returncode == 0, first.stderr

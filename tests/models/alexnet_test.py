@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import traced
 from traced import stages
 
 import models
@@ -20,7 +21,7 @@ def parameters(name, size, **fields):
     """Shapes of the parameters, layer by layer."""
     model = models.create(name, num_classes=1000, **fields)
     init = functools.partial(model.init, jax.random.key(0), train=False)
-    params = jax.eval_shape(init, jnp.zeros((1, size, size, 3)))["params"]
+    params = traced.eval_shape(init, jnp.zeros((1, size, size, 3)))["params"]
     return params["backbone"] | params["head"]
 
 
@@ -52,7 +53,7 @@ def random_parameters(module, x):
         lambda p: np.asarray(
             draw(size=p.shape) / p.size**0.5 * p.shape[-1] ** 0.5
         ).astype(np.float32),
-        jax.eval_shape(init, x),
+        traced.eval_shape(init, x),
     )
 
 
@@ -199,7 +200,7 @@ def test_where_dropout_is(table):
             capture_intermediates=True,
         )
 
-    _, kept = jax.eval_shape(run, random_parameters(layers, x))
+    _, kept = traced.eval_shape(run, random_parameters(layers, x))
     dropped = {
         name: kept["intermediates"][name]["__call__"][0].shape
         for name in ("drop6", "drop7")

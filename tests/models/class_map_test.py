@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import traced
 
 import models
 from models import layers, vgg
@@ -147,9 +148,9 @@ def test_a_larger_image_is_an_error_with_fully_connected_layers():
 def test_vgg_has_six_by_six_positions_on_384_pixels():
     model = models.create("vgg16", num_classes=1000)
     image = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
-    variables = jax.eval_shape(
+    variables = traced.eval_shape(
         functools.partial(model.init, train=False), jax.random.key(0), image
     )
     run = functools.partial(models.class_map, model, image_size=224)
     image = jax.ShapeDtypeStruct((1, 384, 384, 3), jnp.float32)
-    assert jax.eval_shape(run, variables, image).shape == (1, 6, 6, 1000)
+    assert traced.eval_shape(run, variables, image).shape == (1, 6, 6, 1000)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import traced
 from traced import count
 
 import models
@@ -28,7 +29,7 @@ def trace(name):
         order.extend((name, stage.shape[2:]) for name, stage in stages.items())
         return variables
 
-    variables = jax.eval_shape(init, jax.random.key(0))
+    variables = traced.eval_shape(init, jax.random.key(0))
     return dict(order), variables["params"]["backbone"]
 
 
@@ -83,7 +84,7 @@ def test_a_block_adds_to_one_path_and_appends_to_the_other():
     draw = np.random.default_rng(0).normal
     paths = tuple(draw(size=(2, 6, 6, m)).astype(np.float32) for m in (8, 9))
     init = functools.partial(block().init, train=False)
-    variables = jax.eval_shape(init, jax.random.key(0), paths)
+    variables = traced.eval_shape(init, jax.random.key(0), paths)
     variables = jax.tree.map(jnp.ones_like, variables)
     apply = jax.jit(functools.partial(block().apply, train=False))
     residual, dense = apply(variables, paths)
@@ -103,5 +104,5 @@ def test_the_first_block_of_a_stage_starts_both_paths():
     first = block(first=True, strides=2)
     image = (jnp.ones((2, 6, 6, 5)),)
     call = functools.partial(first.init_with_output, train=False)
-    paths, _ = jax.eval_shape(call, jax.random.key(0), image)
+    paths, _ = traced.eval_shape(call, jax.random.key(0), image)
     assert [path.shape for path in paths] == [(2, 3, 3, 8), (2, 3, 3, 9)]

@@ -14,6 +14,7 @@ import pytest
 
 import models
 from experiment import build
+from models import resnext, vgg
 
 # name: image size, channels, fields. Random paths are off where they would leave
 # parameters without a gradient.
@@ -40,6 +41,13 @@ FAMILIES = {
     "dpn68": (48, 3, {}),
     "se_resnet50": (48, 3, {}),
 }
+
+
+@pytest.fixture(autouse=True)
+def shrunk(monkeypatch, shallow):
+    """Narrows and shortens networks whose fields do not."""
+    monkeypatch.setattr(vgg, "CHANNELS", (16, 32, 64, 64, 64))
+    monkeypatch.setattr(resnext, "CIFAR_STAGE_SIZES", (1, 1, 1))
 
 
 def random_variables(model, image_shape):

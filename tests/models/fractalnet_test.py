@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import traced
 from jax import lax
 
 import models
@@ -15,7 +16,7 @@ def stage_shapes(name, size):
     """The stages of one image: {stage: (height, width, channels)}."""
     model = models.create(name, num_classes=10)
     image = jnp.zeros((1, size, size, 3))
-    stages = jax.eval_shape(
+    stages = traced.eval_shape(
         lambda: model.init_with_output(
             jax.random.key(0), image, method=lambda m, x: m.backbone(x, train=False)
         )[0]
@@ -42,7 +43,7 @@ def test_sizes():
 
 def random_variables(model, images, seed=0):
     """Variables with batch statistics and biases that are not 0 and 1."""
-    shapes = jax.eval_shape(
+    shapes = traced.eval_shape(
         functools.partial(model.init, train=False), jax.random.key(0), images
     )
     rng = np.random.default_rng(seed)
@@ -229,10 +230,10 @@ def test_training_draws_paths_and_evaluation_does_not():
     assert 33 < single.sum() < 73
 
     # Neither an evaluation nor a training without drop-path and dropout asks for a key.
-    jax.eval_shape(functools.partial(model.apply, train=False), variables, images)
+    traced.eval_shape(functools.partial(model.apply, train=False), variables, images)
     off = model.clone(drop_path=0.0)
     off = functools.partial(off.apply, train=True, mutable="batch_stats")
-    jax.eval_shape(off, variables, images)
+    traced.eval_shape(off, variables, images)
 
 
 def test_every_column_moves_its_statistics():
@@ -276,7 +277,7 @@ def test_fields_that_are_refused(fields, message):
 def test_images_too_small_for_five_pools():
     model = models.create("fractalnet_10", num_classes=10)
     with pytest.raises(ValueError, match="28x28 are too small: .* after block5"):
-        jax.eval_shape(
+        traced.eval_shape(
             functools.partial(model.init, train=False),
             jax.random.key(0),
             jnp.zeros((1, 28, 28, 1)),

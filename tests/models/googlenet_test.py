@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import traced
 from traced import count, stages, variables
 
 import models
@@ -93,14 +94,14 @@ def test_side_heads_are_sown_in_training_and_only_then():
         )
 
     shapes = variables(model, 112)
-    logits, sown = jax.eval_shape(functools.partial(apply, train=True), shapes)
+    logits, sown = traced.eval_shape(functools.partial(apply, train=True), shapes)
     assert (logits.shape, logits.dtype) == ((2, 7), jnp.float32)
     assert {name: x.shape for name, (x,) in sown["auxiliary"].items()} == {
         "aux1": (2, 7),
         "aux2": (2, 7),
     }
     assert all(x.dtype == jnp.float32 for (x,) in sown["auxiliary"].values())
-    assert not jax.eval_shape(functools.partial(apply, train=False), shapes)[1]
+    assert not traced.eval_shape(functools.partial(apply, train=False), shapes)[1]
 
 
 def test_a_naive_module_has_no_reductions_and_no_projection():
@@ -131,7 +132,7 @@ def test_an_inception_concatenates_1x1_3x3_5x5_and_pool():
     init = functools.partial(module.init, jax.random.key(0), train=False)
     ones = jax.tree_util.tree_map_with_path(
         lambda path, x: np.full(x.shape, float(path[-1].key == "kernel"), np.float32),
-        jax.eval_shape(init, image),
+        traced.eval_shape(init, image),
     )
     maps = jax.jit(functools.partial(module.apply, train=False))(ones, image)[0]
     widths = [np.nonzero(maps[4, :, i])[0].size for i in range(4)]
@@ -207,4 +208,4 @@ def test_side_heads_are_trained_at_one_size():
         rngs={"dropout": jax.random.key(0)},
     )
     with pytest.raises(ValueError, match="map of 14x14 is not of the size"):
-        jax.eval_shape(train, variables(model, 112), jnp.zeros((1, 224, 224, 3)))
+        traced.eval_shape(train, variables(model, 112), jnp.zeros((1, 224, 224, 3)))

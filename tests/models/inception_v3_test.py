@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import traced
 from traced import count
 
 import models
@@ -32,7 +33,7 @@ def trace(size, **fields):
 
     init = functools.partial(create(**fields).init, jax.random.key(0), train=False)
     with nn.intercept_methods(record):
-        variables = jax.eval_shape(init, jnp.zeros((1, size, size, 3)))
+        variables = traced.eval_shape(init, jnp.zeros((1, size, size, 3)))
     return variables, called
 
 
@@ -43,7 +44,7 @@ def test_stages_have_the_sizes_of_table_1():
 
         return create().init_with_output(jax.random.key(0), x, method=stages)[0]
 
-    stages = jax.eval_shape(backbone, jnp.zeros((1, 299, 299, 3)))
+    stages = traced.eval_shape(backbone, jnp.zeros((1, 299, 299, 3)))
     sizes = [stages[name].shape[1:] for name in inception_v3.MODULES]
     assert sizes[:7] == [
         *[(149, 149, 32), (147, 147, 32), (147, 147, 64), (73, 73, 64)],
@@ -87,11 +88,11 @@ def test_the_auxiliary_head_is_sown_in_training_alone():
     images = jax.ShapeDtypeStruct((2, 299, 299, 3), jnp.float32)
     variables, _ = trace(299)
     train = functools.partial(apply, train=True)
-    _, updated = jax.eval_shape(train, variables, images)
+    _, updated = traced.eval_shape(train, variables, images)
     (logits,) = updated["auxiliary"]["aux1"]
     assert (logits.shape, logits.dtype) == ((2, 1000), jnp.float32)
     evaluation = functools.partial(apply, train=False)
-    _, updated = jax.eval_shape(evaluation, variables, images)
+    _, updated = traced.eval_shape(evaluation, variables, images)
     assert "auxiliary" not in updated
     assert "auxiliary" not in variables
 

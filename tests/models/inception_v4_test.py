@@ -7,12 +7,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import traced
 from traced import count
 
 import models
 from models import inception_v4
 
 NETWORKS = ["inception_v4", "inception_resnet_v2"]
+# The second has the first one's stem and is traced for seconds.
+networks = pytest.mark.parametrize(
+    "name", [NETWORKS[0], pytest.param(NETWORKS[1], marks=pytest.mark.slow)]
+)
 
 
 @functools.cache
@@ -37,7 +42,7 @@ def trace(name, size=299, **fields):
         return model.init_with_output(jax.random.key(0), x, method=run)
 
     with nn.intercept_methods(record):
-        stages, variables = jax.eval_shape(init, jnp.zeros((1, size, size, 3)))
+        stages, variables = traced.eval_shape(init, jnp.zeros((1, size, size, 3)))
     table, _ = inception_v4.NETWORKS[name]
     return variables, [stages[stage].shape[1:] for stage in table], inits
 
@@ -53,6 +58,7 @@ def test_stages_of_inception_v4_have_the_sizes_of_figures_3_and_9():
     ]
 
 
+@pytest.mark.slow  # the deepest: it is traced for seconds
 def test_stages_of_inception_resnet_v2_have_the_released_sizes():
     _, sizes, _ = trace("inception_resnet_v2")
     assert sizes[6:] == [
@@ -124,7 +130,7 @@ def test_a_residual_is_a_linear_function_of_the_module_scaled_and_added(relu):
     np.testing.assert_allclose(y, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@networks
 def test_weights_start_as_released(name):
     # He's deviations for the convolutions of Inception-v4, Glorot's for all others.
     he, glorot = np.sqrt(2 / 100), np.sqrt(2 / (100 + 400))
@@ -137,7 +143,7 @@ def test_weights_start_as_released(name):
         np.testing.assert_allclose(draw.std(), deviation, rtol=0.02)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@networks
 def test_small_images_are_refused(name):
     with pytest.raises(ValueError, match="28x28 are too small: nothing is left of"):
         trace(name, 28)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import traced
 from gradients import value_and_gradients
 
 from models import layers
@@ -43,7 +44,9 @@ def test_max_pool_is_flax_max_pool(case):
 
 def test_max_pool_gives_a_tie_to_the_first():
     x = jnp.asarray([[1.0, 3.0], [3.0, 3.0]]).reshape(1, 2, 2, 1)
-    gradient = jax.grad(lambda x: layers.max_pool(x, (2, 2), (2, 2), NONE).sum())(x)
+    gradient = jax.jit(
+        jax.grad(lambda x: layers.max_pool(x, (2, 2), (2, 2), NONE).sum())
+    )(x)
     np.testing.assert_array_equal(gradient.reshape(2, 2), [[0, 1], [0, 0]])
 
 
@@ -95,12 +98,14 @@ def test_conv_is_nn_conv(strides):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 9, 8, 3)), jnp.float32)
     options = {"strides": strides, "padding": ((1, 0), (0, 2))}
     ours, theirs = layers.Conv(4, (3, 3), **options), nn.Conv(4, (3, 3), **options)
-    variables = theirs.init(jax.random.key(0), x)
-    np.testing.assert_allclose(
-        ours.apply(variables, x), theirs.apply(variables, x), rtol=0, atol=1e-5
-    )
-    same = jax.tree.map(jnp.array_equal, ours.init(jax.random.key(0), x), variables)
-    assert all(jax.tree.leaves(same))
+    results = []
+    for layer in (ours, theirs):
+        run = jax.jit(layer.init_with_output)
+        results.append(jax.device_get(run(jax.random.key(0), x)))
+    np.testing.assert_allclose(results[0][0], results[1][0], rtol=0, atol=1e-5)
+    # The same draws, which two programs may round otherwise.
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-5)
+    jax.tree.map(close, results[0][1], results[1][1])
 
 
 @pytest.mark.parametrize("options", [{}, {"padding": "SAME"}, {"padding": "VALID"}])
@@ -152,18 +157,26 @@ CEIL_CASES = [
 def test_pools_walk_along_the_image(case, out, ceil):
     x = np.random.default_rng(0).normal(size=(case[0], case[0]))
     image = jnp.asarray(x, jnp.float32)[None, :, :, None]
-    maximum = layers.max_pool(image, *case[1:], ceil)[0, :, :, 0]
+
+    @jax.jit
+    def pools(image):
+        averages = [
+            layers.avg_pool(image, *case[1:], ceil, count) for count in (True, False)
+        ]
+        return layers.max_pool(image, *case[1:], ceil), *averages
+
+    maximum, *averages = (np.asarray(x)[0, :, :, 0] for x in pools(image))
     expected = pooled(x, *case[1:], ceil, lambda pixels, _: pixels.max())
     if ceil:
         assert expected.shape == (out, out)
     np.testing.assert_array_equal(maximum, expected.astype(np.float32))
-    for count_include_pad, mean in (
-        (True, lambda pixels, seen: pixels.sum() / seen),
-        (False, lambda pixels, _: pixels.mean()),
-    ):
-        average = layers.avg_pool(image, *case[1:], ceil, count_include_pad)
+    means = (
+        lambda pixels, seen: pixels.sum() / seen,  # counts the padding
+        lambda pixels, _: pixels.mean(),
+    )
+    for average, mean in zip(averages, means, strict=True):
         np.testing.assert_allclose(
-            average[0, :, :, 0],
+            average,
             pooled(x, *case[1:], ceil, mean),
             rtol=0,
             atol=1e-6,  # a sum of up to nine numbers of size 1
@@ -174,7 +187,7 @@ def test_pools_walk_along_the_image(case, out, ceil):
 def test_ceil_mode_gives_caffes_sizes(size, out):
     image = jax.ShapeDtypeStruct((1, size, size, 1), jnp.float32)
     pool = functools.partial(layers.max_pool, window=3, strides=2, ceil=True)
-    assert jax.eval_shape(pool, image).shape == (1, out, out, 1)
+    assert traced.eval_shape(pool, image).shape == (1, out, out, 1)
 
 
 @pytest.mark.parametrize("divide", [False, True])
@@ -231,12 +244,11 @@ def test_global_avg_pool_over_windows():
 def test_squeeze_excite_scales_channels():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 3, 8)), jnp.float32)
     layer = layers.SqueezeExcite(reduction=4)
-    variables = layer.init(jax.random.key(0), x)
-    params = variables["params"]
+    run = jax.jit(layer.init_with_output)
+    y, variables = jax.device_get(run(jax.random.key(0), x))
+    params, x = variables["params"], np.asarray(x)
     assert params["fc1"]["kernel"].shape == (8, 2)
     assert params["fc2"]["kernel"].shape == (2, 8)
-    hidden = jnp.maximum(x.mean((1, 2)) @ params["fc1"]["kernel"], 0)
-    scale = 1 / (1 + jnp.exp(-hidden @ params["fc2"]["kernel"]))
-    np.testing.assert_allclose(
-        layer.apply(variables, x), x * scale[:, None, None], rtol=0, atol=1e-5
-    )
+    hidden = np.maximum(x.mean((1, 2)) @ params["fc1"]["kernel"], 0)
+    scale = 1 / (1 + np.exp(-hidden @ params["fc2"]["kernel"]))
+    np.testing.assert_allclose(y, x * scale[:, None, None], rtol=0, atol=1e-5)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import traced
 from traced import count
 
 import models
@@ -45,7 +46,7 @@ def lenet5():
 
 def shapes(model, image):
     init = functools.partial(model.init, jax.random.key(0), train=False)
-    return jax.eval_shape(init, jnp.zeros((1, *image)))["params"]
+    return traced.eval_shape(init, jnp.zeros((1, *image)))["params"]
 
 
 def test_parameters_of_each_layer_are_the_papers():
@@ -83,7 +84,9 @@ def test_connections_and_multiply_adds_are_the_papers():
         return result
 
     with nn.intercept_methods(record):
-        jax.eval_shape(functools.partial(model.apply, train=False), variables, images)
+        traced.eval_shape(
+            functools.partial(model.apply, train=False), variables, images
+        )
     assert [connections[name] for name in LAYERS] == [
         *(122_304, 5_880, 151_600, 2_000, 48_120, 10_164, 840)
     ]
@@ -164,13 +167,13 @@ def test_forward_equals_loops_over_units_and_connections():
 
 def test_classify_of_features_is_the_network():
     model, variables, images = lenet5()
-    features = model.apply(variables, images, method="codes")
+    codes = jax.jit(functools.partial(model.apply, method="codes"))
+    classify = jax.jit(functools.partial(model.apply, {}, method="classify"))
+    features = codes(variables, images)
     assert features.shape == (2, 84)
-    np.testing.assert_array_equal(
-        model.apply({}, features, method="classify"),
-        model.apply(variables, images, train=True),
-    )
-    bitmaps = model.apply({}, lenet.prototypes(), method="classify")
+    whole = jax.jit(functools.partial(model.apply, train=True))
+    np.testing.assert_array_equal(classify(features), whole(variables, images))
+    bitmaps = classify(jnp.asarray(lenet.prototypes(), jnp.float32))
     np.testing.assert_array_equal(np.diag(bitmaps), np.zeros(10))
     np.testing.assert_array_equal(bitmaps.argmax(-1), np.arange(10))
 
@@ -257,23 +260,24 @@ def test_one_batch_is_learnt_by_all_parameters(name, scale):
     labels = jnp.arange(10)
 
     @jax.jit
-    def loss_and_gradient(params):
+    def step(params):
         def loss(params):
             logits = model.apply({"params": params}, images, train=True)
             return lenet.map_loss(logits, labels, 20.0).mean()
 
-        return jax.value_and_grad(loss)(params)
+        value, gradient = jax.value_and_grad(loss)(params)
+        moved = jax.tree.map(lambda p, g: p - 0.002 * g, params, gradient)
+        return value, gradient, moved
 
     init = jax.jit(functools.partial(model.init, train=True))
     params = init(jax.random.key(0), images)["params"]
     params = jax.tree.map(lambda x: x * scale, params)
-    first, gradient = loss_and_gradient(params)
+    first, gradient, _ = step(params)
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
         assert jnp.isfinite(leaf).all(), path
         assert jnp.abs(leaf).max() > 0, path
     for _ in range(150):
-        loss, gradient = loss_and_gradient(params)
-        params = jax.tree.map(lambda p, g: p - 0.002 * g, params, gradient)
+        loss, _, params = step(params)
     assert jnp.isfinite(loss)
     assert loss < first / 2
 
@@ -283,11 +287,11 @@ def test_compute_dtype_leaves_parameters_and_logits_in_float32():
         model = models.create(name, num_classes=10, dtype=jnp.bfloat16)
         images = jax.ShapeDtypeStruct((2, 32, 32, 1), jnp.float32)
         init = functools.partial(model.init_with_output, train=False)
-        logits, variables = jax.eval_shape(init, jax.random.key(0), images)
+        logits, variables = traced.eval_shape(init, jax.random.key(0), images)
         assert logits.dtype == jnp.float32
         assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
         apply = functools.partial(model.apply, train=False, capture_intermediates=True)
-        _, kept = jax.eval_shape(apply, variables, images)
+        _, kept = traced.eval_shape(apply, variables, images)
         inner = kept["intermediates"]["backbone"]
         dtypes = collections.Counter(x.dtype for x in jax.tree.leaves(inner))
         assert set(dtypes) == {jnp.dtype("bfloat16")}
@@ -340,11 +344,16 @@ def test_modern_activation_and_pool():
             model = models.create(
                 "lenet5_modern", num_classes=10, activation=activation, pool=pool
             )
-            variables = model.init(jax.random.key(1), image, train=False)
             backbone = lenet_modern.LeNet5ModernBackbone(activation, pool)
-            x = backbone.apply(
-                {"params": variables["params"]["backbone"]}, image, train=False
-            )
+
+            @jax.jit
+            def run(image, model=model, backbone=backbone):
+                params = model.init(jax.random.key(1), image, train=False)["params"]
+                return backbone.apply(
+                    {"params": params["backbone"]}, image, train=False
+                )
+
+            x = jax.device_get(run(image))
             reduce = {"max": np.max, "avg": np.mean}[pool]
             windows = np.asarray(x["C1"]).reshape(2, 14, 2, 14, 2, 6)
             # 1e-6: a mean of four in float32.

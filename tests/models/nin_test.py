@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import traced
 from traced import stages, variables
 
 import models
@@ -106,7 +107,7 @@ def test_dropout_is_after_the_poolings(name, size, places):
                 train=True,
             )
 
-    jax.eval_shape(run, jax.random.key(0))
+    traced.eval_shape(run, jax.random.key(0))
     assert seen == places
 
 
@@ -119,6 +120,7 @@ def test_initial_weights_and_biases(name, size, smaller):
     params = jax.jit(functools.partial(model.init, train=False))(
         jax.random.key(0, impl="rbg"), jnp.zeros((1, size, size, 3))
     )["params"]
+    params = jax.device_get(params)
     for layer_name, layer in (params["backbone"] | params["head"]).items():
         deviation = 0.01 if layer_name in smaller else 0.05
         assert (layer["bias"] == 0).all()

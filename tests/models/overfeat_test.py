@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import traced
 from traced import stages, variables
 
 import models
@@ -69,7 +70,7 @@ def test_maps_of_the_accurate_network_are_those_of_table_3():
 def test_scales_of_the_accurate_network_are_those_of_table_5(image, unpooled, scores):
     model = models.create("overfeat_accurate", num_classes=1000)
     usual = jnp.zeros((1, 221, 221, 3))
-    variables = jax.eval_shape(
+    variables = traced.eval_shape(
         functools.partial(model.init, jax.random.key(0), train=False), usual
     )
     images = jax.ShapeDtypeStruct((1, *image, 3), jnp.float32)
@@ -82,7 +83,7 @@ def test_scales_of_the_accurate_network_are_those_of_table_5(image, unpooled, sc
         coarse = models.class_map(model, variables, images, image_size=221)
         return stages["conv6"], fine, coarse
 
-    conv6, fine, coarse = jax.eval_shape(run, variables, images)
+    conv6, fine, coarse = traced.eval_shape(run, variables, images)
     assert conv6.shape[1:3] == unpooled
     assert fine.shape == (1, *scores, 1000)
     assert coarse.shape == (1, scores[0] // 3, scores[1] // 3, 1000)
@@ -173,7 +174,7 @@ def test_one_window_has_one_fine_score(small):
     assert fine.shape == (2, 1, 1, 3)
     np.testing.assert_allclose(fine[:, 0, 0], logits, rtol=1e-4)
     with pytest.raises(ValueError, match="211x221 are too small"):
-        jax.eval_shape(run, variables, images[:, :211])
+        traced.eval_shape(run, variables, images[:, :211])
 
 
 def test_initial_weights_and_biases(small):

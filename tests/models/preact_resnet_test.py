@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import traced
 
 from comparison import counting
 from models import preact_resnet
@@ -25,7 +26,7 @@ def trace(model, size):
         stages.extend((name, *x.shape[2:]) for name, x in outputs.items())
         return variables
 
-    variables = jax.eval_shape(init, jax.random.key(0))
+    variables = traced.eval_shape(init, jax.random.key(0))
     return stages, variables["params"]["backbone"]
 
 

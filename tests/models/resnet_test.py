@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import traced
 from traced import count, stages
 
 import models
@@ -19,7 +20,7 @@ def parameters(name, size=64, **fields):
     """The shapes of parameters."""
     model = models.create(name, num_classes=10 if size == 32 else 1000, **fields)
     images = jnp.zeros((1, size, size, 3))
-    return jax.eval_shape(
+    return traced.eval_shape(
         functools.partial(model.init, train=False), jax.random.key(0), images
     )["params"]
 
@@ -138,7 +139,7 @@ def test_drop_path_rises_from_the_first_block_to_the_last():
         return call(*args, **kwargs)
 
     with nn.intercept_methods(record):
-        jax.eval_shape(lambda x: init(model, x), jnp.zeros((1, 32, 32, 3)))
+        traced.eval_shape(lambda x: init(model, x), jnp.zeros((1, 32, 32, 3)))
     np.testing.assert_allclose(rates, np.arange(8) / 10, atol=1e-12)
     with pytest.raises(ValueError, match=r"drop_path 1\.0 is not in \[0, 1\)"):
         models.create("resnet18", num_classes=3, drop_path=1.0)

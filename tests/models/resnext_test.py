@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import traced
 from flax import linen as nn
 
 import models
@@ -27,7 +28,7 @@ def trace(name, size, **fields):
         stages.extend((name, *x.shape[2:]) for name, x in outputs.items())
         return variables
 
-    variables = jax.eval_shape(init, jax.random.key(0))
+    variables = traced.eval_shape(init, jax.random.key(0))
     return stages, variables["params"]["backbone"]
 
 
@@ -75,7 +76,7 @@ def test_cardinality_1_is_resnet50():
     model = models.create("resnet50", num_classes=1000)
     images = jnp.zeros((1, 32, 32, 3))
     init = functools.partial(model.init, train=False)
-    expected = jax.eval_shape(init, jax.random.key(0), images)["params"]["backbone"]
+    expected = traced.eval_shape(init, jax.random.key(0), images)["params"]["backbone"]
     assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, expected)
 
 

@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import traced
 
 import models
+from kernels import ops
 from models import preact_resnet, resnet
 
 IMAGENET = ["conv1", "conv2_x", "conv3_x", "conv4_x", "conv5_x"]
@@ -49,7 +51,8 @@ def cut_before(name):
 
 def program(function, *args):
     """What is computed, as text, and the shapes of the results."""
-    jaxpr, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
+    with ops.portable():  # it is traced in a third of the time
+        jaxpr, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
     return re.sub("0x[0-9a-f]+", "", str(jaxpr)), shapes
 
 
@@ -69,7 +72,7 @@ SLOW = """
     "name",
     [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in NETWORKS],
 )
-def test_two_calls_are_the_program_of_one(name):
+def test_two_calls_are_the_program_of_one(name, shallow):
     """Initialisation, training with its draws and statistics, and evaluation."""
     fields, names = NETWORKS[name]
     model = models.create(name, num_classes=3, **fields)
@@ -95,7 +98,7 @@ def test_two_calls_are_the_program_of_one(name):
     ("name", "cut"),
     [pytest.param("resnet18", 5, marks=pytest.mark.slow), ("resnet20", 3)],
 )
-def test_numbers_are_those_of_one_call(name, cut):
+def test_numbers_are_those_of_one_call(name, cut, shallow):
     model = models.create(name, num_classes=3)
     x = jax.random.normal(jax.random.key(1), (2, 32, 32, 3))
     parts = functools.partial(in_parts, cuts=cut_before(f"conv{cut}_x"))
@@ -116,7 +119,7 @@ def test_every_stage_can_be_called_alone():
     x = jnp.zeros((2, 64, 64, 3))
     alone = functools.partial(in_parts, cuts=[(name, name) for name in IMAGENET])
     init = functools.partial(model.init, train=False)
-    variables = jax.eval_shape(init, jax.random.key(0), x)
+    variables = traced.eval_shape(init, jax.random.key(0), x)
     one, _ = program(functools.partial(apply, model, whole, train=True), variables, x)
     five, _ = program(functools.partial(apply, model, alone, train=True), variables, x)
     assert one == five
@@ -150,7 +153,7 @@ def test_a_stage_is_shared_by_regions():
     backbone = small_backbone()
     variables = {name: tree["backbone"] for name, tree in variables.items()}
     init = functools.partial(backbone.init, train=False)
-    once = jax.eval_shape(init, jax.random.key(0), x)
+    once = traced.eval_shape(init, jax.random.key(0), x)
     assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, once)
     run = jax.jit(functools.partial(backbone.apply, train=False, first="conv5_x"))
     for region, part in zip(regions, (conv4[:, :2, :2], conv4[:, 2:, 2:]), strict=True):
@@ -179,7 +182,7 @@ def test_a_stage_is_shared_by_regions():
 def test_stages_that_are_not_there_or_in_order_are_refused(stages, message):
     model = models.create("resnet18", num_classes=3)
     with pytest.raises(ValueError, match=message):
-        jax.eval_shape(
+        traced.eval_shape(
             lambda key, x: model.init(
                 key, x, method=lambda m, x: m.backbone(x, train=False, **stages)
             ),

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import traced
 from traced import count, stages
 
 import models
@@ -28,7 +29,7 @@ def params(name, size=224):
     """Shapes of the parameters, backbone and head."""
     model = models.create(name, num_classes=1000)
     init = functools.partial(model.init, train=False)
-    shapes = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, size, size, 3)))
+    shapes = traced.eval_shape(init, jax.random.key(0), jnp.zeros((1, size, size, 3)))
     return shapes["params"]
 
 
@@ -154,7 +155,7 @@ def test_an_unknown_initialization_is_refused(name):
 def test_images_too_small_for_five_pools(name):
     model = models.create(name, num_classes=10)
     with pytest.raises(ValueError, match="28x28 are too small: .* after pool5"):
-        jax.eval_shape(
+        traced.eval_shape(
             functools.partial(model.init, train=False),
             jax.random.key(0),
             jnp.zeros((1, 28, 28, 1)),

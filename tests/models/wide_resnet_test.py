@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import traced
 
 import models
 from models import wide_resnet
@@ -26,7 +27,7 @@ def trace(name, size, **fields):
         stages.extend((name, *x.shape[2:]) for name, x in outputs.items())
         return variables
 
-    variables = jax.eval_shape(init, jax.random.key(0))
+    variables = traced.eval_shape(init, jax.random.key(0))
     return stages, variables["params"]["backbone"]
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shutil
 
 import flax.linen as nn
 import jax
@@ -60,6 +61,16 @@ def tiny_network(monkeypatch):
     monkeypatch.setitem(models.MODELS, "tiny", Tiny)
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The directory of a run of ten steps, which tests copy."""
+    path = tmp_path_factory.mktemp("trained") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(models.MODELS, "tiny", Tiny)
+        small(path)
+    return path
+
+
 def small(path, **changes):
     return runs.train_small(
         path, model__name="tiny", num_epochs=1.0, augment__crop=0, **changes
@@ -93,8 +104,8 @@ def test_population_statistics_are_those_of_algorithm_2():
     assert statistics == {"bn": {"mean": 3.5, "var": 5.0}}
 
 
-def test_a_run_is_evaluated_with_population_statistics(tiny_network, tmp_path):
-    small(tmp_path / "run")
+def test_a_run_is_evaluated_with_population_statistics(tiny_network, trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "run")
     run = workdir.Workdir(tmp_path / "run")
     moving, population = (
         str(evaluate.evaluate_run(run, run.config(), batch_stats=kind))
@@ -123,13 +134,12 @@ def test_a_network_without_batch_norm_has_no_population_statistics(tmp_path):
         evaluate.evaluate_run(run, run.config(), batch_stats="population")
 
 
-def test_moving_averages_move_and_resume(tiny_network, tmp_path):
-    small(tmp_path / "run")
-    state, _ = runs.final_state(tmp_path / "run")
+def test_moving_averages_move_and_are_saved(trained):
+    state, _ = runs.final_state(trained)
     assert state["batch_stats"]["backbone"]["bn1"]["mean"].any()
 
 
-def test_frozen_statistics_are_used_and_kept(tiny_network, tmp_path):
+def test_frozen_statistics_are_used_and_kept(tiny_network, trained, tmp_path):
     """A training step then uses the network as evaluation does."""
     model, state, batch = tiny_start()
     shifted = jax.tree.map(lambda x: x + 0.5, state.batch_stats)
@@ -145,10 +155,9 @@ def test_frozen_statistics_are_used_and_kept(tiny_network, tmp_path):
     np.testing.assert_allclose(sums["loss"], tested.sum(), rtol=1e-6)
     jax.tree.map(np.testing.assert_array_equal, after.batch_stats, shifted)
 
-    small(tmp_path / "source")
-    changes = {"init_from": str(tmp_path / "source"), "model__frozen_statistics": True}
+    changes = {"init_from": str(trained), "model__frozen_statistics": True}
     small(tmp_path / "run", optimizer__unfreeze=(("backbone", 0.5),), **changes)
-    saved, tuned = (runs.final_state(tmp_path / name)[0] for name in ("source", "run"))
+    saved, tuned = (runs.final_state(path)[0] for path in (trained, tmp_path / "run"))
     runs.assert_same_bits(saved["batch_stats"], tuned["batch_stats"])
     with pytest.raises(ConfigError, match="init_from"):
         small(tmp_path / "none", model__frozen_statistics=True)
@@ -161,13 +170,11 @@ def test_the_auxiliary_head_has_its_weight_in_the_loss(weight):
     weighted = objective.Classification(
         model, LOSS, lambda b, seed: b["image"], auxiliary_weight=weight
     )
-    step = train_step.make_train_step(weighted, SGD)
-    after, sums = step(state, batch, 0)
-    logits, sown = model.apply(
-        {"params": state.params, "batch_stats": state.batch_stats},
-        batch["image"],
-        train=True,
-        mutable=["batch_stats", "auxiliary"],
+    after, sums = jax.jit(train_step.make_train_step(weighted, SGD))(state, batch, 0)
+    mutable = ["batch_stats", "auxiliary"]
+    apply = jax.jit(functools.partial(model.apply, train=True, mutable=mutable))
+    logits, sown = apply(
+        {"params": state.params, "batch_stats": state.batch_stats}, batch["image"]
     )
     (head,) = sown["auxiliary"]["logits"]
     expected = LOSS(logits, batch["label"]) + weight * LOSS(head, batch["label"])

@@ -27,7 +27,8 @@ def many(function, count, image):
 def test_shifts_and_mirrors_are_those_of_earlier_runs():
     # Results in README.md were trained with draws from the three parts of the key.
     images, keys = noise(20, 8, 8, 1), jax.random.split(jax.random.key(3), 20)
-    got = augment.augment(images, keys, Augmentation(flip=True, crop=2, erasing=0.0))
+    change = jax.jit(augment.augment, static_argnums=2)
+    got = change(images, keys, Augmentation(flip=True, crop=2, erasing=0.0))
     for image, key, result in zip(images, keys, got, strict=True):
         _, flip, crop = jax.random.split(key, 3)
         if jax.random.bernoulli(flip):
@@ -63,9 +64,10 @@ def test_one_augmentation_does_not_change_what_another_draws():
         np.random.default_rng(0).integers(0, 256, (8, 9, 9, 3), np.uint8)
     )
     keys = jax.random.split(jax.random.key(0), 8)
-    flipped = augment.augment(image, keys, Augmentation(flip=True))
-    both = augment.augment(flipped, keys, Augmentation(crop=2))
-    at_once = augment.augment(image, keys, Augmentation(flip=True, crop=2))
+    change = jax.jit(augment.augment, static_argnums=2)
+    flipped = change(image, keys, Augmentation(flip=True))
+    both = change(flipped, keys, Augmentation(crop=2))
+    at_once = change(image, keys, Augmentation(flip=True, crop=2))
     np.testing.assert_array_equal(both, at_once)
     np.testing.assert_array_equal(augment.augment(image, keys, Augmentation()), image)
     mirrored = np.asarray(image)[:, :, ::-1]
@@ -136,7 +138,7 @@ def test_affine_is_bilinear_interpolation():
         for p, q in np.ndindex(7, 8):
             weight = max(0, 1 - abs(row - p)) * max(0, 1 - abs(column - q))
             want[i, j] += weight * image[p, q]
-    got = augment.affine(
+    got = jax.jit(augment.affine)(
         image, jnp.asarray(matrix, jnp.float32), jnp.asarray(offset, jnp.float32)
     )
     # float32 coordinates of a few pixels are good to 1e-6, times a slope of 255.
@@ -355,7 +357,8 @@ def test_a_rectangle_is_erased_with_its_probability_and_filled_with_noise():
     assert filled.min() == 0 and filled.max() == 255
     assert filled.mean() == pytest.approx(127.5, abs=1)
     image = noise(40, 30, 1)
-    assert augment.random_erasing(image, jax.random.key(0), 1.0).dtype == np.uint8
+    erase = jax.jit(augment.random_erasing, static_argnums=2)
+    assert erase(image, jax.random.key(0), 1.0).dtype == np.uint8
 
 
 def test_the_rectangle_s_area_and_aspect_are_uniform():
@@ -409,9 +412,8 @@ def test_cutmix_puts_a_rectangle_of_one_image_into_another():
     other = BATCH[np.roll(np.arange(8), 1)]
     inside = 0
     for key in jax.random.split(jax.random.key(0), 200):
-        images, labels, weight = cutmix(key)
+        images, labels, weight = jax.device_get(cutmix(key))
         np.testing.assert_array_equal(labels, np.roll(LABELS, 1))
-        images = np.asarray(images)
         cut = (images == other).all((0, 3))
         np.testing.assert_array_equal(np.where(cut[..., None], other, BATCH), images)
         assert weight == pytest.approx(1 - cut.mean(), rel=1e-6)
@@ -428,10 +430,10 @@ def test_with_both_each_has_half_of_the_batches():
     keys = jax.random.split(jax.random.key(0), 400)
     cuts = 0
     for key in keys:
-        images, _, weight = either(key)
+        images, _, weight = jax.device_get(either(key))
         pairs = (images == BATCH) | (images == np.roll(BATCH, 1, 0))
         cuts += bool(pairs.all())
-        share = (np.asarray(images) == BATCH).all((0, 3)).mean()
+        share = (images == BATCH).all((0, 3)).mean()
         if pairs.all():
             assert weight == pytest.approx(share, rel=1e-6)
     assert abs(cuts - 200) < 5 * 10  # binomial, a deviation of 10

@@ -5,6 +5,7 @@ import functools
 import jax
 import numpy as np
 import pytest
+import traced
 
 import weights
 from models import resnet
@@ -38,7 +39,7 @@ def images():
 @functools.cache
 def shapes():
     init = functools.partial(Small().init, train=False)
-    return jax.eval_shape(init, jax.random.key(0), images())
+    return traced.eval_shape(init, jax.random.key(0), images())
 
 
 @functools.cache
