@@ -24,7 +24,7 @@ Fashion-MNIST get a frame of zeros, which the statistics include.)
 from configs import datasets, default
 
 # Network: epochs, optimizer, learning rate, weight decay, images per step. With 0.05,
-# VGG's loss on train[:45000] rises for 80 steps of the warm-up.
+# VGG's loss on train[:45000] rises from 1.7 to 2.3 within the warm-up.
 ROWS = {
     "resnet20": (40.0, "sgd", 0.1, 5e-4, 128),
     "wrn_16_4": (12.0, "sgd", 0.1, 5e-4, 128),
