@@ -23,12 +23,13 @@ Fashion-MNIST get a frame of zeros, which the statistics include.)
 
 from configs import datasets, default
 
-# Network: epochs, optimizer, learning rate, weight decay, images per step.
+# Network: epochs, optimizer, learning rate, weight decay, images per step. With 0.05,
+# VGG's loss on train[:45000] rises from 1.7 to 2.3 within the warm-up.
 ROWS = {
     "resnet20": (40.0, "sgd", 0.1, 5e-4, 128),
     "wrn_16_4": (12.0, "sgd", 0.1, 5e-4, 128),
     "densenet_40_12": (7.0, "sgd", 0.1, 1e-4, 64),
-    "vgg11_cifar": (30.0, "sgd", 0.05, 5e-4, 128),
+    "vgg11_cifar": (30.0, "sgd", 0.02, 5e-4, 128),
     "nin": (16.0, "adamw", 1e-3, 1e-2, 128),
 }
 
