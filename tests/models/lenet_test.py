@@ -345,7 +345,10 @@ def test_modern_activation_and_pool():
     outputs = {}
     for activation in ("relu", "tanh"):
         for pool in ("max", "avg"):
-            backbone = lenet_modern.LeNet5ModernBackbone(activation, pool)
+            model = models.create(
+                "lenet5_modern", num_classes=10, activation=activation, pool=pool
+            )
+            backbone = lenet_modern.LeNet5ModernBackbone(model.activation, model.pool)
             run = jax.jit(functools.partial(backbone.apply, train=False))
             x = jax.device_get(run({"params": params}, image))
             reduce = {"max": np.max, "avg": np.mean}[pool]
