@@ -112,7 +112,7 @@ def get_config():
     config.augment.repeats = 1  # copies of an image in a batch, augmented differently
 
     config.model = ConfigDict()
-    config.model.name = "lenet5"  # a name of models.MODELS
+    config.model.name = "lenet5"  # of models.MODELS, or "module:Class"
     config.model.dtype = "float32"  # for computation; parameters stay float32
     config.model.fields = ConfigDict()  # further fields of that network
     # Stages that are computed again for their gradient instead of keeping their

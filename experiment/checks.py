@@ -112,12 +112,16 @@ def check(config):
                 + nearest(value, CHOICES[name])
             )
 
-    if config.model.name not in models.MODELS:
+    name = config.model.name
+    if ":" not in name and name not in models.MODELS:
         raise ConfigError(
-            f"config.model.name = {config.model.name!r} is none of "
-            f"{', '.join(models.MODELS)}{nearest(config.model.name, models.MODELS)}"
+            f"config.model.name = {name!r} is none of {', '.join(models.MODELS)}"
+            f"{nearest(name, models.MODELS)}"
         )
-    accepted = models.fields(config.model.name)
+    try:
+        accepted = models.fields(name)
+    except ValueError as error:
+        raise ConfigError(f"config.model.name: {error}") from error
     for name in config.model.fields:
         if name not in accepted:
             raise ConfigError(

@@ -82,13 +82,19 @@ def check_resumable(stored, given, path):
         )
 
 
+def is_free(name, more=()):
+    """True for a field that may change when a run is resumed."""
+    free = *FREE_ON_RESUME, *more
+    return any(name == field or name.startswith(f"{field}.") for field in free)
+
+
 def not_resumable(stored, given):
     """Returns the fields, sorted, for which `given` would not continue `stored`.
 
     A longer or shorter training is the same run as long as its schedule does not
     depend on the length.
     """
-    free = list(FREE_ON_RESUME)
+    free = []
     if given.schedule.name not in ("cosine", "polynomial"):
         free += ["num_epochs", "num_steps"]
     old, new = flatten(stored), flatten(given)
@@ -99,6 +105,5 @@ def not_resumable(stored, given):
     return [
         name
         for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name)
-        and not any(name == f or name.startswith(f + ".") for f in free)
+        if old.get(name) != new.get(name) and not is_free(name, free)
     ]

@@ -194,13 +194,13 @@ def environment(devices, kernels):
         "command": sys.argv,
         "python": platform.python_version(),
         "packages": versions,
-        "git": _git_revision(),
+        "git": revision(),
         "devices": [str(d.device_kind) for d in devices],
         "kernels": kernels,
     }
 
 
-def _git_revision():
+def revision():
     """The commit of this code, with "+" if files differ from it; None without git."""
     here = pathlib.Path(__file__).parents[1]
     try:

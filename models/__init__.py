@@ -1,8 +1,13 @@
-"""The networks by name: one dict, and `create`."""
+"""The networks by name: one dict, and `create`.
+
+A network elsewhere is named by its module and class, as in "mine.networks:Small", which
+Python must find (PYTHONPATH, or the folder of main.py).
+"""
 
 import dataclasses
 import difflib
 import functools
+import importlib
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +22,7 @@ from models import (
     googlenet_bn,
     inception_v3,
     inception_v4,
+    layers,
     lenet,
     lenet_modern,
     nin,
@@ -54,18 +60,37 @@ MODELS = (
 )
 
 
+def constructor(name):
+    """Returns what makes the network: MODELS[name], or the class of "module:Class".
+
+    Raises:
+      ValueError: an unknown name; the message names the nearest real ones, or says why
+        the module or class cannot be had.
+    """
+    if ":" not in name:
+        return MODELS[_known("model", name, MODELS)]
+    module, _, attribute = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"model {name!r}: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, layers.Classifier)):
+        raise ValueError(f"model {name!r} is no models.layers.Classifier")
+    return found
+
+
 def fields(name):
     """The names of the fields that `create(name, ...)` takes beside num_classes.
 
     Raises:
-      ValueError: an unknown name; the message names the nearest real ones.
+      ValueError: an unknown name, as in `constructor`.
     """
-    constructor = MODELS[_known("model", name, MODELS)]
+    make = constructor(name)
     fixed = {"parent", "name", "num_classes"}
-    while isinstance(constructor, functools.partial):
-        fixed |= constructor.keywords.keys()
-        constructor = constructor.func
-    names = [field.name for field in dataclasses.fields(constructor) if field.init]
+    while isinstance(make, functools.partial):
+        fixed |= make.keywords.keys()
+        make = make.func
+    names = [field.name for field in dataclasses.fields(make) if field.init]
     return [field for field in names if field not in fixed]
 
 
@@ -82,7 +107,7 @@ def create(name, *, num_classes, dtype=jnp.float32, **values):
     known = fields(name)
     for field in values:
         _known(f"field of model {name!r}", field, known)
-    return MODELS[name](num_classes=num_classes, dtype=dtype, **values)
+    return constructor(name)(num_classes=num_classes, dtype=dtype, **values)
 
 
 def class_map(model, variables, images, *, image_size):

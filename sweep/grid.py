@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 
-from errors import ConfigError
+from errors import ConfigError, UserError
 from experiment import checks, outcomes, workdir
 from sweep import table, vary
 
@@ -100,6 +100,17 @@ def check(runs):
                         f"config.{field} = {run.config[field]}, but {run.workdir} is "
                         f"finished with {before[field]}; choose another --workdir"
                     )
+
+
+def check_ended(runs):
+    """Raises UserError, with the first one's reason, if runs have not ended."""
+    left = [run for run in runs if not run.ended]
+    if left:
+        state, note = left[0].state()
+        raise UserError(
+            f"{len(left)} of {len(runs)} runs did not come to their end; "
+            f"{left[0].workdir} is {state}{': ' if note else ''}{note}"
+        )
 
 
 def _hint(run, error):

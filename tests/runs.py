@@ -13,6 +13,7 @@ import warnings
 import jax
 import numpy as np
 
+import claims.__main__
 import main
 import train
 from configs import lenet5
@@ -143,6 +144,14 @@ def call_main(arguments):
         os.chdir(folder)
         for number, handler in handlers.items():
             signal.signal(number, handler)
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
+
+
+def call_claims(arguments):
+    """Calls `python -m claims` in this process; returns a CompletedProcess."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = claims.__main__.main(arguments)
     return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 

@@ -265,7 +265,7 @@ def test_git_revision(tmp_path, monkeypatch):
     file = tmp_path / "experiment" / "workdir.py"
     monkeypatch.setattr(workdir, "__file__", str(file))
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert workdir._git_revision() is None  # no repository
+    assert workdir.revision() is None  # no repository
 
     def git(*arguments):
         identity = ["-c", "user.name=n", "-c", "user.email=e", "-c", "gc.auto=0"]
@@ -274,22 +274,22 @@ def test_git_revision(tmp_path, monkeypatch):
         return done.stdout.decode().strip()
 
     git("init")
-    assert workdir._git_revision() is None  # no commit
+    assert workdir.revision() is None  # no commit
     (tmp_path / "workdir.py").write_text("1")
     git("add", "workdir.py")
     git("commit", "-m", "first")
     commit = git("rev-parse", "HEAD")
-    assert workdir._git_revision() == commit
+    assert workdir.revision() == commit
     (tmp_path / "workdir.py").write_text("2")
-    assert workdir._git_revision() == commit + "+"
+    assert workdir.revision() == commit + "+"
 
 
 def test_no_git_revision_without_git_or_in_time(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert workdir._git_revision() is None
+    assert workdir.revision() is None
 
     def never(command, *, timeout, **_):
         raise subprocess.TimeoutExpired(command, timeout)
 
     monkeypatch.setattr(subprocess, "run", never)
-    assert workdir._git_revision() is None
+    assert workdir.revision() is None

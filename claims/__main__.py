@@ -1,0 +1,102 @@
+"""Lists, runs and reports the claims: `python -m claims` (claims/__init__.py)."""
+
+import argparse
+import pathlib
+import sys
+
+from absl import logging
+
+from claims import harness
+from claims.harness import catalogue, report
+from errors import PREEMPTED, UserError, foreign
+
+ROOT = pathlib.Path(__file__).parents[1]
+RESULTS = ROOT / "docs" / "claims"
+
+
+def parser():
+    """The flags."""
+    flags = argparse.ArgumentParser(
+        prog="python -m claims",
+        description=sys.modules["claims"].__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    flags.add_argument("names", nargs="*", metavar="NAME", help="claims to run")
+    flags.add_argument("--all", action="store_true", help="run all claims")
+    flags.add_argument("--list", action="store_true", help="list them; the default")
+    flags.add_argument(
+        "--report", action="store_true", help="write docs/claims.md from the results"
+    )
+    flags.add_argument(
+        "--scale",
+        choices=harness.SCALES,
+        default="small",
+        help="small: for two CPU cores; paper: the paper's network, data and length",
+    )
+    flags.add_argument(
+        "--workdir", default="runs/claims", help="the directory of the runs"
+    )
+    flags.add_argument(
+        "--jobs", type=int, default=0, help="train in so many processes at once"
+    )
+    flags.add_argument(
+        "--change",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="a field of all runs' configs, for a try; the result stays in --workdir",
+    )
+    return flags
+
+
+def main(argv=None):
+    """Does what the flags ask for; returns the exit code."""
+    options = parser().parse_args(argv)
+    try:
+        if options.report:
+            print(report.write(RESULTS))
+        elif options.names or options.all:
+            _run(options)
+        else:
+            print(report.listed(RESULTS, options.scale))
+        return 0
+    except Exception as error:
+        known = foreign.as_user_error(error)
+        if known is None:
+            raise
+        out = sys.stdout if known.exit_code == PREEMPTED else sys.stderr
+        print(f"error: {known}" if out is sys.stderr else known, file=out, flush=True)
+        return known.exit_code
+
+
+def _run(options):
+    from claims.harness import conduct
+    from experiment import devices, stopping
+    from experiment import options as flags
+    from kernels import ops
+
+    chosen = catalogue.find(options.names, options.scale)
+    ops.use("auto")
+    devices.start(flags.CACHE, "off", None, None, None)
+    folder = pathlib.Path(options.workdir).expanduser()
+    results = folder / "tries" if options.change else RESULTS
+    conductor = conduct.Conductor(
+        folder, results, options.scale, stopping.StopSignal(), options.jobs
+    )
+    failed = []
+    for claim in chosen:
+        try:
+            print(conductor.run(claim, options.change), flush=True)
+        except UserError as error:
+            if error.exit_code == PREEMPTED or len(chosen) == 1:
+                raise
+            failed.append(claim.name)
+            print(f"{claim.name}: {error}", file=sys.stderr, flush=True)
+    if failed:
+        raise UserError(f"these claims have no verdict: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.WARNING)
+    sys.exit(main())

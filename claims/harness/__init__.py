@@ -1,0 +1,3 @@
+"""What all claims share: trainings, intervals and verdicts, and the report."""
+
+SCALES = ("small", "paper")

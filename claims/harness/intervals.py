@@ -1,0 +1,107 @@
+"""Intervals over seeds, and the verdicts that they lead to."""
+
+import dataclasses
+import math
+import statistics
+
+import numpy as np
+from scipy import special
+
+REPRODUCED = "reproduced"
+DIRECTION = "direction only"
+INVISIBLE = "not visible at this scale"
+CONTRADICTED = "contradicted"
+ARITHMETIC = "arithmetic"
+WORDS = (REPRODUCED, DIRECTION, INVISIBLE, CONTRADICTED, ARITHMETIC)
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """A mean over seeds and its 95 % interval by Student's t; n seeds."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    def text(self, digits=2):
+        """Returns "1.20 (0.90 to 1.50)"."""
+        low, high = (f"{value:.{digits}f}" for value in (self.low, self.high))
+        return f"{self.mean:.{digits}f} ({low} to {high})"
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """One of WORDS, the sentence that gives its reason, and our number as text."""
+
+    word: str
+    reason: str
+    here: str = ""
+
+
+def mean(values):
+    """The `Interval` of the mean of independent values; one value has no width."""
+    values = [float(value) for value in values]
+    center, n = statistics.fmean(values), len(values)
+    half = 0.0
+    if n > 1:
+        half = float(special.stdtrit(n - 1, 0.975)) * statistics.stdev(values)
+        half /= math.sqrt(n)
+    return Interval(center, center - half, center + half, n)
+
+
+def difference(a, b):
+    """The `Interval` of a - b, whose values are paired by seed."""
+    return mean(np.subtract(a, b, dtype=float))
+
+
+def ratio(a, b):
+    """The `Interval` of a / b, whose values are paired by seed: of its logarithm."""
+    logs = mean(np.log(np.divide(a, b, dtype=float)))
+    return Interval(*map(math.exp, (logs.mean, logs.low, logs.high)), logs.n)
+
+
+def judge(interval, bound, neutral, what, digits=2):
+    """Judges whether a quantity reaches `bound`, on the claimed side of `neutral`.
+
+    Args:
+      interval: the `Interval`.
+      bound: what the claim asks of the whole interval. It is above `neutral`, or below
+        if the claim says that the quantity is small.
+      neutral: the value that means no effect, 0 for differences and 1 for ratios.
+      what: the quantity in words.
+
+    Returns:
+      The `Verdict`: reproduced if the interval is beyond the bound, direction only if
+      it is beyond `neutral`, contradicted if it is on the other side of `neutral`.
+    """
+    if bound == neutral:
+        raise ValueError("the bound and the neutral value must differ; use `sign`")
+    side = 1 if bound > neutral else -1
+    ends = sorted((side * interval.low, side * interval.high))
+    if ends[0] >= side * bound:
+        word = REPRODUCED
+    elif ends[0] > side * neutral:
+        word = DIRECTION
+    elif ends[1] < side * neutral:
+        word = CONTRADICTED
+    else:
+        word = INVISIBLE
+    words = "at least" if side > 0 else "at most"
+    text = f"{what} is {interval.text(digits)}; the rule asks for {words} {bound:g}"
+    return Verdict(word, text, interval.text(digits))
+
+
+def sign(interval, positive, what, digits=2):
+    """Judges a claim about the sign of a difference alone; see `judge`."""
+    side = 1 if positive else -1
+    ends = sorted((side * interval.low, side * interval.high))
+    if ends[0] > 0:
+        word = REPRODUCED
+    elif ends[1] < 0:
+        word = CONTRADICTED
+    else:
+        word = INVISIBLE
+    words = "above" if positive else "below"
+    text = f"{what} is {interval.text(digits)}; the rule asks for {words} 0"
+    return Verdict(word, text, interval.text(digits))

@@ -1,0 +1,60 @@
+"""Configs that several claims start from."""
+
+from configs import datasets, default, lenet5
+
+FOUR_LAYERS = "claims.networks:FourLayers"
+SIGMOIDS = "claims.networks:Sigmoids"
+
+
+def four_layers(epochs):
+    """FourLayers on CIFAR-10: SGD with momentum at a constant rate, no regularisation.
+
+    Training errors are reported over 10,000 images at a time, as they were in the code
+    of AlexNet's author.
+    """
+    config = default.get_config()
+    datasets.cifar10(config)
+    datasets.channels(config)
+    config.augment.crop = 0
+    config.augment.flip = False
+    config.batch_size = 128
+    config.num_epochs = float(epochs)
+    config.model.name = FOUR_LAYERS
+    config.optimizer.name = "sgd"
+    config.optimizer.learning_rate = 0.01
+    config.optimizer.weight_decay = 0.0
+    config.optimizer.kwargs.momentum = 0.9
+    config.schedule.name = "constant"
+    return _for_claims(config, every=78)
+
+
+def annealed(config):
+    """Lets the rate fall linearly to zero, so that the last step is the best."""
+    config.schedule.name = "polynomial"
+    config.schedule.warmup_epochs = 0.5
+    return config
+
+
+def sigmoids(steps):
+    """Sigmoids on MNIST: 60 images a step, SGD at a constant rate (BN, Section 4.1)."""
+    config = lenet5.get_config("modern")
+    config.dataset.image_size = 28
+    config.augment.crop = 0
+    config.augment.flip = False
+    config.batch_size = 60
+    config.num_epochs = steps / 1000  # of 60,000 images
+    config.model.name = SIGMOIDS
+    config.optimizer.name = "sgd"
+    config.optimizer.learning_rate = 0.1
+    config.optimizer.weight_decay = 0.0
+    config.schedule.name = "constant"
+    config.eval.every_epochs = 0.5
+    return _for_claims(config, every=500)
+
+
+def _for_claims(config, every):
+    config.log.every_steps = every
+    config.log.tensorboard = False
+    config.checkpoint.keep_last = 1
+    config.checkpoint.keep_best = 0
+    return config

@@ -1,0 +1,169 @@
+"""Results as JSON, figures, the list of claims, and docs/claims.md."""
+
+import dataclasses
+import datetime
+import pathlib
+
+from claims.harness import catalogue, intervals
+from errors import UserError
+from experiment import workdir
+
+HEAD = """# The claims of the papers
+
+Each row is something that a paper of the line asserts, and what came out when we tried
+it. `python -m claims NAME` repeats a row. The rules of the verdicts are older than the
+runs. {words}
+
+"""
+WORDS = {
+    intervals.REPRODUCED: "the 95 % interval is on the claimed side of the bound",
+    intervals.DIRECTION: "it is on the claimed side of no effect, not of the bound",
+    intervals.INVISIBLE: "it holds no effect",
+    intervals.CONTRADICTED: "it is on the other side of no effect",
+    intervals.ARITHMETIC: "it follows from the tables",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a claim's runs gave."""
+
+    name: str
+    scale: str
+    numbers: dict
+    verdict: intervals.Verdict
+    runs: list
+    minutes: float
+
+    def __str__(self):
+        lines = [f"{self.name}, {self.scale}: {self.verdict.word}"]
+        lines.append(f"  {self.verdict.reason}")
+        for name, value in self.numbers.items():
+            if isinstance(value, int | float | str):
+                shown = f"{value:,.4g}" if isinstance(value, float) else value
+                lines.append(f"  {name}: {shown}")
+        lines.append(f"  {len(self.runs)} runs, {self.minutes:.0f} minutes")
+        return "\n".join(lines)
+
+    def write(self, folder):
+        """Writes folder/NAME-SCALE.json, which the report is made of."""
+        stored = dataclasses.asdict(self) | {
+            "date": datetime.date.today().isoformat(),
+            "code": workdir.revision(),
+        }
+        directory = workdir.Workdir(folder)
+        directory.path.mkdir(parents=True, exist_ok=True)
+        directory.write_json(f"{self.name}-{self.scale}.json", stored)
+
+
+def read(folder, name, scale):
+    """Reads what `Outcome.write` wrote: (Outcome, date); None if there is nothing."""
+    directory, file = workdir.Workdir(folder), f"{name}-{scale}.json"
+    if not directory.has(file):
+        return None
+    stored = directory.read_json(file)
+    date = stored.pop("date")
+    stored.pop("code")
+    stored["verdict"] = intervals.Verdict(**stored["verdict"])
+    return Outcome(**stored), date
+
+
+def runs_of(results):
+    """Lists the runs of a trainings.Results for the JSON."""
+    return [
+        {
+            "arm": label,
+            "seed": run.config.seed,
+            "directory": run.workdir.path.name,
+            "learning_rate": run.config.optimizer.learning_rate,
+            "result": {k: v for k, v in run.result.items() if _is_plain(v)},
+        }
+        for label in results
+        for run in results[label]
+    ]
+
+
+def _is_plain(value):
+    return isinstance(value, int | float | str)
+
+
+def listed(folder, scale):
+    """Returns the list of all claims with their states and verdicts."""
+    rows = [["claim", "minutes", "verdict", "what is claimed"]]
+    for name in catalogue.names():
+        claim = catalogue.load(name)
+        found, minutes = read(folder, name, scale), claim.minutes(scale)
+        cost = "" if minutes is None else f"{minutes:g}"
+        rows.append([name, cost, found[0].verdict.word if found else "", claim.CLAIM])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+def draw(claim, outcome, folder):
+    """Draws folder/NAME-SCALE.png by the claim's `figure`, if it has one."""
+    if not hasattr(claim.module, "figure"):
+        return
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure = pyplot.figure(figsize=(8, 4.5), layout="constrained")
+    claim.figure(figure, outcome.numbers)
+    path = pathlib.Path(folder) / f"{outcome.name}-{outcome.scale}.png"
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def write(folder):
+    """Writes docs/claims.md beside `folder` from its results; returns its path.
+
+    Raises:
+      UserError: there are no results.
+    """
+    folder = pathlib.Path(folder)
+    rows, parts = [], []
+    for name in catalogue.names():
+        for scale in ("small", "paper"):
+            found = read(folder, name, scale)
+            if found:
+                rows.append(_row(catalogue.load(name), found[0]))
+                parts.append(_part(catalogue.load(name), *found, folder))
+    if not rows:
+        raise UserError(f"{folder} holds no results; python -m claims NAME makes them")
+    words = "; ".join(f"*{word}*: {text}" for word, text in WORDS.items())
+    path = folder.parent / "claims.md"
+    heads = "claim", "stated", "here", "verdict", "runs", "minutes"
+    table = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}", *rows]
+    text = HEAD.format(words=f"Verdicts: {words}.") + "\n".join(table)
+    workdir.Workdir(path.parent).write_text(
+        path.name, "\n\n".join([text, *parts]) + "\n"
+    )
+    return path
+
+
+def _row(claim, outcome):
+    cells = (
+        f"[{claim.CLAIM}](#{claim.name})",
+        claim.STATED,
+        outcome.verdict.here,
+        outcome.verdict.word,
+        len(outcome.runs),
+        f"{outcome.minutes:.0f}",
+    )
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def _part(claim, outcome, date, folder):
+    lines = [f"## {claim.name}", claim.text(), f"Source: {claim.SOURCE}."]
+    lines.append(
+        f"**{outcome.verdict.word}** ({outcome.scale}, {date}): "
+        f"{outcome.verdict.reason}."
+    )
+    figure = f"{outcome.name}-{outcome.scale}.png"
+    if (folder / figure).exists():
+        lines.append(f"![{claim.CLAIM}]({folder.name}/{figure})")
+    return "\n\n".join(lines)

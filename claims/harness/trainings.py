@@ -1,0 +1,211 @@
+"""The trainings of a claim: rates chosen on held-out images, then paired seeds.
+
+Runs lie in one directory for all claims, named by the digest of their config. So a run
+that two claims need is trained once, and a changed definition makes another run.
+"""
+
+import collections.abc
+import dataclasses
+import hashlib
+import json
+
+import jax
+
+from analysis import curves
+from errors import UserError
+from experiment import checks, configuration, outcomes, trained, workdir
+from sweep import grid, vary
+
+RATE = "optimizer.learning_rate"
+SEED_OF_CHOICE = 100
+HELD_OUT = {
+    "dataset.train_split": "train[:90%]",
+    "dataset.eval_split": "train[90%:]",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """Arms that differ in some fields, each trained with the same seeds.
+
+    Attributes:
+      config: what the arms have in common.
+      arms: {label: {field: value}}.
+      seeds: how many; they are 0, 1, 2, ...
+      rates: the learning rates of which each arm gets the best on held-out training
+        images (the last tenth), with seed 100; () for the config's or the arm's own.
+      choice: changes for these trainings, such as a shorter length.
+      changes: for all trainings, above all else: for a try.
+    """
+
+    config: object
+    arms: collections.abc.Mapping
+    seeds: int = 3
+    rates: tuple = ()
+    choice: collections.abc.Mapping = dataclasses.field(default_factory=dict)
+    changes: collections.abc.Mapping = dataclasses.field(default_factory=dict)
+
+    def run(self, pool, values):
+        """The grid.Run with other values of some fields."""
+        return pool.run(self.config, {**values, **self.changes})
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A run that has ended: its config, its directory and its result."""
+
+    config: object
+    workdir: workdir.Workdir
+    result: dict
+
+    @property
+    def diverged(self):
+        return "diverged" in self.result
+
+    @property
+    def error(self):
+        """The error on the evaluation split after the last step, in per cent."""
+        return outcomes.score(self.result)
+
+    def parameters(self):
+        """How many parameters its network has."""
+        params = trained.open_run(self.workdir).variables["params"]
+        return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+    def curve(self, name):
+        """([epochs], [values]) of "train/error", "train/loss", "eval/error", ..."""
+        return curves.read(self.workdir)[name]
+
+    def last(self, name):
+        """The last value of a curve."""
+        return self.curve(name)[1][-1]
+
+    def epochs_until(self, name, value):
+        """The epochs until a curve first falls to `value`, interpolated; None if never.
+
+        The first report counts as the value from 0 on.
+        """
+        epochs, values = self.curve(name)
+        for place, now in enumerate(values):
+            if now <= value:
+                if place == 0:
+                    return epochs[0]
+                part = (values[place - 1] - value) / (values[place - 1] - now)
+                return epochs[place - 1] + part * (epochs[place] - epochs[place - 1])
+        return None
+
+
+class Results:
+    """The runs of an experiment: `results["arm"]` is a list of `Trained`, by seed.
+
+    `rates` has the learning rate of each arm.
+    """
+
+    def __init__(self, arms, rates):
+        self._arms, self.rates = arms, rates
+
+    def __getitem__(self, label):
+        return self._arms[label]
+
+    def __iter__(self):
+        return iter(self._arms)
+
+    def errors(self, label):
+        """The errors of an arm's runs, by seed, in per cent.
+
+        Raises:
+          UserError: a run diverged.
+        """
+        for run in self[label]:
+            if run.diverged:
+                raise UserError(
+                    f"{label}: {run.workdir} diverged at step {run.result['step']}"
+                )
+        return [run.error for run in self[label]]
+
+
+class Pool:
+    """The directory of all runs of all claims.
+
+    Args:
+      path: the directory.
+      make_runner: returns a runner of sweep/, such as sweep.in_process.InProcess.
+    """
+
+    def __init__(self, path, runner):
+        self.path, self._runner = path, runner
+
+    def run(self, config, values):
+        """The grid.Run of a config with other values."""
+        config = vary.apply(config, values)
+        checks.check(config)
+        directory = workdir.Workdir(self.path / name(config))
+        found = grid.Run(config, {}, directory)
+        found.workdir.check(config)
+        found.read()
+        return found
+
+    def train(self, runs):
+        """Trains those of some runs that are missing; returns them as `Trained`.
+
+        Raises:
+          UserError: a run failed or is trained elsewhere.
+          Preempted: a stop was asked for.
+        """
+        unique = list({str(run): run for run in runs}.values())
+        self._runner.train(unique, 1)
+        for run in runs:
+            run.read()
+        grid.check_ended(unique)
+        return [Trained(run.config, run.workdir, run.result) for run in runs]
+
+
+def name(config):
+    """The name of a run's directory: its network, and a digest of its config."""
+    flat = configuration.flatten(config)
+    kept = {n: v for n, v in flat.items() if not configuration.is_free(n)}
+    content = json.dumps(kept, sort_keys=True, default=list)
+    digest = hashlib.sha256(content.encode()).hexdigest()[:12]
+    return f"{config.model.name.rpartition(':')[2]}-{digest}"
+
+
+def run(experiment, pool):
+    """Trains what is missing of an experiment; returns its `Results`."""
+    rates = choose(experiment, pool)
+    labels = list(experiment.arms)
+    runs = [
+        experiment.run(pool, values | {"seed": seed})
+        for label, values in _with_rates(experiment, rates).items()
+        for seed in range(experiment.seeds)
+    ]
+    trained = pool.train(runs)
+    n = experiment.seeds
+    arms = {
+        label: trained[number * n : (number + 1) * n]
+        for number, label in enumerate(labels)
+    }
+    return Results(arms, rates)
+
+
+def choose(experiment, pool):
+    """Returns {label: the best of `rates` on held-out images}; {} without rates."""
+    if not experiment.rates:
+        return {}
+    common = {"seed": SEED_OF_CHOICE, **HELD_OUT, **experiment.choice}
+    pairs = [(label, rate) for label in experiment.arms for rate in experiment.rates]
+    runs = [
+        experiment.run(pool, {**experiment.arms[label], RATE: rate, **common})
+        for label, rate in pairs
+    ]
+    errors = dict(zip(pairs, (run.error for run in pool.train(runs)), strict=True))
+    return {
+        label: min(experiment.rates, key=lambda rate: (errors[label, rate], rate))
+        for label in experiment.arms
+    }
+
+
+def _with_rates(experiment, rates):
+    return {
+        label: dict(values) | ({RATE: rates[label]} if rates else {})
+        for label, values in experiment.arms.items()
+    }

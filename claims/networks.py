@@ -1,0 +1,209 @@
+"""Networks that only claims need, named "claims.networks:FourLayers" in a config.
+
+FourLayers stands for the network of AlexNet's Figure 1, of which the paper says only
+that it is convolutional and has four layers. Here it has three convolutions of 5x5 with
+32, 32 and 64 maps, each followed by an overlapping pool of 3x3 with stride 2, and one
+fully connected layer, as the nets for CIFAR-10 in its author's code of the time.
+Sigmoids is the network of Batch Normalization's Section 4.1.
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from models import checks
+from models.layers import (
+    BatchNorm,
+    Classifier,
+    Conv,
+    LocalResponseNorm,
+    max_pool,
+)
+
+ACTIVATIONS = {"relu": nn.relu, "tanh": nn.tanh, "sigmoid": nn.sigmoid}
+# The variance of initial weights times the fan-in: it keeps that of the activations
+# (He et al., 2015; Glorot and Bengio, 2010).
+GAIN = {"relu": 2.0, "tanh": 1.0, "sigmoid": 1.0}
+MAPS = (32, 32, 64)
+
+
+def weights(activation):
+    """The initial weights in front of an activation."""
+    return nn.initializers.variance_scaling(GAIN[activation], "fan_in", "normal")
+
+
+class FourLayersBackbone(nn.Module):
+    """The convolutions of FourLayers, without the head."""
+
+    activation: str
+    norm: str
+    pool: int
+    hidden: int
+    dropout: float
+    groups: int
+    width: float
+    without: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        """[B, H, W, C] to a dict of the layers' outputs."""
+        stages, act = {}, ACTIVATIONS[self.activation]
+        for number, maps in enumerate(MAPS, 1):
+            if number != self.without:
+                x = Conv(
+                    round(maps * self.width),
+                    5,
+                    padding=2,
+                    use_bias=self.norm != "batch",
+                    feature_group_count=self.groups if number > 1 else 1,
+                    kernel_init=weights(self.activation),
+                    dtype=self.dtype,
+                    name=f"conv{number}",
+                )(x)
+                if self.norm == "batch":
+                    x = BatchNorm(
+                        use_running_average=not train,
+                        momentum=0.9,
+                        dtype=self.dtype,
+                        name=f"bn{number}",
+                    )(x)
+                x = stages[f"conv{number}"] = act(x)
+            window = self.pool
+            x = max_pool(x, window, 2, ((0, window - 2), (0, window - 2)))
+            stages[f"pool{number}"] = x
+            if self.norm == "lrn" and number < 3:
+                # AlexNet's n, alpha, beta and k (Section 3.3); its author's net for
+                # CIFAR-10 had n = 9 and alpha = 0.001.
+                x = LocalResponseNorm(5, 1e-4, 0.75, 2.0)(x)
+                stages[f"norm{number}"] = x
+        if self.hidden:
+            x = x.reshape(len(x), 1, 1, -1)
+            x = nn.Dense(
+                self.hidden,
+                kernel_init=weights(self.activation),
+                dtype=self.dtype,
+                name="fc1",
+            )(x)
+            x = nn.Dropout(self.dropout, deterministic=not train)(act(x))
+            stages["fc1"] = x
+        return stages
+
+
+class Flat(nn.Module):
+    """The head: one fully connected layer over the whole map."""
+
+    num_classes: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x, *, train, window=None):
+        del train, window
+        x = x.reshape(len(x), 1, 1, -1)
+        return nn.Dense(self.num_classes, dtype=self.dtype, name="fc")(x)
+
+
+class FourLayers(Classifier):
+    """Images [B, H, W, C] to logits [B, K].
+
+    Attributes:
+      activation: "relu", "tanh" or "sigmoid".
+      norm: "" for none, "lrn" after the first two pools, or "batch" after convolutions.
+      pool: the side of the pools' windows, 3 (overlapping) or 2; their stride is 2.
+      hidden: units of a further fully connected layer; 0 for none.
+      dropout: the part of these units that training drops.
+      groups: towers: each map of a later convolution sees 1 / groups of the maps.
+      width: the factor of all maps.
+      without: the number of a convolution to leave out; 0 for none.
+
+    Raises:
+      ValueError: a field has another value.
+    """
+
+    num_classes: int
+    activation: str = "relu"
+    norm: str = ""
+    pool: int = 3
+    hidden: int = 0
+    dropout: float = 0.0
+    groups: int = 1
+    width: float = 1.0
+    without: int = 0
+    dtype: jnp.dtype = jnp.float32
+
+    def __post_init__(self):
+        checks.choice(self, "activation", ACTIVATIONS)
+        checks.choice(self, "norm", ("", "lrn", "batch"))
+        checks.choice(self, "pool", (2, 3))
+        checks.choice(self, "without", (0, 1, 2, 3))
+        checks.rates(self, "dropout")
+        checks.at_least(self, 0, "hidden")
+        checks.at_least(self, 1, "groups")
+        checks.positive(self, "width")
+        super().__post_init__()
+
+    def setup(self):
+        self.backbone = FourLayersBackbone(
+            self.activation,
+            self.norm,
+            self.pool,
+            self.hidden,
+            self.dropout,
+            self.groups,
+            self.width,
+            self.without,
+            self.dtype,
+        )
+        self.head = Flat(self.num_classes, self.dtype)
+
+
+class SigmoidsBackbone(nn.Module):
+    """The hidden layers of Sigmoids."""
+
+    layers: int
+    units: int
+    batch_norm: bool
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        """[B, H, W, C] to a dict of the layers' outputs [B, 1, 1, units]."""
+        stages = {}
+        x = x.reshape(len(x), 1, 1, -1)
+        for number in range(1, self.layers + 1):
+            x = nn.Dense(
+                self.units,
+                use_bias=not self.batch_norm,
+                kernel_init=nn.initializers.normal(0.1),  # "small random Gaussian"
+                dtype=self.dtype,
+                name=f"fc{number}",
+            )(x)
+            if self.batch_norm:
+                x = BatchNorm(
+                    use_running_average=not train,
+                    momentum=0.9,
+                    dtype=self.dtype,
+                    name=f"bn{number}",
+                )(x)
+            x = stages[f"fc{number}"] = nn.sigmoid(x)
+        return stages
+
+
+class Sigmoids(Classifier):
+    """Fully connected layers of sigmoids (Ioffe and Szegedy, 2015, Section 4.1)."""
+
+    num_classes: int
+    layers: int = 3
+    units: int = 100
+    batch_norm: bool = False
+    dtype: jnp.dtype = jnp.float32
+
+    def __post_init__(self):
+        checks.at_least(self, 1, "layers", "units")
+        checks.switches(self, "batch_norm")
+        super().__post_init__()
+
+    def setup(self):
+        self.backbone = SigmoidsBackbone(
+            self.layers, self.units, self.batch_norm, self.dtype
+        )
+        self.head = Flat(self.num_classes, self.dtype)

@@ -1,0 +1,231 @@
+"""The claims: their rules on made-up numbers, their networks, and one end to end."""
+
+import json
+import types
+
+import jax
+import jax.numpy as jnp
+import pytest
+import runs
+
+import models
+from claims import networks
+from claims.harness import catalogue, conduct, intervals, report, trainings
+from comparison import counting
+from configs import default
+from errors import UsageError
+from experiment import checks
+
+NAMES = catalogue.names()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_claim_says_what_it_is_and_its_configs_are_checked(name):
+    claim = catalogue.load(name)
+    assert claim.CLAIM and claim.SOURCE and claim.STATED and claim.MINUTES
+    assert len(claim.text().splitlines()) > 4
+    for scale in claim.MINUTES if claim.trains() else ():
+        experiment = claim.experiment(scale)
+        assert experiment.seeds >= 3
+        for values in experiment.arms.values():
+            config = trainings.vary.apply(experiment.config, {**values, "seed": 1})
+            checks.check(config)
+
+
+# What a claim measures, made up, and the verdict that its rule gives.
+def pair(a, b, labels=("without", "with LRN")):
+    return {labels[0]: a, labels[1]: b}
+
+
+MADE_UP = [
+    ("relu_vs_tanh", {"epochs": {"ReLU": [5, 5.1, 4.9], "tanh": [30, 31, 29]}}, 0),
+    ("relu_vs_tanh", {"epochs": {"ReLU": [5, 5.1, 4.9], "tanh": [9, 9.1, 9.2]}}, 1),
+    ("relu_vs_tanh", {"epochs": {"ReLU": [5, 6, 7], "tanh": [7, 6, 5]}}, 2),
+    ("relu_vs_tanh", {"epochs": {"ReLU": [9, 9.1, 9], "tanh": [5, 5, 5.1]}}, 3),
+    ("relu_vs_tanh", {"epochs": {"ReLU": [9, None, 9], "tanh": [5, 5, 5.1]}}, 3),
+    ("relu_vs_tanh", {"epochs": {"ReLU": [9, 9, 9], "tanh": [5, None, 5.1]}}, 0),
+    ("lrn", {"errors": pair([20, 20.1, 20.2], [18, 18.1, 18.2])}, 0),
+    ("lrn", {"errors": pair([20, 20.1, 20.2], [19.5, 19.6, 19.7])}, 1),
+    ("lrn", {"errors": pair([20, 20.1, 20.2], [20.1, 20.1, 20.1])}, 2),
+    ("lrn", {"errors": pair([18, 18.1, 18.2], [20, 20.1, 20.2])}, 3),
+    (
+        "overlapping_pool",
+        {"errors": {"3x3, stride 2": [20, 20.1], "2x2, stride 2": [21, 21.1]}},
+        0,
+    ),
+    (
+        "overlapping_pool",
+        {"errors": {"3x3, stride 2": [21, 21.1], "2x2, stride 2": [20, 20.1]}},
+        3,
+    ),
+    ("weight_decay", {"training": {"0": [9, 9.1], "5e-4": [8, 8.1]}}, 0),
+    ("weight_decay", {"training": {"0": [8, 8.1], "5e-4": [9, 9.1]}}, 3),
+    ("weight_decay", {"training": {"0": [8, 9], "5e-4": [9, 8]}}, 2),
+    (
+        "dropout",
+        {
+            "gaps": pair([30, 31, 32], [10, 10, 10], ("without", "dropout")),
+            "epochs": pair([5, 5, 5], [10, 10, 10], ("without", "dropout")),
+        },
+        0,
+    ),
+    (
+        "dropout",  # the gap, but not the time
+        {
+            "gaps": pair([30, 31, 32], [10, 10, 10], ("without", "dropout")),
+            "epochs": pair([5, 5, 5], [30, 30, 30], ("without", "dropout")),
+        },
+        1,
+    ),
+    (
+        "batch_norm",
+        {
+            "errors": pair([3, 3.1], [2, 2.1], ("without", "batch normalisation")),
+            "epochs": pair([9, 9.1], [2, 2], ("without", "batch normalisation")),
+        },
+        0,
+    ),
+    (
+        "batch_norm",
+        {
+            "errors": pair([2, 2.1], [3, 3.1], ("without", "batch normalisation")),
+            "epochs": pair([9, 9.1], [2, 2], ("without", "batch normalisation")),
+        },
+        3,
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "numbers", "place"), MADE_UP)
+def test_the_rule_of_a_verdict(name, numbers, place):
+    found = catalogue.load(name).verdict(numbers)
+    assert found.word == intervals.WORDS[place], found.reason
+
+
+def test_the_arithmetic_of_the_bottleneck():
+    claim = catalogue.load("bottleneck")
+    numbers = claim.measure()
+    assert numbers["weights"]["bottleneck"] == 69_632
+    assert numbers["ratio"] == pytest.approx(16.94, abs=0.005)
+    assert claim.verdict(numbers).word == intervals.ARITHMETIC
+
+
+@pytest.mark.parametrize(
+    ("values", "parameters"),
+    [
+        # 5x5: 3 to 32, 32 to 32, 32 to 64 with biases; 4x4x64 to 10.
+        ({}, 75 * 32 + 32 + 800 * 32 + 32 + 800 * 64 + 64 + 1024 * 10 + 10),
+        # Scales and shifts in place of biases.
+        ({"norm": "batch"}, 75 * 32 + 800 * 96 + 2 * 128 + 1024 * 10 + 10),
+        ({"hidden": 512, "dropout": 0.5}, 79_328 + 1024 * 512 + 512 + 5120 + 10),
+        ({"groups": 2}, 75 * 32 + 400 * 96 + 128 + 10_250),
+        ({"without": 2}, 75 * 32 + 32 + 800 * 64 + 64 + 10_250),
+        ({"pool": 2, "norm": "lrn"}, 79_328 + 10_250),
+    ],
+)
+def test_four_layers(values, parameters):
+    model = models.create("claims.networks:FourLayers", num_classes=10, **values)
+    assert counting.count(model, (32, 32, 3)).parameters == parameters
+    images = jnp.zeros((2, 32, 32, 3))
+    variables = model.init(jax.random.key(0), images, train=False)
+    assert model.apply(variables, images, train=False).shape == (2, 10)
+    stages = model.apply(variables, images, train=False, method=_stages)
+    assert stages["pool3"].shape == (2, 4, 4, 64)
+
+
+def _stages(model, x, train):
+    return model.backbone(x, train=train)
+
+
+def test_sigmoids():
+    model = networks.Sigmoids(10)
+    found = counting.count(model, (28, 28, 1))
+    assert found.parameters == 784 * 100 + 100 + 2 * (100 * 100 + 100) + 1010
+    normal = counting.count(networks.Sigmoids(10, batch_norm=True), (28, 28, 1))
+    assert normal.parameters == 784 * 100 + 2 * 100 * 100 + 3 * 200 + 1010
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("claims.networks:Missing", "has no attribute 'Missing'"),
+        ("claims.nothing:FourLayers", "No module named 'claims.nothing'"),
+        ("claims.networks:MAPS", "is no models.layers.Classifier"),
+        ("fourlayers", "is none of alexnet"),
+    ],
+)
+def test_a_network_elsewhere_that_cannot_be_had(name, message):
+    config = default.get_config()
+    config.model.name = name
+    with pytest.raises(UsageError, match=message):
+        checks.check(config)
+
+
+def toy(log):
+    """A claim about a tiny network, for which a rate of 0.01 is better than none."""
+
+    def experiment(scale):
+        assert scale == "small"
+        config = runs.small_config(num_epochs=1.0, model__name="tiny")
+        arms = {"a": {"batch_size": 32}, "b": {"batch_size": 16}}
+        choice = {"dataset.train_split": "train[:64]"}
+        return trainings.Experiment(config, arms, 3, (1e-9, 0.01), choice)
+
+    def measure(results):
+        log.append({label: len(results[label]) for label in results})
+        return {"errors": {label: results.errors(label) for label in results}}
+
+    def verdict(numbers):
+        errors = numbers["errors"]
+        gain = intervals.difference(errors["a"], errors["b"])
+        return intervals.sign(gain, True, "the gain")
+
+    module = types.ModuleType("toy", "A toy.")
+    vars(module).update(
+        CLAIM="Toys learn",
+        SOURCE="nobody",
+        STATED="1",
+        MINUTES={"small": 0.1},
+        experiment=experiment,
+        measure=measure,
+        verdict=verdict,
+    )
+    return catalogue.Claim("toy", module)
+
+
+def test_a_claim_from_its_runs_to_its_result(
+    tiny_network, tmp_path, monkeypatch
+):
+    """Its runs are those of a sweep, and none of them is trained twice."""
+    log = []
+    conductor = conduct.Conductor(
+        tmp_path / "runs", tmp_path / "results", "small", runs.NoStop
+    )
+    first = conductor.run(toy(log))
+    assert log == [{"a": 3, "b": 3}]
+    made = sorted(path.name for path in (tmp_path / "runs" / "runs").iterdir())
+    assert len(made) == 2 * 2 + 2 * 3
+    assert {run["learning_rate"] for run in first.runs} == {0.01}
+    assert [run["seed"] for run in first.runs] == [0, 1, 2] * 2
+
+    monkeypatch.setattr("sweep.together.groups", None)  # it would train
+    monkeypatch.setattr("train.train", None)
+    again = conductor.run(toy(log))
+    assert again.verdict == first.verdict
+    assert again.numbers == first.numbers
+    found, _ = report.read(tmp_path / "results", "toy", "small")
+    assert found.numbers == json.loads(json.dumps(first.numbers))
+    assert found.verdict == first.verdict
+    assert found.minutes >= first.minutes
+
+
+def test_the_list_and_what_is_refused():
+    listed = runs.call_claims([])
+    for name in NAMES:
+        assert f"\n{name} " in listed.stdout
+    refused = runs.call_claims(["relu_vs_tang"])
+    assert refused.returncode == 2
+    assert "did you mean 'relu_vs_tanh'" in refused.stderr
+    refused = runs.call_claims(["bottleneck", "--scale=paper"])
+    assert refused.returncode == 2
+    assert "bottleneck has no runs at --scale=paper" in refused.stderr

@@ -1,0 +1,76 @@
+"""Intervals over seeds against hand-computed numbers, and each verdict."""
+
+import math
+
+import pytest
+
+from claims.harness import intervals
+from claims.harness.intervals import Interval
+
+
+def test_the_mean_and_its_interval():
+    # Student's t with two degrees of freedom has 4.302653 at 97.5 %.
+    found = intervals.mean([1.0, 2.0, 3.0])
+    half = 4.302653 / math.sqrt(3)
+    assert (found.mean, found.n) == (2.0, 3)
+    assert found.low == pytest.approx(2 - half, rel=1e-6)
+    assert found.high == pytest.approx(2 + half, rel=1e-6)
+    assert intervals.mean([4]) == Interval(4.0, 4.0, 4.0, 1)
+
+
+def test_differences_and_ratios_are_paired_by_seed():
+    a, b = [10.0, 20.0, 30.0], [9.0, 19.0, 29.0]
+    found = intervals.difference(a, b)
+    assert (found.mean, found.low, found.high) == (1.0, 1.0, 1.0)
+    found = intervals.ratio([2.0, 8.0], [1.0, 1.0])
+    assert found.mean == pytest.approx(4.0)
+    # The logarithms are log 4 -+ log 2; t with one degree of freedom is 12.7062.
+    half = 12.7062 * math.log(2) * math.sqrt(2) / math.sqrt(2)
+    assert math.log(found.high / found.mean) == pytest.approx(half, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "word"),
+    [
+        (3.0, 9.0, intervals.REPRODUCED),
+        (2.9, 9.0, intervals.DIRECTION),
+        (1.1, 2.0, intervals.DIRECTION),
+        (1.0, 9.0, intervals.INVISIBLE),
+        (0.5, 1.5, intervals.INVISIBLE),
+        (0.5, 0.9, intervals.CONTRADICTED),
+    ],
+)
+def test_a_quantity_that_should_be_large(low, high, word):
+    found = intervals.judge(Interval((low + high) / 2, low, high, 3), 3, 1, "x")
+    assert found.word == word
+    assert found.reason.startswith("x is ")
+    assert found.reason.endswith("at least 3")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "word"),
+    [
+        (0.1, 0.5, intervals.REPRODUCED),
+        (0.1, 0.6, intervals.DIRECTION),
+        (0.5, 1.0, intervals.INVISIBLE),
+        (1.1, 2.0, intervals.CONTRADICTED),
+    ],
+)
+def test_a_quantity_that_should_be_small(low, high, word):
+    found = intervals.judge(Interval((low + high) / 2, low, high, 3), 0.5, 1, "x")
+    assert (found.word, found.reason.split()[-2]) == (word, "most")
+
+
+@pytest.mark.parametrize("positive", [True, False])
+def test_a_sign(positive):
+    side = 1 if positive else -1
+
+    def word(low, high):
+        ends = sorted((side * low, side * high))
+        return intervals.sign(Interval(sum(ends) / 2, *ends, 3), positive, "x").word
+
+    assert word(0.1, 2.0) == intervals.REPRODUCED
+    assert word(-0.1, 2.0) == intervals.INVISIBLE
+    assert word(-2.0, -0.1) == intervals.CONTRADICTED
+    with pytest.raises(ValueError, match="use `sign`"):
+        intervals.judge(Interval(1, 0, 2, 3), 0, 0, "x")
