@@ -6,6 +6,7 @@ from parity import onnx_graph, ours
 import models
 
 
+@pytest.mark.slow
 def test_bn_inception_is_the_graphs():
     model = models.create("bn_inception", num_classes=1000)
     graph = onnx_graph.Graph("inception_v2")

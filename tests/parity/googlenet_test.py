@@ -7,6 +7,7 @@ from parity import onnx_graph, ours
 import models
 
 
+@pytest.mark.slow
 def test_googlenet_is_bvlcs():
     model = models.create("googlenet", num_classes=1000)
     graph = onnx_graph.Graph("inception_v1")

@@ -26,23 +26,20 @@ def states(path):
     return {row.name: row.state for row in found.rows}
 
 
-def test_what_no_program_can_share_is_trained_as_if_alone(tmp_path):
+def test_what_no_program_can_share_is_trained_as_if_alone(tiny_network, tmp_path):
     """The bits are those of single trainings, here for two batch sizes."""
-    path = tmp_path / "sweep"
-    swept = sweep(path, ["batch_size=16,32", "schedule.name=plateau"])
+    changes = {"model__name": "tiny", "schedule__name": "plateau"}
+    swept = sweep(tmp_path / "sweep", ["batch_size=16,32"], **changes)
     assert [run.result["step"] for run in swept.all] == [20, 10]
-    for size in (16, 32):
-        alone = tmp_path / str(size)
-        changes = {"batch_size": size, "schedule__name": "plateau"}
-        runs.train_small(alone, **TINY | changes)
-        swept = path / f"batch_size={size},schedule.name=plateau"
-        runs.assert_same_bits(runs.final_state(swept)[0], runs.final_state(alone)[0])
-        mine, theirs = (
-            json.loads((p / "result.json").read_text()) for p in (swept, alone)
-        )
-        assert mine == theirs
-    assert set(states(path).values()) == {"done"}
-    with open(path / "results.csv", newline="") as file:
+    for run in swept.all:
+        alone, size = tmp_path / str(run), run.values["batch_size"]
+        runs.train_small(alone, **TINY | changes | {"batch_size": size})
+        path = run.workdir.path
+        runs.assert_same_bits(runs.final_state(path)[0], runs.final_state(alone)[0])
+        files = [folder / "result.json" for folder in (path, alone)]
+        assert files[0].read_text() == files[1].read_text()
+    assert set(states(tmp_path / "sweep").values()) == {"done"}
+    with open(tmp_path / "sweep" / "results.csv", newline="") as file:
         assert [row["batch_size"] for row in csv.DictReader(file)] == ["16", "32"]
 
 
@@ -87,7 +84,9 @@ def test_a_sweep_does_not_touch_what_has_an_owner(tmp_path):
     assert os.listdir(run.path) == []
 
 
-def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path, monkeypatch):
+def test_a_run_that_fails_is_named_and_the_others_go_on(
+    tiny_network, tmp_path, monkeypatch
+):
     """It fails once more as long as its reason stays, and then trains."""
     real = train.train
 
@@ -98,14 +97,14 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path, monkeypatch):
 
     monkeypatch.setattr(train, "train", fail)
     vary = ["seed=0,1", "schedule.name=plateau"]
-    swept = sweep(tmp_path, vary)
+    swept = sweep(tmp_path, vary, model__name="tiny")
     assert set(states(tmp_path).values()) == {"failed", "done"}
     result = command.sweep(swept, in_process.InProcess(runs.NoStop))
     assert "failed: no space left" in str(result)
     (line,) = result.failed
     assert "not all of the runs came to their end: 1 run: 1 failed" in line
-    monkeypatch.undo()
-    sweep(tmp_path, vary)
+    monkeypatch.setattr(train, "train", real)
+    sweep(tmp_path, vary, model__name="tiny")
     assert set(states(tmp_path).values()) == {"done"}
     assert not list(tmp_path.glob("*/failure.json"))
 

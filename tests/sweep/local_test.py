@@ -25,21 +25,20 @@ class Once:
 
 
 def test_a_sweep_that_processes_began_is_finished_here(tmp_path):
-    vary = ["batch_size=16,32"]  # which no program can share
-    both = [tmp_path / f"batch_size={size}" for size in (16, 32)]
-    stop = Once(*(run / "metrics.jsonl" for run in both))
-    with pytest.raises(train.Preempted, match="the same command goes on"):
-        runs.sweep(tmp_path, vary, stop, jobs=2, **SMALL)
+    vary = ["seed=0,1", "schedule.name=plateau"]  # which no program can share
+    begun = tmp_path / "schedule.name=plateau,seed=0"
+    stop = Once(begun / "metrics.jsonl")
+    with pytest.raises(train.Preempted, match="2 runs left; the same command goes on"):
+        runs.sweep(tmp_path, vary, stop, jobs=1, **SMALL)
     again = command.Runs(None, workdir.Workdir(tmp_path))
     result = command.sweep(again, in_process.InProcess(runs.NoStop))
     assert result.failed == ()
-    for run, size in zip(both, (16, 32), strict=True):
-        assert "training images of 32x32x1" in (run / local.LOG).read_text()
-        alone = tmp_path / "alone" / run.name
-        runs.train_small(alone, batch_size=size, **SMALL)
-        ours, theirs = map(runs.final_state, (run, alone))
-        assert ours[1] == theirs[1]
-        runs.assert_close(ours[0], theirs[0])  # they had other numbers of cores
+    assert "training images of 32x32x1" in (begun / local.LOG).read_text()
+    alone = tmp_path / "alone"
+    runs.train_small(alone, schedule__name="plateau", **SMALL)
+    ours, theirs = map(runs.final_state, (begun, alone))
+    assert ours[1] == theirs[1]
+    runs.assert_close(ours[0], theirs[0])  # they had other numbers of cores
 
 
 @pytest.fixture
@@ -86,13 +85,12 @@ def test_networks_optimizers_and_seeds_as_if_alone(one_core, tmp_path):
         runs.assert_same_bits(ours[0], theirs[0])
 
 
-def fake(tmp_path, monkeypatch, script):
+def fake(tmp_path, monkeypatch, script, jobs=1):
     """Sweeps with another main.py; returns the outcome by run."""
     main = tmp_path / "main.py"
     main.write_text(script)
     monkeypatch.setattr(local, "MAIN", main)
-    path = tmp_path / "sweep"
-    swept, result = runs.sweep(path, ["seed=0,1"], jobs=1)
+    _, result = runs.sweep(tmp_path / "sweep", ["seed=0,1"], jobs=jobs)
     assert result.failed
     return {row.name: (row.state, row.note) for row in result.rows}
 
@@ -112,6 +110,19 @@ def test_why_a_process_failed(tmp_path, monkeypatch, script, note):
     for state, reason in fake(tmp_path, monkeypatch, script).values():
         assert state == "failed"
         assert reason.startswith(note)
+
+
+def test_two_processes_run_at_once(tmp_path, monkeypatch):
+    """Each ends when it has seen the other."""
+    script = (
+        "import os, pathlib, sys, time\n"
+        f"here = pathlib.Path({str(tmp_path)!r})\n"
+        "(here / f'{os.getpid()}.pid').touch()\n"
+        "while len(list(here.glob('*.pid'))) < 2: time.sleep(0.01)\n"
+        "print('error: met'); sys.exit(1)\n"
+    )
+    found = fake(tmp_path, monkeypatch, script, jobs=2)
+    assert set(found.values()) == {("failed", "met")}
 
 
 def test_a_process_that_was_stopped_has_not_failed(tmp_path, monkeypatch, capsys):
