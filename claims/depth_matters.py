@@ -3,9 +3,9 @@
 AlexNet's Section 7 says that leaving out any of the middle layers costs about two
 points of top-1 error.
 
-Here the network is `FourLayers` of claims/networks.py on CIFAR-10 with the recipe of the
-claim lrn, whole or without one of its three convolutions. The pools stay, so the last
-map has the same size.
+Here the network is `FourLayers` of claims/networks.py on CIFAR-10 with the recipe of
+the claim lrn, whole or without one of its three convolutions. The pools stay, so the
+last map has the same size.
 """
 
 from claims import lrn

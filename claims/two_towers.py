@@ -6,8 +6,8 @@ a network with half as many kernels in each convolution on one GPU. (The paper n
 that the two have about the same number of parameters, as most are in the fully
 connected layers, which were not halved.)
 
-Here the network is `FourLayers` of claims/networks.py on CIFAR-10 with the recipe of the
-claim lrn: two groups in the second and third convolution against half the maps. The
+Here the network is `FourLayers` of claims/networks.py on CIFAR-10 with the recipe of
+the claim lrn: two groups in the second and third convolution against half the maps. The
 parameters of both are reported.
 """
 

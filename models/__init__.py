@@ -67,7 +67,7 @@ def constructor(name):
       ValueError: an unknown name; the message names the nearest real ones, or says why
         the module or class cannot be had.
     """
-    if ":" not in name:
+    if ":" not in str(name):
         return MODELS[_known("model", name, MODELS)]
     module, _, attribute = name.partition(":")
     try:

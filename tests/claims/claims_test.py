@@ -193,9 +193,7 @@ def toy(log):
     return catalogue.Claim("toy", module)
 
 
-def test_a_claim_from_its_runs_to_its_result(
-    tiny_network, tmp_path, monkeypatch
-):
+def test_a_claim_from_its_runs_to_its_result(tiny_network, tmp_path, monkeypatch):
     """Its runs are those of a sweep, and none of them is trained twice."""
     log = []
     conductor = conduct.Conductor(
