@@ -76,4 +76,4 @@ def verdict(numbers):
 
 def figure(figure, numbers):
     axes = pictures.curve_axes(figure, numbers["curves"], "training error, per cent")
-    axes.set_title("Dropout learns more slowly and overfits less")
+    axes.set_title("Learning with and without dropout")

@@ -60,4 +60,4 @@ def verdict(numbers):
 def figure(figure, numbers):
     axes = pictures.curve_axes(figure, numbers["curves"], "training error, per cent")
     axes.axhline(TARGET, color="0.5", linewidth=0.8)
-    axes.set_title("ReLUs learn faster than tanh units")
+    axes.set_title("Learning with ReLUs and with tanh units")
