@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from errors import UserError
+from errors import UsageError
 from sweep import grid, halving, record, table, vary
 
 
@@ -42,7 +42,7 @@ class Runs:
           ConfigError: a field or value does not fit, or the directory has other runs.
         """
         if parent.has("config.json"):
-            raise UserError(
+            raise UsageError(
                 f"--workdir={parent} holds a run; a sweep needs a directory of its own"
             )
         if config is None:
@@ -67,12 +67,17 @@ class Runs:
         return [run.row(queued, self.record.cut) for run in self.all]
 
     def standing(self):
-        """Returns the `Sweep` as its directory has it now, and writes results.csv."""
+        """Returns the `Sweep` as its directory has it now, and writes results.csv.
+
+        The file has all runs of the directory, also those that this command leaves out.
+        """
         rows = self.rows()
         if not self.parent.path.is_dir():
             return Sweep(rows)
-        file = self.parent.path / "results.csv"
-        table.write_csv(file, rows)
+        file, every = self.parent.path / "results.csv", rows
+        if len(self.all) < len(self.record.overrides) and record.exists(self.parent):
+            every = Runs(None, self.parent).rows()
+        table.write_csv(file, every)
         return Sweep(rows, file)
 
 

@@ -62,6 +62,8 @@ def test_a_sweep_is_found_again_and_grows(tmp_path, monkeypatch):
         sweep(tmp_path, ["seed=0,1"], batch_size=16)
     sweep(tmp_path, ["seed=0,1"], log__every_steps=2)  # which changes no run
     assert trained == [2, 3, 1, 2]
+    with open(tmp_path / "results.csv", newline="") as file:
+        assert len(list(csv.DictReader(file))) == 5  # not only the last command's two
     with pytest.raises(UsageError, match="holds no sweep"):
         command.Runs(None, workdir.Workdir(tmp_path / "other"))
     (tmp_path / record.FILE).write_text("{}")

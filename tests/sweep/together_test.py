@@ -14,7 +14,7 @@ import data_source
 import evaluate
 import models
 import train
-from errors import ConfigError, UserError
+from errors import ConfigError, UsageError
 from experiment import workdir
 from sweep import grid, together
 from sweep.vary import parse
@@ -260,7 +260,7 @@ def test_which_runs_share_a_program(tmp_path):
 
 def test_a_sweep_does_not_go_into_a_run(tiny_network, tmp_path):
     runs.train_small(tmp_path, **SMALL)
-    with pytest.raises(UserError, match="holds a run"):
+    with pytest.raises(UsageError, match="holds a run"):
         sweep_small(tmp_path, "seed=0,1")
 
 
