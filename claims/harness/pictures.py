@@ -91,7 +91,10 @@ def bar_axes(figure, values, label):
     """Draws {name: number} as bars with their numbers. Returns the axes."""
     axes = plain(figure.subplots())
     bars = axes.bar(list(values), list(values.values()), color=COLOURS[0], width=0.6)
-    axes.bar_label(bars, [f"{value:,.4g}" for value in values.values()])
+    whole = all(isinstance(value, int) for value in values.values())
+    axes.bar_label(bars, [f"{v:,}" if whole else f"{v:.4g}" for v in values.values()])
+    if whole:
+        axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.set_ylabel(label)
     return axes
 

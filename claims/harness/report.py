@@ -12,7 +12,9 @@ HEAD = """# The claims of the papers
 
 Each row is something that a paper of the line asserts, and what came out when we tried
 it. `python -m claims NAME` repeats a row. The rules of the verdicts are older than the
-runs. {words}
+runs. The verdicts mean:
+
+{words}
 
 """
 WORDS = {
@@ -134,11 +136,11 @@ def write(folder):
                 parts.append(_part(catalogue.load(name), *found, folder))
     if not rows:
         raise UserError(f"{folder} holds no results; python -m claims NAME makes them")
-    words = "; ".join(f"*{word}*: {text}" for word, text in WORDS.items())
+    words = "\n".join(f"- *{word}*: {text}" for word, text in WORDS.items())
     path = folder.parent / "claims.md"
     heads = "claim", "stated", "here", "verdict", "runs", "minutes"
     table = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}", *rows]
-    text = HEAD.format(words=f"Verdicts: {words}.") + "\n".join(table)
+    text = HEAD.format(words=words) + "\n".join(table)
     workdir.Workdir(path.parent).write_text(
         path.name, "\n\n".join([text, *parts]) + "\n"
     )
