@@ -36,11 +36,8 @@ def experiment(scale):
 
 def measure(results):
     return {
-        "errors": {label: results.errors(label) for label in results},
-        "gaps": {
-            label: [run.error - run.last("train/error") for run in results[label]]
-            for label in results
-        },
+        "errors": results.errors(),
+        "gaps": results.gaps(),
         "rates": results.rates,
     }
 

@@ -35,11 +35,8 @@ def experiment(scale):
 
 def measure(results):
     return {
-        "errors": {label: results.errors(label) for label in results},
-        "epochs": {
-            label: [run.epochs_until("eval/error", LEVEL) for run in results[label]]
-            for label in results
-        },
+        "errors": results.errors(),
+        "epochs": results.epochs_until("eval/error", LEVEL),
         "rates": results.rates,
         "curves": pictures.curves(results, "eval/error"),
     }

@@ -30,7 +30,7 @@ def experiment(scale):
 
 def measure(results):
     return {
-        "errors": {label: results.errors(label) for label in results},
+        "errors": results.errors(),
         "rates": results.rates,
     }
 

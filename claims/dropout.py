@@ -41,15 +41,9 @@ def experiment(scale):
 
 def measure(results):
     return {
-        "gaps": {
-            label: [run.error - run.last("train/error") for run in results[label]]
-            for label in results
-        },
-        "errors": {label: results.errors(label) for label in results},
-        "epochs": {
-            label: [run.epochs_until("train/error", LEVEL) for run in results[label]]
-            for label in results
-        },
+        "gaps": results.gaps(),
+        "errors": results.errors(),
+        "epochs": results.epochs_until("train/error", LEVEL),
         "rates": results.rates,
         "curves": pictures.curves(results, "train/error"),
     }

@@ -39,7 +39,7 @@ def experiment(scale):
 
 
 def measure(results):
-    errors = {label: results.errors(label) for label in results}
+    errors = results.errors()
     return {"errors": errors, "rates": results.rates}
 
 

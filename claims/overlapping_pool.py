@@ -27,11 +27,8 @@ def experiment(scale):
 
 
 def measure(results):
-    gaps = {
-        label: [run.error - run.last("train/error") for run in results[label]]
-        for label in results
-    }
-    errors = {label: results.errors(label) for label in results}
+    gaps = results.gaps()
+    errors = results.errors()
     return {"errors": errors, "gaps": gaps, "rates": results.rates}
 
 

@@ -36,10 +36,7 @@ def experiment(scale):
 
 
 def measure(results):
-    epochs = {
-        label: [run.epochs_until("train/error", TARGET) for run in results[label]]
-        for label in results
-    }
+    epochs = results.epochs_until("train/error", TARGET)
     return {
         "epochs": epochs,
         "rates": results.rates,

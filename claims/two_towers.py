@@ -30,7 +30,7 @@ def experiment(scale):
 
 def measure(results):
     return {
-        "errors": {label: results.errors(label) for label in results},
+        "errors": results.errors(),
         "parameters": {label: results[label][0].parameters() for label in results},
         "rates": results.rates,
     }

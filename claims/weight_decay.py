@@ -32,10 +32,8 @@ def experiment(scale):
 
 
 def measure(results):
-    training = {
-        label: [run.last("train/error") for run in results[label]] for label in results
-    }
-    errors = {label: results.errors(label) for label in results}
+    training = results.each(lambda run: run.last("train/error"))
+    errors = results.errors()
     return {"training": training, "errors": errors, "rates": results.rates}
 
 

@@ -36,25 +36,30 @@ class InProcess:
             if not pending:
                 continue
             try:
-                if len(group) == 1:
-                    raise together.Unfit
-                self._train_together(group, pending, until)
+                program = self._program_of(group) if len(group) > 1 else None
             except together.Unfit:
-                for number, run in enumerate(pending):
-                    self._check_stop(len(pending) - number)
-                    self._train_alone(run, until)
+                program = None
+            if program is not None:
+                self._train_together(program, pending, until)
+                continue
+            for number, run in enumerate(pending):
+                self._check_stop(len(pending) - number)
+                self._train_alone(run, until)
 
-    def _train_together(self, group, pending, until):
+    def _program_of(self, group):
+        """The program of a group; the last one is kept, for the next rung."""
         names = [str(run) for run in group]
         if self._program[0] != names:
             self._program = None, None  # frees the data of the last one
             varied = together.varied(group)
             program = together.Program(group[0].config, varied, group)
             self._program = names, program
-        program = self._program[1]
+        return self._program[1]
+
+    def _train_together(self, program, pending, until):
         at_once = self._at_once
         if not at_once:
-            at_once = 1 if jax.default_backend() == "cpu" else len(group)
+            at_once = 1 if jax.default_backend() == "cpu" else len(pending)
         left = len(pending)
         print(f"{left} runs share a program: {shortened(pending)}", flush=True)
         for part in together.groups(program, pending, at_once):

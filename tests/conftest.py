@@ -22,7 +22,6 @@ os.environ["XLA_FLAGS"] = " ".join(
 )
 # The user's own data sets, for the tests that read one of them and for no other.
 os.environ.setdefault("CONVNETS_TEST_DATA", os.environ.pop("TFDS_DATA_DIR", ""))
-os.environ.pop("TFDS_DATA_DIR", None)
 # A program is compiled once for all workers, tests and children. The limit, which is
 # never reached, makes JAX lock the cache.
 if "PYTEST_XDIST_WORKER" not in os.environ:  # a worker has its parent's variables

@@ -110,18 +110,30 @@ class Results:
     def __iter__(self):
         return iter(self._arms)
 
-    def errors(self, label):
-        """The errors of an arm's runs, by seed, in per cent.
+    def each(self, measure):
+        """Returns {label: [measure(run), ...]}, by seed, of runs that did not diverge.
 
         Raises:
           UserError: a run diverged.
         """
-        for run in self[label]:
-            if run.diverged:
-                raise UserError(
-                    f"{label}: {run.workdir} diverged at step {run.result['step']}"
-                )
-        return [run.error for run in self[label]]
+        for label in self:
+            for run in self[label]:
+                if run.diverged:
+                    step = run.result["step"]
+                    raise UserError(f"{label}: {run.workdir} diverged at step {step}")
+        return {label: [measure(run) for run in self[label]] for label in self}
+
+    def errors(self):
+        """Returns {label: [error, ...]}, by seed, in per cent."""
+        return self.each(lambda run: run.error)
+
+    def gaps(self):
+        """Returns {label: [test error less the last training error, ...]}, by seed."""
+        return self.each(lambda run: run.error - run.last("train/error"))
+
+    def epochs_until(self, name, value):
+        """Returns {label: [`Trained.epochs_until`, ...]}, by seed."""
+        return self.each(lambda run: run.epochs_until(name, value))
 
 
 class Pool:
@@ -129,7 +141,7 @@ class Pool:
 
     Args:
       path: the directory.
-      make_runner: returns a runner of sweep/, such as sweep.in_process.InProcess.
+      runner: one of sweep/, such as sweep.in_process.InProcess.
     """
 
     def __init__(self, path, runner):
