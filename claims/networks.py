@@ -31,6 +31,13 @@ def weights(activation):
     return nn.initializers.variance_scaling(GAIN[activation], "fan_in", "normal")
 
 
+def normalised(x, train, dtype, name):
+    """Applies batch normalisation, inside a module's `__call__`."""
+    return BatchNorm(
+        use_running_average=not train, momentum=0.9, dtype=dtype, name=name
+    )(x)
+
+
 class FourLayersBackbone(nn.Module):
     """The convolutions of FourLayers, without the head."""
 
@@ -61,12 +68,7 @@ class FourLayersBackbone(nn.Module):
                     name=f"conv{number}",
                 )(x)
                 if self.norm == "batch":
-                    x = BatchNorm(
-                        use_running_average=not train,
-                        momentum=0.9,
-                        dtype=self.dtype,
-                        name=f"bn{number}",
-                    )(x)
+                    x = normalised(x, train, self.dtype, f"bn{number}")
                 x = stages[f"conv{number}"] = act(x)
             window = self.pool
             x = max_pool(x, window, 2, ((0, window - 2), (0, window - 2)))
@@ -178,12 +180,7 @@ class SigmoidsBackbone(nn.Module):
                 name=f"fc{number}",
             )(x)
             if self.batch_norm:
-                x = BatchNorm(
-                    use_running_average=not train,
-                    momentum=0.9,
-                    dtype=self.dtype,
-                    name=f"bn{number}",
-                )(x)
+                x = normalised(x, train, self.dtype, f"bn{number}")
             x = stages[f"fc{number}"] = nn.sigmoid(x)
         return stages
 
