@@ -11,6 +11,7 @@ import math
 import os
 import typing
 
+import flax.errors
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -421,7 +422,7 @@ def abstract_variables(model, shape):
     init = functools.partial(model.init, train=False)
     try:
         return jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, *shape)))
-    except (ValueError, TypeError) as e:
+    except (ValueError, TypeError, flax.errors.FlaxError) as e:
         raise ConfigError(
             f"{type(model).__name__} cannot take images of {shape}: {e}"
         ) from e
@@ -438,7 +439,7 @@ def check_sizes(model, variables, shapes):
             jax.eval_shape(
                 functools.partial(model.apply, train=False), variables, images
             )
-        except (ValueError, TypeError) as e:
+        except (ValueError, TypeError, flax.errors.FlaxError) as e:
             raise ConfigError(
                 "config.augment.image_sizes and config.eval.image_size must be sizes "
                 f"that the network can take beside its own: {e}"

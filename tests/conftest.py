@@ -20,6 +20,10 @@ os.environ["XLA_FLAGS"] = " ".join(
         "--xla_cpu_prefer_vector_width=128",
     ]
 )
+# Children find tiny_networks there.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, [str(pathlib.Path(__file__).parent), os.environ.get("PYTHONPATH")])
+)
 # The user's own data sets, for the tests that read one of them and for no other.
 os.environ.setdefault("CONVNETS_TEST_DATA", os.environ.pop("TFDS_DATA_DIR", ""))
 # A program is compiled once for all workers, tests and children. The limit, which is

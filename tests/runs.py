@@ -36,6 +36,8 @@ SMALL = {
     "log.every_steps": 4,
     "log.tensorboard": False,
 }
+# Most tests need a network that compiles quickly, no more.
+TINY = {"model.name": "tiny_networks:Tiny"}
 
 
 class NoStop:
@@ -44,16 +46,20 @@ class NoStop:
     requested = False
 
 
-def small_config(variant="modern", **overrides):
-    """A shrunk configs/lenet5.py; overrides are written with "__" for "."."""
-    config = lenet5.get_config(variant)
-    changes = SMALL | {k.replace("__", "."): v for k, v in overrides.items()}
+def small_config(variant=None, **overrides):
+    """A shrunk variant of configs/lenet5.py, or :modern with a tiny network.
+
+    Overrides are written with "__" for ".".
+    """
+    config = lenet5.get_config(variant or "modern")
+    changes = SMALL | ({} if variant else TINY)
+    changes |= {k.replace("__", "."): v for k, v in overrides.items()}
     config.update_from_flattened_dict(changes)
     checks.check(config)
     return config.lock()
 
 
-def train_small(path, variant="modern", stop=NoStop, **overrides):
+def train_small(path, variant=None, stop=NoStop, **overrides):
     """Trains in this process; returns the final line."""
     run = workdir.Workdir(path)
     return str(train.train(small_config(variant, **overrides), run, stop))
@@ -101,7 +107,7 @@ def assert_close(a, b):
 
 def command(*arguments, **overrides):
     """The command line of main.py with the small changes and further ones."""
-    changes = SMALL | {k.replace("__", "."): v for k, v in overrides.items()}
+    changes = SMALL | TINY | {k.replace("__", "."): v for k, v in overrides.items()}
     return [
         sys.executable,
         "main.py",

@@ -1,6 +1,7 @@
 """Networks that compile in no time, for tests to which any network will do.
 
-The fixture `tiny_network` (conftest.py) gives them their names, "tiny" and "pooled".
+Configs name them "tiny_networks:Tiny" and "tiny_networks:Pooled"; runs.TINY is the
+first. With the fixture `tiny_network` (conftest.py), "tiny" and "pooled" will do.
 """
 
 import flax.linen as nn
@@ -9,18 +10,37 @@ import jax.numpy as jnp
 from models import layers
 
 
+class Backbone(nn.Module):
+    """A convolution and batch normalisation."""
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        x = layers.Conv(8, 5, 4, padding=1, name="conv1")(x)
+        norm = nn.BatchNorm(not train, momentum=0.9, name="bn1")
+        return {"conv1": nn.relu(norm(x))}
+
+
+class Head(nn.Module):
+    """Dropout and a fully connected layer, for maps of one size."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x, *, train, window=None):
+        del window
+        x = nn.Dropout(0.3, deterministic=not train)(x.reshape(len(x), 1, 1, -1))
+        return nn.Dense(self.num_classes, name="fc")(x)
+
+
 class Tiny(layers.Classifier):
-    """A convolution, batch normalisation and dropout."""
+    """Two layers with weights, and all kinds of state that a network may have."""
 
     num_classes: int
     dtype: jnp.dtype = jnp.float32
 
-    @nn.compact
-    def __call__(self, x, *, train):
-        x = layers.Conv(8, 5, 4, padding=1)(x)
-        x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9)(x))
-        x = nn.Dropout(0.3, deterministic=not train)(x.reshape(len(x), -1))
-        return nn.Dense(self.num_classes)(x)
+    def setup(self):
+        self.backbone = Backbone()
+        self.head = Head(self.num_classes)
 
 
 class Pooled(layers.Classifier):

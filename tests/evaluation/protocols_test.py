@@ -688,7 +688,7 @@ def test_an_ensemble_averages_its_runs(photograph_run, tmp_path):
 @pytest.fixture
 def lenet_run(tmp_path):
     """LeNet-5 with its initial weights, on 203 images of MNIST."""
-    config = runs.small_config()
+    config = runs.small_config("modern")
     model = build.make_model(config, 10)
     init = jax.jit(functools.partial(model.init, train=False))
     variables = init(jax.random.key(0), jnp.zeros((1, 32, 32, 1)))

@@ -128,7 +128,7 @@ def test_a_run_is_evaluated_with_population_statistics(tiny_network, trained, tm
 
 
 def test_a_network_without_batch_norm_has_no_population_statistics(tmp_path):
-    runs.train_small(tmp_path / "run", num_epochs=0.2)
+    runs.train_small(tmp_path / "run", "modern", num_epochs=0.2)
     run = workdir.Workdir(tmp_path / "run")
     with pytest.raises(ConfigError, match="no batch normalisation"):
         evaluate.evaluate_run(run, run.config(), batch_stats="population")

@@ -21,7 +21,7 @@ from weights import export
 def run(tmp_path_factory):
     """A run directory as training leaves it, with random weights."""
     run = workdir.Workdir(tmp_path_factory.mktemp("run") / "lenet5")
-    run.create(runs.small_config(dataset__image_size=28))
+    run.create(runs.small_config("modern", dataset__image_size=28))
     dataset = {"image_shape": [28, 28, 1], "label_names": list("0123456789")}
     run.write_json("dataset.json", dataset)
     run.write_json("preprocessing.json", {"mean": [0.0], "std": [255.0]})

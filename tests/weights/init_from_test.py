@@ -24,7 +24,7 @@ FROZEN = {"optimizer__rate_factors": ((".", 0.0),), "num_epochs": 0.2}
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     path = tmp_path_factory.mktemp("source") / "run"
-    runs.train_small(path, num_epochs=1.0)
+    runs.train_small(path, "modern", num_epochs=1.0)
     return path
 
 
@@ -89,7 +89,11 @@ def test_a_directory_without_a_run_is_refused(tmp_path):
 def test_a_run_starts_from_all_of_another_and_its_average(source, tmp_path):
     """With a rate of 0 everywhere, the run ends where it starts."""
     runs.train_small(
-        tmp_path / "run", init_from=str(source), optimizer__ema_decay=0.5, **FROZEN
+        tmp_path / "run",
+        "modern",
+        init_from=str(source),
+        optimizer__ema_decay=0.5,
+        **FROZEN,
     )
     state, expected = (runs.final_state(p)[0] for p in (tmp_path / "run", source))
     runs.assert_same_bits(state["params"], expected["params"])
@@ -99,20 +103,24 @@ def test_a_run_starts_from_all_of_another_and_its_average(source, tmp_path):
 def test_without_a_step_the_weights_are_tested_and_saved_as_they_are(source, tmp_path):
     fields = {"init_from": str(source), "schedule__name": "constant"}
     path = tmp_path / "run"
-    line = runs.train_small(path, num_epochs=0.0, **fields)
+    line = runs.train_small(path, "modern", num_epochs=0.0, **fields)
     assert "images counted) after step 0" in line
     state, step = runs.final_state(path)
     assert step == 0
     runs.assert_same_bits(state["params"], runs.final_state(source)[0]["params"])
-    assert runs.train_small(path, num_epochs=0.0, **fields) == line
-    assert "after step 2" in runs.train_small(path, num_epochs=0.2, **fields)
+    assert runs.train_small(path, "modern", num_epochs=0.0, **fields) == line
+    assert "after step 2" in runs.train_small(path, "modern", num_epochs=0.2, **fields)
     with pytest.raises(ConfigError, match="0 is for the weights of"):
-        runs.train_small(tmp_path / "none", num_epochs=0.0)
+        runs.train_small(tmp_path / "none", "modern", num_epochs=0.0)
 
 
 def test_the_polyak_average_of_a_source_is_taken(tmp_path):
-    runs.train_small(tmp_path / "first", optimizer__ema_decay=0.9, num_epochs=0.2)
-    runs.train_small(tmp_path / "next", init_from=str(tmp_path / "first"), **FROZEN)
+    runs.train_small(
+        tmp_path / "first", "modern", optimizer__ema_decay=0.9, num_epochs=0.2
+    )
+    runs.train_small(
+        tmp_path / "next", "modern", init_from=str(tmp_path / "first"), **FROZEN
+    )
     first, following = (runs.final_state(tmp_path / n)[0] for n in ("first", "next"))
     runs.assert_same_bits(following["params"], first["ema"])
     source = tmp_path / "first"
@@ -155,20 +163,20 @@ def test_a_first_loss_that_is_not_finite_is_blamed_on_the_weights(tmp_path):
     with pytest.raises(
         train.NonFiniteLoss, match="loss of step 0 .*init_from = .*mean"
     ):
-        runs.train_small(tmp_path / "run", init_from=str(path))
+        runs.train_small(tmp_path / "run", "modern", init_from=str(path))
 
 
 def test_a_source_that_does_not_exist_leaves_no_run_behind(source, tmp_path):
     with pytest.raises(weights.WeightsError):
-        runs.train_small(tmp_path / "run", init_from=str(tmp_path / "typo"))
-    runs.train_small(tmp_path / "run", init_from=str(source), **FROZEN)
+        runs.train_small(tmp_path / "run", "modern", init_from=str(tmp_path / "typo"))
+    runs.train_small(tmp_path / "run", "modern", init_from=str(source), **FROZEN)
 
 
 def test_a_resumed_run_does_not_start_again(source, tmp_path):
     changes = {"init_from": str(source), "schedule__name": "constant"}
-    runs.train_small(tmp_path / "whole", num_epochs=0.4, **changes)
+    runs.train_small(tmp_path / "whole", "modern", num_epochs=0.4, **changes)
     for epochs in (0.2, 0.4):
-        runs.train_small(tmp_path / "parts", num_epochs=epochs, **changes)
+        runs.train_small(tmp_path / "parts", "modern", num_epochs=epochs, **changes)
     whole, parts = (runs.final_state(tmp_path / n)[0] for n in ("whole", "parts"))
     runs.assert_same_bits(whole, parts)
 
@@ -182,4 +190,4 @@ def test_an_expression_without_a_parameter_is_refused(tmp_path):
     ):
         name = field.replace("__", ".")
         with pytest.raises(ConfigError, match=f"config.{name}.*'C9'"):
-            runs.train_small(tmp_path / "run", **{field: value})
+            runs.train_small(tmp_path / "run", "modern", **{field: value})
