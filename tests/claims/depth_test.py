@@ -2,6 +2,7 @@
 
 import types
 
+import flax
 import numpy as np
 import pytest
 import runs
@@ -9,6 +10,7 @@ from made_up import arms
 
 from claims import batch_norm_rate, vanishing_gradients
 from claims.harness import catalogue, intervals, probes, report, trainings
+from comparison import counting
 from experiment import build, outcomes, workdir
 
 DEPTHS = ("plain-20", "plain-56", "residual-20", "residual-56")
@@ -117,6 +119,19 @@ def test_gradients_are_those_that_the_steps_take(tiny_network, tmp_path):
             expected = np.linalg.norm(b - a) / 0.5 / np.linalg.norm(a)
             # The difference of two float32 has some four digits.
             assert value == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("arm", ["ReLU", "plain-56", "residual-56"])
+def test_sorted_names_of_convolutions_are_their_order(arm):
+    experiment = vanishing_gradients.experiment("small")
+    config = trainings.vary.apply(experiment.config, experiment.arms[arm])
+    model = build.make_model(config, 10)
+    called = [row.name.replace(".", "/") for row in counting.layers(model, (16, 16, 3))]
+    params = build.abstract_variables(model, (16, 16, 3))["params"]["backbone"]
+    paths = flax.traverse_util.flatten_dict(params, sep="/")
+    kernels = sorted(p.removesuffix("/kernel") for p in paths if p.endswith("/kernel"))
+    assert kernels == [name for name in called if name in kernels]
+    assert len(kernels) == (19 if arm == "ReLU" else 55)
 
 
 def test_the_first_layers_share(monkeypatch):
