@@ -4,18 +4,23 @@ FourLayers stands for the network of AlexNet's Figure 1, of which the paper says
 that it is convolutional and has four layers. Here it has three convolutions of 5x5 with
 32, 32 and 64 maps, each followed by an overlapping pool of 3x3 with stride 2, and one
 fully connected layer, as the nets for CIFAR-10 in its author's code of the time.
-Sigmoids is the network of Batch Normalization's Section 4.1.
+Sigmoids is the network of Batch Normalization's Section 4.1. NarrowVGG and NarrowNIN
+are the networks of their papers with fewer maps, Plain is ResNet's plain network for
+CIFAR with any activation, and FullLeNet5 is LeNet-5 with all connections.
 """
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 
-from models import checks
+from models import checks, lenet, nin, resnet, vgg
 from models.layers import (
     BatchNorm,
     Classifier,
     Conv,
     LocalResponseNorm,
+    PooledLinear,
+    global_avg_pool,
     max_pool,
 )
 
@@ -204,3 +209,212 @@ class Sigmoids(Classifier):
             self.layers, self.units, self.batch_norm, self.dtype
         )
         self.head = Flat(self.num_classes, self.dtype)
+
+
+# Three stages of one convolution, or of as many 3x3 as see the same pixels (VGG, 2.3).
+RECEPTIVE = {
+    "5x5": ((5,),) * 3,
+    "two 3x3": ((3, 3),) * 3,
+    "7x7": ((7,),) * 3,
+    "three 3x3": ((3, 3, 3),) * 3,
+}
+
+
+class NarrowVGG(Classifier):
+    """VGG with batch normalisation: images [B, H, W, C] to logits [B, K].
+
+    Attributes:
+      configuration: a column of VGG's Table 1, or a row of `RECEPTIVE`.
+      width: the factor of the paper's channels.
+
+    Raises:
+      ValueError: a field has another value.
+    """
+
+    num_classes: int
+    configuration: str = "D"
+    width: float = 0.25
+    dtype: jnp.dtype = jnp.float32
+
+    def __post_init__(self):
+        checks.choice(self, "configuration", vgg.TABLE_1 | RECEPTIVE)
+        checks.positive(self, "width")
+        super().__post_init__()
+
+    def setup(self):
+        stages = (vgg.TABLE_1 | RECEPTIVE)[self.configuration]
+        self.backbone = vgg.VGGBackbone(
+            stages,
+            tuple(round(self.width * c) for c in vgg.CHANNELS[: len(stages)]),
+            batch_norm=True,
+            kernel_init=weights("relu"),
+            dtype=self.dtype,
+        )
+        self.head = Flat(self.num_classes, self.dtype)
+
+
+class PlainBackbone(nn.Module):
+    """All convolutions of Plain, named conv01, conv02, ... in their order."""
+
+    depth: int
+    activation: str
+    batch_norm: bool
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        """[B, H, W, C] to a dict of the layers' outputs."""
+        stages, in_a_stage = {}, (self.depth - 2) // 3
+        for number in range(1, self.depth):
+            stage, place = divmod(max(number - 2, 0), in_a_stage)
+            x = Conv(
+                16 * 2**stage,
+                3,
+                2 if stage and place == 0 else 1,
+                padding=1,
+                use_bias=not self.batch_norm,
+                kernel_init=weights(self.activation),
+                dtype=self.dtype,
+                name=f"conv{number:02}",
+            )(x)
+            if self.batch_norm:
+                x = normalised(x, train, self.dtype, f"bn{number:02}")
+            x = stages[f"conv{number:02}"] = ACTIVATIONS[self.activation](x)
+        return stages
+
+
+class Plain(Classifier):
+    """ResNet's plain networks for CIFAR-10 (Section 4.2) with any activation.
+
+    Attributes:
+      depth: of `resnet.CIFAR`.
+      activation: "relu", "tanh" or "sigmoid".
+      batch_norm: normalises after each convolution; without, it has a bias.
+
+    Raises:
+      ValueError: a field has another value.
+    """
+
+    num_classes: int
+    depth: int = 20
+    activation: str = "relu"
+    batch_norm: bool = False
+    dtype: jnp.dtype = jnp.float32
+
+    def __post_init__(self):
+        checks.choice(self, "depth", resnet.CIFAR)
+        checks.choice(self, "activation", ACTIVATIONS)
+        checks.switches(self, "batch_norm")
+        super().__post_init__()
+
+    def setup(self):
+        self.backbone = PlainBackbone(
+            self.depth, self.activation, self.batch_norm, self.dtype
+        )
+        self.head = PooledLinear(self.num_classes, self.dtype)
+
+
+class NarrowNINBackbone(nn.Module):
+    """NIN's convolutions for CIFAR with fewer maps, without the last 1x1."""
+
+    width: float
+    mixing: bool
+    dropout: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        """[B, H, W, C] to a dict of the layers' outputs."""
+        stages, rows = {}, nin.BLOCKS["nin"]
+        for i, ((maps, kernel, _, padding), mixing) in enumerate(rows, 1):
+            layers = [(maps, kernel, padding)]
+            layers += [(maps, 1, 0) for maps in mixing if self.mixing]
+            for j, (maps, kernel, padding) in enumerate(layers, 1):
+                x = Conv(
+                    round(maps * self.width),
+                    kernel,
+                    padding=padding,
+                    kernel_init=weights("relu"),
+                    dtype=self.dtype,
+                    name=f"conv{i}_{j}",
+                )(x)
+                x = stages[f"conv{i}_{j}"] = nn.relu(x)
+            if i < len(rows):
+                x = stages[f"pool{i}"] = max_pool(x, 3, 2, ceil=True)
+                x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        return stages
+
+
+class NarrowNINHead(nn.Module):
+    """NIN's last 1x1, with one map for each class, and a classifier on these maps."""
+
+    num_classes: int
+    kind: str
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x, *, train, window=None):
+        maps = Conv(
+            self.num_classes,
+            1,
+            padding=0,
+            kernel_init=weights("relu"),
+            dtype=self.dtype,
+            name="cccp6",
+        )
+        x = nn.relu(maps(x))
+        if self.kind == "average":
+            return global_avg_pool(x, window)
+        rate = 0.5 if self.kind == "dropout" else 0.0
+        x = nn.Dropout(rate, deterministic=not train)(x)
+        return Flat(self.num_classes, self.dtype, name="flat")(x, train=train)
+
+
+class NarrowNIN(Classifier):
+    """NIN for CIFAR: images [B, H, W, C] to logits [B, K].
+
+    Attributes:
+      head_kind: what stands on the class maps (Section 4.6): their "average", a fully
+        connected layer ("connected"), or this behind "dropout" of half the inputs.
+      mixing: whether 1x1 convolutions follow the larger ones.
+      width: the factor of the paper's maps.
+      dropout: the part of the pools' outputs that training drops.
+
+    Raises:
+      ValueError: a field has another value.
+    """
+
+    num_classes: int
+    head_kind: str = "average"
+    mixing: bool = True
+    width: float = 0.5
+    dropout: float = 0.5
+    dtype: jnp.dtype = jnp.float32
+
+    def __post_init__(self):
+        checks.choice(self, "head_kind", ("average", "connected", "dropout"))
+        checks.switches(self, "mixing")
+        checks.positive(self, "width")
+        checks.rates(self, "dropout")
+        super().__post_init__()
+
+    def setup(self):
+        self.backbone = NarrowNINBackbone(
+            self.width, self.mixing, self.dropout, self.dtype
+        )
+        self.head = NarrowNINHead(self.num_classes, self.head_kind, self.dtype)
+
+
+class FullLeNet5Backbone(lenet.LeNet5Backbone):
+    """LeNet-5 up to F6, where each map of C3 sees all maps of S2."""
+
+    def c3_table(self):
+        return np.ones_like(super().c3_table())
+
+
+class FullLeNet5(lenet.LeNet5):
+    """LeNet-5 of 1998 without Table I: images [B, 32, 32, 1] to logits [B, 10]."""
+
+    def setup(self):
+        self.backbone = FullLeNet5Backbone(self.dtype)
+        self.output = lenet.RBF()

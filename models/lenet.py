@@ -201,7 +201,7 @@ class LeNet5Backbone(nn.Module):
         layers = {
             "C1": Conv(6, (5, 5), padding=0, name="C1", **init(25)),
             "S2": SubSampling(self.dtype, name="S2"),
-            "C3": PartialConv(connection_table(), self.dtype, name="C3"),
+            "C3": PartialConv(self.c3_table(), self.dtype, name="C3"),
             "S4": SubSampling(self.dtype, name="S4"),
             "C5": Conv(120, (5, 5), padding=0, name="C5", **init(400)),
             "F6": nn.Dense(84, name="F6", **init(120)),
@@ -210,6 +210,10 @@ class LeNet5Backbone(nn.Module):
         for name, layer in layers.items():
             x = outputs[name] = scaled_tanh(layer(x))
         return outputs
+
+    def c3_table(self):
+        """The connections of C3; a descendant may have others."""
+        return connection_table()
 
 
 class LeNet5(Classifier):

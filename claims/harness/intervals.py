@@ -1,6 +1,7 @@
 """Intervals over seeds, and the verdicts that they lead to."""
 
 import dataclasses
+import itertools
 import math
 import statistics
 
@@ -13,6 +14,7 @@ INVISIBLE = "not visible at this scale"
 CONTRADICTED = "contradicted"
 ARITHMETIC = "arithmetic"
 WORDS = (REPRODUCED, DIRECTION, INVISIBLE, CONTRADICTED, ARITHMETIC)
+STRENGTH = (CONTRADICTED, INVISIBLE, DIRECTION, REPRODUCED)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,3 +107,34 @@ def sign(interval, positive, what, digits=2):
     words = "above" if positive else "below"
     text = f"{what} is {interval.text(digits)}; the rule asks for {words} 0"
     return Verdict(word, text, interval.text(digits))
+
+
+def falling(values, labels, what):
+    """Judges a claim that each arm has lower values than the arm before it.
+
+    Args:
+      values: {label: [value by seed]}.
+      labels: at least two of them, from the highest values claimed to the lowest.
+      what: the fall from the first to the last in words.
+
+    Returns:
+      The `Verdict`: reproduced if the intervals of all steps, and of the whole fall,
+      are above 0; direction only if that of the whole fall is; else as of `sign`.
+    """
+    whole = sign(difference(values[labels[0]], values[labels[-1]]), True, what)
+    steps = [difference(values[a], values[b]) for a, b in itertools.pairwise(labels)]
+    word = whole.word
+    if word == REPRODUCED and min(step.low for step in steps) <= 0:
+        word = DIRECTION
+    each = ", ".join(step.text() for step in steps)
+    reason = f"{whole.reason}; its steps are {each}, and the rule asks for the same"
+    return Verdict(word, reason, whole.here)
+
+
+def weakest(*verdicts):
+    """The `Verdict` on a claim whose parts have these: that of the weakest part."""
+    return Verdict(
+        min((verdict.word for verdict in verdicts), key=STRENGTH.index),
+        "; ".join(f"{verdict.reason} ({verdict.word})" for verdict in verdicts),
+        "; ".join(verdict.here for verdict in verdicts),
+    )

@@ -4,6 +4,8 @@ from configs import datasets, default, lenet5
 
 FOUR_LAYERS = "claims.networks:FourLayers"
 SIGMOIDS = "claims.networks:Sigmoids"
+NARROW_VGG = "claims.networks:NarrowVGG"
+NARROW_NIN = "claims.networks:NarrowNIN"
 
 
 def four_layers(epochs):
@@ -50,6 +52,37 @@ def sigmoids(steps):
     config.schedule.name = "constant"
     config.eval.every_epochs = 0.5
     return _for_claims(config, every=500)
+
+
+def residual(epochs):
+    """ResNet-20 on CIFAR-10 at 16x16, where a step costs a quarter (ResNet, 4.2).
+
+    The augmentation is the paper's at half the size. An epoch has 390 steps, and the
+    training error is reported for each. The rate falls linearly to zero.
+    """
+    config = at_16(four_layers(epochs))
+    config.augment.crop = 2
+    config.augment.flip = True
+    config.num_steps = 390 * epochs
+    config.model.name = "resnet20"
+    config.optimizer.learning_rate = 0.1
+    config.optimizer.weight_decay = 1e-4
+    config.log.every_steps = 390
+    return annealed(config)
+
+
+def at_16(config):
+    """Shrinks the images to 16x16."""
+    config.dataset.image_size = 16
+    config.dataset.fit = "resize"
+    return config
+
+
+def lenet_1998(epochs):
+    """LeNet-5 of 1998 on MNIST by mini-batches (configs/lenet5.py)."""
+    config = lenet5.get_config()
+    config.num_epochs = float(epochs)
+    return _for_claims(config, every=937)
 
 
 def _for_claims(config, every):

@@ -10,6 +10,7 @@ import hashlib
 import json
 
 import jax
+import numpy as np
 
 from analysis import curves
 from errors import UserError
@@ -76,9 +77,14 @@ class Trained:
         """([epochs], [values]) of "train/error", "train/loss", "eval/error", ..."""
         return curves.read(self.workdir)[name]
 
-    def last(self, name):
-        """The last value of a curve."""
-        return self.curve(name)[1][-1]
+    def last(self, name, epochs=0.2):
+        """The mean of a curve over the last `epochs`: 10,000 images of CIFAR-10.
+
+        A report counts for the steps since the one before, which are fewer at the end.
+        """
+        ends, values = map(np.array, self.curve(name))
+        steps, chosen = np.diff(ends, prepend=0.0), ends > ends[-1] - epochs
+        return float(np.average(values[chosen], weights=steps[chosen]))
 
     def epochs_until(self, name, value):
         """The epochs until a curve first falls to `value`, interpolated; None if never.

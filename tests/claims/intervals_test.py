@@ -74,3 +74,31 @@ def test_a_sign(positive):
     assert word(-2.0, -0.1) == intervals.CONTRADICTED
     with pytest.raises(ValueError, match="use `sign`"):
         intervals.judge(Interval(1, 0, 2, 3), 0, 0, "x")
+
+
+@pytest.mark.parametrize(
+    ("middle", "last", "word"),
+    [
+        (20, 10, intervals.REPRODUCED),
+        (40, 10, intervals.DIRECTION),  # the whole fall, but not the first step
+        (30, 30, intervals.INVISIBLE),
+        (20, 40, intervals.CONTRADICTED),
+    ],
+)
+def test_an_order(middle, last, word):
+    noise = [0, 1, -1]
+    values = {"a": [30, 30, 30], "b": [middle] * 3, "c": [last + x for x in noise]}
+    found = intervals.falling(values, "abc", "the fall")
+    assert found.word == word
+    assert found.reason.startswith(f"the fall is {30 - last}.00 (")
+    assert f"its steps are {30 - middle}.00 (" in found.reason
+
+
+def test_the_weakest_part_decides():
+    parts = [intervals.Verdict(word, word[:3], "1") for word in intervals.STRENGTH]
+    for number, part in enumerate(parts):
+        found = intervals.weakest(*reversed(parts[number:]))
+        assert found.word == part.word
+    found = intervals.weakest(parts[3], parts[1])
+    assert found.reason == "rep (reproduced); not (not visible at this scale)"
+    assert found.here == "1; 1"

@@ -1,0 +1,117 @@
+"""The networks that only claims need: their counts, and the shapes of their maps."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import models
+from claims import networks
+from comparison import counting
+
+
+def checked(name, values, parameters, stage, shape, image=(32, 32, 3)):
+    """Counts a network, runs it, and compares a stage's shape; returns its outputs."""
+    model = models.create(f"claims.networks:{name}", num_classes=10, **values)
+    assert counting.count(model, image).parameters == parameters
+    images = jnp.zeros((2, *image))
+    variables = jax.jit(model.init, static_argnames="train")(
+        jax.random.key(0), images, train=False
+    )
+    stages = model.apply(variables, images, train=False, method=_stages)
+    assert stages[stage].shape == (2, *shape)
+    assert model.apply(variables, images, train=False).shape == (2, 10)
+
+
+def _stages(model, x, train):
+    return model.backbone(x, train=train)
+
+
+# A convolution has a bias, and a scale and a shift of batch normalisation.
+RECEPTIVE = {
+    "5x5": 25 * (3 * 16 + 16 * 32 + 32 * 64) + 3 * 112,
+    "two 3x3": 9 * (3 * 16 + 16 * 16 + 16 * 32 + 32 * 32 + 32 * 64 + 64 * 64) + 3 * 224,
+    "7x7": 49 * (3 * 16 + 16 * 32 + 32 * 64) + 3 * 112,
+    "three 3x3": 9 * (48 + 2 * 256 + 512 + 2 * 1024 + 2048 + 2 * 4096) + 3 * 336,
+}
+
+
+@pytest.mark.parametrize("name", RECEPTIVE)
+def test_stages_of_one_receptive_field(name):
+    count = RECEPTIVE[name] + 16 * 64 * 10 + 10
+    values = {"configuration": name}
+    checked("NarrowVGG", values, count, "pool3", (4, 4, 64))
+
+
+def test_narrow_vgg():
+    """Table 1's network A: one convolution in the first two stages, then two."""
+    weights = 9 * (3 * 16 + 16 * 32 + 32 * 64 + 64 * 64 + 64 * 128 + 3 * 128 * 128)
+    maps = 16 + 32 + 2 * 64 + 4 * 128
+    count = weights + 3 * maps + 128 * 10 + 10
+    checked("NarrowVGG", {"configuration": "A"}, count, "pool5", (1, 1, 128))
+    with pytest.raises(ValueError, match="configuration 'F' is none of A"):
+        networks.NarrowVGG(10, configuration="F")
+
+
+@pytest.mark.parametrize(
+    ("values", "parameters"),
+    [
+        # As many as plain20: the paper's 0.27 M, without projections.
+        ({"batch_norm": True}, 269_722),
+        # A bias in place of a scale and a shift: 7 layers of 16, 6 of 32, 6 of 64.
+        ({"activation": "tanh"}, 269_722 - 7 * 16 - 6 * 32 - 6 * 64),
+    ],
+)
+def test_plain(values, parameters):
+    checked("Plain", values, parameters, "conv19", (8, 8, 64))
+
+
+def test_plain_is_resnets_plain_network():
+    """The same convolutions in the same order, beside the names."""
+    ours, other = (
+        [
+            (row.output, row.parameters, row.kernel)
+            for row in counting.layers(m, (32,) * 2 + (3,))
+        ]
+        for m in (
+            networks.Plain(10, 56, batch_norm=True),
+            models.create("plain56", num_classes=10),
+        )
+    )
+    assert ours == other
+
+
+NIN = 75 * 96 + 96 * 80 + 80 * 48 + 25 * 48 * 96 + 2 * 96 * 96 + 9 * 96 * 96 + 96 * 96
+NIN += 96 + 80 + 48 + 3 * 96 + 2 * 96 + 96 * 10 + 10
+
+
+@pytest.mark.parametrize(
+    ("values", "parameters", "last"),
+    [
+        ({}, NIN, "conv3_2"),
+        ({"head_kind": "connected"}, NIN + 640 * 10 + 10, "conv3_2"),
+        ({"head_kind": "dropout"}, NIN + 640 * 10 + 10, "conv3_2"),
+        ({"width": 1.0}, 966_986, "conv3_2"),  # the paper's network
+        (
+            {"mixing": False},
+            75 * 96 + 25 * 96 * 96 + 9 * 96 * 96 + 3 * 96 + 96 * 10 + 10,
+            "conv3_1",
+        ),
+    ],
+)
+def test_narrow_nin(values, parameters, last):
+    maps = round(192 * values.get("width", 0.5))
+    checked("NarrowNIN", values, parameters, last, (8, 8, maps))
+
+
+def test_lenet5_with_all_connections():
+    """36 more pairs of maps than Table I, with 25 weights each, at 10x10 positions."""
+    rows = {
+        row.name: row for row in counting.layers(networks.FullLeNet5(), (32, 32, 1))
+    }
+    assert sum(row.parameters for row in rows.values()) == 60_000 + 36 * 25
+    assert rows["C3"].parameters == 96 * 25 + 16
+    assert rows["C3"].connections == 100 * (96 * 25 + 16)
+    table = networks.FullLeNet5Backbone().c3_table()
+    assert table.shape == (6, 16) and table.dtype == np.bool_ and table.all()
+    checked("FullLeNet5", {}, 60_900, "F6", (1, 1, 84), (32, 32, 1))
