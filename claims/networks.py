@@ -4,18 +4,24 @@ FourLayers stands for the network of AlexNet's Figure 1, of which the paper says
 that it is convolutional and has four layers. Here it has three convolutions of 5x5 with
 32, 32 and 64 maps, each followed by an overlapping pool of 3x3 with stride 2, and one
 fully connected layer, as the nets for CIFAR-10 in its author's code of the time.
-Sigmoids is the network of Batch Normalization's Section 4.1.
+Sigmoids is the network of Batch Normalization's Section 4.1. MomentumResNet is ResNet's
+network for CIFAR with other moving averages. ThinGoogLeNet is GoogLeNet for images of
+32x32 pixels, with a quarter of its maps.
 """
+
+import functools
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from models import checks
+from models import checks, googlenet, resnet
 from models.layers import (
     BatchNorm,
     Classifier,
     Conv,
     LocalResponseNorm,
+    MaxPool,
+    PooledLinear,
     max_pool,
 )
 
@@ -204,3 +210,85 @@ class Sigmoids(Classifier):
             self.layers, self.units, self.batch_norm, self.dtype
         )
         self.head = Flat(self.num_classes, self.dtype)
+
+
+class MomentumResNet(resnet.CifarResNet):
+    """A network of models/resnet.py for CIFAR whose moving averages are others.
+
+    With each step they keep `momentum` of their old value, where models/resnet.py has
+    0.9. The gradient does not see them, so the training is the same.
+
+    Raises:
+      ValueError: the momentum is outside [0, 1), or a field of `CifarResNet` is wrong.
+    """
+
+    momentum: float = 0.9
+
+    def __post_init__(self):
+        checks.rates(self, "momentum")
+        super().__post_init__()
+
+    def class_map(self, x, *, train, window=None):
+        with nn.intercept_methods(self._keep):
+            return super().class_map(x, train=train, window=window)
+
+    def _keep(self, call, args, kwargs, context):
+        """Calls a batch normalisation's method, and moves its averages less or more."""
+        module = context.module
+        if not isinstance(module, BatchNorm) or module.use_running_average:
+            return call(*args, **kwargs)
+        names = ("mean", "var")
+        before = [module.get_variable("batch_stats", name) for name in names]
+        y = call(*args, **kwargs)
+        share = (1 - self.momentum) / (1 - module.momentum)
+        for name, old in zip(names, before, strict=True):
+            moved = module.get_variable("batch_stats", name) - old
+            module.put_variable("batch_stats", name, old + share * moved)
+        return y
+
+
+THINNER = 4  # times fewer maps in ThinGoogLeNet
+
+
+class ThinGoogLeNetBackbone(nn.Module):
+    """One convolution, then GoogLeNet's Table 1 from inception_3a with thinner rows."""
+
+    conv: object  # googlenet.conv_relu with its dtype bound
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        """[B, H, W, C] to a dict of the stages' outputs."""
+        stages = {}
+        x = self.conv(x, 192 // THINNER, 3, train=train, name="conv1")
+        stages["conv1"] = x
+        x = stages["pool2"] = self.pool("pool2")(x)
+        for name, row in googlenet.TABLE_1.items():
+            if row == "max pool":
+                x = self.pool(name)(x)
+            else:
+                thin = tuple(maps // THINNER for maps in row)
+                module = googlenet.Inception(thin, self.conv, False, name=name)
+                x = module(x, train=train)
+            stages[name] = x
+        return stages
+
+    def pool(self, name):
+        return MaxPool(3, 2, ceil=True, name=name)
+
+
+class ThinGoogLeNet(googlenet.GoogLeNet):
+    """GoogLeNet for images of 32x32 pixels: modules on maps of 16, 8 and 4 pixels.
+
+    The side heads are the paper's. There is no local response normalisation.
+    """
+
+    def setup(self):
+        conv = functools.partial(googlenet.conv_relu, dtype=self.dtype)
+        self.backbone = ThinGoogLeNetBackbone(conv)
+        self.head = PooledLinear(
+            self.num_classes, self.dtype, self.dropout, googlenet.xavier
+        )
+        side_head = self.num_classes, conv, self.auxiliary_dropout, self.dtype
+        self.side_heads = {
+            name: googlenet.AuxiliaryHead(*side_head) for name in googlenet.AUXILIARY
+        }

@@ -105,3 +105,34 @@ def sign(interval, positive, what, digits=2):
     words = "above" if positive else "below"
     text = f"{what} is {interval.text(digits)}; the rule asks for {words} 0"
     return Verdict(word, text, interval.text(digits))
+
+
+def same(interval, bound, neutral, what, digits=2):
+    """Judges a claim that a quantity is within `bound` of `neutral`: without effect.
+
+    Returns:
+      The `Verdict`: reproduced if the whole interval is so near, contradicted if all of
+      it is further away, and otherwise not visible, as the interval is too wide.
+    """
+    low, high = interval.low - neutral, interval.high - neutral
+    if -bound <= low and high <= bound:
+        word = REPRODUCED
+    elif low > bound or high < -bound:
+        word = CONTRADICTED
+    else:
+        word = INVISIBLE
+    text = (
+        f"{what} is {interval.text(digits)}; the rule asks for {neutral:g} give or "
+        f"take {bound:g}"
+    )
+    return Verdict(word, text, interval.text(digits))
+
+
+def weakest(*verdicts):
+    """The `Verdict` of a claim with several parts: the weakest word, all reasons."""
+    order = CONTRADICTED, INVISIBLE, DIRECTION, REPRODUCED
+    return Verdict(
+        min((verdict.word for verdict in verdicts), key=order.index),
+        "; ".join(verdict.reason for verdict in verdicts),
+        ", ".join(verdict.here for verdict in verdicts),
+    )

@@ -1,6 +1,6 @@
 """Configs that several claims start from."""
 
-from configs import datasets, default, lenet5
+from configs import cifar10, datasets, default, lenet5
 
 FOUR_LAYERS = "claims.networks:FourLayers"
 SIGMOIDS = "claims.networks:Sigmoids"
@@ -50,6 +50,13 @@ def sigmoids(steps):
     config.schedule.name = "constant"
     config.eval.every_epochs = 0.5
     return _for_claims(config, every=500)
+
+
+def residual(epochs):
+    """ResNet-20 on CIFAR-10 as in configs/cifar10.py, for fewer epochs."""
+    config = cifar10.get_config("resnet20")
+    config.num_epochs = float(epochs)
+    return _for_claims(config, every=78)
 
 
 def _for_claims(config, every):

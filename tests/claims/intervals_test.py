@@ -74,3 +74,37 @@ def test_a_sign(positive):
     assert word(-2.0, -0.1) == intervals.CONTRADICTED
     with pytest.raises(ValueError, match="use `sign`"):
         intervals.judge(Interval(1, 0, 2, 3), 0, 0, "x")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "word"),
+    [
+        (0.9, 1.1, intervals.REPRODUCED),
+        (0.8, 1.1, intervals.INVISIBLE),
+        (0.9, 1.2, intervals.INVISIBLE),
+        (0.5, 1.5, intervals.INVISIBLE),
+        (1.2, 1.5, intervals.CONTRADICTED),
+        (0.5, 0.8, intervals.CONTRADICTED),
+    ],
+)
+def test_no_effect(low, high, word):
+    found = intervals.same(Interval((low + high) / 2, low, high, 3), 0.125, 1, "x")
+    assert (found.word, found.reason.split("asks for ")[1]) == (
+        word,
+        "1 give or take 0.125",
+    )
+
+
+def test_the_weakest_part_decides():
+    parts = [
+        intervals.Verdict(intervals.REPRODUCED, "a", "1"),
+        intervals.Verdict(intervals.DIRECTION, "b", "2"),
+        intervals.Verdict(intervals.INVISIBLE, "c", "3"),
+        intervals.Verdict(intervals.CONTRADICTED, "d", "4"),
+    ]
+    assert intervals.weakest(*parts[:2]).word == intervals.DIRECTION
+    assert intervals.weakest(*parts[2::-1]).word == intervals.INVISIBLE
+    found = intervals.weakest(*parts)
+    assert found == intervals.Verdict(
+        intervals.CONTRADICTED, "a; b; c; d", "1, 2, 3, 4"
+    )
