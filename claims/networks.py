@@ -229,22 +229,23 @@ class MomentumResNet(resnet.CifarResNet):
         super().__post_init__()
 
     def class_map(self, x, *, train, window=None):
-        with nn.intercept_methods(self._keep):
+        with nn.intercept_methods(functools.partial(keeping, self.momentum)):
             return super().class_map(x, train=train, window=window)
 
-    def _keep(self, call, args, kwargs, context):
-        """Calls a batch normalisation's method, and moves its averages less or more."""
-        module = context.module
-        if not isinstance(module, BatchNorm) or module.use_running_average:
-            return call(*args, **kwargs)
-        names = ("mean", "var")
-        before = [module.get_variable("batch_stats", name) for name in names]
-        y = call(*args, **kwargs)
-        share = (1 - self.momentum) / (1 - module.momentum)
-        for name, old in zip(names, before, strict=True):
-            moved = module.get_variable("batch_stats", name) - old
-            module.put_variable("batch_stats", name, old + share * moved)
-        return y
+
+def keeping(momentum, call, args, kwargs, context):
+    """Calls a method; a batch normalisation's averages move less, or more, by it."""
+    module = context.module
+    if not isinstance(module, BatchNorm) or module.use_running_average:
+        return call(*args, **kwargs)
+    names = ("mean", "var")
+    before = [module.get_variable("batch_stats", name) for name in names]
+    y = call(*args, **kwargs)
+    share = (1 - momentum) / (1 - module.momentum)
+    for name, old in zip(names, before, strict=True):
+        moved = module.get_variable("batch_stats", name) - old
+        module.put_variable("batch_stats", name, old + share * moved)
+    return y
 
 
 THINNER = 4  # times fewer maps in ThinGoogLeNet
