@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import models
 from claims.harness import costs, intervals, pictures
 from comparison import counting
+from kernels import ops
 
 CLAIM = "A map of 6x6 scores on 384x384 pixels costs a tenth of its 36 windows"
 SOURCE = "VGG (2014), Section 3.2, and articles"
@@ -50,12 +51,14 @@ def compare(model, size, larger, stride, edge):
     """
     key = jax.random.key(0)
     image = jax.random.normal(key, (1, larger, larger, 3))
-    init = jax.jit(partial(model.init, train=False))
+    options = ops.compiler_options(jax.default_backend())
+    jit = partial(jax.jit, compiler_options=options)
+    init = jit(partial(model.init, train=False))
     variables = init(key, image[:, :size, :size])
-    logits = jax.jit(partial(model.apply, train=False))
-    features = jax.jit(partial(model.apply, method="features"))
-    head = jax.jit(partial(model.apply, method=_head))
-    slide = jax.jit(partial(models.class_map, model, image_size=size))
+    logits = jit(partial(model.apply, train=False))
+    features = jit(partial(model.apply, method="features"))
+    head = jit(partial(model.apply, method=_head))
+    slide = jit(partial(models.class_map, model, image_size=size))
 
     scores = slide(variables, image)
     count = scores.shape[1]

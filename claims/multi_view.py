@@ -88,12 +88,6 @@ def figure(figure, numbers):
     axes = pictures.interval_axes(figure, numbers["errors"], "test error, per cent")
     names = list(numbers["errors"])
     ensembles = [numbers["ensembles"][name] for name in names]
-    axes.plot(range(len(names)), ensembles, "k_", markersize=24)
-    axes.annotate(
-        "ensemble",
-        (len(names) - 1, ensembles[-1]),
-        xytext=(0, -12),
-        textcoords="offset points",
-        ha="center",
-    )
+    axes.plot(range(len(names)), ensembles, "k_", markersize=24, label="ensemble")
+    axes.legend(frameon=False)
     axes.set_title("More views, and more networks")

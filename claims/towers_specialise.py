@@ -104,6 +104,7 @@ def figure(figure, numbers):
             places = [run + 0.3 * tower - 0.15] * len(part)
             axes.plot(places, part, "o", color=COLOURS[tower], alpha=0.5)
     axes.axhline(2 / 3, color="0.5", linewidth=0.8)
+    axes.annotate("random weights", (-0.5, 2 / 3), color="0.4", va="bottom")
     axes.set_xticks(range(len(numbers["shares"])))
     axes.set_xlabel("seed; the two colours are the towers")
     axes.set_ylabel("colour share of a filter")

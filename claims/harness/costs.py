@@ -65,7 +65,8 @@ class Step:
             donate_argnums=0,
             compiler_options=ops.compiler_options(jax.default_backend()),
         )
-        self._program = step.lower(self._state, self._batch, 0).compile()
+        with ops.every_kernel():  # as in training
+            self._program = step.lower(self._state, self._batch, 0).compile()
         self.memory = memory.plan(self._program, self._state, self._batch).total
 
     def __call__(self):
