@@ -7,18 +7,23 @@ fully connected layer, as the nets for CIFAR-10 in its author's code of the time
 Sigmoids is the network of Batch Normalization's Section 4.1. NarrowVGG and NarrowNIN
 are the networks of their papers with fewer maps, Plain is ResNet's plain network for
 CIFAR with any activation, and FullLeNet5 is LeNet-5 with all connections.
+MomentumResNet is ResNet's network for CIFAR with other moving averages. ThinGoogLeNet
+is GoogLeNet for images of 32x32 pixels, with a quarter of its maps.
 """
+
+import functools
 
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from models import checks, lenet, nin, resnet, vgg
+from models import checks, googlenet, lenet, nin, resnet, vgg
 from models.layers import (
     BatchNorm,
     Classifier,
     Conv,
     LocalResponseNorm,
+    MaxPool,
     PooledLinear,
     global_avg_pool,
     max_pool,
@@ -418,3 +423,86 @@ class FullLeNet5(lenet.LeNet5):
     def setup(self):
         self.backbone = FullLeNet5Backbone(self.dtype)
         self.output = lenet.RBF()
+
+
+class MomentumResNet(resnet.CifarResNet):
+    """A network of models/resnet.py for CIFAR whose moving averages are others.
+
+    With each step they keep `momentum` of their old value, where models/resnet.py has
+    0.9. The gradient does not see them, so the training is the same.
+
+    Raises:
+      ValueError: the momentum is outside [0, 1), or a field of `CifarResNet` is wrong.
+    """
+
+    momentum: float = 0.9
+
+    def __post_init__(self):
+        checks.rates(self, "momentum")
+        super().__post_init__()
+
+    def class_map(self, x, *, train, window=None):
+        with nn.intercept_methods(functools.partial(keeping, self.momentum)):
+            return super().class_map(x, train=train, window=window)
+
+
+def keeping(momentum, call, args, kwargs, context):
+    """Calls a method; a batch normalisation's averages move less, or more, by it."""
+    module = context.module
+    if not isinstance(module, BatchNorm) or module.use_running_average:
+        return call(*args, **kwargs)
+    names = ("mean", "var")
+    before = [module.get_variable("batch_stats", name) for name in names]
+    y = call(*args, **kwargs)
+    share = (1 - momentum) / (1 - module.momentum)
+    for name, old in zip(names, before, strict=True):
+        moved = module.get_variable("batch_stats", name) - old
+        module.put_variable("batch_stats", name, old + share * moved)
+    return y
+
+
+THINNER = 4  # times fewer maps in ThinGoogLeNet
+
+
+class ThinGoogLeNetBackbone(nn.Module):
+    """One convolution, then GoogLeNet's Table 1 from inception_3a with thinner rows."""
+
+    conv: object  # googlenet.conv_relu with its dtype bound
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        """[B, H, W, C] to a dict of the stages' outputs."""
+        stages = {}
+        x = self.conv(x, 192 // THINNER, 3, train=train, name="conv1")
+        stages["conv1"] = x
+        x = stages["pool2"] = self.pool("pool2")(x)
+        for name, row in googlenet.TABLE_1.items():
+            if row == "max pool":
+                x = self.pool(name)(x)
+            else:
+                thin = tuple(maps // THINNER for maps in row)
+                module = googlenet.Inception(thin, self.conv, False, name=name)
+                x = module(x, train=train)
+            stages[name] = x
+        return stages
+
+    def pool(self, name):
+        return MaxPool(3, 2, ceil=True, name=name)
+
+
+class ThinGoogLeNet(googlenet.GoogLeNet):
+    """GoogLeNet for images of 32x32 pixels: modules on maps of 16, 8 and 4 pixels.
+
+    The side heads are the paper's. There is no local response normalisation.
+    """
+
+    def setup(self):
+        conv = functools.partial(googlenet.conv_relu, dtype=self.dtype)
+        self.backbone = ThinGoogLeNetBackbone(conv)
+        self.head = PooledLinear(
+            self.num_classes, self.dtype, self.dropout, googlenet.xavier
+        )
+        side_head = self.num_classes, conv, self.auxiliary_dropout, self.dtype
+        self.side_heads = {
+            name: googlenet.AuxiliaryHead(*side_head) for name in googlenet.AUXILIARY
+        }

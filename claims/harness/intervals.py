@@ -131,6 +131,27 @@ def falling(values, labels, what):
     return Verdict(word, reason, whole.here)
 
 
+def same(interval, bound, neutral, what, digits=2):
+    """Judges a claim that a quantity is within `bound` of `neutral`: without effect.
+
+    Returns:
+      The `Verdict`: reproduced if the whole interval is so near, contradicted if all of
+      it is further away, and otherwise not visible, as the interval is too wide.
+    """
+    low, high = interval.low - neutral, interval.high - neutral
+    if -bound <= low and high <= bound:
+        word = REPRODUCED
+    elif low > bound or high < -bound:
+        word = CONTRADICTED
+    else:
+        word = INVISIBLE
+    text = (
+        f"{what} is {interval.text(digits)}; the rule asks for {neutral:g} give or "
+        f"take {bound:g}"
+    )
+    return Verdict(word, text, interval.text(digits))
+
+
 def weakest(*verdicts):
     """The `Verdict` on a claim whose parts have these: that of the weakest part."""
     return Verdict(

@@ -1,6 +1,6 @@
 """Configs that several claims start from."""
 
-from configs import datasets, default, lenet5
+from configs import cifar10, datasets, default, lenet5
 
 FOUR_LAYERS = "claims.networks:FourLayers"
 SIGMOIDS = "claims.networks:Sigmoids"
@@ -83,6 +83,13 @@ def lenet_1998(epochs):
     config = lenet5.get_config()
     config.num_epochs = float(epochs)
     return _for_claims(config, every=937)
+
+
+def resnet20(epochs):
+    """ResNet-20 on CIFAR-10 as in configs/cifar10.py, for fewer epochs."""
+    config = cifar10.get_config("resnet20")
+    config.num_epochs = float(epochs)
+    return _for_claims(config, every=78)
 
 
 def _for_claims(config, every):

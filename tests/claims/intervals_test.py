@@ -102,3 +102,22 @@ def test_the_weakest_part_decides():
     found = intervals.weakest(parts[3], parts[1])
     assert found.reason == "rep (reproduced); not (not visible at this scale)"
     assert found.here == "1; 1"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "word"),
+    [
+        (0.9, 1.1, intervals.REPRODUCED),
+        (0.8, 1.1, intervals.INVISIBLE),
+        (0.9, 1.2, intervals.INVISIBLE),
+        (0.5, 1.5, intervals.INVISIBLE),
+        (1.2, 1.5, intervals.CONTRADICTED),
+        (0.5, 0.8, intervals.CONTRADICTED),
+    ],
+)
+def test_no_effect(low, high, word):
+    found = intervals.same(Interval((low + high) / 2, low, high, 3), 0.125, 1, "x")
+    assert (found.word, found.reason.split("asks for ")[1]) == (
+        word,
+        "1 give or take 0.125",
+    )
