@@ -13,25 +13,17 @@ weights. The rule asks that it grows by a tenth and that the error falls. At the
 scale both arms are the recipe of configs/googlenet.py.
 """
 
-import functools
-
-import jax
-import jax.numpy as jnp
-
-import input_pipeline
-from claims.harness import intervals, pictures, recipes
+from claims.harness import intervals, pictures, probes, recipes
 from claims.harness.trainings import Experiment
 from configs import googlenet
-from experiment import build, trained
-from training import losses, objective
 
 CLAIM = "Side heads increase the first layer's gradient and lower the error"
 SOURCE = "GoogLeNet (2014), Section 5"
 STATED = "around 0.5 points"
 MINUTES = {"small": 65, "paper": 13_000}
 WITH, WITHOUT = "with side heads", "without"
-IMAGES = 256
 WEIGHT = "loss.auxiliary_weight"
+FIRST = "backbone/conv1/kernel"
 
 
 def experiment(scale):
@@ -54,45 +46,15 @@ def experiment(scale):
     )
 
 
-def first_gradients(results):
-    """Norms of conv1's gradient before training: {label: [norm, ...]}, by seed."""
-    opened = trained.open_run(results[WITH][0].workdir)
-    config, model = opened.config, opened.model
-    split = build.open_split(config.dataset, config.dataset.train_split)
-    count = min(IMAGES, len(split))
-    batch = input_pipeline.read_examples(split, range(count), opened.view)
-    batch = {"image": opened.inputs(batch["image"]), "label": batch["label"]}
-
-    @jax.jit
-    def norm(seed, weight):
-        task = objective.Classification(
-            model,
-            losses.make_loss(config.loss),
-            lambda batch, seed: batch["image"],
-            auxiliary_weight=weight,
-        )
-        init = functools.partial(model.init, train=False)
-        params = init(jax.random.key(seed), batch["image"][:1])["params"]
-
-        def loss(params):
-            return task({"params": params}, batch, seed, jax.random.key(seed))[0].mean()
-
-        gradient = jax.grad(loss)(params)["backbone"]["conv1"]["kernel"]
-        return jnp.sqrt(jnp.square(gradient).sum())
-
-    return {
-        label: [
-            float(norm(run.config.seed, run.config.loss.auxiliary_weight))
-            for run in results[label]
-        ]
-        for label in results
-    }
+def first_gradient(run):
+    """The gradient of the first layer's weights before the first step."""
+    return probes.gradients(run, start=True)[FIRST]
 
 
 def measure(results):
     return {
         "errors": results.errors(),
-        "gradients": first_gradients(results),
+        "gradients": results.each(first_gradient),
         "rates": results.rates,
         "curves": pictures.curves(results, "train/error"),
     }
