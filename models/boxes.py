@@ -107,10 +107,10 @@ def nms(boxes, scores, threshold, most, valid=None, classes=None):
       The indices int32 [K] of the kept boxes by falling score, and bool [K], which of
       them are boxes. The others are 0.
     """
-    count = len(scores)
+    boxes, count = jnp.asarray(boxes), len(scores)
     blocks = -(-count // BLOCK)
-    valid = jnp.ones(count, bool) if valid is None else valid
-    classes = jnp.zeros(count, jnp.int32) if classes is None else classes
+    valid = jnp.ones(count, bool) if valid is None else jnp.asarray(valid)
+    classes = jnp.zeros(count, int) if classes is None else jnp.asarray(classes)
     order = jnp.argsort(jnp.where(valid, scores, -jnp.inf), descending=True)
     order = jnp.pad(order, (0, blocks * BLOCK - count)).astype(jnp.int32)
     valid = valid[order] & (jnp.arange(blocks * BLOCK) < count)

@@ -39,20 +39,29 @@ def _roi_pool_jvp(bins, stride, primals, tangents):
 
 def _pool(x, rois, bins, stride):
     """Returns the maxima, and the number of the pixel that each is from, or -1."""
-    height, width, _ = x.shape
-    numbers = jnp.arange(height * width, dtype=jnp.int32).reshape(height, width, 1)
-    numbers = jnp.broadcast_to(numbers, x.shape)
+    height, width, channels = x.shape
+    pixels = jnp.reshape(x, (-1, channels))
 
     def pool(edges):
-        rows, columns = edges
-        # Each row's first maximum, and then the first row's: the first of all.
-        best = _first_maximum(x, numbers, columns, 1)
-        best, pixel = _first_maximum(*best, rows, 0)
-        return jnp.where(pixel < 0, 0, best), pixel
+        (top, below), (left, right) = edges
+        across = (right - left).max()
+
+        def take(i, best):
+            row, column = (top + i // across)[:, None], (left + i % across)[None]
+            there = (row < below[:, None]) & (column < right[None])
+            number = jnp.where(there, row * width + column, 0)
+            value, number = pixels[number], number[..., None]
+            better = there[..., None] & ((value > best[0]) | jnp.isnan(value))
+            return jnp.where(better, value, best[0]), jnp.where(better, number, best[1])
+
+        shape = bins, bins, channels
+        none = jnp.full(shape, -jnp.inf, x.dtype), jnp.full(shape, -1, jnp.int32)
+        best, number = lax.fori_loop(0, (below - top).max() * across, take, none)
+        return jnp.where(number < 0, 0, best), number
 
     rows = _edges(rois[:, 1], rois[:, 3], height, bins, stride)
     columns = _edges(rois[:, 0], rois[:, 2], width, bins, stride)
-    # RoI by RoI, what is between the two steps stays in the processor's cache.
+    # One RoI at a time stays in the processor's cache.
     return lax.map(pool, (rows, columns))
 
 
@@ -77,29 +86,6 @@ def _edges(low, high, side, bins, stride):
         jnp.clip(first[:, None] + jnp.asarray(table, jnp.int32)[length], 0, side)
         for table in (start, end)
     )
-
-
-def _first_maximum(x, numbers, edges, axis):
-    """Takes the maximum over the bins of an axis, and its number; none is -inf and -1.
-
-    Args:
-      x: [H, W, C], and the `numbers` int32 of its elements.
-      edges: the start and the end of each bin, int32 [P] each.
-    """
-    start, end = edges
-    shape = list(x.shape)
-    shape[axis] = len(start)
-
-    def take(i, best):
-        value, number = (
-            jnp.take(z, start + i, axis, mode="clip") for z in (x, numbers)
-        )
-        better = jnp.expand_dims(start + i < end, [a for a in range(3) if a != axis])
-        better &= (value > best[0]) | jnp.isnan(value)
-        return jnp.where(better, value, best[0]), jnp.where(better, number, best[1])
-
-    none = jnp.full(shape, -jnp.inf, x.dtype), jnp.full(shape, -1, jnp.int32)
-    return lax.fori_loop(0, (end - start).max(), take, none)
 
 
 def roi_align(x, rois, bins, stride=16, samples=0, aligned=True):
