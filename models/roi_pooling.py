@@ -40,7 +40,7 @@ def _roi_pool_jvp(bins, stride, primals, tangents):
 def _pool(x, rois, bins, stride):
     """Returns the maxima, and the number of the pixel that each is from, or -1."""
     height, width, channels = x.shape
-    pixels = jnp.reshape(x, (-1, channels))
+    pixels = jnp.asarray(x).reshape(-1, channels)
 
     def pool(edges):
         (top, below), (left, right) = edges
