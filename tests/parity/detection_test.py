@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from parity.port import torch, torchvision
 
+from detection import losses
+from detection.targets import RoiTargets
 from models import boxes, roi_pooling
 
 RNG = np.random.default_rng(0)
@@ -64,3 +66,24 @@ def test_overlaps(float64):
     theirs = importlib.import_module("torchvision.ops.boxes")
     a, b = draw(30), draw(20)
     same(boxes.iou(jnp.asarray(a), b), theirs.box_iou(*map(torch.tensor, (a, b))))
+
+
+@pytest.mark.parametrize("beta", [1.0, 1 / 9, 0.0])
+def test_losses_of_regions(beta, float64):
+    """The sum over the foreground is divided by all regions, as in Caffe."""
+    torchvision()
+    heads = importlib.import_module("torchvision.models.detection.roi_heads")
+    logits, deltas = RNG.normal(size=(20, 4)), RNG.normal(size=(20, 4, 4))
+    classes, wanted = RNG.integers(0, 4, 20), RNG.normal(size=(20, 4)) / 5
+    targets = RoiTargets(wanted, jnp.asarray(classes), wanted, jnp.ones(20, bool))
+    ours = losses.roi_losses(jnp.asarray(logits), jnp.asarray(deltas), targets, beta)
+    own = torch.tensor(deltas.reshape(20, 16))
+    labels, regression = [torch.tensor(classes)], [torch.tensor(wanted)]
+    smooth = functools.partial(torch.nn.functional.smooth_l1_loss, beta=beta)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            heads.F, "smooth_l1_loss", lambda *args, beta, **rest: smooth(*args, **rest)
+        )
+        theirs = heads.fastrcnn_loss(torch.tensor(logits), own, labels, regression)
+    for mine, other in zip(ours, theirs, strict=True):
+        same(mine, other, 1e-5)  # losses are float32
