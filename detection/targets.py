@@ -185,8 +185,7 @@ def sample(key, positive, negative, size, most_positive):
 
     on, is_on = best(positive, min(most_positive, size))
     off, is_off = best(negative, size)
-    is_off &= jnp.arange(size) < size - is_on.sum()
     counts = jnp.concatenate([is_on, is_off])
-    order = jnp.argsort(~counts)[:size]
+    order = jnp.argsort(~counts)[:size]  # stable: positives stay before negatives
     index, counts = jnp.concatenate([on, off])[order], counts[order]
     return jnp.where(counts, index, 0), jnp.arange(size) < is_on.sum(), counts

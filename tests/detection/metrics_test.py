@@ -132,6 +132,20 @@ def test_coco_s_numbers_are_pycocotools(seed, options):
     np.testing.assert_allclose(score.class_ap, by_class, 0, 1e-12)
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_of_two_objects_with_equal_overlaps_coco_takes_the_last(order):
+    """If the first detection takes the second's object, the second finds none."""
+    boxes = np.float32([[0, 0, 10, 10], [4, 0, 14, 10]])[list(order)]
+    truths = [objects(boxes, [1, 1], image=1), objects([[0, 0, 9, 9]] * 2, [0, 2])]
+    found = detected([[2, 0, 12, 10], [0, 0, 10, 10]], [0.9, 0.8], np.array([1, 1]))
+    numbers = metrics.coco(truths, [found, NONE], CLASSES).numbers
+    expected, _ = pycocotools(truths, [found, NONE])
+    np.testing.assert_allclose(list(numbers.values()), expected, 0, 1e-12)
+    recall = metrics.coco(truths[:1], [found], CLASSES).numbers["AR_100"]
+    # Both are right at the four thresholds below 8 / 12, or one; above that, one is.
+    assert recall == pytest.approx({(0, 1): 0.7, (1, 0): 0.5}[order])
+
+
 def test_coco_s_numbers_without_detections_or_objects():
     truths, detections = draw(4)
     nothing = metrics.coco(truths, [NONE] * len(truths), CLASSES)

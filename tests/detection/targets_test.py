@@ -18,6 +18,13 @@ GRID = anchors.grid(anchors.caffe(), (38, 50))
 INSIDE = np.asarray(boxes.inside(GRID, SIZE))
 
 
+STATIC = "size", "most_positive", "foreground", "background", "weights"
+anchor_targets = jax.jit(targets.anchor_targets, static_argnames=STATIC[:2])
+roi_targets = jax.jit(targets.roi_targets, static_argnames=STATIC)
+sample = jax.jit(targets.sample, static_argnums=(3, 4))
+assign_anchors = jax.jit(targets.assign_anchors)
+
+
 def draw(count, seed, side=60):
     rng = np.random.default_rng(seed)
     low = rng.integers(0, 100, (count, 2))
@@ -34,7 +41,7 @@ def padded(objects, count=5):
 def test_the_test_vector_of_an_image_of_600_by_800():
     """Counts and overlaps are those of py-faster-rcnn's formulas in numpy."""
     found, real = padded(OBJECTS)
-    on, off, match = targets.assign_anchors(GRID, found, real, INSIDE)
+    on, off, match = assign_anchors(GRID, found, real, INSIDE)
     assert [on.sum(), off.sum(), (INSIDE & ~on & ~off).sum()] == [17, 5_313, 614]
     assert not (on & off).any() and not (on & ~INSIDE).any()
     overlaps = np.where(INSIDE[:, None], boxes.iou(GRID, OBJECTS), 0)
@@ -62,7 +69,7 @@ def test_anchors_are_assigned_as_in_the_loop(seed):
     own[:8] = own[0]  # equally good
     counts = np.random.default_rng(seed).random(300) < 0.8
     found, real = padded(objects)
-    on, off, match = jax.jit(targets.assign_anchors)(own, found, real, counts)
+    on, off, match = assign_anchors(own, found, real, counts)
     labels, expected = plain_assign(own, objects, counts)
     np.testing.assert_array_equal(on, labels == 1)
     np.testing.assert_array_equal(off, labels == 0)
@@ -72,31 +79,31 @@ def test_anchors_are_assigned_as_in_the_loop(seed):
 def test_all_the_best_anchors_of_an_object_are_positive():
     own = np.float32([[0, 0, 10, 10], [10, 0, 20, 10], [0, 10, 10, 20], [90, 0, 99, 9]])
     found, real = padded(np.float32([[5, 0, 15, 10]]))
-    on, off, _ = targets.assign_anchors(own, found, real, np.ones(4, bool))
+    on, off, _ = assign_anchors(own, found, real, np.ones(4, bool))
     assert on.tolist() == [True, True, False, False]
     assert off.tolist() == [False, False, True, True]
 
 
 def test_an_object_that_no_anchor_overlaps_gets_none():
     own, objects = draw(20, 0), np.float32([[500, 500, 520, 520]])
-    on, off, _ = targets.assign_anchors(own, *padded(objects), np.ones(20, bool))
+    on, off, _ = assign_anchors(own, *padded(objects), np.ones(20, bool))
     assert not on.any() and off.all()
 
 
 def test_without_objects_all_anchors_that_count_are_negative():
     found, real = padded(OBJECTS[:0])
-    on, off, _ = targets.assign_anchors(GRID, found, real, INSIDE)
+    on, off, _ = assign_anchors(GRID, found, real, INSIDE)
     assert not on.any()
     np.testing.assert_array_equal(off, INSIDE)
-    chosen = targets.anchor_targets(jax.random.key(0), GRID, found, real, INSIDE)
+    chosen = anchor_targets(jax.random.key(0), GRID, found, real, INSIDE)
     assert chosen.sampled.all() and not chosen.positive.any()
     assert not chosen.deltas.any() and INSIDE[chosen.index].all()
 
 
 def test_sampled_anchors_regress_to_the_object_of_their_largest_overlap():
     found, real = padded(OBJECTS)
-    chosen = targets.anchor_targets(jax.random.key(1), GRID, found, real, INSIDE)
-    on, off, match = targets.assign_anchors(GRID, found, real, INSIDE)
+    chosen = anchor_targets(jax.random.key(1), GRID, found, real, INSIDE)
+    on, off, match = assign_anchors(GRID, found, real, INSIDE)
     assert chosen.positive.sum() == 17 and chosen.sampled.sum() == 256
     assert len(set(chosen.index.tolist())) == 256
     np.testing.assert_array_equal(on[chosen.index], chosen.positive)
@@ -121,7 +128,7 @@ def test_a_sample_is_filled_with_negatives(positives, negatives, expected):
     order = np.random.default_rng(0).permutation(80)
     on = np.isin(np.arange(80), order[:positives])
     off = np.isin(np.arange(80), order[positives : positives + negatives])
-    index, positive, counts = targets.sample(jax.random.key(3), on, off, 16, 4)
+    index, positive, counts = sample(jax.random.key(3), on, off, 16, 4)
     assert index.shape == positive.shape == counts.shape == (16,)
     assert (positive.sum(), (counts & ~positive).sum()) == expected
     assert on[index[positive]].all() and off[index[counts & ~positive]].all()
@@ -131,7 +138,7 @@ def test_a_sample_is_filled_with_negatives(positives, negatives, expected):
 
 def test_a_sample_may_be_larger_than_the_candidates():
     on, off = np.array([True, False, False]), np.array([False, False, True])
-    index, positive, counts = targets.sample(jax.random.key(0), on, off, 8, 4)
+    index, positive, counts = sample(jax.random.key(0), on, off, 8, 4)
     np.testing.assert_array_equal(index, [0, 2] + [0] * 6)
     np.testing.assert_array_equal(positive, [True] + [False] * 7)
     np.testing.assert_array_equal(counts, [True] * 2 + [False] * 6)
@@ -139,7 +146,7 @@ def test_a_sample_may_be_larger_than_the_candidates():
 
 def test_every_candidate_is_sampled_equally_often():
     on, off = np.arange(40) < 10, np.arange(40) >= 20
-    run = jax.vmap(lambda key: targets.sample(key, on, off, 16, 4)[0])
+    run = jax.vmap(lambda key: sample(key, on, off, 16, 4)[0])
     index = np.asarray(run(jax.random.split(jax.random.key(0), 4000)))
     times = np.bincount(index.ravel(), minlength=40)
     # 4 of 10 and 12 of 20 each time; five standard deviations of a binomial.
@@ -155,7 +162,7 @@ def test_neither_the_order_of_a_batch_nor_the_devices_change_a_sample():
     )
 
     def run(key, found, real):
-        return targets.anchor_targets(key, GRID, found, real, INSIDE)
+        return anchor_targets(key, GRID, found, real, INSIDE)
 
     alone = [jax.jit(run)(keys[i], found[i], real[i]) for i in (0, 5)]
     order = np.arange(8)[::-1]
@@ -178,7 +185,7 @@ def region(seed=0, **options):
     near = found[np.arange(40) % 3] + jitter.astype(np.float32)
     proposals = np.concatenate([near, draw(20, seed)])
     there, labels = np.arange(60) < 50, np.array([4, 0, 7, 9, 9])
-    run = functools.partial(targets.roi_targets, **options)
+    run = functools.partial(roi_targets, **options)
     key = jax.random.key(seed)
     chosen = run(key, proposals, there, found, labels, real)
     return chosen, proposals[:50], objects, labels
@@ -207,7 +214,7 @@ def test_real_objects_are_proposals_themselves():
     """Without any proposal the objects are the foreground, with deltas of zero."""
     found, real = padded(OBJECTS)
     none, labels = np.zeros((6, 4), np.float32), np.arange(5)
-    chosen = targets.roi_targets(
+    chosen = roi_targets(
         jax.random.key(0), none, np.zeros(6, bool), found, labels, real
     )
     assert chosen.sampled.sum() == 3
@@ -219,7 +226,7 @@ def test_real_objects_are_proposals_themselves():
 
 def test_an_image_without_objects_has_background_alone():
     found, real = padded(OBJECTS[:0])
-    chosen = targets.roi_targets(
+    chosen = roi_targets(
         *(jax.random.key(0), draw(200, 1), np.ones(200, bool)),
         *(found, np.zeros(5, int), real),
     )
@@ -232,7 +239,7 @@ def test_proposals_get_no_gradient():
 
     def total(proposals):
         there = jnp.ones(20, bool)
-        chosen = targets.roi_targets(
+        chosen = roi_targets(
             jax.random.key(0), proposals, there, found, np.zeros(5, int), real
         )
         return chosen.deltas.sum() + chosen.rois.sum()
@@ -249,9 +256,9 @@ def test_candidates_inside_a_crowd_can_be_spared():
     spared = targets.inside_crowd(own, found, crowd)
     assert spared.tolist() == [True, False, True, False]
     key, all_count = jax.random.key(0), np.ones(4, bool)
-    chosen = targets.anchor_targets(key, own, found, real, all_count, spared, size=4)
+    chosen = anchor_targets(key, own, found, real, all_count, spared, size=4)
     assert chosen.index[chosen.sampled].tolist() == [3, 1]
-    chosen = targets.roi_targets(
+    chosen = roi_targets(
         key, own, all_count, found, np.array([0, 2]), real, spared, size=8
     )
     assert sorted(chosen.classes[chosen.sampled].tolist()) == [0, 3, 3]
