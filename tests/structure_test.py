@@ -17,7 +17,7 @@ FLOORS = (
     {"weights", "evaluate", "analysis"},
     {"comparison"},
     {"experiment"},
-    {"training", "evaluation"},
+    {"training", "evaluation", "detection"},
     {"input_pipeline", "models"},
     {"data_source"},
     {"kernels", "transforms", "configs", "errors"},

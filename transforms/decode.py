@@ -148,12 +148,12 @@ def _jpeg_orientation(data):
     if APP1 not in markers and markers[-1:] == [SCAN]:
         return 1
     try:
-        return _orientation(Image.open(io.BytesIO(data), formats=["JPEG"]))
-    except Exception:  # as for _orientation
+        return orientation(Image.open(io.BytesIO(data), formats=["JPEG"]))
+    except Exception:  # as for `orientation`
         return 1
 
 
-def _orientation(image):
+def orientation(image):
     """Returns a PIL image's orientation by EXIF or XMP: 1 to 8, or another value."""
     try:
         return image.getexif().get(ORIENTATION, 1)
@@ -178,7 +178,7 @@ def _decode_with_pil(data, channels):
         if channels == 1:
             image.draft("L", None)  # a JPEG then gives its Y
         image.load()  # here a TIFF turns itself
-        return _pixels(_eight_bits(image), channels), _orientation(image)
+        return _pixels(_eight_bits(image), channels), orientation(image)
     except DamagedImage:
         raise
     except UnidentifiedImageError as error:

@@ -1,0 +1,1 @@
+"""Detection: annotated boxes, what a detector is trained towards, and its scores."""

@@ -1,0 +1,95 @@
+"""Reads a JSON of COCO's form (instances), https://cocodataset.org/#format-data.
+
+A box is a corner and a size, x, y, w, h, and already continuous. The ids of images and
+of categories may be any numbers, in any order.
+"""
+
+import json
+from pathlib import Path
+
+from data_source import DataError
+from detection import records
+
+# The lists of a JSON, and the fields that their items must have.
+LISTS = {
+    "images": ("id", "file_name"),
+    "annotations": ("image_id", "category_id", "bbox"),
+    "categories": ("id", "name"),
+}
+
+
+def read(folder, path, classes=None, damage=None):
+    """Returns the `records.Annotations` of all images that a JSON names.
+
+    An image without annotations has no objects.
+
+    Args:
+      folder: where the image files are.
+      classes: the names in the order of the labels; None takes the categories by their
+        ids.
+      damage: a `records.Damage`, which is told of bad boxes; None drops them.
+
+    Raises:
+      DataError: a file is missing or cannot be understood; the message names it and the
+        annotation.
+    """
+    damage = damage or records.Damage()
+    images, annotations, categories = _lists(path)
+    names = {item["id"]: str(item["name"]) for item in categories}
+    classes = records.Classes(classes or [names[key] for key in sorted(names)])
+    labels = {
+        key: classes.label(name, f"{path}, category {key}")
+        for key, name in names.items()
+    }
+    rows = {image["id"]: [] for image in images}
+    for place, item in enumerate(annotations, 1):
+        number = item.get("id", place)
+        where = f"{path}, annotation {number}"
+        if item["image_id"] not in rows or item["category_id"] not in labels:
+            field = "category_id" if item["image_id"] in rows else "image_id"
+            raise DataError(f"{where}: no item has the {field} {item[field]!r}")
+        row = _row(item, labels[item["category_id"]], number, where)
+        rows[item["image_id"]].append(row)
+    files = [Path(folder) / image["file_name"] for image in images]
+    found = []
+    for image, file in zip(images, files, strict=True):
+        size = records.image_size(image.get("height"), image.get("width"), file)
+        image = image["id"]
+        found.append(records.objects(str(file), image, size, rows[image], damage))
+    return records.Annotations(tuple(found), classes.names)
+
+
+def _lists(path):
+    """Returns a JSON's images, annotations and categories."""
+    try:
+        content = json.loads(Path(path).read_bytes())
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing") from error
+    except ValueError as error:
+        raise DataError(f"{path} is no JSON: {error}") from error
+    for name, fields in LISTS.items():
+        items = content.get(name) if isinstance(content, dict) else None
+        if not isinstance(items, list):
+            raise DataError(f"{path} has no list {name!r}; is it of COCO's instances?")
+        for number, item in enumerate(items):
+            for field in fields:
+                if field not in item:
+                    raise DataError(f"{path}: {name}[{number}] has no {field!r}")
+    for name in ("images", "categories"):
+        if len({item["id"] for item in content[name]}) < len(content[name]):
+            raise DataError(f"{path}: two {name} have the same id")
+    return [content[name] for name in LISTS]
+
+
+def _row(item, label, number, where):
+    box, area = item["bbox"], item.get("area")
+    if not isinstance(box, list) or len(box) != 4:
+        raise DataError(f"{where}: bbox is {box!r}, not x, y, width and height")
+    x, y, width, height = (records.number(z, f"{where}: bbox") for z in box)
+    corners = x, y, x + width, y + height
+    return records.Row(
+        *(where, corners, corners, label),
+        id=int(records.number(number, f"{where}: id")),
+        crowd=bool(item.get("iscrowd", 0)),
+        area=None if area is None else records.number(area, f"{where}: area"),
+    )
