@@ -8,7 +8,7 @@ from absl import logging
 
 from claims import harness
 from claims.harness import catalogue, report
-from errors import PREEMPTED, UserError, foreign
+from errors import PREEMPTED, UsageError, UserError, foreign
 
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "claims"
@@ -38,6 +38,11 @@ def parser():
     )
     flags.add_argument(
         "--jobs", type=int, default=0, help="train in so many processes at once"
+    )
+    flags.add_argument(
+        "--slurm",
+        metavar="OPTIONS",
+        help="submit the runs to SLURM, as a sweep does: partition=main,minutes=60",
     )
     flags.add_argument(
         "--change",
@@ -71,7 +76,7 @@ def main(argv=None):
 
 def _run(options):
     from claims.harness import conduct
-    from experiment import devices, stopping
+    from experiment import devices
     from experiment import options as flags
     from kernels import ops
 
@@ -80,20 +85,37 @@ def _run(options):
     devices.start(flags.CACHE, "off", None, None, None)
     folder = pathlib.Path(options.workdir).expanduser()
     results = folder / "tries" if options.change else RESULTS
-    conductor = conduct.Conductor(
-        folder, results, options.scale, stopping.StopSignal(), options.jobs
-    )
+    runner = _runner(options, folder / conduct.RUNS)
+    conductor = conduct.Conductor(folder, results, options.scale, runner)
     failed = []
     for claim in chosen:
         try:
             print(conductor.run(claim, options.change), flush=True)
         except UserError as error:
-            if error.exit_code == PREEMPTED or len(chosen) == 1:
+            stopped = error.exit_code == PREEMPTED and options.slurm is None
+            if stopped or len(chosen) == 1:
                 raise
             failed.append(claim.name)
             print(f"{claim.name}: {error}", file=sys.stderr, flush=True)
     if failed:
         raise UserError(f"these claims have no verdict: {', '.join(failed)}")
+
+
+def _runner(options, folder):
+    """What trains: SLURM, processes, or this process."""
+    from experiment import stopping
+    from sweep import in_process, local
+
+    if options.jobs and options.slurm is not None:
+        raise UsageError("--jobs and --slurm are two ways to train: choose one")
+    if options.slurm is not None:
+        from sweep import slurm
+
+        return slurm.Slurm(folder, slurm.parse(options.slurm))
+    stop = stopping.StopSignal()
+    return (
+        local.Local(stop, options.jobs) if options.jobs else in_process.InProcess(stop)
+    )
 
 
 if __name__ == "__main__":

@@ -152,18 +152,12 @@ def submit(runs, options, flags=()):
     """
     from sweep import slurm
 
-    options = slurm.parse(options)
+    runner = slurm.Slurm(runs.parent.path, slurm.parse(options), flags)
     grid.check(runs.all)
     with runs.parent.lock:
         runs.parent.lock.take()
         runs.write()
-        queued, pending = slurm.queued(runs.parent.path), []
-        for run in runs.all:
-            state, _ = run.state(queued)
-            if state not in ("done", "diverged", "running", "queued"):
-                run.workdir.create(run.config)
-                pending.append(str(run))
-        return slurm.submit(runs.parent.path, pending, options, flags)
+        return runner.submit(runs.all)
 
 
 def _queued(parent):

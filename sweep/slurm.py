@@ -15,7 +15,7 @@ import os
 import shutil
 import subprocess
 
-from errors import UsageError, UserError, shortened
+from errors import PREEMPTED, UsageError, UserError, shortened
 from experiment import configuration, slurm_task, workdir
 
 # Each option, with the kind of its value and its name in submitit.
@@ -177,6 +177,50 @@ def submit(parent, names, options, flags=()):
         parameters["time"],
         tuple(before),
     )
+
+
+class Waiting(UserError):
+    """SLURM has runs whose results are asked for."""
+
+    exit_code = PREEMPTED
+
+
+class Slurm:
+    """Submits what is missing of some runs.
+
+    Args:
+      parent: the pathlib.Path of their directories.
+      options: what `parse` returns.
+      flags: further flags of main.py for each run.
+    """
+
+    def __init__(self, parent, options, flags=()):
+        self._parent, self._options, self._flags = parent, options, flags
+
+    def submit(self, runs):
+        """Submits those that have neither ended nor are trained or queued already.
+
+        Returns:
+          `Submitted`.
+        """
+        have, pending = queued(self._parent), []
+        for run in runs:
+            state, _ = run.state(have)
+            if state not in ("done", "diverged", "running", "queued"):
+                run.workdir.create(run.config)
+                pending.append(str(run))
+        return submit(self._parent, pending, self._options, self._flags)
+
+    def train(self, runs, until):
+        """Submits what is missing of the runs; returns if nothing is.
+
+        Raises:
+          Waiting: runs are missing, and SLURM has them now.
+        """
+        if until != 1:
+            raise ValueError(f"SLURM trains to the end, not until {until}")
+        if any(not run.ended for run in runs):
+            raise Waiting(f"{self.submit(runs)}; the same command goes on after them")
 
 
 def queued(parent):

@@ -41,10 +41,8 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import tiny_datasets  # noqa: E402
-import tiny_networks  # noqa: E402
 
 import data_source  # noqa: E402
-import models  # noqa: E402
 from models import resnet  # noqa: E402
 
 # Tracing makes millions of objects and little garbage; to look for it as often as usual
@@ -67,13 +65,6 @@ def some():
     """Images uint8 [20, 8, 8, 1] and labels."""
     rng = np.random.default_rng(0)
     return rng.integers(0, 256, (20, 8, 8, 1), np.uint8), rng.integers(0, 3, 20)
-
-
-@pytest.fixture
-def tiny_network(monkeypatch):
-    """Lets configs name the networks of tiny_networks.py."""
-    monkeypatch.setitem(models.MODELS, "tiny", tiny_networks.Tiny)
-    monkeypatch.setitem(models.MODELS, "pooled", tiny_networks.Pooled)
 
 
 @pytest.fixture

@@ -5,7 +5,9 @@ import time
 
 from claims.harness import report, trainings
 from experiment import workdir
-from sweep import in_process, local, vary
+from sweep import vary
+
+RUNS = "runs"
 
 
 class Conductor:
@@ -15,14 +17,12 @@ class Conductor:
       folder: the pathlib.Path of the runs of all claims.
       results: the folder of the results as JSON, and of the figures.
       scale: one of harness.SCALES.
-      stop: a stopping.StopSignal.
-      jobs: how many processes train at once; 0: this one trains.
+      runner: what trains the runs in folder/runs, such as a sweep.local.Local.
     """
 
-    def __init__(self, folder, results, scale, stop, jobs=0):
+    def __init__(self, folder, results, scale, runner):
         self._results, self._scale = results, scale
-        runner = local.Local(stop, jobs) if jobs else in_process.InProcess(stop)
-        self._pool = trainings.Pool(folder / "runs", runner)
+        self._pool = trainings.Pool(folder / RUNS, runner)
         self._times = workdir.Workdir(folder / "times")
 
     def run(self, claim, changes=()):

@@ -9,12 +9,14 @@ import pytest
 import runs
 
 import models
+import train
 from claims import networks
 from claims.harness import catalogue, conduct, intervals, report, trainings
 from comparison import counting
 from configs import default
-from errors import UsageError
+from errors import PREEMPTED, UsageError
 from experiment import checks
+from sweep import in_process, slurm
 
 NAMES = catalogue.names()
 
@@ -166,7 +168,7 @@ def toy(log):
 
     def experiment(scale):
         assert scale == "small"
-        config = runs.small_config(num_epochs=1.0, model__name="tiny")
+        config = runs.small_config(num_epochs=1.0)
         arms = {"a": {"batch_size": 32}, "b": {"batch_size": 16}}
         choice = {"dataset.train_split": "train[:64]"}
         return trainings.Experiment(config, arms, 3, (1e-9, 0.01), choice)
@@ -193,28 +195,73 @@ def toy(log):
     return catalogue.Claim("toy", module)
 
 
-def test_a_claim_from_its_runs_to_its_result(tiny_network, tmp_path, monkeypatch):
+class Once:
+    """A stop that is asked for once some runs have ended."""
+
+    def __init__(self, folder, count):
+        self._folder, self._count = folder, count
+
+    @property
+    def requested(self):
+        return len(list(self._folder.glob("*/result.json"))) >= self._count
+
+
+def conductor(path, stop=runs.NoStop):
+    runner = in_process.InProcess(stop)
+    return conduct.Conductor(path / "runs", path / "results", "small", runner)
+
+
+def test_a_claim_from_its_runs_to_its_result(tmp_path, monkeypatch):
     """Its runs are those of a sweep, and none of them is trained twice."""
     log = []
-    conductor = conduct.Conductor(
-        tmp_path / "runs", tmp_path / "results", "small", runs.NoStop
-    )
-    first = conductor.run(toy(log))
+    first = conductor(tmp_path).run(toy(log))
     assert log == [{"a": 3, "b": 3}]
-    made = sorted(path.name for path in (tmp_path / "runs" / "runs").iterdir())
+    folder = tmp_path / "runs" / conduct.RUNS
+    made = sorted(path.name for path in folder.iterdir())
     assert len(made) == 2 * 2 + 2 * 3
     assert {run["learning_rate"] for run in first.runs} == {0.01}
     assert [run["seed"] for run in first.runs] == [0, 1, 2] * 2
 
+    stopped = tmp_path / "stopped"
+    for count in (3, 6):
+        stop = Once(stopped / "runs" / conduct.RUNS, count)
+        with pytest.raises(train.Preempted):
+            conductor(stopped, stop).run(toy(log))
+    resumed = conductor(stopped).run(toy(log))
+    assert resumed.numbers == first.numbers
+    assert resumed.verdict == first.verdict
+    assert len(log) == 2
+
     monkeypatch.setattr("sweep.together.groups", None)  # it would train
     monkeypatch.setattr("train.train", None)
-    again = conductor.run(toy(log))
+    again = conductor(tmp_path).run(toy(log))
     assert again.verdict == first.verdict
     assert again.numbers == first.numbers
     found, _ = report.read(tmp_path / "results", "toy", "small")
     assert found.numbers == json.loads(json.dumps(first.numbers))
     assert found.verdict == first.verdict
     assert found.minutes >= first.minutes
+
+
+def test_the_runs_of_a_claim_wait_in_slurms_queue(tmp_path, monkeypatch):
+    """It submits the runs that choose the rates, and no others before these."""
+    submitted = []
+
+    def submit(parent, names, options, flags):
+        submitted.append((parent, names, options, flags))
+        return f"{len(names)} runs"
+
+    monkeypatch.setattr(slurm, "submit", submit)
+    monkeypatch.setattr(slurm, "queued", lambda parent: set())
+    folder = tmp_path / conduct.RUNS
+    runner = slurm.Slurm(folder, {"minutes": 5})
+    waiting = conduct.Conductor(tmp_path, tmp_path / "results", "small", runner)
+    with pytest.raises(slurm.Waiting, match="4 runs; the same command goes on") as end:
+        waiting.run(toy([]))
+    assert end.value.exit_code == PREEMPTED
+    ((parent, names, options, _),) = submitted
+    assert (parent, options) == (folder, {"minutes": 5})
+    assert sorted(names) == sorted(path.name for path in folder.iterdir())
 
 
 def test_the_list_and_what_is_refused():
@@ -224,6 +271,9 @@ def test_the_list_and_what_is_refused():
     refused = runs.call_claims(["relu_vs_tang"])
     assert refused.returncode == 2
     assert "did you mean 'relu_vs_tanh'" in refused.stderr
+    refused = runs.call_claims(["bottleneck", "--jobs=2", "--slurm="])
+    assert refused.returncode == 2
+    assert "--jobs and --slurm are two ways to train" in refused.stderr
     refused = runs.call_claims(["bottleneck", "--scale=paper"])
     assert refused.returncode == 2
     assert "bottleneck has no runs at --scale=paper" in refused.stderr

@@ -89,7 +89,7 @@ def test_a_rate_that_can_be_used():
 def one_step(path, steps):
     """Trains by whole batches at a constant rate of 0.5; returns a Trained."""
     changes = {
-        "model__name": "pooled",
+        "model__name": "tiny_networks:Pooled",
         "dataset__train_split": "train[:32]",
         "augment__crop": 0,
         "num_epochs": float(steps),
@@ -103,7 +103,7 @@ def one_step(path, steps):
     return trainings.Trained(run.config(), run, outcomes.read(run))
 
 
-def test_gradients_are_those_that_the_steps_take(tiny_network, tmp_path):
+def test_gradients_are_those_that_the_steps_take(tmp_path):
     """Without momentum a step is the rate times the gradient."""
     first, second = (one_step(tmp_path / str(n), n) for n in (1, 2))
     start = build.setup(first.config).init()(first.config.seed).params

@@ -10,6 +10,7 @@ from made_up import arms, spread
 
 from claims import c3_table, one_by_one, small_kernels
 from claims.harness import catalogue, conduct, intervals, report, trainings
+from sweep import in_process
 
 HEADS = ("fully connected", "with dropout", "average")
 STACKS = ("5x5", "two 3x3", "7x7", "three 3x3")
@@ -114,9 +115,8 @@ def test_c3_table_from_its_runs_to_its_figure(tmp_path):
     small = dataclasses.replace(whole, config=config, seeds=1, rates=())
     module = types.ModuleType("c3_table", c3_table.__doc__)
     vars(module).update(vars(c3_table), experiment=lambda scale: small)
-    conductor = conduct.Conductor(
-        tmp_path / "runs", tmp_path / "results", "small", runs.NoStop
-    )
+    runner = in_process.InProcess(runs.NoStop)
+    conductor = conduct.Conductor(tmp_path, tmp_path / "results", "small", runner)
     found = conductor.run(catalogue.Claim("c3_table", module))
     assert found.numbers["parameters"] == {c3_table.TABLE: 60_000, c3_table.ALL: 60_900}
     (table,), (full,) = (

@@ -40,8 +40,8 @@ def train(path, **overrides):
     return trainings.Trained(run.config(), run, outcomes.read(run))
 
 
-def test_statistics_of_the_population_against_moving_averages(tmp_path, tiny_network):
-    run = train(tmp_path / "run", model__name="tiny")
+def test_statistics_of_the_population_against_moving_averages(tmp_path):
+    run = train(tmp_path / "run")
     found = population_statistics.compare(run)
     assert found["moving"] == run.error
     # After two steps, moving averages have a fifth of the way from 0 and 1 behind them.

@@ -26,9 +26,9 @@ def states(path):
     return {row.name: row.state for row in found.rows}
 
 
-def test_what_no_program_can_share_is_trained_as_if_alone(tiny_network, tmp_path):
+def test_what_no_program_can_share_is_trained_as_if_alone(tmp_path):
     """The bits are those of single trainings, here for two batch sizes."""
-    changes = {"model__name": "tiny", "schedule__name": "plateau"}
+    changes = {"schedule__name": "plateau"}
     swept = sweep(tmp_path / "sweep", ["batch_size=16,32"], **changes)
     assert [run.result["step"] for run in swept.all] == [20, 10]
     for run in swept.all:
@@ -86,9 +86,7 @@ def test_a_sweep_does_not_touch_what_has_an_owner(tmp_path):
     assert os.listdir(run.path) == []
 
 
-def test_a_run_that_fails_is_named_and_the_others_go_on(
-    tiny_network, tmp_path, monkeypatch
-):
+def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path, monkeypatch):
     """It fails once more as long as its reason stays, and then trains."""
     real = train.train
 
@@ -99,14 +97,14 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(
 
     monkeypatch.setattr(train, "train", fail)
     vary = ["seed=0,1", "schedule.name=plateau"]
-    swept = sweep(tmp_path, vary, model__name="tiny")
+    swept = sweep(tmp_path, vary)
     assert set(states(tmp_path).values()) == {"failed", "done"}
     result = command.sweep(swept, in_process.InProcess(runs.NoStop))
     assert "failed: no space left" in str(result)
     (line,) = result.failed
     assert "not all of the runs came to their end: 1 run: 1 failed" in line
     monkeypatch.setattr(train, "train", real)
-    sweep(tmp_path, vary, model__name="tiny")
+    sweep(tmp_path, vary)
     assert set(states(tmp_path).values()) == {"done"}
     assert not list(tmp_path.glob("*/failure.json"))
 

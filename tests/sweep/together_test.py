@@ -8,11 +8,9 @@ import jax
 import numpy as np
 import pytest
 import runs
-import tiny_networks
 
 import data_source
 import evaluate
-import models
 import train
 from errors import ConfigError, UsageError
 from experiment import workdir
@@ -22,7 +20,6 @@ from sweep.vary import parse
 SMALL = {
     "num_epochs": 1.0,
     "optimizer__learning_rate": 0.01,
-    "model__name": "tiny",
     "augment__rotate": 5.0,
 }
 
@@ -61,9 +58,7 @@ def assert_same_run(sweeps, alone):
         pytest.param(3, marks=pytest.mark.slow),
     ],
 )
-def test_runs_of_a_sweep_are_those_of_separate_trainings(
-    tiny_network, tmp_path, at_once
-):
+def test_runs_of_a_sweep_are_those_of_separate_trainings(tmp_path, at_once):
     # A decay of 0 has an optax chain of its own; of three at once one is left over.
     varied = {"seed": (3, 5), "optimizer.weight_decay": (0.0, 0.5)}
     if at_once == 2:
@@ -83,7 +78,7 @@ def test_runs_of_a_sweep_are_those_of_separate_trainings(
         assert_same_run(tmp_path / "sweep" / name, tmp_path / name)
 
 
-def test_main_takes_the_directory_of_a_run(tiny_network, tmp_path):
+def test_main_takes_the_directory_of_a_run(tmp_path):
     table = sweep_small(tmp_path, "seed=0,1", at_once=2)
     for seed in (0, 1):
         (line,) = [x for x in table.splitlines() if re.match(rf"{seed} .*counted", x)]
@@ -98,9 +93,7 @@ def test_main_takes_the_directory_of_a_run(tiny_network, tmp_path):
 
 
 @pytest.mark.parametrize("at_once", [pytest.param(1, marks=pytest.mark.slow), 2])
-def test_a_run_that_diverges_is_reported_and_harms_nobody(
-    tiny_network, tmp_path, at_once
-):
+def test_a_run_that_diverges_is_reported_and_harms_nobody(tmp_path, at_once):
     path = tmp_path / "sweep"
     rates = "optimizer.learning_rate=0.01,1e30"
     table = sweep_small(path, rates, "seed=0,1", at_once=at_once)
@@ -117,7 +110,7 @@ def test_a_run_that_diverges_is_reported_and_harms_nobody(
         runs.train_small(tmp_path / "bad", **(SMALL | changes))
 
 
-def test_what_is_finished_is_not_run_again(tiny_network, tmp_path, monkeypatch):
+def test_what_is_finished_is_not_run_again(tmp_path, monkeypatch):
     constant = {"schedule__name": "constant"}  # else the length is part of the run
     first = sweep_small(tmp_path, "seed=0,1", at_once=1, **constant)
     trained = []
@@ -129,7 +122,6 @@ def test_what_is_finished_is_not_run_again(tiny_network, tmp_path, monkeypatch):
         sweep_small(tmp_path, "seed=0,1", num_epochs=2.0, **constant)
     (tmp_path / "seed=1" / "result.json").unlink()
     monkeypatch.undo()
-    monkeypatch.setitem(models.MODELS, "tiny", tiny_networks.Tiny)
     assert sweep_small(tmp_path, "seed=0,1", **constant) == first
 
 
@@ -156,7 +148,7 @@ def test_the_order_of_vary_does_not_make_another_run(tmp_path):
     ]
 
 
-def test_a_sweep_goes_on_with_the_classes_that_it_began_with(tiny_network, tmp_path):
+def test_a_sweep_goes_on_with_the_classes_that_it_began_with(tmp_path):
     sweep_small(tmp_path, "seed=0", num_epochs=0.2)
     path = tmp_path / "seed=0" / "dataset.json"
     record = json.loads(path.read_text())
@@ -188,7 +180,7 @@ class AtCall:
     ],
 )
 def test_a_sweep_that_is_stopped_goes_on_to_the_same_bits(
-    tiny_network, tmp_path, monkeypatch, at_once, numbers, steps
+    tmp_path, monkeypatch, at_once, numbers, steps
 ):
     """SIGTERM once killed it, and it began its runs again."""
     settings = {"eval__every_epochs": 0.5, "eval__batch_size": 203}
@@ -220,7 +212,7 @@ def test_a_sweep_that_is_stopped_goes_on_to_the_same_bits(
         assert evaluated == [5, 10]
 
 
-def test_seeds_and_numbers_share_one_compiled_program(tiny_network, tmp_path):
+def test_seeds_and_numbers_share_one_compiled_program(tmp_path):
     config = runs.small_config(**SMALL)
     fields = ["seed", "optimizer.learning_rate"]
     program = together.Program(config, fields)
@@ -258,7 +250,7 @@ def test_which_runs_share_a_program(tmp_path):
     assert sorted(found) == ["optimizer.kwargs.b1", "optimizer.learning_rate", "seed"]
 
 
-def test_a_sweep_does_not_go_into_a_run(tiny_network, tmp_path):
+def test_a_sweep_does_not_go_into_a_run(tmp_path):
     runs.train_small(tmp_path, **SMALL)
     with pytest.raises(UsageError, match="holds a run"):
         sweep_small(tmp_path, "seed=0,1")
@@ -273,9 +265,9 @@ def test_a_sweep_does_not_go_into_a_run(tiny_network, tmp_path):
         {"dataset__whiten": "mean_image", "augment__rotate": 0.0},
     ],
 )
-def test_a_sweep_tests_as_a_training_does(tiny_network, tmp_path, changes):
+def test_a_sweep_tests_as_a_training_does(tmp_path, changes):
     """The sweep once had its own set-up, which left these fields out."""
-    changes = {"model__name": "pooled"} | changes
+    changes = {"model__name": "tiny_networks:Pooled"} | changes
     sweep_small(tmp_path / "sweep", "seed=3,5", **changes)
     for seed in (3, 5):
         name = f"seed={seed}"
