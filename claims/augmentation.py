@@ -19,7 +19,7 @@ from claims.harness.trainings import Experiment
 CLAIM = "Crops and flips prevent substantial overfitting"
 SOURCE = "AlexNet (2012), Section 4.1"
 STATED = "over 1 point by colours alone"
-MINUTES = {"small": 80}
+MINUTES = {"small": 40}
 NONE, CROPS, COLOURS = "none", "crops and flips", "and colours"
 
 

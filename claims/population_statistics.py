@@ -23,7 +23,7 @@ from evaluation import scoring
 CLAIM = "Statistics of the population change the error by less than 0.1 points"
 SOURCE = "Ioffe and Szegedy (2015), Algorithm 2; ResNet's released networks"
 STATED = "less than 0.1 points"
-MINUTES = {"small": 45, "paper": 80}
+MINUTES = {"small": 30, "paper": 80}
 NETWORK = "claims.networks:MomentumResNet"
 KINDS = ("moving", "population")
 

@@ -1,7 +1,7 @@
 """Networks that compile in no time, for tests to which any network will do.
 
-Configs name them "tiny_networks:Tiny", which runs.py takes unless a test says otherwise,
-and "tiny_networks:Pooled".
+Configs name them "tiny_networks:Tiny", which runs.py takes unless a test says
+otherwise, and "tiny_networks:Pooled".
 """
 
 import flax.linen as nn

@@ -132,13 +132,13 @@ def write(folder):
         for scale in ("small", "paper"):
             found = read(folder, name, scale)
             if found:
-                rows.append(_row(catalogue.load(name), found[0]))
+                rows.append(_row(catalogue.load(name), found[0], folder))
                 parts.append(_part(catalogue.load(name), *found, folder))
     if not rows:
         raise UserError(f"{folder} holds no results; python -m claims NAME makes them")
     words = "\n".join(f"- *{word}*: {text}" for word, text in WORDS.items())
     path = folder.parent / "claims.md"
-    heads = "claim", "stated", "here", "verdict", "runs", "minutes"
+    heads = "claim", "stated", "here", "verdict", "runs", "minutes", "figure"
     table = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}", *rows]
     text = HEAD.format(words=words) + "\n".join(table)
     workdir.Workdir(path.parent).write_text(
@@ -147,7 +147,9 @@ def write(folder):
     return path
 
 
-def _row(claim, outcome):
+def _row(claim, outcome, folder):
+    figure = _figure(outcome, folder)
+    small = f'<img src="{figure}" width="120" alt="{claim.name}">' if figure else ""
     cells = (
         f"[{claim.CLAIM}](#{claim.name})",
         claim.STATED,
@@ -155,6 +157,7 @@ def _row(claim, outcome):
         outcome.verdict.word,
         len(outcome.runs),
         f"{outcome.minutes:.0f}",
+        small,
     )
     return f"| {' | '.join(map(str, cells))} |"
 
@@ -165,7 +168,12 @@ def _part(claim, outcome, date, folder):
         f"**{outcome.verdict.word}** ({outcome.scale}, {date}): "
         f"{outcome.verdict.reason}."
     )
-    figure = f"{outcome.name}-{outcome.scale}.png"
-    if (folder / figure).exists():
-        lines.append(f"![{claim.CLAIM}]({folder.name}/{figure})")
+    if figure := _figure(outcome, folder):
+        lines.append(f"![{claim.CLAIM}]({figure})")
     return "\n\n".join(lines)
+
+
+def _figure(outcome, folder):
+    """The path of an outcome's figure from docs/, or None if it has none."""
+    name = f"{outcome.name}-{outcome.scale}.png"
+    return f"{folder.name}/{name}" if (folder / name).exists() else None

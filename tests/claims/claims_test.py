@@ -5,6 +5,7 @@ import types
 
 import jax
 import jax.numpy as jnp
+import matplotlib.figure
 import pytest
 import runs
 
@@ -102,6 +103,19 @@ MADE_UP = [
 def test_the_rule_of_a_verdict(name, numbers, place):
     found = catalogue.load(name).verdict(numbers)
     assert found.word == intervals.WORDS[place], found.reason
+
+
+def test_the_claim_in_the_docs():
+    text = (runs.ROOT / "docs" / "adding_a_claim.md").read_text()
+    module = types.ModuleType("example")
+    exec(text.split("```python\n")[1].split("```")[0], vars(module))
+    claim = catalogue.Claim("example", module)
+    experiment = claim.experiment("small")
+    for values in experiment.arms.values():
+        checks.check(trainings.vary.apply(experiment.config, values))
+    errors = dict(zip(experiment.arms, ([3, 3.1], [2, 2.1]), strict=True))
+    assert claim.verdict({"errors": errors}).word == intervals.REPRODUCED
+    claim.figure(matplotlib.figure.Figure(), {"errors": errors})
 
 
 def test_the_arithmetic_of_the_bottleneck():
