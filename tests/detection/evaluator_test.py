@@ -3,11 +3,16 @@
 import collections
 import functools
 import json
+import pathlib
+import socket
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import runs
 from jax.sharding import Mesh
 
 from data_source import DataError
@@ -174,6 +179,44 @@ def test_crowds_count_neither_way_by_voc_s_rule():
     one = metrics.Detections(real.objects[1].boxes, np.array([0.9]), np.array([1]))
     (first, second, _) = evaluator.curves(split, [NONE, one])
     assert (first.objects, second.objects, len(second.recall)) == (1, 0, 0)
+
+
+def test_two_processes_evaluate_their_shares_and_have_all_detections():
+    """Each has two devices and half of every batch."""
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        address = f"localhost:{s.getsockname()[1]}"
+    program = (
+        "import sys, jax\n"
+        "jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))\n"
+        "import evaluator_test\n"
+        "evaluator_test.share()"
+    )
+    here = pathlib.Path(__file__).parent
+    path = f"{runs.ROOT}:{here.parent}:{here}"
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, address, str(number)],
+            cwd=runs.ROOT,
+            env=runs.environment(2) | {"PYTHONPATH": path},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for number in (0, 1)
+    ]
+    outputs = [child.communicate(timeout=100)[0] for child in children]
+    assert [child.returncode for child in children] == [0, 0], outputs
+
+
+def share():
+    """What a process of the test above does."""
+    assert (jax.process_count(), jax.device_count()) == (2, 4)
+    split = made(SIZES)
+    evaluation = make(split, devices=4)
+    for objects, one in zip(split.objects, evaluation.detections({}), strict=True):
+        np.testing.assert_allclose(one.boxes[0], objects.boxes[0], 1e-5)
+    assert evaluation.run({}).metrics["count"] == 13
 
 
 # Files.
