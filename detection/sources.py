@@ -76,7 +76,7 @@ def open_split(
             part = _auto(own, part, digits.SIZES.__contains__)
             opened = _selected(own, part, digits.open_split)
         else:
-            opened = _open_tfds(own, part, data_dir, download, damage)
+            opened = _open_tfds(own, part, data_dir, download, damage, unclear)
         found.append(dataclasses.replace(opened, remarks=tuple(damage.remarks())))
     if not found:
         raise DataError(f"{split!r} names no split of {name!r}")
@@ -254,7 +254,7 @@ def _upright(objects, unclear):
 # TFDS.
 
 
-def _open_tfds(name, split, data_dir, download, damage):
+def _open_tfds(name, split, data_dir, download, damage, unclear):
     builder = tfds_directory.find_builder(name, data_dir, download)
     features = dict(builder.info.features)
     objects = dict(getattr(features.get("objects"), "feature", {}))
@@ -274,7 +274,7 @@ def _open_tfds(name, split, data_dir, download, damage):
         except Exception as error:
             raise DataError(f"{name}, {split}, record {index}: {error}") from error
         one = tfds_features.read(example, stored, damage, one_based)
-        found.append(one.upright(stored, orientation))
+        found.append(one.upright(stored, orientation, unclear))
     images = tuple(functools.partial(_record, source, i) for i in range(len(found)))
     ids = COCO_IDS if len(names) == len(COCO_IDS) and name.startswith("coco") else ()
     channels = features["image"].shape[-1]

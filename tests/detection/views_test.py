@@ -2,6 +2,7 @@
 
 import functools
 
+import jax
 import numpy as np
 import pytest
 import tiny_datasets
@@ -282,3 +283,19 @@ def test_stored_photographs_are_decoded_and_turned():
     (batch,) = views.eval_batches(split, view, 2, num_threads=0)
     expected = decode.decode(tiny_datasets.png(image), 1)
     np.testing.assert_array_equal(batch["image"][1, :20, :30], expected)
+
+
+def test_batches_reach_the_devices(mixed):
+    view = views.make_view([mixed], short_side=40)
+    plan = input_pipeline.GroupedPlan(view.groups(mixed), 4, seed=1)
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:4]), ("data",))
+    keys = ("image", "image_size", "boxes", "labels", "real", "crowd", "index", "epoch")
+    reading = {"view": views.TrainView(view, plan), "num_threads": 0}
+    feed = input_pipeline.HostFeed(mixed, plan, mesh, 0, 2, keys=keys, **reading)
+    (first, _) = train_batches(mixed, view, 2)
+    data, count = feed.take(0, 2)
+    assert count == 1 and tuple(data) == keys
+    for name in keys:
+        np.testing.assert_array_equal(data[name], first[name])
+    assert len(data["boxes"].sharding.device_set) == 4
+    feed.close()
