@@ -179,6 +179,79 @@ class TrainPlan:
         return np.tile(index, self.repeats), number
 
 
+@functools.lru_cache(maxsize=8)
+def _members(plan, group, epoch):
+    """Returns the examples of a group in an epoch's random order."""
+    order = _permutation(len(plan.groups), plan.seed, epoch)
+    return order[plan.groups[order] == group]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class GroupedPlan:
+    """A plan whose batches hold examples of one group each, as images of one shape.
+
+    Each group has its own endless row of shuffled epochs, a `TrainPlan`'s without the
+    other groups' examples, and its batches are cut from it. A batch belongs to the
+    epoch of its first example, and in an epoch the groups take turns at random. With
+    one group the plan is a TrainPlan's.
+
+    Args:
+      groups: the group of each example, int [N], from 0.
+    """
+
+    groups: np.ndarray
+    batch_size: int
+    seed: int
+
+    def __post_init__(self):
+        if min(len(self.groups), self.batch_size) < 1 or self.seed < 0:
+            raise ValueError(
+                f"{len(self.groups)} examples in batches of {self.batch_size} by the "
+                f"seed {self.seed}: sizes start at 1 and seeds at 0"
+            )
+
+    def group(self, step):
+        """Returns the group of a step's examples."""
+        return self._turn(step)[0]
+
+    def indices(self, start_step, stop_step):
+        """Returns example indices int32 [S, B] and epochs int32 [S, B] of those steps.
+
+        No example has the same epoch twice.
+        """
+        shape = stop_step - start_step, self.batch_size
+        index, epoch = np.empty(shape, np.int32), np.empty(shape, np.int32)
+        for row, step in enumerate(range(start_step, stop_step)):
+            group, number = self._turn(step)
+            place = number * self.batch_size + np.arange(self.batch_size)
+            epoch[row], at = np.divmod(place, self._sizes[group])
+            for e in np.unique(epoch[row]).tolist():
+                now = epoch[row] == e
+                index[row, now] = _members(self, group, e)[at[now]]
+        return index, epoch
+
+    @functools.cached_property
+    def _sizes(self):
+        return np.bincount(self.groups)
+
+    def _batches(self, epoch):
+        """Returns how many batches each group has before an epoch, int [G]."""
+        return -(-epoch * self._sizes // self.batch_size)
+
+    def _turn(self, step):
+        """Returns the group of a step, and the batch's number in the group's row."""
+        epoch = step * self.batch_size // len(self.groups)
+        while self._batches(epoch).sum() > step:
+            epoch -= 1
+        before, after = self._batches(epoch), self._batches(epoch + 1)
+        turns = np.repeat(np.arange(len(before)), after - before)
+        # The 3 sets this stream apart from those of `_permutation` and views.
+        turns = np.random.default_rng((self.seed, epoch, 3)).permutation(turns)
+        at = step - before.sum()
+        group = int(turns[at])
+        return group, int(before[group] + np.count_nonzero(turns[:at] == group))
+
+
 def eval_indices(num_examples, batch_size):
     """Returns each example once: index int32 [S, B], mask float32 [S, B], 0 if padded.
 
@@ -189,6 +262,20 @@ def eval_indices(num_examples, batch_size):
     mask = (index < num_examples).astype(np.float32)
     index[num_examples:] = 0
     return index.reshape(steps, batch_size), mask.reshape(steps, batch_size)
+
+
+def grouped_eval_indices(groups, batch_size):
+    """Works as `eval_indices` with batches of one group each.
+
+    A group's last batch is padded with its first example.
+    """
+    indices, masks = [], []
+    for group in np.unique(groups):
+        members = np.flatnonzero(groups == group).astype(np.int32)
+        at, mask = eval_indices(len(members), batch_size)
+        indices.append(members[at])
+        masks.append(mask)
+    return np.concatenate(indices), np.concatenate(masks)
 
 
 def process_slice(batch_size, process_index, process_count):
@@ -205,7 +292,7 @@ def process_slice(batch_size, process_index, process_count):
 
 # Host batches.
 
-UNREADABLE = -1  # the label of an image that counts as an error; of class k: -2 - k
+UNREADABLE = data_source.UNREADABLE
 
 
 def train_batches(
@@ -244,13 +331,13 @@ def train_batches(
             return view(image, target, np.random.default_rng(seed), step)
 
         if view:
-            batch = _read_views(split, index, show, damaged)
+            batch = read_views(split, index, show, damaged)
         else:
             batch = _read_stored(split, index)
         mask = np.ones(len(index), np.float32)
         return batch | {"mask": mask, "index": index, "epoch": epoch}
 
-    return _stream(load, start, stop, num_threads, prefetch)
+    return stream(load, start, stop, num_threads, prefetch)
 
 
 def eval_batches(
@@ -283,7 +370,7 @@ def eval_batches(
         places = {"index": index, "epoch": np.zeros_like(index)}
         return batch | {"mask": masks[step, rows]} | places
 
-    return _stream(load, 0, len(indices), num_threads, prefetch)
+    return stream(load, 0, len(indices), num_threads, prefetch)
 
 
 def read_examples(split, index, view=None, damaged="fail"):
@@ -303,7 +390,7 @@ def read_examples(split, index, view=None, damaged="fail"):
     def show(at, image, target):
         return view(image[:, :]), target
 
-    return _read_views(split, index, show, damaged)
+    return read_views(split, index, show, damaged)
 
 
 def _read_stored(split, index):
@@ -311,10 +398,12 @@ def _read_stored(split, index):
     return {"image": image, "label": label}
 
 
-def _read_views(split, index, show, damaged):
+def read_views(split, index, show, damaged):
     """Applies `show` to each example; returns images uint8 [n, H, W, C] and targets.
 
     `show(at, image, target)` gives the image and the target of the example index[at].
+    The results, {"image": ..., name: ...}, are stacked. `damaged` is as for
+    `train_batches` and `eval_batches`.
 
     Raises:
       DataError: an image cannot be read and `damaged` is "fail", or it is "replace" and
@@ -349,13 +438,14 @@ def _readable(split, index, damaged, at, show):
         if damaged == "wrong":
             logging.warning("%s; it counts as an error", error)
             black = np.zeros([size or 64 for size in split.image_shape], np.uint8)
-            label = UNREADABLE if example is None else UNREADABLE - 1 - example.label
-            return show(at, black, {"label": np.int32(label)})
+            unknown = {"label": np.int32(UNREADABLE)}
+            return show(at, black, example.unreadable if example else unknown)
         logging.warning("%s; the next image takes its place", error)
     raise data_source.DataError(f"{error}; nor can the images after it be read")
 
 
-def _stream(load, start, stop, num_threads, prefetch):
+def stream(load, start, stop, num_threads, prefetch):
+    """Iterates over load(step) of steps [start, stop), as `train_batches` says."""
     import grain
 
     # A thread makes a whole batch; more threads than the buffer holds would be idle.

@@ -4,9 +4,17 @@ Reads TFDS directories (array_record; tfrecord through an index) and image files
 """
 
 from data_source import image_folder, tfds_directory
-from data_source.split import DataError, Example, Split, UnreadableFile, as_text
+from data_source.split import (
+    UNREADABLE,
+    DataError,
+    Example,
+    Split,
+    UnreadableFile,
+    as_text,
+)
 
 __all__ = [
+    "UNREADABLE",
     "DataError",
     "Example",
     "Split",

@@ -5,11 +5,9 @@ which. Whatever joins a network with data compares the names: the same names in 
 order are renumbered, and others are refused.
 """
 
-import dataclasses
-
 import numpy as np
 
-from data_source.split import DataError, UnreadableFile
+from data_source.split import DataError
 from errors import shortened
 
 SHOWN = 6  # most names that a message lists
@@ -70,44 +68,4 @@ def numbered_as(split, names, owner, advice, *, subset=False, report=print):
             f"note: {split.name} has the classes of {owner} in another order; they are "
             "numbered as there"
         )
-    source = Renumbered(split.source, np.array(places, np.int32))
-    return dataclasses.replace(split, source=source, label_names=names)
-
-
-class Renumbered:
-    """A split's source whose class k has the number `places[k]`.
-
-    An example without a label, -1, stays without.
-    """
-
-    def __init__(self, source, places):
-        self._source = source
-        self._places = np.append(places, np.int32(-1))  # the last is that of -1
-
-    def __len__(self):
-        return len(self._source)
-
-    def __getitem__(self, index):
-        example = self._source[index]
-        return {**example, "label": int(self._places[example["label"]])}
-
-    @property
-    def labels(self):
-        return self._places[np.asarray(self._source.labels)]
-
-    def arrays(self):
-        images, labels = self._source.arrays()
-        return images, self._places[labels]
-
-    def read(self, indices):
-        images, labels = self._source.read(indices)
-        return images, self._places[labels]
-
-    def examples(self, indices):
-        try:
-            return [self._example(x) for x in self._source.examples(indices)]
-        except UnreadableFile as error:
-            raise UnreadableFile(str(error), self._example(error.example)) from error
-
-    def _example(self, example):
-        return dataclasses.replace(example, label=int(self._places[example.label]))
+    return split.renumbered(np.array(places, np.int32), names)

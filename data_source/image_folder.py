@@ -202,8 +202,6 @@ def _select(name, data, split):
     """Returns the files of a split, a slice, or a sum of these, in TFDS syntax."""
     if split in data.splits:
         return data.files(split)
-    import tensorflow_datasets as tfds
-
     selected = Files()
     for part in split.split("+"):
         base = part.partition("[")[0].strip()
@@ -211,20 +209,32 @@ def _select(name, data, split):
             if base not in data.splits:
                 raise ValueError(f"{base!r} is unknown")
             files = data.files(base)
-            info = tfds.core.SplitInfo(
-                name=base, shard_lengths=[len(files)], num_bytes=0
-            )
-            part = tfds.core.ReadInstruction.from_spec(part.strip())
-            (part,) = part.to_absolute({base: info})
+            start, stop = slice_bounds(part.strip(), len(files))
         except ValueError as error:
             raise DataError(
                 f"{name!r} has no split {split!r}: it has {sorted(data.splits)} and "
                 f"slices of them such as 'train[:80%]' ({error})"
             ) from error
         order = np.argsort(files.hashes(), kind="stable")
-        for i in np.sort(order[part.from_ : part.to]):
+        for i in np.sort(order[start:stop]):
             selected.add(files[i], files.labels[i])
     return selected
+
+
+def slice_bounds(part, count):
+    """Returns the first and the last example, plus 1, of a slice of `count` examples.
+
+    `part` is of TFDS' syntax, such as "train" or "train[:80%]".
+
+    Raises:
+      ValueError: it is not.
+    """
+    import tensorflow_datasets as tfds
+
+    base = part.partition("[")[0].strip()
+    info = tfds.core.SplitInfo(name=base, shard_lengths=[count], num_bytes=0)
+    (part,) = tfds.core.ReadInstruction.from_spec(part).to_absolute({base: info})
+    return part.from_, part.to
 
 
 class FileSource:

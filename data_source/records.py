@@ -206,11 +206,22 @@ class Source:
             parts.append(np.frombuffer(digest, "<u8") + numbers)
         return np.concatenate(parts)
 
+    def features(self, index):
+        """Returns all features of an example; the image is as stored.
+
+        Raises:
+          DataError: the example is damaged.
+        """
+        return self._features(index, self._records([index])[0])
+
     def _example(self, index, record):
+        found = self._features(index, record)
+        name = self._name(index, found.get("file_name", b""))
+        return Example(found["image"], int(found["label"]), name)
+
+    def _features(self, index, record):
         try:
-            found = self._parse(record)
-            name = self._name(index, found.get("file_name", b""))
-            return Example(found["image"], int(found["label"]), name)
+            return self._parse(record)
         except Exception as error:
             file = self._files[bisect.bisect_right(self._ends, index)].filename
             raise DataError(

@@ -10,6 +10,9 @@ import numpy as np
 
 from errors import UserError
 
+# The label of an image that counts as an error; if it is of class k, -2 - k.
+UNREADABLE = -1
+
 
 class DataError(UserError):
     """The data set is missing, incomplete, damaged or not an image/label set."""
@@ -128,6 +131,11 @@ class Split:
         """
         return self.source.stamps()
 
+    def renumbered(self, places, names):
+        """Returns the split with `names`, whose class k has the number `places[k]`."""
+        source = Renumbered(self.source, places)
+        return dataclasses.replace(self, source=source, label_names=names)
+
 
 @dataclasses.dataclass(frozen=True)
 class Example:
@@ -144,3 +152,47 @@ class Example:
     def target(self):
         """The arrays, by name, that a batch holds of the example beside its image."""
         return {"label": np.int32(self.label)}
+
+    @property
+    def unreadable(self):
+        """The target if the image cannot be read and counts as an error."""
+        return {"label": np.int32(UNREADABLE - 1 - self.label)}
+
+
+class Renumbered:
+    """A split's source whose class k has the number `places[k]`.
+
+    An example without a label, -1, stays without.
+    """
+
+    def __init__(self, source, places):
+        self._source = source
+        self._places = np.append(places, np.int32(-1))  # the last is that of -1
+
+    def __len__(self):
+        return len(self._source)
+
+    def __getitem__(self, index):
+        example = self._source[index]
+        return {**example, "label": int(self._places[example["label"]])}
+
+    @property
+    def labels(self):
+        return self._places[np.asarray(self._source.labels)]
+
+    def arrays(self):
+        images, labels = self._source.arrays()
+        return images, self._places[labels]
+
+    def read(self, indices):
+        images, labels = self._source.read(indices)
+        return images, self._places[labels]
+
+    def examples(self, indices):
+        try:
+            return [self._example(x) for x in self._source.examples(indices)]
+        except UnreadableFile as error:
+            raise UnreadableFile(str(error), self._example(error.example)) from error
+
+    def _example(self, example):
+        return dataclasses.replace(example, label=int(self._places[example.label]))

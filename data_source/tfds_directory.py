@@ -23,9 +23,19 @@ PROBE_SECONDS = 5
 
 def open_split(name, split, *, data_dir=None, download=True):
     """Opens a split of the TFDS set `name` for data_source.open_split."""
-    builder = _find_builder(name, data_dir, download)
+    builder = find_builder(name, data_dir, download)
+    image, label = _image_and_label(name, builder.info.features)
+    split, source = open_records(builder, name, split)
+    return Split(name, split, source, tuple(image.shape), tuple(label.names))
+
+
+def open_records(builder, name, split):
+    """Returns the name of a split, which may be "auto", and its `Source`.
+
+    Raises:
+      DataError: there is no such split, or it holds no examples.
+    """
     info = builder.info
-    image, label = _image_and_label(name, info.features)
     if split == "auto":
         split = "validation" if "validation" in info.splits else "test"
     try:
@@ -39,14 +49,13 @@ def open_split(name, split, *, data_dir=None, download=True):
         ) from error
     if not files:
         raise DataError(f"Split {split!r} of {name!r} holds no examples.")
-    source = Source(name, split, info.features, files, info.file_format.value)
-    return Split(name, split, source, tuple(image.shape), tuple(label.names))
+    return split, Source(name, split, info.features, files, info.file_format.value)
 
 
 def describe(name, *, data_dir=None):
     """Returns (image_shape, num_classes) for data_source.describe."""
     try:
-        builder = _find_builder(name, data_dir, download=False)
+        builder = find_builder(name, data_dir, download=False)
     except DataError:
         import tensorflow_datasets as tfds
 
@@ -75,7 +84,12 @@ def _image_and_label(name, features):
     return image, label
 
 
-def _find_builder(name, data_dir, download):
+def find_builder(name, data_dir, download):
+    """Returns the tfds builder of a prepared set, which `download` may prepare.
+
+    Raises:
+      DataError: the set cannot be had.
+    """
     if not re.fullmatch(r"\w+(/[\w.-]+)?(:[\d.*]+)?", name):
         raise DataError(f"{name!r} is not a data set name such as 'mnist'.")
     usual = [os.environ.get("TFDS_DATA_DIR"), "~/tensorflow_datasets", EMBEDDED]

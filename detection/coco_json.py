@@ -56,7 +56,9 @@ def read(folder, path, classes=None, damage=None):
         size = records.image_size(image.get("height"), image.get("width"), file)
         image = image["id"]
         found.append(records.objects(str(file), image, size, rows[image], damage))
-    return records.Annotations(tuple(found), classes.names)
+    numbers = {label: key for key, label in labels.items()}
+    categories = tuple(numbers.get(label) for label in range(len(classes.names)))
+    return records.Annotations(tuple(found), classes.names, categories)
 
 
 def _lists(path):

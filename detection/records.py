@@ -83,10 +83,14 @@ class Objects:
 
 
 class Annotations(NamedTuple):
-    """The images of a split: a tuple of `Objects`, and the names of the classes."""
+    """The images of a split: a tuple of `Objects`, and the names of the classes.
+
+    `categories` are COCO's ids of the classes, if the format has any.
+    """
 
     images: tuple
     classes: tuple
+    categories: tuple = ()
 
 
 class Damage:

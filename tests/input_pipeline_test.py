@@ -18,7 +18,7 @@ from tiny_datasets import (
 
 import input_pipeline
 from data_source import DataError, open_split
-from input_pipeline import Balance, TrainPlan
+from input_pipeline import Balance, GroupedPlan, TrainPlan
 from transforms import preprocessing as preprocessings
 from transforms.augment import Augmentation, augment
 from transforms.preprocessing import Preprocessing
@@ -163,6 +163,66 @@ def test_repeats_are_augmented_differently(tiny):
     keys = preprocessings.example_keys(1, batch["epoch"], batch["index"])
     draws = jax.vmap(jax.random.bits)(keys)
     assert len(set(np.asarray(draws).tolist())) == 8
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 10, 23])
+def test_a_plan_of_one_group_is_the_usual_plan(batch_size):
+    usual = TrainPlan(10, batch_size, seed=3)
+    plan = GroupedPlan(np.zeros(10, int), batch_size, seed=3)
+    for ours, theirs in zip(plan.indices(0, 40), usual.indices(0, 40), strict=True):
+        assert ours.dtype == np.int32
+        np.testing.assert_array_equal(ours, theirs)
+
+
+# Of 31 examples, 20 of group 0, 10 of group 2 and one of group 3.
+GROUPS = np.random.default_rng(1).permutation(np.repeat([0, 2, 3], [20, 10, 1]))
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 12])
+def test_a_batch_has_one_group_and_all_examples_are_seen_equally_often(batch_size):
+    plan = GroupedPlan(GROUPS, batch_size, seed=3)
+    steps = 31 * 12 // batch_size  # of 12 epochs
+    index, epoch = plan.indices(0, steps)
+    groups = [plan.group(step) for step in range(steps)]
+    np.testing.assert_array_equal(GROUPS[index], np.array(groups)[:, None] + 0 * index)
+    assert len({*zip(index.ravel(), epoch.ravel(), strict=True)}) == index.size
+    drawn = np.bincount(index.ravel(), minlength=31)
+    for group in (0, 2, 3):
+        own = drawn[group == GROUPS]
+        assert np.ptp(own) <= 1  # in each group, none again before all others
+        assert abs(own.mean() - 12) * len(own) < 2 * batch_size
+    turns = np.array(groups[: steps // 2]), np.array(groups[steps // 2 :])
+    assert not np.array_equal(turns[0], np.sort(turns[0]))
+    for step in (steps - 1, 0, 5):  # any step, whenever it is asked for
+        part = GroupedPlan(GROUPS, batch_size, seed=3).indices(step, step + 1)
+        assert (part[0] == index[step]).all() and (part[1] == epoch[step]).all()
+    other = GroupedPlan(GROUPS, batch_size, seed=4).indices(0, steps)[0]
+    assert not np.array_equal(other, index)
+
+
+def test_a_late_start_of_groups_costs_no_more():
+    plan = GroupedPlan(np.arange(118_287) % 2, 16, seed=0)
+    start = time.monotonic()
+    index, epoch = plan.indices(10**7, 10**7 + 1)
+    assert time.monotonic() - start < 2
+    assert np.unique(index % 2).size == 1
+    assert epoch[0, 0] == 10**7 * 16 // 118_287 == 1352
+
+
+def test_evaluation_by_groups_has_each_example_once():
+    index, mask = input_pipeline.grouped_eval_indices(GROUPS, 8)
+    assert index.shape == mask.shape == (3 + 2 + 1, 8) and index.dtype == np.int32
+    np.testing.assert_array_equal(np.sort(index[mask > 0]), np.arange(31))
+    assert (GROUPS[index] == GROUPS[index[:, :1]]).all()
+    usual = input_pipeline.eval_indices(10, 4)
+    ours = input_pipeline.grouped_eval_indices(np.zeros(10, int), 4)
+    np.testing.assert_array_equal(ours, usual)
+
+
+def test_a_plan_of_groups_refuses_nonsense():
+    for wrong in ({"seed": -1}, {"batch_size": 0}, {"groups": np.zeros(0, int)}):
+        with pytest.raises(ValueError, match="sizes start at 1"):
+            GroupedPlan(**{"groups": GROUPS, "batch_size": 2, "seed": 0, **wrong})
 
 
 # Host batches.

@@ -56,7 +56,8 @@ def prepare(
 
     images are arrays [H, W, C], or bytes that stand for an encoded image; group_size is
     the number of records in a block of an array_record. `names` are the classes, and
-    `test` are the images and labels of a second split. Returns train's shards.
+    `test` are the images and labels of a second split. A label may be a dict of all
+    features but the image. Returns train's shards.
     """
     import tensorflow_datasets as tfds
 
@@ -76,7 +77,10 @@ def prepare(
     written, infos = [], []
     for split, (pictures, classes) in splits.items():
         examples = [
-            {image_key: i if isinstance(i, bytes) else png(i), label_key: int(label)}
+            {
+                image_key: i if isinstance(i, bytes) else png(i),
+                **(label if isinstance(label, dict) else {label_key: int(label)}),
+            }
             for i, label in zip(pictures, classes, strict=True)
         ]
         if split == "train":

@@ -36,8 +36,9 @@ def test_objects_of_two_images(tmp_path):
         annotation(id=501, area=31.25, iscrowd=0),
         annotation((0, 0, 40, 30), category=2, id=77, area=900.5, iscrowd=1),
     ]
-    (first, second), classes = read(tmp_path, annotations)
+    (first, second), classes, categories = read(tmp_path, annotations)
     assert classes == ("dog", "ant", "cat")
+    assert categories == (2, 13, 90)
     np.testing.assert_array_equal(first.boxes, [[2.5, 3, 12.5, 8], [0, 0, 40, 30]])
     assert first.labels.tolist() == [2, 0] and first.crowd.tolist() == [False, True]
     assert first.area.tolist() == [31.25, 900.5] and first.id.tolist() == [501, 77]
@@ -51,16 +52,17 @@ def test_objects_of_two_images(tmp_path):
 
 
 def test_classes_in_another_order(tmp_path):
-    (image, _), classes = read(
+    (image, _), classes, categories = read(
         tmp_path, [annotation()], classes=("cat", "cow", "ant", "dog")
     )
+    assert categories == (90, None, 13, 2)
     assert classes == ("cat", "cow", "ant", "dog") and image.labels.tolist() == [0]
 
 
 def test_fields_that_may_be_missing(tmp_path):
     Image.new("RGB", (40, 30)).save(tmp_path / "b.jpg")
     images = [{"id": 7, "file_name": "b.jpg"}]
-    (image,), _ = read(tmp_path, [annotation()], images)
+    (image,), _, _ = read(tmp_path, [annotation()], images)
     assert image.size == (30, 40) and image.area.tolist() == [50]
     assert image.id.tolist() == [1] and not image.crowd.any()
 
@@ -69,7 +71,7 @@ def test_bad_boxes_are_dropped_and_cut(tmp_path):
     boxes = [(2, 3, 0, 5), (2, 3, 5, 0), (2, 3, -4, 5), (35, 25, 9, 9), (50, 3, 9, 9)]
     damage = records.Damage()
     annotations = [annotation(box, id=i) for i, box in enumerate(boxes, 11)]
-    (image, _), _ = read(tmp_path, annotations, damage=damage)
+    (image, _), _, _ = read(tmp_path, annotations, damage=damage)
     np.testing.assert_array_equal(image.boxes, [[35, 25, 40, 30]])
     assert image.id.tolist() == [14]
     dropped, cut = damage.remarks()

@@ -43,7 +43,7 @@ def write(root, contents, split="train", suffix=".jpg", listed=None):
 
 def read(root, content, **options):
     write(root, {"a": content})
-    (image,), classes = voc_folder.read(root, "train", **options)
+    (image,), classes, _ = voc_folder.read(root, "train", **options)
     return image, classes
 
 
@@ -94,7 +94,7 @@ def test_names_may_differ_in_capitals_and_blanks(tmp_path):
 
 def test_an_image_without_objects(tmp_path):
     write(tmp_path, {"a": SIZE, "b": SIZE + DOG}, suffix=".PNG")
-    images, classes = voc_folder.read(tmp_path, "train")
+    images, classes, _ = voc_folder.read(tmp_path, "train")
     assert [len(image) for image in images] == [0, 1] and classes == ("dog",)
 
 
@@ -102,14 +102,14 @@ def test_classes_are_those_of_all_splits(tmp_path):
     write(tmp_path, {"a": SIZE + thing("cat")})
     write(tmp_path, {"b": SIZE + thing("ant")}, split="val")
     for split, label in (("train", 1), ("val", 0)):
-        (image,), classes = voc_folder.read(tmp_path, split)
+        (image,), classes, _ = voc_folder.read(tmp_path, split)
         assert classes == ("ant", "cat") and image.labels.tolist() == [label]
 
 
 def test_lists_may_have_two_columns_and_names_blanks(tmp_path):
     contents = {"one": SIZE + DOG, "number 2": SIZE + DOG}
     write(tmp_path, contents, listed="one  -1\r\n\r\nnumber 2\r\n")
-    images, _ = voc_folder.read(tmp_path, "train")
+    images, _, _ = voc_folder.read(tmp_path, "train")
     assert [image.image for image in images] == ["one", "number 2"]
 
 
@@ -177,7 +177,7 @@ def test_bccd():
     """4,888 boxes of 364 images, of which two have no size; the counts are by class."""
     damage, counts = records.Damage(), collections.Counter()
     for split, size in (("trainval", 292), ("test", 72)):
-        images, classes = voc_folder.read(BCCD, split, damage=damage)
+        images, classes, _ = voc_folder.read(BCCD, split, damage=damage)
         assert len(images) == size and {image.size for image in images} == {(480, 640)}
         for image in images:
             counts.update(classes[label] for label in image.labels)

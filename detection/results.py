@@ -1,0 +1,79 @@
+"""What an evaluation of a detector leaves: tables, and the images it fails on most."""
+
+import json
+
+import numpy as np
+
+from detection import evaluator, metrics
+from evaluation import scoring
+
+# Detections with a lower score are neither drawn nor counted as mistakes.
+SHOWN = 0.5
+
+
+def coco_results(split, detections):
+    """Returns detections as COCO's results format has them, as text of JSON.
+
+    Each has the image's id, the class's id in `split.categories`, x, y, width and
+    height in pixels of the upright image, and the score.
+    """
+    found = [
+        {
+            "image_id": truth.image,
+            "category_id": split.categories[label],
+            "bbox": [x1, y1, x2 - x1, y2 - y1],
+            "score": score,
+        }
+        for truth, one in zip(split.objects, detections, strict=True)
+        for (x1, y1, x2, y2), score, label in zip(
+            *(np.asarray(column).tolist() for column in one), strict=True
+        )
+    ]
+    return json.dumps(found)
+
+
+def class_csv(result):
+    """Returns a CSV of each class's average precision, objects and detections.
+
+    The average precision is in per cent, and empty for a class without objects.
+    """
+    rows = [
+        [name, "" if np.isnan(ap) else f"{ap:.2f}", *counts]
+        for name, ap, *counts in result.classes
+    ]
+    return scoring.csv_text(("class", "ap", "objects", "detections"), rows)
+
+
+def shown(found, least=SHOWN):
+    """Returns the `metrics.Detections` whose scores are at least `least`."""
+    chosen = np.asarray(found.scores) >= least
+    return metrics.Detections(*(np.asarray(column)[chosen] for column in found))
+
+
+def mistakes(split, detections, least=SHOWN):
+    """Counts each image's missed objects and wrong detections, int [N].
+
+    Only detections with a score of `least` or more count. They are right as by VOC's
+    rule, with an IoU above 0.5.
+    """
+    return np.array(
+        [
+            _mistakes(split.chosen([i]), shown(found, least))
+            for i, found in enumerate(detections)
+        ]
+    )
+
+
+def _mistakes(one, found):
+    wrong = 0
+    for scored in evaluator.curves(one, [found]):
+        counted = len(scored.recall)
+        hits = round(counted * scored.precision[-1]) if counted else 0
+        wrong += scored.objects - hits + counted - hits
+    return wrong
+
+
+def worst(split, detections, number, least=SHOWN):
+    """Returns the `number` images with the most `mistakes`, the worst first."""
+    order = np.argsort(-mistakes(split, detections, least), kind="stable")
+    return order[:number].tolist()

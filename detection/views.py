@@ -1,0 +1,235 @@
+"""Brings images and their boxes to fixed shapes, for training and for testing.
+
+An image is resized as in py-faster-rcnn, perhaps flipped, and put into the upper left
+corner of a bucket, whose other pixels are 0. A bucket is a shape (H, W), and a batch
+has images of one bucket. The arrays of an example are
+
+    image       uint8 [H, W, C]
+    image_size  int32 [2], the height and width of the image in its bucket
+    boxes       float32 [G, 4] in pixels of `image`; G is max_boxes
+    labels      int32 [G], from 0
+    real        bool [G], the boxes that can be matched: neither padding nor crowd, nor
+                difficult unless the view says so
+    crowd       bool [G]
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+
+import input_pipeline
+from data_source import DataError
+from errors import shortened
+from transforms import resizing
+
+STRIDE = 16  # of the network's map; sides of a bucket are multiples
+
+
+def resized_size(size, short_side, long_side):
+    """Returns (height, width) of an image of `size` brought to a short side.
+
+    If its long side would then be larger than `long_side`, it gets that long side.
+    """
+    scale = short_side / min(size)
+    if round(scale * max(size)) > long_side:
+        scale = long_side / max(size)
+    return tuple(max(1, round(scale * side)) for side in size)
+
+
+def fitting_buckets(sizes, short_side, long_side):
+    """Returns the smallest buckets of images of `sizes`: of wide ones, and of tall."""
+    resized = {resized_size(size, short_side, long_side) for size in sizes}
+    wide = [size for size in resized if size[0] <= size[1]]
+    tall = [size for size in resized if size[0] > size[1]]
+    return tuple(
+        tuple(STRIDE * math.ceil(side / STRIDE) for side in np.max(kind, 0).tolist())
+        for kind in (wide, tall)
+        if kind
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """How an image and its objects are shown; sides are in pixels.
+
+    Args:
+      buckets: (H, W) of each.
+      max_boxes: the number G of boxes, with padding.
+      short_side, long_side: as for `resized_size`.
+      train_short_sides: training draws one of these instead of `short_side`; () means
+        that alone.
+      flip, flip_vertical: training mirrors every second image left to right, or top to
+        bottom.
+      use_difficult: whether difficult objects can be matched.
+    """
+
+    buckets: tuple
+    max_boxes: int
+    short_side: int = 600
+    long_side: int = 1000
+    train_short_sides: tuple = ()
+    flip: bool = True
+    flip_vertical: bool = False
+    use_difficult: bool = False
+    interpolation: str = "bilinear"
+
+    def groups(self, split):
+        """Returns the bucket of each image of a split, int [N], from 0.
+
+        It is the first that holds the image at its largest size.
+
+        Raises:
+          DataError: none does; or an image has more than max_boxes objects.
+        """
+        largest = max(self.short_side, *self.train_short_sides, 0)
+        return np.array([self._group(one, largest) for one in split.objects])
+
+    def _group(self, objects, short_side):
+        if len(objects) > self.max_boxes:
+            raise DataError(
+                f"{objects.name} has {len(objects)} objects, more than max_boxes = "
+                f"{self.max_boxes}; 0 takes the number from the data"
+            )
+        size = height, width = resized_size(objects.size, short_side, self.long_side)
+        for number, (rows, columns) in enumerate(self.buckets):
+            if height <= rows and width <= columns:
+                return number
+        there = shortened(f"{rows}x{columns}" for rows, columns in self.buckets)
+        raise DataError(
+            f"{objects.name} becomes an image of {size[0]}x{size[1]}, which no bucket "
+            f"holds: {there} (height x width)"
+        )
+
+    def train(self, image, objects, rng, group):
+        """Returns (uint8 [H, W, C], the other arrays) with random changes.
+
+        An image that does not belong to the bucket `group`, because it takes the place
+        of a damaged one, is shrunk into it.
+        """
+        short_side = rng.choice(self.train_short_sides or (self.short_side,))
+        flips = (rng.random(2) < 0.5) & [self.flip, self.flip_vertical]
+        size = self._size(image, int(short_side), group)
+        resized = self._resized(image, size, resizing.resize_fast)
+        boxes = _scaled(objects.boxes, image.shape, size)
+        if flips[0]:
+            resized, boxes[:, [0, 2]] = resized[:, ::-1], size[1] - boxes[:, [2, 0]]
+        if flips[1]:
+            resized, boxes[:, [1, 3]] = resized[::-1], size[0] - boxes[:, [3, 1]]
+        return self._bucketed(resized, group), self._arrays(objects, boxes, size)
+
+    def test(self, image, objects, group):
+        """Works as `train` without random changes; `objects` is None if unreadable.
+
+        A further array `readable`, bool [], says which.
+        """
+        size = self._size(image, self.short_side, group)
+        resized = self._resized(image, size, resizing.resize)
+        boxes = np.zeros((0, 4), np.float32)
+        if objects is not None:
+            boxes = _scaled(objects.boxes, image.shape, size)
+        arrays = self._arrays(objects, boxes, size)
+        arrays["readable"] = np.bool_(objects is not None)
+        return self._bucketed(resized, group), arrays
+
+    def _size(self, image, short_side, group):
+        size = resized_size(image.shape[:2], short_side, self.long_side)
+        rows, columns = self.buckets[group]
+        shrink = min(1, rows / size[0], columns / size[1])
+        return tuple(max(1, int(shrink * side)) for side in size)
+
+    def _resized(self, image, size, resize):
+        pixels = image[:, :]
+        if image.shape[:2] == size:
+            return pixels
+        return resize(pixels, *size, self.interpolation)
+
+    def _bucketed(self, image, group):
+        found = np.zeros((*self.buckets[group], image.shape[-1]), np.uint8)
+        found[: image.shape[0], : image.shape[1]] = image
+        return found
+
+    def _arrays(self, objects, boxes, size):
+        count = len(boxes)
+        arrays = {
+            "image_size": np.array(size, np.int32),
+            "boxes": np.zeros((self.max_boxes, 4), np.float32),
+            "labels": np.zeros(self.max_boxes, np.int32),
+            "real": np.zeros(self.max_boxes, bool),
+            "crowd": np.zeros(self.max_boxes, bool),
+        }
+        if count:
+            real = ~objects.crowd & (self.use_difficult | ~objects.difficult)
+            arrays["boxes"][:count], arrays["labels"][:count] = boxes, objects.labels
+            arrays["real"][:count], arrays["crowd"][:count] = real, objects.crowd
+        return arrays
+
+
+def _scaled(boxes, shape, size):
+    """Returns boxes [N, 4] of an image [H, W, C] after it was resized to `size`."""
+    height, width = size[0] / shape[0], size[1] / shape[1]
+    return (boxes * [width, height, width, height]).astype(np.float32)
+
+
+def make_view(splits, *, buckets=(), max_boxes=0, **fields):
+    """Returns the `View` of some splits, with further fields of it.
+
+    Args:
+      buckets: () means the smallest that hold all images.
+      max_boxes: 0 means the largest number of objects in an image.
+    """
+    most = max(split.most_objects for split in splits)
+    view = View(tuple(buckets), max_boxes or most, **fields)
+    if not buckets:
+        sizes = {one.size for split in splits for one in split.objects}
+        largest = max(view.short_side, *view.train_short_sides, 0)
+        found = fitting_buckets(sizes, largest, view.long_side)
+        view = dataclasses.replace(view, buckets=found)
+    return view
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainView:
+    """The view of a training step for input_pipeline.train_batches."""
+
+    view: View
+    plan: input_pipeline.GroupedPlan
+
+    def __call__(self, image, objects, rng, step):
+        return self.view.train(image, objects, rng, self.plan.group(step))
+
+
+def eval_batches(
+    split,
+    view,
+    batch_size,
+    *,
+    process_index=0,
+    process_count=1,
+    num_threads=4,
+    prefetch=4,
+    damaged="fail",
+):
+    """Iterates over this process' part of batches that hold every example once.
+
+    It works as input_pipeline.eval_batches with batches of one bucket each. A batch has
+    the arrays of `View.test`, and mask bool [B], False for padding; index and epoch
+    int32 [B]. With `damaged` "wrong" an image that cannot be read is black and not
+    `readable`.
+    """
+    batch_size += -batch_size % process_count
+    rows = input_pipeline.process_slice(batch_size, process_index, process_count)
+    groups = view.groups(split)
+    indices, masks = input_pipeline.grouped_eval_indices(groups, batch_size)
+
+    def load(step):
+        index, group = indices[step, rows], groups[indices[step, 0]]
+
+        def show(at, image, objects):
+            return view.test(image, objects, group)
+
+        batch = input_pipeline.read_views(split, index, show, damaged)
+        places = {"index": index, "epoch": np.zeros_like(index)}
+        return batch | {"mask": masks[step, rows] > 0} | places
+
+    return input_pipeline.stream(load, 0, len(indices), num_threads, prefetch)
