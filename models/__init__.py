@@ -1,4 +1,4 @@
-"""The networks by name: one dict, and `create`.
+"""The networks by name: one dict for classifiers, one for detectors, and `create`.
 
 A network elsewhere is named by its module and class, as in "mine.networks:Small", which
 Python must find (PYTHONPATH, or the folder of main.py).
@@ -17,6 +17,7 @@ from models import (
     bn_inception,
     densenet,
     dpn,
+    faster_rcnn,
     fractalnet,
     googlenet,
     googlenet_bn,
@@ -58,17 +59,20 @@ MODELS = (
     | wide_resnet.MODELS
     | zfnet.MODELS
 )
+# Networks for detection, which no table of classifiers lists.
+DETECTORS = faster_rcnn.DETECTORS
 
 
 def constructor(name):
-    """Returns what makes the network: MODELS[name], or the class of "module:Class".
+    """Returns what makes the network: MODELS[name], DETECTORS[name], or "module:Class".
 
     Raises:
       ValueError: an unknown name; the message names the nearest real ones, or says why
         the module or class cannot be had.
     """
     if ":" not in str(name):
-        return MODELS[_known("model", name, MODELS)]
+        networks = MODELS | DETECTORS
+        return networks[_known("model", name, networks)]
     module, _, attribute = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)
@@ -98,7 +102,8 @@ def create(name, *, num_classes, dtype=jnp.float32, **values):
     """Returns the network called `name` as a linen module.
 
     `module.apply(variables, images, train=...)` takes normalised images [B, H, W, C]
-    and returns logits [B, num_classes] in float32; inside, it computes in `dtype`.
+    and returns logits [B, num_classes] in float32; inside, it computes in `dtype`. A
+    network of DETECTORS returns `faster_rcnn.Detections`.
 
     Raises:
       ValueError: unknown name or field (the message names the nearest real ones and

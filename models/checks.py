@@ -41,15 +41,36 @@ def positive(network, *fields):
     """Raises ValueError unless each field is a finite number above 0."""
     for field in fields:
         value = getattr(network, field)
-        if not (isinstance(value, numbers.Real) and 0 < value < math.inf):
+        if not _is_positive(value):
             raise ValueError(f"{field} {value!r} is not a positive number")
+
+
+def all_positive(network, *fields, count=None):
+    """Raises ValueError unless each field lists finite numbers above 0, or `count`."""
+    for field in fields:
+        value = getattr(network, field)
+        listed = (
+            isinstance(value, list | tuple) and value and all(map(_is_positive, value))
+        )
+        if not listed or len(value) != (count or len(value)):
+            what = f"{count or 'a list of'} positive numbers"
+            raise ValueError(f"{field} {value!r} is not {what}")
+
+
+def pairs(network, minimum, *fields):
+    """Raises ValueError unless each field is two integers of `minimum` or more."""
+    for field in fields:
+        value = getattr(network, field)
+        pair = isinstance(value, list | tuple) and len(value) == 2
+        if not (pair and all(_is_integer(number, minimum) for number in value)):
+            raise ValueError(f"{field} {value!r} is not two integers from {minimum} up")
 
 
 def at_least(network, minimum, *fields):
     """Raises ValueError unless each field is an integer of `minimum` or more."""
     for field in fields:
         value = getattr(network, field)
-        if not (isinstance(value, numbers.Integral) and value >= minimum):
+        if not _is_integer(value, minimum):
             raise ValueError(f"{field} {value!r} is not an integer from {minimum} up")
 
 
@@ -62,3 +83,11 @@ def depth(network, layers, others):
         or (value - others) % layers
     ):
         raise ValueError(f"depth {value!r} is not {layers} n + {others}, n from 1 up")
+
+
+def _is_positive(value):
+    return isinstance(value, numbers.Real) and 0 < value < math.inf
+
+
+def _is_integer(value, minimum):
+    return isinstance(value, numbers.Integral) and value >= minimum
