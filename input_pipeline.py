@@ -12,6 +12,7 @@ the prefetch depth and the number of processes never change what a batch holds.
 
 import dataclasses
 import functools
+import typing
 
 import jax
 import jax.numpy as jnp
@@ -198,6 +199,8 @@ class GroupedPlan:
     Args:
       groups: the group of each example, int [N], from 0.
     """
+
+    balance: typing.ClassVar = None  # no group draws classes more evenly
 
     groups: np.ndarray
     batch_size: int

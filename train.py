@@ -16,7 +16,6 @@ from data_source import DataError
 from errors import NOT_FINITE, PREEMPTED, UserError
 from evaluation.evaluator import Interrupted, Result
 from experiment import (
-    build,
     checkpoints,
     data_report,
     divergence,
@@ -27,6 +26,7 @@ from experiment import (
     programs,
     reporting,
     stopping,
+    tasks,
     trained,
 )
 from experiment.workdir import Workdir, WorkdirError
@@ -103,7 +103,7 @@ class Trainer:
             run.check(config)  # before a long download
             if run.path.exists():
                 run.lock.take()
-        setup = starting.numbered(build.setup(config), run)
+        setup = starting.numbered(tasks.setup(config), run)
         start = None
         if not run.checkpoints.exists():
             start = starting.load_start(setup)  # before a directory is made

@@ -37,7 +37,8 @@ def get_config():
 
     config.dataset = ConfigDict()
     # A TFDS name, "folder:PATH" with one folder per class, or "csv:PATH" with lines
-    # "path,label".
+    # "path,label". For detectors: "digits", "voc:PATH", "coco:IMAGES,JSON", a TFDS set
+    # of objects, or several, "voc/2007,voc/2012" (detection/sources.py).
     config.dataset.name = "mnist"
     config.dataset.data_dir = ""  # TFDS directory; "": the places in docs/data.md
     config.dataset.download = True  # let TFDS download a missing data set
@@ -112,7 +113,8 @@ def get_config():
     config.augment.repeats = 1  # copies of an image in a batch, augmented differently
 
     config.model = ConfigDict()
-    config.model.name = "lenet5"  # of models.MODELS, or "module:Class"
+    # Of models.MODELS or models.DETECTORS, or "module:Class" for a classifier.
+    config.model.name = "lenet5"
     config.model.dtype = "float32"  # for computation; parameters stay float32
     config.model.fields = ConfigDict()  # further fields of that network
     # Stages that are computed again for their gradient instead of keeping their
@@ -120,6 +122,33 @@ def get_config():
     config.model.remat = ""
     # In training, batch normalisation uses the statistics of init_from unchanged.
     config.model.frozen_statistics = False
+
+    config.detection = ConfigDict()  # for detectors; sides are in pixels
+    # An image is resized to this short side, or to the long side if that is less.
+    config.detection.short_side = 600
+    config.detection.long_side = 1000
+    config.detection.train_short_sides = ()  # training draws one; (): short_side
+    config.detection.flip_vertical = False  # training also flips top to bottom
+    # (height, width) to which images are padded; (): the smallest for the data's.
+    config.detection.buckets = ()
+    config.detection.max_boxes = 0  # of an image, with padding; 0: the data's most
+    config.detection.use_difficult = False  # in training
+    config.detection.damaged_boxes = "drop"  # or "fail"
+    # How boxes lie in a file that EXIF turns by 180 degrees or that is square:
+    # as in the "upright" image or as "stored".
+    config.detection.unclear = "upright"
+    config.detection.rpn_batch = 256  # anchors sampled from an image ...
+    config.detection.rpn_fg = 0.5  # ... and the largest share of positives
+    config.detection.rpn_iou = (0.7, 0.3)  # least of positives, limit of negatives
+    config.detection.only_inside = True  # anchors that leave the image do not train
+    config.detection.rpn_beta = 1 / 9  # where smooth L1 becomes linear
+    config.detection.roi_batch = 128  # regions sampled from an image ...
+    config.detection.roi_fg = 0.25  # ... and the largest share of foreground
+    config.detection.roi_iou = 0.5  # least of foreground
+    config.detection.roi_background = (0.0, 0.5)  # from, to
+    config.detection.box_beta = 1.0  # as rpn_beta, for the second stage
+    config.detection.spare_crowds = False  # no negatives inside crowds
+    config.detection.metric = "voc07"  # "voc" (2010) or "coco"
 
     config.loss = ConfigDict()
     # Or "binary_cross_entropy" with sigmoids, or LeNet-5's "map" and "ml".

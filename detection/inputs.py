@@ -1,8 +1,41 @@
 """The input of a detector, which its training and its evaluation make inside jit."""
 
+import dataclasses
+import functools
+import typing
+
 import jax.numpy as jnp
 
+from detection import views
 from models.faster_rcnn import content
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """What leads from a stored image to the network's input.
+
+    Args:
+      view: the `views.View` that brings images to fixed shapes on the host.
+      mean, std: as for `network_input`.
+    """
+
+    view: views.View
+    mean: tuple
+    std: tuple
+    whiten: typing.ClassVar = ""
+    statistics: typing.ClassVar = None
+
+    @property
+    def network_input(self):
+        """The function: a batch of the view's arrays -> the network's input."""
+        return functools.partial(network_input, mean=self.mean, std=self.std)
+
+    def as_dict(self):
+        """Returns the fields for preprocessing.json."""
+        return dataclasses.asdict(self.view) | {
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
 
 
 def network_input(batch, mean, std):

@@ -198,6 +198,10 @@ class TrainView:
     def __call__(self, image, objects, rng, step):
         return self.view.train(image, objects, rng, self.plan.group(step))
 
+    def size(self, step):
+        """Returns the bucket of a step's images."""
+        return self.view.buckets[self.plan.group(step)]
+
 
 def eval_batches(
     split,

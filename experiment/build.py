@@ -158,6 +158,22 @@ class Setup:
         size = len(self.train_split) * math.prod(self.train_split.image_shape)
         return "device" if size <= ON_DEVICE_BYTES else "host"
 
+    @property
+    def tested_shape(self):
+        """[H, W, C] of the network's input in evaluations."""
+        return input_shape(self.eval_preprocessing, self.train_split.image_shape)
+
+    def chosen(self):
+        """What "auto" stands for in config.dataset, in words."""
+        dataset, found = self.config.dataset, []
+        if dataset.fit == "auto":
+            preprocessing = self.eval_preprocessing
+            size = "x".join([str(preprocessing.image_size)] * 2)
+            found.append(f"fit {preprocessing.fit} (images that are not {size})")
+        if dataset.placement == "auto":
+            found.append(f"placement {self.placement()}")
+        return found
+
     def renumbered(self, number, report):
         """A copy with `number(split, report=...)` of both splits; reports for one."""
         train_split = number(self.train_split, report=report)

@@ -7,24 +7,33 @@ import math
 import re
 import types
 
+import numpy as np
 import optax
 
 import models
 from configs import default
 from data_source import cache
+from detection import evaluator, views
 from errors import ConfigError
 from evaluation import protocols
 from experiment.configuration import OPEN, flatten, nearest
 from training import optimizers
 from transforms import policies, resizing, whitening
 
+# Fields that no detector has, beside those of augment and loss.
+OF_CLASSIFIERS = (
+    "dataset.holdout dataset.holdout_by dataset.cache dataset.placement dataset.order "
+    "dataset.balance dataset.image_size dataset.fit dataset.short_side dataset.whiten "
+    "eval.protocol eval.scales eval.average eval.image_size eval.short_side"
+).split()
 POSITIVE = (
     "batch_size num_steps steps_per_dispatch dataset.short_side "
     "dataset.cache_side dataset.prefetch augment.policy_ops augment.repeats "
     "loss.rubbish optimizer.learning_rate optimizer.accumulate optimizer.ema_every "
     "optimizer.curvature_examples schedule.decay_rate schedule.decay_epochs "
     "schedule.power schedule.patience eval.batch_size checkpoint.keep_last "
-    "log.every_steps log.profile_steps"
+    "log.every_steps log.profile_steps detection.short_side detection.long_side "
+    "detection.rpn_batch detection.roi_batch"
 ).split()
 NOT_NEGATIVE = (
     "seed num_devices num_epochs dataset.image_size dataset.num_threads "
@@ -37,7 +46,9 @@ NOT_NEGATIVE = (
     "optimizer.weight_decay "
     "optimizer.clip_norm optimizer.ema_decay schedule.warmup_epochs "
     "schedule.warmup_factor schedule.end_factor schedule.min_factor eval.every_epochs "
-    "checkpoint.every_epochs checkpoint.every_steps checkpoint.keep_best"
+    "checkpoint.every_epochs checkpoint.every_steps checkpoint.keep_best "
+    "detection.max_boxes detection.rpn_fg detection.rpn_beta detection.roi_fg "
+    "detection.roi_iou detection.box_beta"
 ).split()
 BELOW_ONE = ("dataset.holdout", "loss.label_smoothing", "optimizer.ema_decay")
 AT_MOST = {
@@ -47,6 +58,9 @@ AT_MOST = {
     "augment.saturation": 1,
     "augment.hue": 0.5,
     "augment.erasing": 1,
+    "detection.rpn_fg": 1,
+    "detection.roi_fg": 1,
+    "detection.roi_iou": 1,
 }
 CHOICES = {
     "dataset.placement": ("auto", "device", "host"),
@@ -61,6 +75,9 @@ CHOICES = {
     "augment.interpolation": (*resizing.INTERPOLATIONS, "random"),
     "augment.policy": tuple(policies.POLICIES),
     "augment.crop_mode": ("zeros", "reflect", "mean"),
+    "detection.metric": tuple(evaluator.RULES),
+    "detection.damaged_boxes": ("drop", "fail"),
+    "detection.unclear": ("upright", "stored"),
     "model.dtype": ("float32", "bfloat16"),
     "eval.protocol": ("single", *protocols.PROTOCOLS),
     "eval.average": ("softmax", "logits"),
@@ -113,10 +130,11 @@ def check(config):
             )
 
     name = config.model.name
-    if ":" not in name and name not in models.MODELS:
+    networks = models.MODELS | models.DETECTORS
+    if ":" not in name and name not in networks:
         raise ConfigError(
-            f"config.model.name = {name!r} is none of {', '.join(models.MODELS)}"
-            f"{nearest(name, models.MODELS)}"
+            f"config.model.name = {name!r} is none of {', '.join(networks)}"
+            f"{nearest(name, networks)}"
         )
     try:
         accepted = models.fields(name)
@@ -162,6 +180,56 @@ def check(config):
     if not all(v > 0 for v in config.dataset.std):
         raise ConfigError("config.dataset.std must be greater than zero")
     _check_eval(config)
+    _check_task(config, fields, known)
+
+
+def _check_task(config, fields, known):
+    """Refuses fields of the other task, which would be ignored in silence."""
+    detector = models.is_detector(config.model.name)
+    foreign = _is_of_classifiers if detector else _is_of_detectors
+    for name, value in fields.items():
+        if foreign(name) and value != known.get(name, value):
+            raise ConfigError(
+                f"config.{name} = {value!r} is for {'classifiers' * detector}"
+                f"{'detectors' * (not detector)}, and config.model.name = "
+                f"{config.model.name!r} is none"
+            )
+    if not detector:
+        return
+    detection = config.detection
+    if not 0 <= detection.rpn_iou[1] <= detection.rpn_iou[0] <= 1:
+        raise ConfigError(
+            f"config.detection.rpn_iou = {detection.rpn_iou} must be the overlap of "
+            "positives and a limit for negatives that is not higher"
+        )
+    low, high = detection.roi_background
+    if not 0 <= low < high <= detection.roi_iou:
+        raise ConfigError(
+            f"config.detection.roi_background = {detection.roi_background} must be an "
+            f"interval that ends at roi_iou = {detection.roi_iou} or below"
+        )
+    for name in ("buckets", "train_short_sides"):
+        sides = np.array(detection[name] or (1,), object).ravel()
+        if not all(isinstance(side, int) and side > 0 for side in sides):
+            raise ConfigError(
+                f"config.detection.{name} = {detection[name]} must hold whole pixels "
+                "above zero"
+            )
+    if any(side % views.STRIDE for bucket in detection.buckets for side in bucket):
+        raise ConfigError(
+            f"config.detection.buckets = {detection.buckets}: sides must be multiples "
+            f"of {views.STRIDE}"
+        )
+
+
+def _is_of_detectors(name):
+    return name.startswith("detection.")
+
+
+def _is_of_classifiers(name):
+    return name in OF_CLASSIFIERS or (
+        name.startswith(("augment.", "loss.")) and name != "augment.flip"
+    )
 
 
 def _check_eval(config):

@@ -32,14 +32,9 @@ def describe(setup):
     chosen = []
     if dataset.eval_split == "auto":
         chosen.append(f"eval_split {setup.eval_split.split}")
-    if dataset.fit == "auto":
-        preprocessing = setup.eval_preprocessing
-        size = "x".join([str(preprocessing.image_size)] * 2)
-        chosen.append(f"fit {preprocessing.fit} (images that are not {size})")
-    if dataset.placement == "auto":
-        chosen.append(f"placement {setup.placement()}")
+    chosen += setup.chosen()
     if chosen:
-        lines.append(f"  chosen by auto in config.dataset: {', '.join(chosen)}")
+        lines.append(f"  chosen by auto: {', '.join(chosen)}")
     lines += [f"  {line}" for line in balance.describe(setup)]
     lines += _foreign_statistics(config, setup.input_shape[-1])
     parts = setup.eval_split.split.split("+")

@@ -206,7 +206,7 @@ def describe(run, setup, params):
         record = {
             "name": split.name,
             "image_shape": split.image_shape,
-            "input_shape": build.input_shape(preprocessing, split.image_shape),
+            "input_shape": setup.tested_shape,
             "label_names": split.label_names,
         }
         run.write_json("dataset.json", record)

@@ -83,6 +83,11 @@ def constructor(name):
     return found
 
 
+def is_detector(name):
+    """Tells whether a network finds objects; others tell classes."""
+    return name in DETECTORS
+
+
 def fields(name):
     """The names of the fields that `create(name, ...)` takes beside num_classes.
 

@@ -21,13 +21,13 @@ import numpy as np
 from errors import UserError
 from evaluation.evaluator import Interrupted
 from experiment import (
-    build,
     checkpoints,
     configuration,
     data_report,
     image_statistics,
     outcomes,
     reporting,
+    tasks,
     trained,
 )
 from input_pipeline import DeviceFeed
@@ -106,7 +106,7 @@ class Program:
 
     def __init__(self, config, varied, runs=()):
         self.config, self.varied = config, {*varied, "seed"}
-        setup = build.setup(config, num_devices=1)
+        setup = tasks.setup(config, num_devices=1)
         if setup.view is not None or setup.placement() != "device":
             raise Unfit("the data of this training do not lie on the device")
         print(data_report.describe(setup), flush=True)

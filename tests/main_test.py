@@ -66,8 +66,7 @@ def test_training_says_what_it_reads_and_what_auto_chose(trained):
     assert lines[start + 1 : start + 4] == [
         "  train[:320]: 320 images",
         "  test[:203]: 203 images",
-        "  chosen by auto in config.dataset: fit pad (images that are not 32x32), "
-        "placement device",
+        "  chosen by auto: fit pad (images that are not 32x32), placement device",
     ]
     assert lines[start + 4].startswith("warning: the best checkpoint is chosen by its ")
 

@@ -211,7 +211,7 @@ def test_a_folder_of_odd_names_from_training_to_prediction(tmp_path, capsys):
         "  validation: 2 images, 1 of each class",
         "  validation was held out: 0.1 of each class",
         "  files not read: 1 .avif",
-        "  chosen by auto in config.dataset: eval_split validation, fit resize (images "
+        "  chosen by auto: eval_split validation, fit resize (images "
         "that are not 28x28), placement host",
     ]
     run = f"--workdir={tmp_path}/run"

@@ -7,7 +7,7 @@ import numpy as np
 
 import input_pipeline
 from analysis import stages
-from experiment import build, image_statistics, trained
+from experiment import build, image_statistics, tasks, trained
 
 IMAGES = 256  # of the training split, for a gradient
 
@@ -24,7 +24,7 @@ def gradients(run, start=False):
       gradient is that of the mean loss over the first 256 training images, which is
       computed and augmented as in training.
     """
-    setup = image_statistics.find(build.setup(run.config), run.workdir)
+    setup = image_statistics.find(tasks.setup(run.config), run.workdir)
     if start:
         state = jax.jit(setup.init())(run.config.seed)
         variables = {"params": state.params, "batch_stats": state.batch_stats}
