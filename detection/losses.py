@@ -1,4 +1,4 @@
-"""The four losses of Faster R-CNN for one image, in float32.
+"""The four losses of Faster R-CNN for one image, in float32 at least.
 
 Equation 1 of https://arxiv.org/abs/1506.01497 with the normalisation of the authors'
 py-faster-rcnn: every loss is divided by the number of entries that were sampled. The
@@ -29,8 +29,8 @@ def rpn_losses(logits, deltas, targets, beta=1 / 9):
       targets: `targets.AnchorTargets`.
       beta: of `smooth_l1`; 1/9 is Caffe's sigma of 3.
     """
-    logits, deltas = (x[targets.index].astype(jnp.float32) for x in (logits, deltas))
-    labels = targets.positive.astype(jnp.float32)
+    logits, deltas = (_full(x[targets.index]) for x in (logits, deltas))
+    labels = targets.positive.astype(logits.dtype)
     losses = optax.sigmoid_binary_cross_entropy(logits, labels)
     boxes = _box_losses(deltas, targets.deltas, targets.positive, beta)
     return _mean(losses, targets.sampled), _mean(boxes, targets.sampled)
@@ -45,13 +45,17 @@ def roi_losses(logits, deltas, targets, beta=1.0):
       targets: `targets.RoiTargets`.
       beta: of `smooth_l1`.
     """
-    logits, deltas = logits.astype(jnp.float32), deltas.astype(jnp.float32)
+    logits, deltas = _full(logits), _full(deltas)
     classes = targets.classes
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, classes)
     column = jnp.maximum(classes - (logits.shape[1] - deltas.shape[1]), 0)
     deltas = jnp.take_along_axis(deltas, column[:, None, None], 1)[:, 0]
     boxes = _box_losses(deltas, targets.deltas, classes > 0, beta)
     return _mean(losses, targets.sampled), _mean(boxes, targets.sampled)
+
+
+def _full(x):
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _box_losses(deltas, wanted, positive, beta):

@@ -323,6 +323,24 @@ def keras_inception(layers):
     return names
 
 
+_REGIONS = {
+    r"rpn/conv": "rpn.head.conv.0.0",
+    r"rpn/cls": "rpn.head.cls_logits",
+    r"rpn/reg": "rpn.head.bbox_pred",
+    r"head/cls": "roi_heads.box_predictor.cls_score",
+    r"head/reg": "roi_heads.box_predictor.bbox_pred",
+}
+
+
+def faster_rcnn(layers):
+    """Names layers as twins.faster_rcnn, whose regions have a ResNet's last stage."""
+    trunk = _by_rules(RESNET, layers)
+    last = {layer for layer in trunk if layer.startswith("backbone/conv5_")}
+    parts = dict.fromkeys(last, "roi_heads.box_head.")
+    names = {n: parts.get(n, "backbone.") + name for n, name in trunk.items()}
+    return names | _by_rules(_REGIONS, layers)
+
+
 # Regular expressions over names of networks give the table, and the layers that are 1x1
 # convolutions there but fully connected here.
 TORCH = {
@@ -337,6 +355,7 @@ TORCH = {
     r"densenet.*": (DENSENET, ""),
     r"dpn.*": (DPN, "classifier"),
     r"se_.*|senet154": (SENET, r".*\.se_module\.fc\d"),
+    r"faster_rcnn": (faster_rcnn, ""),
 }
 # The networks there that have exactly our layers: package, name, arguments.
 _WITH_SIDE_HEADS = {"aux_logits": True, "transform_input": False, "init_weights": False}
@@ -407,6 +426,7 @@ NOTES = {
         "normalisation, which is the same where bn1/scale is not negative",
         r"googlenet_bn|inception.*": _HALVES,
         r"dpn.*": "their images had dataset.mean=(124,117,104), std=(59.88,)",
+        r"faster_rcnn": f"{IMAGENET}, and torchvision's strides are on the 3x3",
         "|".join(n for n in TWINS if not re.match("googlenet|inception|dpn|pre", n)): (
             IMAGENET
         ),
@@ -430,7 +450,7 @@ ARRAYS = {
 
 # The layers that give class scores, including those of side heads.
 CLASSIFIERS = re.compile(
-    r"head/(fc|fc8|fc9|cccp6|cccp8)|output|auxiliary_head/fc|side_heads_aux\d/fc2"
+    r"head/(fc|fc8|fc9|cccp6|cccp8|cls|reg)|output|auxiliary_head/fc|side_heads_aux\d/fc2"
 )
 
 
@@ -521,11 +541,16 @@ _TIMM = {
         r"^(conv1|bn1)\.": r"layer0.\1.",
         r"^fc\.": "last_linear.",
     },
+    # A ResNet classifier's names, and what `unwrapped` leaves of a detector's.
+    "faster": {
+        r"^(conv1|bn1|layer[1-3])\.": r"backbone.\1.",
+        r"^layer4\.": "roi_heads.box_head.layer4.",
+    },
 }
 
 
 def _family(network):
-    found = re.match("vgg|se", network)
+    found = re.match("vgg|se|faster", network)
     return found and found[0]
 
 
@@ -616,7 +641,8 @@ def canonical(kind, network, arrays):
     """Brings a file's names to the spelling of the tables, since spellings vary.
 
     torchvision's older DenseNet files have norm.1 for norm1. timm's VGG has another
-    head, and its newer SENets have other names than the authors'. keras numbers layers
+    head, and its newer SENets have other names than the authors'. A detector's ResNet
+    may come with the names of a classifier. keras numbers layers
     through a session, so that a network may begin at conv2d_94; older versions write
     conv1/conv for conv1_conv.
     """
