@@ -245,3 +245,21 @@ def test_content_says_which_positions_are_of_the_image():
     there = faster_rcnn.content((3, 4), np.int32([[33, 32], [48, 64]]), 16)
     assert there[0].tolist() == [[True, True, False, False]] * 3
     assert there[1].all()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("anchor_sizes", (), r"\(\) is not a list of positive numbers"),
+        ("anchor_ratios", (1, 0), r"\(1, 0\) is not a list of positive numbers"),
+        ("box_weights", (1, 1, 1), r"\(1, 1, 1\) is not 4 positive numbers"),
+        ("pre_nms", (5, 5, 5), r"\(5, 5, 5\) is not two integers from 1 up"),
+        ("post_nms", (5, 0.5), r"\(5, 0.5\) is not two integers from 1 up"),
+        ("frozen_until", "conv4_x", "'conv4_x' is none of , conv1, conv2_x, conv3_x"),
+        ("pooling", "max", "'max' is none of pool, align"),
+    ],
+)
+def test_lists_are_checked_as_a_whole(field, value, message):
+    with pytest.raises(ValueError, match=f"^{field} {message}$"):
+        FasterRCNN(3, **{field: value})
+    FasterRCNN(3, anchor_sizes=[32, 64], pre_nms=[10, 10])  # a config's lists

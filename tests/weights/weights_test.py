@@ -559,3 +559,38 @@ def test_a_file_of_the_hub_is_fetched_once(tmp_path, monkeypatch):
         with pytest.raises(weights.WeightsError, match="mine was refused.* 403"):
             hub.download("timm/mine")
         server.shutdown()
+
+
+def test_a_detector_starts_from_a_classifier():
+    """Of our names and of torchvision's, without the head."""
+    classifier = random(shapes("resnet18", size=64))
+    model = models.create("faster_rcnn", num_classes=3, depth=18)
+    detector = traced.variables(model, 32)
+    for kind, file in (
+        ("ours", flat(classifier)),
+        ("torch", weights.to_foreign("resnet18", classifier)),
+    ):
+        found, report = weights.fit(
+            "a classifier", kind, file, "faster_rcnn", detector, ("backbone",)
+        )
+        assert not report.missing + report.reinitialized
+        for name in ("params", "batch_stats"):
+            own, other = found[name]["backbone"], classifier[name]["backbone"]
+            jax.tree.map(np.testing.assert_array_equal, own, other)
+        with pytest.raises(weights.WeightsError, match=r"init_layers=.*backbone"):
+            weights.fit("a classifier", kind, file, "faster_rcnn", detector)
+
+
+def test_a_detector_for_other_classes_gets_a_new_head():
+    small = {"depth": 18, "rpn_channels": 32}
+    three, five = (
+        traced.variables(models.create("faster_rcnn", num_classes=n, **small), 32)
+        for n in (3, 5)
+    )
+    file = weights.to_foreign("faster_rcnn", random(three))
+    assert file["roi_heads.box_predictor.bbox_pred.weight"].shape == (16, 512)
+    assert "roi_heads.box_head.layer4.0.conv1.weight" in file
+    assert "backbone.layer3.0.conv1.weight" in file
+    _, report = weights.fit("a file", "torch", file, "faster_rcnn", five)
+    layers = {name.split("/", 1)[1].rsplit("/", 1)[0] for name in report.reinitialized}
+    assert layers == {"head/cls", "head/reg"} and not report.missing
