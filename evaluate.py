@@ -20,10 +20,19 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import input_pipeline
+import models
 from data_source import report
 from errors import ConfigError
 from evaluation import evaluator, population, protocols, results, scoring
-from experiment import balance, build, checks, configuration, trained, workdir
+from experiment import (
+    balance,
+    build,
+    checks,
+    configuration,
+    detectors,
+    trained,
+    workdir,
+)
 from kernels import ops
 from training import losses
 from transforms import augment
@@ -110,10 +119,15 @@ def evaluate_run(run, config, checkpoint="latest", batch_stats="moving"):
         averages, or those of the "population", from a pass over the training data.
 
     Returns:
-      The `Evaluation`. It is also written to <run>/evaluation-<step>.json, with tables
-      beside it. The names end with what was changed of the run's own test
-      (evaluation/results.py).
+      The `Evaluation`; of a detector, a detectors.Evaluation. It is also written to
+      <run>/evaluation-<step>.json, with tables beside it. The names end with what was
+      changed of the run's own test (evaluation/results.py).
     """
+    if models.is_detector(config.model.name):
+        if batch_stats != "moving":
+            raise ConfigError(f"--batch_stats={batch_stats} is for classifiers")
+        checks.check_enough_devices(config, jax.device_count(), jax.process_count())
+        return detectors.evaluate_run(run, config, checkpoint)
     return _evaluate_run(run, config, checkpoint, batch_stats)[0]
 
 
@@ -123,6 +137,8 @@ def evaluate_ensemble(runs, configs, checkpoint="latest", batch_stats="moving"):
     Each has its own network, preprocessing and protocol; they must have the same
     examples in the same order. `config.eval.average` says what is averaged over them.
     """
+    if any(models.is_detector(config.model.name) for config in configs):
+        raise ConfigError("an ensemble is of classifiers, not of detectors")
     averages = {config.eval.average for config in configs}
     if len(averages) > 1:
         raise ConfigError(

@@ -1,32 +1,28 @@
 """Classifies image files with a trained network: the five best classes of each."""
 
 import concurrent.futures
-import contextlib
-import csv
 import dataclasses
-import glob
 import itertools
-import json
 import os
 import pathlib
-import re
-import sys
 import typing
 
 import jax
 import numpy as np
-from absl import logging
 
 import data_source
-from analysis import pictures
-from data_source.image_folder import EXTENSIONS
+import models
+from analysis import answers, detect, image_files, pictures
 from experiment import trained
-from transforms import decode, resizing
+from transforms import resizing
 
 SHOWN = 5  # classes for each image
 DRAWN = 32  # images in the panel: the first
-# The first bytes of image files that need not have a NUL soon, as no path has.
-MAGIC = re.compile(rb"\xff\xd8\xff|\x89PNG|RIFF|GIF8|P[1-6]\s+[\d#]")
+HEADER = [
+    "image",
+    *(f"{what}_{n}" for n in range(1, SHOWN + 1) for what in ("class", "probability")),
+    "problem",
+]
 
 
 class Answer(typing.NamedTuple):
@@ -37,9 +33,18 @@ class Answer(typing.NamedTuple):
     problem: str = ""
 
     def __str__(self):
-        answers = [f"{name} {100 * share:.1f} %" for name, share in self.best]
-        said = "  ".join(answers) or f"no answer: {self.problem}"
+        best = [f"{name} {100 * share:.1f} %" for name, share in self.best]
+        said = "  ".join(best) or f"no answer: {self.problem}"
         return f"{data_source.as_text(self.image)}:  {said}"
+
+    def rows(self):
+        cells = [cell for pair in self.best for cell in pair]
+        cells += [""] * (2 * SHOWN - len(cells))
+        return [[self.image, *cells, self.problem]]
+
+    def as_dict(self):
+        best = [{"class": name, "probability": share} for name, share in self.best]
+        return {"image": self.image, "best": best, "problem": self.problem}
 
 
 @dataclasses.dataclass
@@ -91,23 +96,28 @@ class Predictions:
 
 
 def predict_run(run, checkpoint, images, output=None):
-    """Classifies image files with the network of a run; returns `Predictions`.
+    """Classifies image files with the network of a run, or finds objects in them.
 
     Args:
       run: a workdir.Workdir.
       checkpoint: "latest", "best" or a step.
-      images: what `find` takes. Each image becomes grey or RGB and gets the size of the
-        data set's images. One that cannot be read gets no answer.
+      images: what `image_files.find` takes. Each image becomes grey or RGB and gets
+        the size of the data set's images. One that cannot be read gets no answer.
       output: a .csv or .json for the answers; None prints them.
+
+    Returns:
+      `Predictions`; of a detector, a detect.Found.
 
     Memory holds a batch of images, whose size is eval.batch_size. The picture of the
     first answers is <run>/predictions/step-<step>.png.
     """
+    if models.is_detector(run.config().model.name):
+        return detect.detect_run(run, checkpoint, images, output)
     network = trained.open_run(run, checkpoint)
     found = Predictions(str(run), network.step, output)
     shown = []
-    with _answers_to(output) as write:
-        for name, image, row in _probabilities(find(images), network):
+    with answers.to(output, HEADER) as write:
+        for name, image, row in _probabilities(image_files.find(images), network):
             if isinstance(image, data_source.DataError):
                 answer = Answer(name, [], data_source.as_text(str(image)))
             elif not np.isfinite(row).all():
@@ -139,7 +149,7 @@ def predict_run(run, checkpoint, images, output=None):
 
 
 def _probabilities(items, network):
-    """Yields (name, image, probabilities [K]) of the items of `find`.
+    """Yields (name, image, probabilities [K]) of the items of `image_files.find`.
 
     The image is as the network takes it. If it cannot be read, it is the DataError.
     """
@@ -176,115 +186,6 @@ def _probabilities(items, network):
                 yield name, image, None if failed else next(rows)
 
 
-@contextlib.contextmanager
-def _answers_to(output):
-    """Gives the function that writes an `Answer` to a .csv or .json, or prints it.
-
-    The file is <output>.part until all answers are in it. Of several processes only
-    the first writes.
-    """
-    if jax.process_index():
-        yield lambda answer: None
-    elif output is None:
-        yield lambda answer: print(answer, flush=True)
-    else:
-        part = f"{output}.part"
-        # A name that is no UTF-8 keeps its bytes.
-        kept = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
-        rows = _csv if output.endswith(".csv") else _json
-        with open(part, "w", **kept) as file, rows(file) as write:
-            yield write
-        os.replace(part, output)
-
-
-@contextlib.contextmanager
-def _csv(file):
-    numbers = range(1, SHOWN + 1)
-    best = [f"{what}_{n}" for n in numbers for what in ("class", "probability")]
-    rows = csv.writer(file)
-    rows.writerow(["image", *best, "problem"])
-
-    def write(answer):
-        cells = [cell for pair in answer.best for cell in pair]
-        cells += [""] * (2 * SHOWN - len(cells))
-        rows.writerow([answer.image, *cells, answer.problem])
-
-    yield write
-
-
-@contextlib.contextmanager
-def _json(file):
-    file.write("[")
-    before = itertools.chain(["\n"], itertools.repeat(",\n"))
-
-    def write(answer):
-        best = [{"class": name, "probability": share} for name, share in answer.best]
-        row = {"image": answer.image, "best": best, "problem": answer.problem}
-        file.write(next(before) + json.dumps(row))
-
-    yield write
-    file.write("\n]\n")
-
-
-def find(images):
-    """Yields (name, data) of the images that --images names; data is None for a file.
-
-    A folder stands for the image files in and under it, in the order of their names,
-    and a pattern such as "photos/*.jpg" for the files that match. "-" is the standard
-    input: an image, or else a list of all these, one a line. Instead of data there may
-    be the DataError of a folder.
-    """
-    for given in images:
-        if given != "-":
-            yield from _files(given)
-            continue
-        first = sys.stdin.buffer.peek()
-        listed = os.path.exists(first.split(b"\n")[0].rstrip(b"\r"))
-        if b"\0" in first or (MAGIC.match(first) and not listed):
-            yield "-", sys.stdin.buffer.read()
-            continue
-        for line in sys.stdin.buffer:
-            if line := line.rstrip(b"\r\n"):
-                yield from _files(os.fsdecode(line))
-
-
-def _files(given):
-    path = os.path.expanduser(given)
-    if os.path.isdir(path):
-        yield from _folder(path)
-    elif glob.has_magic(path) and not os.path.exists(path):
-        found = sorted(glob.iglob(path, recursive=True))
-        # A pattern that matches nothing is reported as a missing file.
-        for file in [file for file in found if not os.path.isdir(file)] or [path]:
-            yield file, None
-    else:
-        yield path, None
-
-
-def _folder(path):
-    """Yields the image files in and under a folder; hidden ones are left out."""
-    errors, images, others = [], 0, 0
-    for folder, folders, names in os.walk(path, onerror=errors.append):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(name for name in names if not name.startswith(".")):
-            if os.path.splitext(name)[1].lower() in EXTENSIONS:
-                images += 1
-                yield os.path.join(folder, name), None
-            else:
-                others += 1
-    if others:
-        logging.warning("%s: %d files are no images by their names", path, others)
-    for error in errors:
-        yield (
-            error.filename,
-            data_source.DataError(
-                f"--images: {error.filename} cannot be listed: {error.strerror}"
-            ),
-        )
-    if not images and not errors:
-        yield path, data_source.DataError(f"--images: {path} holds no image files")
-
-
 def read_image(path, network, data=None):
     """Reads an image file as `network`, a trained.Trained, takes it: uint8 [H, W, C].
 
@@ -296,16 +197,7 @@ def read_image(path, network, data=None):
       data_source.DataError: there is no such file, or it is not a readable image.
     """
     shape = height, width, channels = network.image_shape
-    try:
-        if data is None:
-            data = pathlib.Path(path).read_bytes()
-        image = decode.decode(data, channels)
-    except FileNotFoundError as error:
-        raise data_source.DataError(f"--images: there is no file {path}") from error
-    except (OSError, decode.DamagedImage) as error:
-        raise data_source.DataError(
-            f"--images: {path} is no readable image: {error}"
-        ) from error
+    image = image_files.read(path, channels, data)
     rows, columns = image.shape[:2]
     if None not in shape:
         if abs(columns * height - rows * width) > 0.05 * columns * height:

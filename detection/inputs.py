@@ -33,9 +33,16 @@ class Preprocessing:
     def as_dict(self):
         """Returns the fields for preprocessing.json."""
         return dataclasses.asdict(self.view) | {
-            "mean": list(self.mean),
-            "std": list(self.std),
+            "mean": self.mean,
+            "std": self.std,
         }
+
+
+def from_dict(record):
+    """Returns the `Preprocessing` of what its `as_dict` gave."""
+    fields = dict(record)
+    mean, std = fields.pop("mean"), fields.pop("std")
+    return Preprocessing(views.View(**fields), mean, std)
 
 
 def network_input(batch, mean, std):

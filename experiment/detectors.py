@@ -1,11 +1,18 @@
 """Builds the `Setup` of a detector, a network of models.DETECTORS."""
 
 import dataclasses
+import typing
 
-from detection import evaluator, inputs, objective, sources, views
+import jax
+from absl import logging
+from jax.sharding import NamedSharding, PartitionSpec
+
+from detection import evaluator, inputs, objective, pictures, results, sources, views
 from errors import ConfigError
-from experiment import build, checks
+from evaluation import results as evaluation_files
+from experiment import build, checks, configuration, trained, workdir
 from input_pipeline import GroupedPlan
+from kernels import ops
 
 # Fields of config.detection that say how the objective samples, and what it weighs.
 OBJECTIVE = (
@@ -152,3 +159,138 @@ def make_evaluator(config, split, step, preprocessing, mesh):
         )
     except ValueError as error:
         raise ConfigError(f"config.detection: {error}") from error
+
+
+# A trained run.
+
+
+class Opened(typing.NamedTuple):
+    """A run's detector with its weights.
+
+    `variables` and `step` are as in `trained.Trained`; `preprocessing` is for the
+    images of the split with which it was opened, or for those of the training.
+    """
+
+    config: typing.Any
+    model: typing.Any
+    variables: dict
+    step: int
+    preprocessing: inputs.Preprocessing
+    channels: int
+    label_names: tuple
+
+
+def open_run(run, checkpoint="latest", *, config=None, split=None):
+    """Opens a trained run of a detector.
+
+    Args:
+      run: a workdir.Workdir.
+      checkpoint: "latest", "best" or a step.
+      config: the run's own, or one that gives the same network.
+      split: the images to look at; by default they are like those of the training.
+
+    The errors are those of `trained.open_run`.
+    """
+    config = config or run.config()
+    (*_, channels), label_names = trained.dataset(run)
+    if split is None:
+        record = run.read_json("preprocessing.json")
+        preprocessing = inputs.from_dict(configuration.tuples(record))
+    else:
+        preprocessing = make_preprocessing(config, (split,))
+    model = build.make_model(config, len(label_names))
+    shape = (*preprocessing.view.buckets[0], channels)
+    variables, step = trained.load_variables(run, model, shape, checkpoint)
+    return Opened(config, model, variables, step, preprocessing, channels, label_names)
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """The evaluation of a detector: its `evaluator.Result`, and the files written."""
+
+    run: str
+    step: int
+    result: evaluator.Result
+    files: tuple
+    record: dict
+
+    def __str__(self):
+        lines = [f"{self.result.describe(self.step)} of {self.run}"]
+        if "AP50" in self.record:
+            names = [n for n in self.result.reported if n not in ("error", "mAP")]
+            numbers = (f"{name} {self.record[name]:.1f}" for name in names)
+            lines.append(", ".join(numbers))
+        lines += [
+            f"  {row.name}: AP {row.ap:.1f} %, {row.objects:,} objects, "
+            f"{row.detections:,} detections"
+            for row in self.result.classes
+        ]
+        if self.files:
+            lines.append(f"written: {', '.join(self.files)}")
+        return "\n".join(lines)
+
+
+def evaluate_run(run, config, checkpoint="latest"):
+    """Evaluates a checkpoint of a run on `config.dataset.eval_split`.
+
+    Returns:
+      The `Evaluation`. It is also written to <run>/evaluation-<step>.json, with the
+      detections in COCO's results format, a CSV of the classes, the images with the
+      most mistakes, and the curves of precision by recall beside it.
+    """
+    split = open_split(config, config.dataset.eval_split)
+    subset = config.eval.classes == "subset"
+    split = trained.numbered(split, run, subset=subset)
+    opened = open_run(run, checkpoint, config=config, split=split)
+    mesh = build.make_mesh(config.num_devices)
+    options = ops.compiler_options(jax.default_backend())
+    step = jax.jit(
+        make_step(opened.model, opened.preprocessing),
+        out_shardings=NamedSharding(mesh, PartitionSpec()),
+        compiler_options=options,
+    )
+    judge = make_evaluator(config, split, step, opened.preprocessing, mesh)
+    replicated = NamedSharding(mesh, PartitionSpec())
+    found = judge.detections(jax.device_put(opened.variables, replicated))
+    result = evaluator.score(split, found, config.detection.metric)
+    changes = configuration.changed(run.config(), config)
+    record = {
+        "step": opened.step,
+        "dataset": split.name,
+        "split": split.split,
+        "metric": config.detection.metric,
+        **result.metrics,
+        "changes": changes,
+    }
+    files = ()
+    if jax.process_index() == 0:
+        suffix = f"{opened.step}{evaluation_files.suffix('single', 'moving', changes)}"
+        try:
+            files = _write(run, suffix, record, split, found, result)
+        except workdir.WorkdirError as e:
+            logging.warning("%s", e)  # a read-only run is fine
+    return Evaluation(str(run), opened.step, result, files, record)
+
+
+def _write(run, suffix, record, split, found, result):
+    """Writes what an evaluation found to <run>/<name>-<suffix>; returns the names."""
+    name = f"evaluation-{suffix}.json"
+    run.write_json(name, record)
+    texts = {
+        f"detections-{suffix}.json": results.coco_results(split, found),
+        f"classes-{suffix}.csv": results.class_csv(result),
+    }
+    for file, text in texts.items():
+        run.write_text(file, text)
+    files = [name, *texts]
+    draw = {
+        f"worst-{suffix}.png": pictures.draw_worst,
+        f"precision-{suffix}.png": pictures.draw_curves,
+    }
+    for file, picture in draw.items():
+        try:
+            picture(run.path / file, split, found)
+            files.append(file)
+        except Exception as error:  # a picture never costs a result
+            logging.warning("no %s: %s", file, " ".join(repr(error).split()))
+    return tuple(files)

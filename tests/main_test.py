@@ -17,7 +17,7 @@ import runs
 from PIL import Image
 
 import data_source
-from analysis import predict
+from analysis import answers, image_files, predict
 from comparison import summarize
 from configs import lenet5
 from errors import ConfigError
@@ -132,7 +132,7 @@ def test_predict_finds_folders_patterns_and_lists(digits, monkeypatch):
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(buffered))
         return [
             (name.removeprefix(f"{digits}/"), data)
-            for name, data in predict.find(images)
+            for name, data in image_files.find(images)
         ]
 
     files = [(name, None) for name in ("a.png", "b,1.png", "bad.png", "below/c.png")]
@@ -178,30 +178,30 @@ def test_a_bad_image_costs_only_its_own_answer(trained, digits, tmp_path):
             for n in range(1, 6)
             if not row["problem"]
         ]
-        answers = "  ".join(best) or f"no answer: {row['problem']}"
-        assert line == f"{row['image']}:  {answers}"
+        said = "  ".join(best) or f"no answer: {row['problem']}"
+        assert line == f"{row['image']}:  {said}"
     assert [bool(row["problem"]) for row in rows] == [False, False, True, False]
 
 
 @pytest.mark.parametrize("kind", ["csv", "json"])
 def test_answers_keep_odd_names(kind, tmp_path):
-    answers = [
+    given = [
         predict.Answer('ä,"1"\n.png', [("Café, 8", 0.75), ("ö", 0.25)]),
         predict.Answer(os.fsdecode(b"\xff.png"), [], "it is damaged"),
     ]
     file = tmp_path / f"answers.{kind}"
-    with predict._answers_to(str(file)):
+    with answers.to(str(file), predict.HEADER):
         pass
     assert kind == "csv" or json.loads(file.read_text()) == []
     file.unlink()
-    with predict._answers_to(str(file)) as write:
-        for answer in answers:
+    with answers.to(str(file), predict.HEADER) as write:
+        for answer in given:
             write(answer)
             assert not file.exists()
     if kind == "json":
         rows = json.loads(file.read_bytes())
         assert rows[0] == {
-            "image": answers[0].image,
+            "image": given[0].image,
             "best": [
                 {"class": "Café, 8", "probability": 0.75},
                 {"class": "ö", "probability": 0.25},
@@ -209,14 +209,14 @@ def test_answers_keep_odd_names(kind, tmp_path):
             "problem": "",
         }
         assert rows[1] == {
-            "image": answers[1].image,
+            "image": given[1].image,
             "best": [],
             "problem": "it is damaged",
         }
     else:
         text = file.read_text("utf-8", "surrogateescape")
         rows = list(csv.DictReader(io.StringIO(text, newline="")))
-        assert [row["image"] for row in rows] == [answer.image for answer in answers]
+        assert [row["image"] for row in rows] == [answer.image for answer in given]
         assert (rows[0]["class_1"], rows[0]["probability_1"]) == ("Café, 8", "0.75")
         assert (rows[1]["class_1"], rows[1]["problem"]) == ("", "it is damaged")
 
