@@ -247,7 +247,7 @@ def test_predict_reads_no_further_than_a_batch(trained, digits, monkeypatch):
             yield images[number % 3], None
 
     monkeypatch.setattr(predict.trained, "open_run", shrunk)
-    monkeypatch.setattr(predict, "find", find)
+    monkeypatch.setattr(image_files, "find", find)
     monkeypatch.setattr(
         predict, "_answers_to", lambda _: contextlib.nullcontext(answers.append)
     )
