@@ -232,7 +232,7 @@ def test_flags_of_predict(trained):
 
 def test_predict_reads_no_further_than_a_batch(trained, digits, monkeypatch):
     path, _ = trained
-    answers, opened = [], predict.trained.open_run
+    written, opened = [], predict.trained.open_run
     names = [str(digits / name) for name in ("a.png", "b,1.png", "below/c.png")]
 
     def shrunk(*arguments):
@@ -243,20 +243,20 @@ def test_predict_reads_no_further_than_a_batch(trained, digits, monkeypatch):
 
     def find(images):
         for number in range(7):
-            assert number - len(answers) <= 2
+            assert number - len(written) <= 2
             yield images[number % 3], None
 
     monkeypatch.setattr(predict.trained, "open_run", shrunk)
     monkeypatch.setattr(image_files, "find", find)
     monkeypatch.setattr(
-        predict, "_answers_to", lambda _: contextlib.nullcontext(answers.append)
+        answers, "to", lambda *_: contextlib.nullcontext(written.append)
     )
     found = predict.predict_run(workdir.Workdir(path), "latest", names)
     assert (found.answered, found.failed) == (7, [])
     # Each image stands in another place of its batch; the last batch is filled up.
-    for answer, same in zip(answers[3:], answers, strict=False):
+    for answer, same in zip(written[3:], written, strict=False):
         assert answer == same
-    assert answers[0].best != answers[1].best
+    assert written[0].best != written[1].best
 
 
 def test_predict_refuses_what_is_no_image(trained, tmp_path):
