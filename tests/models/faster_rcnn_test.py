@@ -6,6 +6,7 @@ ResNets of torchvision; Detectron2's own networks were counted too.
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -213,6 +214,78 @@ def test_detections_are_those_of_a_loop_over_the_classes(outputs):
         np.testing.assert_allclose(found.boxes[i][:count], expected[:, 2:], 1e-4, 1e-4)
         assert not found.boxes[i][count:].any() and not found.scores[i][count:].any()
     assert found.there.sum(1).tolist()[0] == 25 > found.there[1].sum() > 3
+
+
+def test_votes_move_a_box_to_the_mean_of_its_class():
+    """As a loop: scores weigh the boxes of the class with an IoU of at least 0.6."""
+    options = {"min_score": 0.2, "max_detections": 9, "box_outputs": "agnostic"}
+    rng = np.random.default_rng(2)
+    low = rng.uniform(0, 12, (1, 40, 2))
+    rois = np.float32(np.concatenate([low, low + rng.uniform(20, 30, low.shape)], 2))
+    logits = np.float32(rng.normal(size=(1, 40, 3)))
+    deltas, there = np.zeros((1, 40, 1, 4), np.float32), np.ones((1, 40), bool)
+    given = rois, there, logits, deltas, np.int32([[90, 90]])
+    plain, voted = (
+        jax.jit(FasterRCNN(2, **SMALL, **options, voting=voting).detections)(*given)
+        for voting in (0.0, 0.6)
+    )
+    np.testing.assert_array_equal(plain.scores, voted.scores)
+    scores = np.asarray(jax.nn.softmax(logits))[0, :, 1:]
+    overlaps = np.asarray(boxes.iou(plain.boxes[0], rois[0]))
+    for i in range(int(plain.there.sum())):
+        own = scores[:, plain.labels[0, i]]
+        votes = np.where((overlaps[i] >= 0.6) & (own > 0.2), own, 0)
+        assert np.count_nonzero(votes) > 1
+        expected = votes @ rois[0] / votes.sum()
+        np.testing.assert_allclose(voted.boxes[0, i], expected, 1e-5)
+    assert not voted.boxes[0][~np.asarray(voted.there[0])].any()
+
+
+@pytest.mark.parametrize("outputs", ["background", "classes", "agnostic"])
+def test_regions_are_refined_by_the_box_of_their_best_class(outputs):
+    model = FasterRCNN(3, **SMALL, box_outputs=outputs)
+    rng = np.random.default_rng(3)
+    codes = {"background": 4, "classes": 3, "agnostic": 1}[outputs]
+    rois = np.float32([[[10, 10, 40, 30], [50, 40, 90, 80]]])
+    logits = np.float32(rng.normal(size=(1, 2, 4)))
+    deltas = np.float32(rng.normal(size=(1, 2, codes, 4)))
+    found = model.refined(rois, logits, deltas, np.int32([[85, 95]]))
+    for i in range(2):
+        best = logits[0, i, 1:].argmax() + (outputs == "background")
+        code = deltas[0, i, best if codes > 1 else 0]
+        expected = np.array(boxes.decode(code, rois[0, i], model.box_weights))
+        expected = expected.clip(0, np.float32([95, 85, 95, 85]))
+        np.testing.assert_allclose(found[0, i], expected, 1e-5)
+
+
+def test_refined_regions_give_detections_beside_the_first(monkeypatch):
+    monkeypatch.setitem(resnet.TABLE_1, 18, (resnet.BasicBlock, (1, 1, 1, 1)))
+    options = {"min_score": 0, "post_nms": (30, 20), "voting": 0.8}
+    model = FasterRCNN(3, **SMALL | options, refine=True)
+    images = jax.random.normal(jax.random.key(1), (1, 64, 80, 3))
+
+    @jax.jit
+    def run(key):
+        variables = model.init(key, images, train=False)
+
+        def by_hand(model):
+            sizes = jnp.array([[64, 80]])
+            x, logits, deltas = model.first_stage(images, train=False)
+            rois, there = model.proposals(logits, deltas, (4, 5), sizes, train=False)
+            first = model.second_stage(x, rois, train=False)
+            again = model.refined(rois, *first, sizes)
+            second = model.second_stage(x, again, train=False)
+            given = zip((rois, there, *first), (again, there, *second), strict=True)
+            return model.detections(*(jnp.concatenate(x, 1) for x in given), sizes)
+
+        return (
+            model.apply(variables, images, train=False),
+            nn.apply(by_hand, model)(variables),
+        )
+
+    found, expected = run(jax.random.key(0))
+    assert found.there.sum() > 20
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
 @pytest.mark.parametrize("pooling", ["pool", "align"])
