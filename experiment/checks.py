@@ -17,9 +17,12 @@ from detection import evaluator, views
 from errors import ConfigError
 from evaluation import protocols
 from experiment.configuration import OPEN, flatten, nearest
+from models.faster_rcnn import TESTED, FasterRCNN
 from training import optimizers
 from transforms import policies, resizing, whitening
 
+# What tests of a detector may change of its network, with their defaults.
+DETECTION = {name: getattr(FasterRCNN, name) for name in TESTED}
 # Fields that no detector has, beside those of augment and loss.
 OF_CLASSIFIERS = (
     "dataset.holdout dataset.holdout_by dataset.cache dataset.placement dataset.order "
@@ -470,17 +473,23 @@ def check_enough_devices(config, num_devices, num_processes=1):
 def change(config, changes):
     """A checked copy of a run's config with `changes`, strings "field=value".
 
-    Only fields that evaluation reads may change: eval, dataset and num_devices.
+    Only fields that evaluation reads may change: eval, dataset and num_devices, and for
+    a detector detection and the fields of its network that concern tests.
     """
     fields, values = flatten(config), {}
+    free, what = ("eval.", "dataset.", "num_dev"), "eval or dataset"
+    if models.is_detector(config.model.name):
+        tested = {f"model.fields.{name}": value for name, value in DETECTION.items()}
+        fields, free = tested | fields, (*free, "detection.", *tested)
+        what = "eval, dataset, detection or the tests of its network"
     for text in changes:
         name, _, value = text.partition("=")
         name = name.removeprefix("config.")
-        if name not in fields or not name.startswith(("eval.", "dataset.", "num_dev")):
-            free = [n for n in fields if n.startswith(("eval.", "dataset."))]
+        if name not in fields or not name.startswith(free):
+            names = [n for n in fields if n.startswith(free)]
             raise ConfigError(
-                f"--change={text}: {name!r} is no field of eval or dataset, nor "
-                f"num_devices{nearest(name, free)}"
+                f"--change={text}: {name!r} is no field of {what}, nor "
+                f"num_devices{nearest(name, names)}"
             )
         if not isinstance(fields[name], str):
             try:
@@ -491,6 +500,9 @@ def change(config, changes):
                 value = (value,)
         values[name] = value
     config = config.copy_and_resolve_references()
+    with config.unlocked():  # the run may have left a field of its network alone
+        for name in [name for name in values if name.startswith("model.fields.")]:
+            config.model.fields[name.rpartition(".")[2]] = values.pop(name)
     try:
         config.update_from_flattened_dict(values)
     except (TypeError, ValueError) as e:

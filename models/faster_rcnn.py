@@ -45,6 +45,10 @@ BOX_OUTPUTS = {
     "classes": lambda classes: classes,
     "agnostic": lambda classes: 1,
 }
+# Fields of FasterRCNN that may differ between training and testing.
+TESTED = (
+    "pre_nms post_nms proposal_nms min_size min_score nms max_detections refine voting"
+).split()
 
 
 class Detections(NamedTuple):

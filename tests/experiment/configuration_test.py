@@ -3,7 +3,7 @@
 import pytest
 import runs
 
-from configs import default, lenet5
+from configs import default, faster_rcnn, lenet5
 from errors import ConfigError
 from experiment import checks, configuration
 from transforms import policies, resizing
@@ -250,6 +250,22 @@ def test_what_evaluates_can_be_changed():
         ("eval.batch_size=many", "'many' is no value"),
         ("eval.batch_size=1.5", "--change=eval.batch_size=1.5"),
         ("eval.protocol=ten", "config.eval.protocol = 'ten'"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            checks.change(config, [change])
+
+
+def test_what_tests_a_detector_can_be_changed():
+    config = faster_rcnn.get_config("digits").lock()
+    changes = ["model.fields.refine=True", "detection.metric=voc"]
+    changed = checks.change(config, changes)
+    assert (changed.model.fields.refine, changed.detection.metric) == (True, "voc")
+    assert "refine" not in config.model.fields
+    for change, message in (
+        ("model.fields.depth=50", "'model.fields.depth' is no field of eval"),
+        ("model.fields.refin=True", "did you mean 'model.fields.refine'"),
+        ("model.fields.voting=many", "'many' is no value"),
+        ("eval.protocol=dense", "is for classifiers"),
     ):
         with pytest.raises(ConfigError, match=message):
             checks.change(config, [change])
