@@ -13,10 +13,10 @@
                     --config.dataset.name=voc:PATH. Its sides and anchors are for the
                     blood cells of BCCD, 640x480 pixels.
 
-The first three have not been run here; README.md has what :digits reaches. They need
-the weights of a ResNet classifier in config.init_from, whose batch normalisation stays
-as it is; the paper's ResNet has its strides on the 1x1 convolutions, torchvision's on
-the 3x3: config.model.fields.stride_on says which.
+docs/detection.md has what :digits and :bccd reach; the others have not been run here.
+They need the weights of a ResNet classifier in config.init_from, whose batch
+normalisation stays as it is. The paper's ResNet has its strides on the 1x1
+convolutions, torchvision's on the 3x3: config.model.fields.stride_on says which.
 
 :paper and :coco differ from the papers in two ways. Both stages train at once
 (detection/objective.py), where the paper alternates in four steps. The paper gives no
