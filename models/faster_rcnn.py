@@ -87,7 +87,7 @@ class RegionProposalNetwork(nn.Module):
         if self.objectness == "softmax":
             background, on_object = jnp.split(logits, 2, -1)
             logits = on_object - background
-        return logits.reshape(len(x), -1), deltas.reshape(len(x), -1, 4)
+        return logits.reshape(x.shape[0], -1), deltas.reshape(x.shape[0], -1, 4)
 
 
 class RegionHead(nn.Module):
@@ -107,7 +107,7 @@ class RegionHead(nn.Module):
 
         logits = dense(self.num_classes + 1, 0.01, "cls")(x)
         deltas = dense(4 * self.num_boxes, 0.001, "reg")(x)
-        return _full(logits), _full(deltas).reshape(len(x), self.num_boxes, 4)
+        return _full(logits), _full(deltas).reshape(x.shape[0], self.num_boxes, 4)
 
 
 class FasterRCNN(nn.Module):
@@ -213,7 +213,7 @@ class FasterRCNN(nn.Module):
 
     def anchors_there(self, shape, sizes):
         """Says [B, A] which anchors are at a position of an image, not of padding."""
-        there = content(shape, sizes, STRIDE).reshape(len(sizes), -1)
+        there = content(shape, sizes, STRIDE).reshape(sizes.shape[0], -1)
         count = len(self.anchor_sizes) * len(self.anchor_ratios)
         return jnp.repeat(there, count, axis=1)
 
@@ -286,7 +286,7 @@ def content(shape, sizes, stride=1):
 def _sizes(images, sizes):
     if sizes is not None:
         return sizes
-    return jnp.broadcast_to(jnp.array(images.shape[1:3])[None], (len(images), 2))
+    return jnp.broadcast_to(jnp.array(images.shape[1:3])[None], (images.shape[0], 2))
 
 
 def _full(x):
