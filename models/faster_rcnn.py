@@ -227,6 +227,10 @@ class FasterRCNN(nn.Module):
           Boxes [B, N, 4] by falling score, and bool [B, N], which are there; the others
           are 0. No gradient goes through them.
         """
+        return self.scored_proposals(logits, deltas, shape, sizes, train=train)[:2]
+
+    def scored_proposals(self, logits, deltas, shape, sizes, *, train):
+        """Works as `proposals`, and returns their logits [B, N] too."""
         mode = 0 if train else 1
         propose = functools.partial(
             _propose,
@@ -294,7 +298,7 @@ def _full(x):
 
 
 def _propose(own, logits, deltas, there, size, *, before, after, threshold, min_size):
-    """One image's `FasterRCNN.proposals`, of its anchors `own` [A, 4]."""
+    """One image's `FasterRCNN.scored_proposals`, of its anchors `own` [A, 4]."""
     found = boxes.clip(boxes.decode(deltas, own), size)
     sides = found[:, 2:] - found[:, :2]
     there &= (sides >= min_size).all(1)
@@ -302,7 +306,8 @@ def _propose(own, logits, deltas, there, size, *, before, after, threshold, min_
     scores, best = lax.top_k(scores, min(before, len(scores)))
     found = found[best]
     index, kept = boxes.nms(found, scores, threshold, after, valid=there[best])
-    return jnp.where(kept[:, None], found[index], 0), kept
+    found = jnp.where(kept[:, None], found[index], 0)
+    return found, kept, jnp.where(kept, scores[index], 0)
 
 
 def _detect(rois, there, logits, deltas, size, *, weights, min_score, threshold, most):
