@@ -20,7 +20,7 @@ from models import anchors as anchor_styles
 
 SHOWN = 4  # images of a picture, spread over the split
 BEST = 12  # proposals of an image
-GREEN, GREY, ORANGE = "#009e73", "0.75", "#e69f00"
+GREEN, GREY, ORANGE = "#009e73", "0.6", "#e69f00"
 
 
 class Seen(NamedTuple):

@@ -116,7 +116,7 @@ def test_forms_that_a_detector_does_not_have(run, tmp_path):
     result = runs.call_main([*arguments, "--format=onnx"])
     assert result.returncode == 1 and not list(tmp_path.iterdir())
     (line,) = result.stderr.splitlines()
-    assert line.startswith("error: a detector has no --format=onnx: its proposals")
+    assert line.startswith("error: a detector has no --format=onnx: jax2onnx")
 
 
 @pytest.mark.parity
