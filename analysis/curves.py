@@ -1,4 +1,4 @@
-"""Draws training curves of runs: loss and error by epoch, from their metrics.jsonl."""
+"""Draws curves of runs by epoch, loss and error or mAP, from their metrics.jsonl."""
 
 import contextlib
 import dataclasses
@@ -17,7 +17,7 @@ from experiment import workdir
 COLOURS = "#0072b2 #d55e00 #009e73 #cc79a7 #56b4e9 #e69f00 #000000".split()
 MARKERS = "osD^vP*X"
 LONGEST = 40  # letters of a run's name, unless more are needed to tell two apart
-PANELS = {"loss": "loss", "error": "error, per cent"}
+PANELS = {"loss": "loss", "error": "error, per cent", "mAP": "mAP, per cent"}
 TRAINING = {"linewidth": 1, "linestyle": "--", "marker": ""}  # instead of `style`'s
 
 
@@ -146,7 +146,7 @@ def cut(names, longest=LONGEST):
 
 
 def draw(curves, files):
-    """Draws {run: curves from `read`}: one panel for losses, one for errors.
+    """Draws {run: curves from `read`}: one panel for losses, one for errors or mAP.
 
     Raises:
       WorkdirError: a file cannot be written.
@@ -156,7 +156,7 @@ def draw(curves, files):
     columns = fitting(labels, width)
     rows = math.ceil(len(labels) / columns)
     with figure(1, 2, width, 4 + 0.2 * rows, files) as (drawing, axes):
-        for axis, (panel, label) in zip(axes.flat, PANELS.items(), strict=True):
+        for axis, panel in zip(axes.flat, ("loss", _score(curves)), strict=True):
             values = []
             for number, curve in enumerate(curves.values()):
                 if (name := f"train/{panel}") in curve:
@@ -166,14 +166,23 @@ def draw(curves, files):
                     axis.plot(*curve[name], **style(number), linewidth=1.6)
                     values += curve[name][1]
             axis.set_xlabel("epoch")
-            axis.set_ylabel(label)
+            axis.set_ylabel(PANELS[panel])
             axis.set_xlim(left=0)
-            if values and min(values) > 0:
+            if panel == "mAP":
+                axis.set_ylim(bottom=0)
+            elif values and min(values) > 0:
                 finite = list(filter(math.isfinite, values))
                 logarithmic(axis, max(finite) / min(finite))
         styles = [style(number) for number in range(len(curves))]
         styles += [TRAINING | {"color": "0.4"}, style(0) | {"color": "0.4"}]
         legend(drawing, zip(labels, styles, strict=True), columns)
+
+
+def _score(curves):
+    """Returns "mAP" if all runs that were evaluated are of detectors, else "error"."""
+    tested = [curve for curve in curves.values() if "eval/error" in curve]
+    detectors = tested and all("eval/mAP" in curve for curve in tested)
+    return "mAP" if detectors else "error"
 
 
 def style(number):

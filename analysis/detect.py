@@ -162,22 +162,33 @@ class Detector:
     def __call__(self, image):
         """Finds objects in uint8 [H, W, C]; returns a metrics.Detections."""
         height, width = image.shape[:2]
-        view, group = self._bucket((height, width))
+        view, group = bucket(self._view, (height, width))
         shown, arrays = view.test(image, None, group)
         size = arrays["image_size"]
         batch = {"image": shown[None], "image_size": size[None]}
         found = jax.device_get(self._step(self._variables, batch))
-        there = found.there[0]
+        found = there(jax.tree.map(lambda x: x[0], found))
         scale = np.tile([width / size[1], height / size[0]], 2)
-        boxes = np.float32(found.boxes[0][there] * scale)
-        return metrics.Detections(boxes, found.scores[0][there], found.labels[0][there])
+        return found._replace(boxes=np.float32(found.boxes * scale))
 
-    def _bucket(self, size):
-        """Returns the view, and the number of the first bucket that holds an image."""
-        view = self._view
-        resized = views.resized_size(size, view.short_side, view.long_side)
-        for number, bucket in enumerate(view.buckets):
-            if resized[0] <= bucket[0] and resized[1] <= bucket[1]:
-                return view, number
-        own = tuple(views.STRIDE * math.ceil(side / views.STRIDE) for side in resized)
-        return dataclasses.replace(view, buckets=(own,)), 0
+
+def there(found):
+    """Returns the metrics.Detections of one image's faster_rcnn.Detections."""
+    return metrics.Detections(
+        *(x[found.there] for x in (found.boxes, found.scores, found.labels))
+    )
+
+
+def bucket(view, size):
+    """Finds the first bucket that holds an image of `size` (height, width).
+
+    Returns:
+      The views.View and the bucket's number. If there is none, it is another view, with
+      a bucket for this size.
+    """
+    resized = views.resized_size(size, view.short_side, view.long_side)
+    for number, sides in enumerate(view.buckets):
+        if resized[0] <= sides[0] and resized[1] <= sides[1]:
+            return view, number
+    own = tuple(views.STRIDE * math.ceil(side / views.STRIDE) for side in resized)
+    return dataclasses.replace(view, buckets=(own,)), 0

@@ -1,6 +1,5 @@
 """Draws what a run's network has learned, in <run>/inspect/ (--mode=inspect)."""
 
-import contextlib
 import dataclasses
 import functools
 import json
@@ -9,12 +8,20 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image
 
 import input_pipeline
-from analysis import attribution, pictures, predict, retrieval, stages
-from errors import UserError
-from experiment import build, reporting, trained
+import models
+from analysis import (
+    attribution,
+    gallery,
+    pictures,
+    predict,
+    regions,
+    retrieval,
+    stages,
+)
+from analysis.gallery import NotShown
+from experiment import build, trained
 from transforms import preprocessing
 
 TESTED = 1000  # images, spread over the evaluation split, to choose and measure with
@@ -25,14 +32,6 @@ GREY = 127.5  # the square's colour, in 0..255
 NEIGHBOURS = 6  # shown for each image
 MEASURED = 10  # neighbours for precision and overlap
 BITS = 64  # in a code
-
-
-class NotShown(Exception):
-    """The network or its images lack what a picture shows."""
-
-
-# Errors whose messages are written for the user.
-EXPECTED = (UserError, NotShown, OSError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,26 +66,6 @@ class Panel:
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class Inspection:
-    """The pictures of a run that were drawn, and those that were not.
-
-    `retrieval` is the result of Search.measure, None if it could not be measured;
-    `failed` says why each missing picture could not be drawn.
-    """
-
-    run: str
-    step: int
-    retrieval: dict | None
-    drawn: list
-    failed: list
-
-    def __str__(self):
-        lines = [] if self.retrieval is None else [retrieval.describe(self.retrieval)]
-        lines.append(f"after step {self.step} of {self.run}:")
-        return "\n".join([*lines, *(f"  {path}" for path in self.drawn)])
-
-
 def inspect_run(run, checkpoint, paths=(), database=10_000):
     """Draws all pictures of a run; one that fails does not stop the others.
 
@@ -98,58 +77,34 @@ def inspect_run(run, checkpoint, paths=(), database=10_000):
       database: how many training images to search, spread evenly over the split.
 
     Returns:
-      The `Inspection`.
+      The gallery.Inspection.
 
     Raises:
       DataError: one of `paths` is not an image.
+
+    Of a detector, regions.py draws other pictures.
     """
+    if models.is_detector(run.config().model.name):
+        return regions.inspect_run(run, checkpoint, paths)
     network = Network(run, checkpoint)
     panel = network.files(paths) if paths else None
-    tested, measured, drawn, failed = None, None, [], []
-    directory = run.path / "inspect"
-
-    @contextlib.contextmanager
-    def attempt(name):
-        try:
-            yield
-        except Exception as error:
-            known = isinstance(error, EXPECTED)
-            failed.append(f"no {name}: {error if known else repr(error)}")
-
-    def draw(function, *arguments):
-        path = directory / f"{function.__name__}.png"
-        with attempt(function.__name__):
-            function(path, network, *arguments)
-            drawn.append(path)
-
-    draw(filters)
-    with attempt("test images"):
+    tested, measured = None, None
+    drawing = gallery.Gallery(run, network)
+    drawing.draw(filters)
+    with drawing.attempt("test images"):
         tested = network.test_images()
         panel = panel or tested.rows(telling(tested))
     if panel:
         for picture in (activations, predictions, grad_cam, occlusion):
-            draw(picture, panel)
+            drawing.draw(picture, panel)
     if tested:
-        with attempt("training images"):
+        with drawing.attempt("training images"):
             search = Search(network, database)
-            draw(neighbours, search, panel)
-            draw(codes, search, panel)
-            with attempt("retrieval.json"):
-                measured = search.measure(tested, directory)
-    with attempt("pictures for TensorBoard"):
-        _to_tensorboard(directory, network.step, drawn)
-    return Inspection(str(run), network.step, measured, drawn, failed)
-
-
-def _to_tensorboard(directory, step, paths):
-    if not paths:
-        return
-    writer = reporting.MetricWriter(directory, first_step=step - 1, scalars=False)
-    for path in paths:
-        with Image.open(path) as image:
-            pixels = np.asarray(image.convert("RGB"))
-        writer.write_images(step, {f"inspect/{path.stem}": pixels})
-    writer.close()
+            drawing.draw(neighbours, search, panel)
+            drawing.draw(codes, search, panel)
+            with drawing.attempt("retrieval.json"):
+                measured = search.measure(tested, drawing.directory)
+    return drawing.finish(measured)
 
 
 def telling(tested):
@@ -245,16 +200,7 @@ def filters(path, network):
     kernel = network.variables["params"]
     for name in network.layout.first:
         kernel = kernel[name]
-    kernel = np.asarray(kernel, np.float32)
-    if kernel.shape[2] not in (1, 3):
-        raise NotShown(f"{kernel.shape[2]} channels are neither grey nor RGB")
-    height, width, channels, number = kernel.shape
-    pictures.draw_filters(
-        path,
-        kernel,
-        f"{network.layout.first[-2]}: {number} filters of {height}x{width}x{channels}, "
-        "each scaled by its largest weight; 0 is mid-grey",
-    )
+    gallery.draw_kernel(path, kernel, network.layout.first[-2])
 
 
 def activations(path, network, panel):

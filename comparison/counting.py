@@ -16,7 +16,7 @@ from models.layers import AvgPool, FullyConnected, LocalResponseNorm, MaxPool
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """A row of the layer table; the counts are for one image.
+    """A row of the layer table; the counts are for one image, or for one region of it.
 
     The name is the module's path without "backbone" and "head".
 
@@ -33,9 +33,12 @@ class Layer:
     multiply_adds: int
     connections: int
     auxiliary: bool = False  # part of an auxiliary head, which evaluation leaves out
+    regional: bool = False  # seen by each region that a detector proposes
     activations: int = 0
 
 
+# Methods of networks whose layers have a column of `Layer`, by its name.
+PARTS = {"auxiliary": "auxiliary", "second_stage": "regional"}
 # These may have no parameters, and yet their gradient needs their input.
 KEEPS_INPUT = (nn.BatchNorm, MaxPool, LocalResponseNorm)
 
@@ -57,16 +60,16 @@ def total(rows):
 
 def layers(model, shape):
     """Returns each `Layer` of `model` for images of `shape` [H, W, C], as called."""
-    rows, open_calls, auxiliary = [], [], []
+    rows, open_calls, parts = [], [], []
     traced = {}  # layers by signature, because a deep network has many equal ones
     kept = {}  # arrays already counted, by id; held here so that no id is used again
 
     def record(next_call, args, kwargs, context):
         module = context.module
-        if context.method_name == "auxiliary":
-            auxiliary.append(True)
+        if context.method_name in PARTS:
+            parts.append(PARTS[context.method_name])
             output = next_call(*args, **kwargs)
-            auxiliary.pop()
+            parts.pop()
             return output
         if context.method_name != "__call__":
             return next_call(*args, **kwargs)
@@ -92,8 +95,8 @@ def layers(model, shape):
             dataclasses.replace(
                 layer,
                 name=_name(module),
-                auxiliary=bool(auxiliary),
                 activations=activations,
+                **dict.fromkeys(parts, True),
             )
         )
         return output

@@ -6,7 +6,9 @@ It works from shapes alone: nothing is downloaded, and the network is not run.
 import dataclasses
 
 import data_source
+import models
 from comparison.counting import Layer, layers, times
+from detection import sources
 from experiment import build
 
 HEADER = (
@@ -28,6 +30,14 @@ class Totals:
     multiply_adds: int
     connections: int
 
+    def with_regions(self, region, number):
+        """The sums of an image's layers and of `number` times those of a region."""
+        return Totals(
+            self.parameters + region.parameters,
+            self.multiply_adds + number * region.multiply_adds,
+            self.connections + number * region.connections,
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
@@ -43,40 +53,68 @@ class Summary:
 
     def __str__(self):
         """Formats the title and an aligned table that ends with the totals."""
-        lines = [
-            HEADER,
-            *(
-                (row.name, row.kind, row.kernel, times(row.output), *_counts(row))
-                for row in self.rows
-            ),
-            ("total", "", "", "", *_counts(self.totals)),
-        ]
+        totals = {"total": self.totals}
         if self.auxiliary_totals:
-            lines.append(
-                ("auxiliary heads", "", "", "", *_counts(self.auxiliary_totals))
-            )
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        table = [
-            "  ".join(
-                cell.rjust(width) if i >= 4 else cell.ljust(width)
-                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-            ).rstrip()
-            for line in lines
-        ]
-        rule = "-" * (sum(widths) + 2 * len(widths) - 2)
-        end = 1 + len(self.rows)
-        return "\n".join(
-            [self.title, table[0], rule, *table[1:end], rule, *table[end:]]
-        )
+            totals["auxiliary heads"] = self.auxiliary_totals
+        return _table(self.title, self.rows, totals)
+
+
+@dataclasses.dataclass(frozen=True)
+class DetectorSummary:
+    """A detector's layers in calling order.
+
+    Those of the second stage have the counts of one region, whose sums are `region`;
+    the sums of the others are `image`. An image has `regions` of them in testing.
+    """
+
+    title: str
+    rows: tuple[Layer, ...]
+    image: Totals
+    region: Totals
+    regions: int
+
+    @property
+    def totals(self):
+        return self.image.with_regions(self.region, self.regions)
+
+    def __str__(self):
+        totals = {
+            "the image": self.image,
+            "one region": self.region,
+            f"total, {self.regions:,} regions": self.totals,
+        }
+        return _table(self.title, self.rows, totals)
+
+
+def _table(title, rows, totals):
+    """Formats a title and an aligned table of `rows` and {name: `Totals`}."""
+    lines = [HEADER]
+    for row in rows:
+        kernel = row.kernel, times(row.output)
+        lines.append((row.name, row.kind, *kernel, *_counts(row)))
+    lines += [(name, "", "", "", *_counts(sums)) for name, sums in totals.items()]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    table = [
+        "  ".join(
+            cell.rjust(width) if i >= 4 else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    ]
+    rule = "-" * (sum(widths) + 2 * len(widths) - 2)
+    end = 1 + len(rows)
+    return "\n".join([title, table[0], rule, *table[1:end], rule, *table[end:]])
 
 
 def summarize(config):
-    """Returns the `Summary` of the network that `config` trains.
+    """Returns the `Summary` of the network that `config` trains, or `DetectorSummary`.
 
     Raises:
       ConfigError: the network has no such field, or cannot take images of this size.
       DataError: the dataset is unknown.
     """
+    if models.is_detector(config.model.name):
+        return _detector(config)
     dataset = config.dataset
     image_shape, num_classes = data_source.describe(
         dataset.name, data_dir=dataset.data_dir or None
@@ -91,6 +129,26 @@ def summarize(config):
     build.abstract_variables(model, shape)  # says in one line what does not fit
     title = f"{config.model.name}, input {times(shape)}, {num_classes} classes"
     return summary(title, layers(model, shape))
+
+
+def _detector(config):
+    """Returns the `DetectorSummary` for the largest wide image that a config allows."""
+    dataset, detection = config.dataset, config.detection
+    channels, num_classes = sources.dimensions(
+        dataset.name, dataset.train_split, data_dir=dataset.data_dir or None
+    )
+    shape = detection.short_side, detection.long_side, channels
+    model = build.make_model(config, num_classes)
+    build.abstract_variables(model, shape)  # as in `summarize`
+    rows = layers(model, shape)
+    title = f"{config.model.name}, input {times(shape)}, {num_classes} classes"
+    return DetectorSummary(
+        title,
+        tuple(rows),
+        _totals([row for row in rows if not row.regional]),
+        _totals([row for row in rows if row.regional]),
+        model.post_nms[1],
+    )
 
 
 def summary(title, rows):

@@ -54,8 +54,19 @@ def open_records(builder, name, split):
 
 def describe(name, *, data_dir=None):
     """Returns (image_shape, num_classes) for data_source.describe."""
+    features = describing_builder(name, data_dir).info.features
+    image, label = _image_and_label(name, features)
+    return tuple(image.shape), label.num_classes
+
+
+def describing_builder(name, data_dir):
+    """Returns the tfds builder of a prepared set, or of one that tfds only knows.
+
+    Raises:
+      DataError: it is neither.
+    """
     try:
-        builder = find_builder(name, data_dir, download=False)
+        return find_builder(name, data_dir, download=False)
     except DataError:
         import tensorflow_datasets as tfds
 
@@ -65,8 +76,7 @@ def describe(name, *, data_dir=None):
             builder = None
         if builder is None:
             raise
-    image, label = _image_and_label(name, builder.info.features)
-    return tuple(image.shape), label.num_classes
+        return builder
 
 
 def _image_and_label(name, features):

@@ -76,8 +76,21 @@ class Detection:
             )
         return total, sums, updated.get("batch_stats", {})
 
-    def _run(self, model, batch, keys):
-        """Returns the losses [B] and the sums, from inside the network's `apply`."""
+    def samples(self, variables, batch, seed):
+        """Returns the `AnchorTargets` and `RoiTargets` of a batch's images."""
+        keys = example_keys(seed, batch["epoch"], batch["index"])
+        with layers.frozen_statistics(self.frozen_statistics):
+            (*_, on_anchors, on_rois), _ = self.model.apply(
+                variables, batch, keys, method=self._first, mutable=["batch_stats"]
+            )
+        return on_anchors, on_rois
+
+    def _first(self, model, batch, keys):
+        """Runs the first stage, and samples what both stages train on.
+
+        Returns:
+          The map, logits and deltas as FasterRCNN.first_stage, and the targets.
+        """
         sizes = batch["image_size"]
         x, logits, deltas = model.first_stage(self.prepare(batch), sizes, train=True)
         shape = x.shape[1:3]
@@ -86,7 +99,11 @@ class Detection:
             self._targets, model.anchor_boxes(shape), model.box_weights
         )
         there = model.anchors_there(shape, sizes)
-        on_anchors, on_rois = jax.vmap(targets)(keys, batch, there, *proposals)
+        return x, logits, deltas, *jax.vmap(targets)(keys, batch, there, *proposals)
+
+    def _run(self, model, batch, keys):
+        """Returns the losses [B] and the sums, from inside the network's `apply`."""
+        x, logits, deltas, on_anchors, on_rois = self._first(model, batch, keys)
         rpn_losses = functools.partial(losses.rpn_losses, beta=self.rpn_beta)
         found = jax.vmap(rpn_losses)(logits, deltas, on_anchors)
         logits, deltas = model.second_stage(x, on_rois.rois, train=True)

@@ -99,13 +99,10 @@ def draw_found(path, image, found, names, least=results.SHOWN):
     save(drawing, path)
 
 
-def draw_layers(path, image, panels, caption=""):
-    """Draws an image once for each panel, {title: [Layer, ...]}.
-
-    So anchors, proposals and sampled regions are shown beside each other.
-    """
+def draw_layers(path, panels, caption=""):
+    """Draws panels (title, image, [Layer, ...]) beside each other, four in a row."""
     drawing, axes = _grid(len(panels))
-    for axis, (title, layers) in zip(axes, panels.items(), strict=False):
+    for axis, (title, image, layers) in zip(axes, panels, strict=False):
         show_boxes(axis, image, layers, title)
     drawing.supxlabel(wrapped(caption, drawing), fontsize=9)
     save(drawing, path)
@@ -121,8 +118,8 @@ def draw_worst(path, split, detections, number=8, least=results.SHOWN):
     for index in np.argsort(-counts, kind="stable"):
         if len(shown) < number and (image := _image(split, index)) is not None:
             shown.append((index, image))
-    drawing, axes = _grid(len(shown))
-    for axis, (index, image) in zip(axes, shown, strict=False):
+    panels = []
+    for index, image in shown:
         layers = [
             objects_layer(split.objects[index], split.label_names),
             found_layer(
@@ -131,14 +128,13 @@ def draw_worst(path, split, detections, number=8, least=results.SHOWN):
         ]
         name = pathlib.Path(split.objects[index].name).name
         title = f"{short(name, 26, 20)}: {counts[index]} wrong"
-        show_boxes(axis, image, layers, title)
+        panels.append((title, image, layers))
     caption = (
         "blue: objects, with names below; red: detections with a score of at least "
         f"{least:g}, with names above; the images with the most objects missed and "
         "detections wrong"
     )
-    drawing.supxlabel(wrapped(caption, drawing), fontsize=9)
-    save(drawing, path)
+    draw_layers(path, panels, caption)
 
 
 def _image(split, index):

@@ -83,6 +83,23 @@ def open_split(
     return dataclasses.replace(_joined(found), name=name)
 
 
+def dimensions(name, split, *, data_dir=None):
+    """Returns (channels, number of classes); a set known to tfds need not be on disk.
+
+    Image files must be, and `split` is one of theirs. The errors are those of
+    `open_split`.
+    """
+    first = set_names(name)[0]
+    if first == "digits":
+        return 1, len(digits.NAMES)
+    if first.startswith(("voc:", "coco:")):
+        opened = open_split(name, split)
+        return opened.channels, opened.num_classes
+    builder = tfds_directory.describing_builder(first, data_dir)
+    channels, names = _features(first, builder)
+    return channels, len(names)
+
+
 def set_names(name):
     """Returns the names of the sets in "A,B"; coco: has one comma of its own."""
     names = []
@@ -256,14 +273,7 @@ def _upright(objects, unclear):
 
 def _open_tfds(name, split, data_dir, download, damage, unclear):
     builder = tfds_directory.find_builder(name, data_dir, download)
-    features = dict(builder.info.features)
-    objects = dict(getattr(features.get("objects"), "feature", {}))
-    if "image" not in features or not {"bbox", "label"} <= {*objects}:
-        raise DataError(
-            f"{name!r} is not a set of annotated objects: it needs an image and objects"
-            f" with bbox and label, and has {sorted(features)}"
-        )
-    names = tuple(objects["label"].names)
+    channels, names = _features(name, builder)
     split, source = tfds_directory.open_records(builder, name, split)
     one_based = name.partition("/")[0].partition(":")[0] in ONE_BASED
     found = []
@@ -277,8 +287,19 @@ def _open_tfds(name, split, data_dir, download, damage, unclear):
         found.append(one.upright(stored, orientation, unclear))
     images = tuple(functools.partial(_record, source, i) for i in range(len(found)))
     ids = COCO_IDS if len(names) == len(COCO_IDS) and name.startswith("coco") else ()
-    channels = features["image"].shape[-1]
     return Split(name, split, names, tuple(found), images, channels, ids)
+
+
+def _features(name, builder):
+    """Returns the channels of a TFDS set's images, and the names of its classes."""
+    features = dict(builder.info.features)
+    objects = dict(getattr(features.get("objects"), "feature", {}))
+    if "image" not in features or not {"bbox", "label"} <= {*objects}:
+        raise DataError(
+            f"{name!r} is not a set of annotated objects: it needs an image and objects"
+            f" with bbox and label, and has {sorted(features)}"
+        )
+    return features["image"].shape[-1], tuple(objects["label"].names)
 
 
 def _record(source, index):

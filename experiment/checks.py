@@ -166,11 +166,6 @@ def check(config):
             f"config.init_key = {config.init_key!r} chooses weights of a source: name "
             "it in config.init_from"
         )
-    if config.model.frozen_statistics and not config.init_from:
-        raise ConfigError(
-            "config.model.frozen_statistics keeps the statistics of another training: "
-            "name it in config.init_from"
-        )
     if config.batch_size % config.optimizer.accumulate:
         raise ConfigError(
             f"config.batch_size = {config.batch_size} is not divisible by "
@@ -402,6 +397,15 @@ def _is_expression(text):
         return isinstance(text, str) and bool(re.compile(text))
     except re.error:
         return False
+
+
+def check_start(config):
+    """Raises ConfigError if a training lacks the weights that it must start from."""
+    if config.model.frozen_statistics and not config.init_from:
+        raise ConfigError(
+            "config.model.frozen_statistics keeps the statistics of another training: "
+            "name it in config.init_from"
+        )
 
 
 def check_parameters(config, params):

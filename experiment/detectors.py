@@ -31,13 +31,7 @@ class Setup(build.Setup):
     """
 
     def objective(self):
-        detection = self.config.detection
-        return objective.Detection(
-            self.trained_model,
-            self.preprocessing.network_input,
-            frozen_statistics=self.config.model.frozen_statistics,
-            **{name: detection[name] for name in OBJECTIVE},
-        )
+        return make_objective(self.config, self.trained_model, self.preprocessing)
 
     def eval_step(self):
         """Returns the function: (variables, batch) -> faster_rcnn.Detections."""
@@ -133,6 +127,16 @@ def make_preprocessing(config, splits):
         **{name: detection[name] for name in VIEW},
     )
     return inputs.Preprocessing(view, dataset.mean, dataset.std)
+
+
+def make_objective(config, model, preprocessing):
+    """The objective.Detection of a config."""
+    return objective.Detection(
+        model,
+        preprocessing.network_input,
+        frozen_statistics=config.model.frozen_statistics,
+        **{name: config.detection[name] for name in OBJECTIVE},
+    )
 
 
 def make_step(model, preprocessing):

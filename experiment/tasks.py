@@ -1,7 +1,7 @@
 """Builds what a config's network is for: a classifier's `Setup`, or a detector's."""
 
 import models
-from experiment import build, detectors
+from experiment import build, checks, detectors
 
 
 def setup(config, num_devices=None):
@@ -14,5 +14,6 @@ def setup(config, num_devices=None):
       DataError: the data is not available.
       ConfigError: the parts do not fit together; the message names the field.
     """
+    checks.check_start(config)
     task = detectors if models.is_detector(config.model.name) else build
     return task.setup(config, num_devices)

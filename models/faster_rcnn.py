@@ -91,7 +91,7 @@ class RegionProposalNetwork(nn.Module):
         if self.objectness == "softmax":
             background, on_object = jnp.split(logits, 2, -1)
             logits = on_object - background
-        return logits.reshape(len(x), -1), deltas.reshape(len(x), -1, 4)
+        return logits.reshape(x.shape[0], -1), deltas.reshape(x.shape[0], -1, 4)
 
 
 class RegionHead(nn.Module):
@@ -111,7 +111,7 @@ class RegionHead(nn.Module):
 
         logits = dense(self.num_classes + 1, 0.01, "cls")(x)
         deltas = dense(4 * self.num_boxes, 0.001, "reg")(x)
-        return _full(logits), _full(deltas).reshape(len(x), self.num_boxes, 4)
+        return _full(logits), _full(deltas).reshape(x.shape[0], self.num_boxes, 4)
 
 
 class FasterRCNN(nn.Module):
@@ -228,7 +228,7 @@ class FasterRCNN(nn.Module):
 
     def anchors_there(self, shape, sizes):
         """Says [B, A] which anchors are at a position of an image, not of padding."""
-        there = content(shape, sizes, STRIDE).reshape(len(sizes), -1)
+        there = content(shape, sizes, STRIDE).reshape(sizes.shape[0], -1)
         count = len(self.anchor_sizes) * len(self.anchor_ratios)
         return jnp.repeat(there, count, axis=1)
 
@@ -242,6 +242,10 @@ class FasterRCNN(nn.Module):
           Boxes [B, N, 4] by falling score, and bool [B, N], which are there; the others
           are 0. No gradient goes through them.
         """
+        return self.scored_proposals(logits, deltas, shape, sizes, train=train)[:2]
+
+    def scored_proposals(self, logits, deltas, shape, sizes, *, train):
+        """Works as `proposals`, and returns their logits [B, N] too."""
         mode = 0 if train else 1
         propose = functools.partial(
             _propose,
@@ -311,7 +315,7 @@ def content(shape, sizes, stride=1):
 def _sizes(images, sizes):
     if sizes is not None:
         return sizes
-    return jnp.broadcast_to(jnp.array(images.shape[1:3])[None], (len(images), 2))
+    return jnp.broadcast_to(jnp.array(images.shape[1:3])[None], (images.shape[0], 2))
 
 
 def _full(x):
@@ -319,7 +323,7 @@ def _full(x):
 
 
 def _propose(own, logits, deltas, there, size, *, before, after, threshold, min_size):
-    """One image's `FasterRCNN.proposals`, of its anchors `own` [A, 4]."""
+    """One image's `FasterRCNN.scored_proposals`, of its anchors `own` [A, 4]."""
     found = boxes.clip(boxes.decode(deltas, own), size)
     sides = found[:, 2:] - found[:, :2]
     there &= (sides >= min_size).all(1)
@@ -327,7 +331,8 @@ def _propose(own, logits, deltas, there, size, *, before, after, threshold, min_
     scores, best = lax.top_k(scores, min(before, len(scores)))
     found = found[best]
     index, kept = boxes.nms(found, scores, threshold, after, valid=there[best])
-    return jnp.where(kept[:, None], found[index], 0), kept
+    found = jnp.where(kept[:, None], found[index], 0)
+    return found, kept, jnp.where(kept, scores[index], 0)
 
 
 def _joined(first, second):

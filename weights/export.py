@@ -7,7 +7,7 @@ onnx         the same for ONNX runtimes, by jax2onnx
 
 All compute in float32, on normalised images [B, H, W, C] (torchvision's network on
 [B, C, H, W]). labels.txt, with one class per line, and preprocessing.json lie beside
-each file.
+each file. detectors.py says what is different of a detector.
 """
 
 import dataclasses
@@ -18,29 +18,22 @@ import logging
 import pathlib
 import shutil
 
-import flax
 import jax
-import jax.export
 import jax.numpy as jnp
 import numpy as np
 
+import models
 import weights
 from experiment import image_statistics, trained
-from kernels import ops
-from weights import formats, names, twins
+from weights import detectors, exported, formats, names, twins
 from weights.formats import WeightsError
 
 FORMATS = ("safetensors", "torchvision", "stablehlo", "onnx")
 
-# The largest difference, relative to the largest logit. Runtimes add in different
-# orders; the parity of our networks with other implementations bounds the effect in
-# float32. A wrong layer gives 1.
-TOLERANCE = 1e-4
-
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """A file that was written, and how close its logits are, in words."""
+    """A file that was written, and how close its outputs are, in words."""
 
     path: pathlib.Path
     compared: str
@@ -65,15 +58,12 @@ def export_run(run, checkpoint, form, output=None):
 
     Raises:
       WeightsError: the network has no such form, a package is missing, or the file does
-        not give the network's logits.
+        not give the network's outputs.
     """
-    opened = trained.open_run(run, checkpoint)
-    network, shape = opened.config.model.name, opened.input_shape
-    model = opened.model.clone(dtype=jnp.float32)
-    images = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)
+    detector = models.is_detector(run.config().model.name)
+    write = detectors.export_run if detector else _export_classifier
     folder = pathlib.Path(output).expanduser() if output else run.path / "export"
-    fields = opened.config.model.fields.to_dict()
-    path, line = export(model, network, opened.variables, images, form, folder, fields)
+    opened, shape, path, line = write(run, checkpoint, form, folder)
     labels = "".join(f"{name}\n" for name in opened.label_names)
     (folder / "labels.txt").write_text(labels)
     preprocessing = run.read_json("preprocessing.json") | {"input_shape": shape}
@@ -83,7 +73,18 @@ def export_run(run, checkpoint, form, output=None):
     statistics = run.path / image_statistics.FILE
     if statistics.exists():
         shutil.copy(statistics, folder)
-    return Export(path, line, network, opened.step, str(run))
+    return Export(path, line, opened.config.model.name, opened.step, str(run))
+
+
+def _export_classifier(run, checkpoint, form, folder):
+    """Returns (the trained.Trained, its input's [H, W, C], and what `export` gives)."""
+    opened = trained.open_run(run, checkpoint)
+    network, shape = opened.config.model.name, opened.input_shape
+    model = opened.model.clone(dtype=jnp.float32)
+    images = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)
+    fields = opened.config.model.fields.to_dict()
+    written = export(model, network, opened.variables, images, form, folder, fields)
+    return opened, shape, *written
 
 
 def export(model, network, variables, images, form, folder, fields=None):
@@ -112,15 +113,11 @@ def export(model, network, variables, images, form, folder, fields=None):
     }
     expected = np.asarray(jax.jit(logits)(variables, images))
     path, others, by = writers[form](logits, network, variables, images, folder)
-    difference = np.abs(others - expected).max() / np.abs(expected).max()
-    if not difference < TOLERANCE:
-        notes = names.notes("torch", network)
-        path.unlink()
-        raise WeightsError(
-            f"{network} as {form}: the logits of what was written differ by "
-            f"{difference:.1e} of the largest ({by}); {path} was removed"
-            + (f"; {'; '.join(notes)}" if form == "torchvision" else "")
-        )
+    difference = exported.difference(others, expected)
+    if not difference < exported.TOLERANCE:
+        problem = "the logits of what was written differ by"
+        problem += f" {difference:.1e} of the largest ({by})"
+        exported.refuse(path, network, form, problem)
     return path, f"logits differ by {difference:.1e} of the largest ({by})"
 
 
@@ -129,34 +126,8 @@ def export(model, network, variables, images, form, folder, fields=None):
 
 def _safetensors(logits, network, variables, images, folder, fields):
     path = folder / f"{network}.safetensors"
-    flat = flax.traverse_util.flatten_dict(variables, sep="/")
-    metadata = {"format": formats.OURS, "network": network}
-    if fields is not None:
-        metadata["fields"] = json.dumps(fields)
-    formats.write_safetensors(path, flat, metadata)
-    back = _read_back(path, network, variables)
+    back = exported.safetensors(path, network, variables, fields)
     return path, np.asarray(jax.jit(logits)(back, images)), "read by weights.load"
-
-
-def _read_back(path, network, variables):
-    """Reads the variables back from `path`.
-
-    Raises:
-      WeightsError: some of them are missing, or cannot be weights; the file is
-        removed.
-    """
-    nothing = jax.tree.map(np.zeros_like, variables)
-    try:
-        back, report = weights.load(path, network, nothing)
-    except WeightsError:
-        path.unlink()
-        raise
-    if lost := report.missing + report.reinitialized:
-        path.unlink()
-        raise WeightsError(
-            f"{network}: {', '.join(lost)} did not come back from {path}"
-        )
-    return back
 
 
 def _torchvision(logits, network, variables, images, folder):
@@ -165,7 +136,7 @@ def _torchvision(logits, network, variables, images, folder):
     if network not in names.TWINS:
         path = folder / f"{network}.torchvision.safetensors"
         formats.write_safetensors(path, arrays, {"format": "pt", "network": network})
-        back = _read_back(path, network, variables)
+        back = exported.read_back(path, network, variables)
         found = np.asarray(jax.jit(logits)(back, images))
         return path, found, "no twin, names only; read by weights.load"
     package, _, _ = names.TWINS[network]
@@ -175,53 +146,18 @@ def _torchvision(logits, network, variables, images, folder):
         classes = jax.eval_shape(logits, variables, images).shape[-1]
         net = twins.create(network, num_classes=classes)
     except (ImportError, OSError) as error:
-        raise WeightsError(
-            f"{network} as torchvision is compared with the network of {package} "
-            f"({error}): pip install torch==2.13.0, then pip install --no-deps -r "
-            "requirements-parity.txt"
-        ) from error
+        raise exported.torch_missing(network, package, error) from error
     path = folder / f"{network}.pth"
-    torch.save({n: torch.from_numpy(np.array(v)) for n, v in arrays.items()}, path)
-    found = _run_twin(net, path, network, images)
-    return path, found, f"by {package}'s network"
-
-
-def _run_twin(net, path, network, images):
-    import torch
-
-    try:
-        net.load_state_dict(torch.load(path, weights_only=True))
-    except RuntimeError as error:
-        path.unlink()
-        raise WeightsError(
-            f"{network} as torchvision: {' '.join(str(error).split())[:300]}"
-        ) from error
-    inputs = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+    exported.state_dict(path, network, arrays, net)
     with torch.no_grad():
-        return net.eval()(inputs).numpy()
-
-
-def _portable(logits, variables):
-    """The function: images -> logits, with the weights inside, in common operations."""
-
-    def program(images):
-        with ops.portable():
-            return logits(variables, images)
-
-    return program
+        found = net(exported.to_torch(images)).numpy()
+    return path, found, f"by {package}'s network"
 
 
 def _stablehlo(logits, network, variables, images, folder):
     path = folder / f"{network}.stablehlo"
-    (batch,) = jax.export.symbolic_shape("batch")
-    inputs = jax.ShapeDtypeStruct((batch, *images.shape[1:]), jnp.float32)
-    exported = jax.export.export(
-        jax.jit(_portable(logits, variables)),
-        platforms=("cpu", "cuda", "rocm", "tpu"),
-    )(inputs)
-    path.write_bytes(exported.serialize())
-    back = jax.export.deserialize(bytearray(path.read_bytes()))
-    return path, np.asarray(back.call(images)), "by jax.export"
+    call = exported.stablehlo(path, functools.partial(logits, variables), images)
+    return path, np.asarray(call(images)), "by jax.export"
 
 
 def _onnx(logits, network, variables, images, folder):
@@ -234,7 +170,7 @@ def _onnx(logits, network, variables, images, folder):
     path = folder / f"{network}.onnx"
     try:
         proto = jax2onnx.to_onnx(
-            _portable(logits, variables),
+            exported.portable(functools.partial(logits, variables)),
             [("batch", *images.shape[1:])],
             model_name=network,
             input_names=["images"],

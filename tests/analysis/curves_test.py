@@ -55,6 +55,27 @@ def test_an_error_of_zero_and_an_infinite_loss_can_be_drawn(tmp_path):
     curves.plot_runs([make_run(tmp_path / "a", lines)])
 
 
+def test_detectors_have_their_map_drawn_and_others_their_error(tmp_path, monkeypatch):
+    def lines(step, mean):
+        return {"step": step, "eval/error": 100 - mean, "eval/mAP": mean}
+
+    start = {"step": 10, "progress/epoch": 1.0, "train/loss": 2.0}
+    detector = make_run(tmp_path / "a", [start, lines(10, 20.0), lines(20, 35.0)])
+    classifier = make_run(tmp_path / "b", LINES)
+    drawn = []
+    monkeypatch.setattr(
+        curves, "_save", lambda figure, files: drawn.append(figure.axes[1])
+    )
+    for paths in ([detector], [detector, classifier], [classifier]):
+        curves.plot_runs(paths)
+    alone, both, other = drawn
+    assert alone.get_ylabel() == "mAP, per cent" and alone.get_yscale() == "linear"
+    (line,) = alone.lines
+    assert [*line.get_xdata(), *line.get_ydata()] == [1.0, 2.0, 20.0, 35.0]
+    assert both.get_ylabel() == other.get_ylabel() == "error, per cent"
+    assert [*both.lines[0].get_ydata()] == [80.0, 65.0]
+
+
 def test_runs_of_one_name_are_told_apart_by_the_tails_of_their_paths():
     assert curves._names(["x/a", "y/b/"]) == ["a", "b"]
     assert curves._names(["/r/x/a", "/r/y/a", "/r/b"]) == ["x/a", "y/a", "b"]

@@ -15,7 +15,7 @@ from PIL import Image
 
 import data_source
 import models
-from analysis import attribution, inspection, pictures, retrieval, stages
+from analysis import attribution, gallery, inspection, pictures, retrieval, stages
 from configs import default
 from experiment import build, checkpoints, image_statistics, workdir
 from kernels import ops
@@ -394,7 +394,7 @@ def test_an_unforeseen_error_costs_one_picture(tmp_path, few, monkeypatch):
     run = make_run(tmp_path, "lenet5_modern", 28, 1)
     monkeypatch.setattr(attribution, "grad_cam", fail)
     monkeypatch.setattr(retrieval, "train_codes", fail)
-    monkeypatch.setattr(inspection, "_to_tensorboard", fail)
+    monkeypatch.setattr(gallery, "to_tensorboard", fail)
     found = inspection.inspect_run(run, "latest")
     for name in ("grad_cam", "codes", "retrieval.json", "pictures for TensorBoard"):
         assert f"no {name}: ValueError('no such shape')" in found.failed

@@ -1,12 +1,19 @@
 """The layer table: numbers that can be checked by hand, and its alignment."""
 
+import types
+
 import flax.linen as nn
 import pytest
+import tensorflow_datasets as tfds
 
 import models
 from comparison import summarize
 from comparison.counting import Layer, layers
-from configs import lenet5
+from configs import faster_rcnn, lenet5
+from data_source import DataError, tfds_directory
+from detection import digits
+from experiment import checks
+from kernels import ops
 
 
 def numbers(rows):
@@ -159,3 +166,63 @@ def test_the_summary_is_of_what_the_config_trains():
     lines = str(summary).splitlines()
     assert lines[0] == summary.title
     assert lines[-1].split() == ["total", "61,706", "416,520", "423,038"]
+
+
+@pytest.mark.parametrize(
+    ("variant", "classes", "regions", "total"),
+    [("paper", 20, 15_179_881, 47_462_111), ("coco", 80, 15_794_581, 48_086_045)],
+)
+def test_a_detector_s_regions_have_rows_of_their_own(
+    monkeypatch, variant, classes, regions, total
+):
+    """Its set is not on disk, but known to tfds; the counts are ResNet-101's."""
+    label = tfds.features.ClassLabel(num_classes=classes)
+    objects = tfds.features.Sequence(
+        {"bbox": tfds.features.BBoxFeature(), "label": label}
+    )
+    features = {"image": tfds.features.Image(shape=(None, None, 3)), "objects": objects}
+    builder = types.SimpleNamespace(info=types.SimpleNamespace(features=features))
+    monkeypatch.setattr(tfds_directory, "describing_builder", lambda *_: builder)
+    config = faster_rcnn.get_config(variant)
+    checks.check(config)  # though it lacks the weights to start from
+    with ops.portable():  # as tests/traced.py
+        summary = summarize.summarize(config)
+    assert summary.title == f"faster_rcnn, input 600x1000x3, {classes} classes"
+    rows = {row.name: row for row in summary.rows}
+    assert rows["conv1"].output == (300, 500, 64)
+    assert rows["conv4_23.conv3"].output == rows["conv4_1.bn3"].output == (38, 63, 1024)
+    anchors = 9 if variant == "paper" else 12
+    assert rows["rpn.cls"].output == (38, 63, 2 * anchors)
+    assert rows["conv5_3.conv3"].output == (7, 7, 2048)
+    assert rows["reg"].parameters == 4 * (classes + 1) * 2049
+    regional = {name for name, row in rows.items() if row.regional}
+    conv5 = {name for name in rows if name.startswith("conv5_")}
+    assert len(conv5) == 20 and regional == {*conv5, "cls", "reg"}
+    assert summary.totals.parameters == total
+    # conv5_x: the first block's four convolutions, and three of each other block.
+    block = 49 * (2 * 2048 * 512 + 9 * 512**2)
+    first = 49 * (1024 * 512 + 9 * 512**2 + 512 * 2048 + 1024 * 2048)
+    head = 2048 * (classes + 1) * 5
+    one = first + 2 * block + head
+    assert (summary.region.parameters, summary.region.multiply_adds) == (regions, one)
+    assert summary.totals.multiply_adds == summary.image.multiply_adds + 300 * one
+    ends = [line.split()[:2] for line in str(summary).splitlines()[-3:]]
+    assert ends == [["the", "image"], ["one", "region"], ["total,", "300"]]
+
+
+def test_the_digits_of_a_detector_are_not_made_for_its_table(monkeypatch):
+    monkeypatch.setattr(digits, "canvas", None)
+    config = faster_rcnn.get_config("digits")
+    with ops.portable():
+        summary = summarize.summarize(config)
+    assert summary.title == "faster_rcnn, input 128x128x1, 10 classes"
+    rows = {row.name: row for row in summary.rows}
+    assert rows["conv4_2.conv2"].output == (8, 8, 128)
+    assert summary.regions == 100
+
+
+def test_a_set_without_boxes_has_no_detector():
+    config = faster_rcnn.get_config("digits")
+    config.dataset.name = "mnist"
+    with pytest.raises(DataError, match="not a set of annotated objects"):
+        summarize.summarize(config)

@@ -180,6 +180,20 @@ def test_samples_depend_on_the_seed_the_epoch_and_the_example(frozen):
         assert (run(variables, other, seed)[0] != first).all()
 
 
+def test_samples_are_those_of_a_step(frozen):
+    task, variables, run = frozen
+    batch = made_up()
+    _, sums, _ = run(variables, batch, 3)
+    on_anchors, on_rois = jax.jit(task.samples)(variables, batch, 3)
+    assert on_anchors.sampled.sum() == sums["anchors"]
+    assert on_anchors.positive.sum() == sums["positives"] > 3
+    assert on_rois.sampled.sum() == sums["regions"]
+    assert (on_rois.classes > 0).sum() == sums["foreground"] > 3
+    overlaps = jax.vmap(boxes.iou)(on_rois.rois, batch["boxes"])
+    best = jnp.where(batch["real"][:, None], overlaps, 0).max(2)
+    np.testing.assert_array_equal(best >= 0.5, on_rois.classes > 0)
+
+
 def test_one_and_four_devices_agree(live):
     task, variables, _ = live
     mesh = Mesh(np.array(jax.devices()[:4]), ("data",))

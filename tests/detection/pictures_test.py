@@ -125,8 +125,8 @@ def test_layers_beside_each_other(tmp_path, shown):
     image = np.zeros((30, 40, 3), np.uint8)
     box = np.array([[1, 2, 3, 4.5]])
     anchors, none = pictures.Layer(box, "#00ff00"), pictures.Layer(box[:0], "#0000ff")
-    panels = {"anchors": [anchors, none], "proposals": [none]}
-    pictures.draw_layers(tmp_path / "new" / "layers.png", image, panels, "a caption")
+    panels = [("anchors", image, [anchors, none]), ("proposals", image, [none])]
+    pictures.draw_layers(tmp_path / "new" / "layers.png", panels, "a caption")
     first, second = shown[0]
     assert (first.get_title(), second.get_title()) == ("anchors", "proposals")
     assert drawn(first) == {(1, 2, 3, 4.5): "#00ff00"} and not drawn(second)

@@ -160,8 +160,8 @@ def test_proposals_are_decoded_clipped_filtered_and_suppressed(train):
     own, rng = model.anchor_boxes(shape), np.random.default_rng(0)
     logits = np.float32(rng.normal(size=(2, len(own))))
     deltas = np.float32(rng.normal(size=(2, len(own), 4)) / 2)
-    run = jax.jit(functools.partial(model.proposals, shape=shape, train=train))
-    found, there = run(logits, deltas, sizes=sizes)
+    run = jax.jit(functools.partial(model.scored_proposals, shape=shape, train=train))
+    found, there, scores = run(logits, deltas, sizes=sizes)
     before, after = (120, 40) if train else (60, 7)
     assert found.shape == (2, after, 4)
     starts = np.repeat(np.indices(shape).reshape(2, -1).T * 16, 6, axis=0)
@@ -177,7 +177,8 @@ def test_proposals_are_decoded_clipped_filtered_and_suppressed(train):
         assert there[i].sum() == len(kept)
         expected = decoded[chosen][kept]
         np.testing.assert_allclose(found[i][: len(kept)], expected, 1e-5, 1e-4)
-        assert not found[i][len(kept) :].any()
+        np.testing.assert_array_equal(scores[i][: len(kept)], logits[i][chosen][kept])
+        assert not found[i][len(kept) :].any() and not scores[i][len(kept) :].any()
 
 
 @pytest.mark.parametrize("outputs", ["background", "classes", "agnostic"])

@@ -1,0 +1,134 @@
+"""Files of exports: written, read back, and removed if they are not right.
+
+export.py and detectors.py say what lies in them.
+"""
+
+import json
+
+import flax
+import jax
+import jax.export
+import numpy as np
+
+import weights
+from kernels import ops
+from weights import formats, names
+from weights.formats import WeightsError
+
+# The largest difference, relative to the largest output. Runtimes add in different
+# orders; the parity of our networks with other implementations bounds the effect in
+# float32. A wrong layer gives 1.
+TOLERANCE = 1e-4
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+
+
+def difference(found, expected):
+    """The largest difference of two arrays, relative to the largest that is expected.
+
+    Of two tuples of arrays it is the largest of any pair.
+    """
+    return max(
+        np.abs(mine - other).max() / np.abs(other).max()
+        for mine, other in zip(
+            jax.tree.leaves(found), jax.tree.leaves(expected), strict=True
+        )
+    )
+
+
+def refuse(path, network, form, problem):
+    """Removes a file that does not give what the network gives, and raises."""
+    notes = names.notes("torch", network) if form == "torchvision" else []
+    path.unlink()
+    problem = f"{network} as {form}: {problem}; {path} was removed"
+    raise WeightsError("; ".join([problem, *notes]))
+
+
+def safetensors(path, network, variables, fields):
+    """Writes our safetensors; returns the variables that `read_back` gives.
+
+    `fields` are config.model.fields, or None.
+    """
+    flat = flax.traverse_util.flatten_dict(variables, sep="/")
+    metadata = {"format": formats.OURS, "network": network}
+    if fields is not None:
+        metadata["fields"] = json.dumps(fields)
+    formats.write_safetensors(path, flat, metadata)
+    return read_back(path, network, variables)
+
+
+def read_back(path, network, variables):
+    """Reads variables of these shapes back from `path`.
+
+    Raises:
+      WeightsError: some of them are missing, or cannot be weights; the file is
+        removed.
+    """
+    nothing = jax.tree.map(np.zeros_like, variables)
+    try:
+        back, report = weights.load(path, network, nothing)
+    except WeightsError:
+        path.unlink()
+        raise
+    if lost := report.missing + report.reinitialized:
+        path.unlink()
+        raise WeightsError(
+            f"{network}: {', '.join(lost)} did not come back from {path}"
+        )
+    return back
+
+
+def torch_missing(network, package, error):
+    """The WeightsError of an export that torch cannot read back."""
+    return WeightsError(
+        f"{network} as torchvision is compared with the network of {package} "
+        f"({error}): pip install torch==2.13.0, then pip install --no-deps -r "
+        "requirements-parity.txt"
+    )
+
+
+def state_dict(path, network, arrays, net):
+    """Writes a state dict, and loads it from the file into torch's `net`.
+
+    Raises:
+      WeightsError: it does not fit; the file is removed.
+    """
+    import torch
+
+    torch.save({n: torch.from_numpy(np.array(v)) for n, v in arrays.items()}, path)
+    try:
+        net.load_state_dict(torch.load(path, weights_only=True))
+    except RuntimeError as error:
+        path.unlink()
+        raise WeightsError(
+            f"{network} as torchvision: {' '.join(str(error).split())[:300]}"
+        ) from error
+    net.eval()
+
+
+def to_torch(images):
+    """[B, H, W, C] as torch's [B, C, H, W]."""
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+
+
+def portable(function):
+    """The function in common operations, without kernels of ours."""
+
+    def program(*inputs):
+        with ops.portable():
+            return function(*inputs)
+
+    return program
+
+
+def stablehlo(path, function, *inputs):
+    """Writes a function of arrays like `inputs`, whose first axis may have any length.
+
+    Returns the function that is read back.
+    """
+    (batch,) = jax.export.symbolic_shape("batch")
+    shapes = [jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype) for x in inputs]
+    exported = jax.export.export(jax.jit(portable(function)), platforms=PLATFORMS)
+    path.write_bytes(exported(*shapes).serialize())
+    return jax.export.deserialize(bytearray(path.read_bytes())).call
