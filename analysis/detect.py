@@ -176,8 +176,8 @@ class Detector:
         """Returns the view, and the number of the first bucket that holds an image."""
         view = self._view
         resized = views.resized_size(size, view.short_side, view.long_side)
-        for number, bucket in enumerate(view.buckets):
-            if resized[0] <= bucket[0] and resized[1] <= bucket[1]:
-                return view, number
+        number = views.bucket_of(resized, view.buckets)
+        if number is not None:
+            return view, number
         own = tuple(views.STRIDE * math.ceil(side / views.STRIDE) for side in resized)
         return dataclasses.replace(view, buckets=(own,)), 0
