@@ -13,6 +13,7 @@ import runs
 import tiny_datasets
 
 import train
+import weights
 from configs import faster_rcnn
 from experiment import checkpoints, detectors, outcomes, workdir
 from training import optimizers
@@ -69,7 +70,8 @@ def test_the_average_of_the_parameters_is_kept_and_used(reference):
 
 # The sixth is the last step of an epoch. A stop before the seventh comes in the
 # evaluation between them.
-@pytest.mark.parametrize("step", [3, pytest.param(6, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [3, 6])
 def test_a_run_that_was_stopped_ends_in_the_same_bits(reference, tmp_path, step):
     path = tmp_path / "run"
     with pytest.raises(train.Preempted, match=f"stopped at step {step} of 12"):
@@ -120,6 +122,7 @@ def test_another_seed_sees_other_batches(reference, tmp_path):
     assert losses(tmp_path / "run")[2] != losses(reference[0])[2]
 
 
+@pytest.mark.slow
 def test_four_devices_give_what_one_gives(reference, tmp_path):
     """For two steps: rounding may then move a sample, and the runs part."""
     runs.train_detector(tmp_path / "run", num_devices=4, num_steps=2)
@@ -185,6 +188,14 @@ def test_fine_tuning_leaves_what_is_frozen_as_the_classifier_has_it(
         for path in before
         if path.startswith(("conv1/", "bn1/", "conv2_1/")) or "bn" in path
     }
+
+
+@pytest.mark.slow
+def test_a_classifier_is_no_whole_detector(classifier, tmp_path):
+    changes = fine_tuning(classifier) | {"init_layers": ()}
+    with pytest.raises(weights.WeightsError, match="its head .*init_layers="):
+        runs.train_detector(tmp_path / "run", **changes)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

@@ -2,12 +2,14 @@
 
 import re
 
+import numpy as np
 import pytest
 import runs
 import tiny_datasets
 from tiny_datasets import box, write_voc
 
 from configs import faster_rcnn
+from detection import inputs
 from errors import ConfigError
 from experiment import build, checks, data_report, tasks
 
@@ -97,6 +99,17 @@ def test_a_network_s_own_refusal_names_the_config():
     config = runs.small_detector(model__fields__depth=17)
     with pytest.raises(ConfigError, match="config.model: .*depth.*17"):
         build.make_model(config, 10)
+
+
+def test_grey_images_take_the_average_of_several_means():
+    batch = {
+        "image": np.full((1, 4, 4, 1), 140, np.uint8),
+        "image_size": np.array([[4, 3]], np.int32),
+    }
+    found = inputs.network_input(batch, (100.0, 120.0, 140.0), (5.0, 10.0, 15.0))
+    assert found.shape == (1, 4, 4, 1)
+    np.testing.assert_allclose(found[0, :, :3], 2)
+    assert not found[0, :, 3].any()
 
 
 # A folder of photographs with boxes.
@@ -214,6 +227,12 @@ def test_splits_that_cannot_be_used_are_named_before_training(voc):
     for name in "abc":
         write_voc(voc, name, content="")
     assert f"voc:{voc}, train: no image has objects" in says(voc)
+
+
+def test_means_that_do_not_fit_the_images_are_refused(voc):
+    for name in ("mean", "std"):
+        line = says(voc, **{f"dataset__{name}": "(1.0, 2.0)"})
+        assert f"config.dataset.{name} = (1.0, 2.0) has 2 values for images" in line
 
 
 def test_what_the_view_cannot_show_is_named_before_training(voc):
