@@ -187,8 +187,8 @@ def bucket(view, size):
       a bucket for this size.
     """
     resized = views.resized_size(size, view.short_side, view.long_side)
-    for number, sides in enumerate(view.buckets):
-        if resized[0] <= sides[0] and resized[1] <= sides[1]:
-            return view, number
+    number = views.bucket_of(resized, view.buckets)
+    if number is not None:
+        return view, number
     own = tuple(views.STRIDE * math.ceil(side / views.STRIDE) for side in resized)
     return dataclasses.replace(view, buckets=(own,)), 0

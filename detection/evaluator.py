@@ -70,7 +70,8 @@ class Detection:
       reading: reader options for views.eval_batches: num_threads, prefetch, damaged.
 
     Raises:
-      DataError: the split has no objects that count.
+      DataError: the split has no objects that count, or an image that the view cannot
+        show.
     """
 
     step: Callable
@@ -89,6 +90,7 @@ class Detection:
                 f"{self.split.name}, {self.split.split}: the split has no objects that "
                 "count, so there is nothing to evaluate"
             )
+        self.view.groups(self.split)
 
     def run(self, variables, stop=lambda: False):
         """Returns the `Result` of a network.

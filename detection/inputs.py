@@ -5,6 +5,7 @@ import functools
 import typing
 
 import jax.numpy as jnp
+import numpy as np
 
 from detection import views
 from models.faster_rcnn import content
@@ -49,14 +50,17 @@ def network_input(batch, mean, std):
     """Normalises the images of a batch; what lies outside an image becomes 0.
 
     Args:
-      batch: "image" uint8 [B, H, W, 3], padded below and right; "image_size" int
+      batch: "image" uint8 [B, H, W, C], padded below and right; "image_size" int
         [B, 2], the height and width of what is not padding.
-      mean, std: per channel or one for all, in units of 0..255.
+      mean, std: per channel or one for all, in units of 0..255; grey images take the
+        average of several.
 
     Returns:
-      float32 [B, H, W, 3].
+      float32 [B, H, W, C].
     """
     images = batch["image"].astype(jnp.float32)
+    if images.shape[-1] == 1:
+        mean, std = np.mean(mean), np.mean(std)
     mean, std = (
         jnp.asarray(value, jnp.float32).reshape(1, 1, 1, -1) for value in (mean, std)
     )

@@ -165,9 +165,10 @@ def draw_curves(path, split, detections, rule="voc"):
     axis.axis("on")
     for number, (name, one) in enumerate(known):
         style = ("-", "--", ":", "-.")[number // len(COLOURS) % 4]
+        first = one.precision[:1]  # none, if nothing was found
         axis.plot(
-            np.concatenate([[0], one.recall]),
-            np.concatenate([one.precision[:1], one.precision]),
+            np.concatenate([0 * first, one.recall]),
+            np.concatenate([first, one.precision]),
             style,
             color=COLOURS[number % len(COLOURS)],
             linewidth=1.2,

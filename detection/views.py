@@ -49,6 +49,13 @@ def fitting_buckets(sizes, short_side, long_side):
     )
 
 
+def bucket_of(size, buckets):
+    """Returns the number of the first bucket that holds an image of `size`, or None."""
+    rows, columns = size
+    held = (i for i, (h, w) in enumerate(buckets) if rows <= h and columns <= w)
+    return next(held, None)
+
+
 @dataclasses.dataclass(frozen=True)
 class View:
     """How an image and its objects are shown; sides are in pixels.
@@ -91,10 +98,10 @@ class View:
                 f"{objects.name} has {len(objects)} objects, more than max_boxes = "
                 f"{self.max_boxes}; 0 takes the number from the data"
             )
-        size = height, width = resized_size(objects.size, short_side, self.long_side)
-        for number, (rows, columns) in enumerate(self.buckets):
-            if height <= rows and width <= columns:
-                return number
+        size = resized_size(objects.size, short_side, self.long_side)
+        number = bucket_of(size, self.buckets)
+        if number is not None:
+            return number
         there = shortened(f"{rows}x{columns}" for rows, columns in self.buckets)
         raise DataError(
             f"{objects.name} becomes an image of {size[0]}x{size[1]}, which no bucket "
@@ -171,19 +178,20 @@ def _scaled(boxes, shape, size):
     return (boxes * [width, height, width, height]).astype(np.float32)
 
 
-def make_view(splits, *, buckets=(), max_boxes=0, **fields):
+def make_view(splits, *, buckets=(), known=(), max_boxes=0, **fields):
     """Returns the `View` of some splits, with further fields of it.
 
     Args:
-      buckets: () means the smallest that hold all images.
+      buckets: () means `known`, and the smallest that hold all other images.
       max_boxes: 0 means the largest number of objects in an image.
     """
     most = max(split.most_objects for split in splits)
     view = View(tuple(buckets), max_boxes or most, **fields)
     if not buckets:
         sizes = {one.size for split in splits for one in split.objects}
-        largest = max(view.short_side, *view.train_short_sides, 0)
-        found = fitting_buckets(sizes, largest, view.long_side)
+        sides = max(view.short_side, *view.train_short_sides, 0), view.long_side
+        others = [s for s in sizes if bucket_of(resized_size(s, *sides), known) is None]
+        found = *known, *fitting_buckets(others, *sides)
         view = dataclasses.replace(view, buckets=found)
     return view
 

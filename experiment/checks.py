@@ -7,7 +7,6 @@ import math
 import re
 import types
 
-import numpy as np
 import optax
 
 import models
@@ -27,7 +26,8 @@ DETECTION = {name: getattr(FasterRCNN, name) for name in TESTED}
 OF_CLASSIFIERS = (
     "dataset.holdout dataset.holdout_by dataset.cache dataset.placement dataset.order "
     "dataset.balance dataset.image_size dataset.fit dataset.short_side dataset.whiten "
-    "eval.protocol eval.scales eval.average eval.image_size eval.short_side"
+    "eval.protocol eval.scales eval.average eval.image_size eval.short_side "
+    "optimizer.curvature_examples"
 ).split()
 POSITIVE = (
     "batch_size num_steps steps_per_dispatch dataset.short_side "
@@ -151,6 +151,7 @@ def check(config):
             )
     if config.seed >= 2**63:
         raise ConfigError(f"config.seed = {config.seed} does not fit into 64 bits")
+    _check_task(config, fields, known)
     _check_augment(config)
     _check_classes(config)
     _check_images(config)
@@ -178,7 +179,6 @@ def check(config):
     if not all(v > 0 for v in config.dataset.std):
         raise ConfigError("config.dataset.std must be greater than zero")
     _check_eval(config)
-    _check_task(config, fields, known)
 
 
 def _check_task(config, fields, known):
@@ -194,7 +194,17 @@ def _check_task(config, fields, known):
             )
     if not detector:
         return
+    if config.optimizer.name == "sdlm":
+        raise ConfigError(
+            "config.optimizer.name = 'sdlm' is for classifiers: it needs the curvature "
+            "of their loss"
+        )
     detection = config.detection
+    for name in ("rpn_iou", "roi_background"):
+        if not _are_numbers(detection[name], float | int, count=2):
+            raise ConfigError(
+                f"config.detection.{name} = {detection[name]} must be two numbers"
+            )
     if not 0 <= detection.rpn_iou[1] <= detection.rpn_iou[0] <= 1:
         raise ConfigError(
             f"config.detection.rpn_iou = {detection.rpn_iou} must be the overlap of "
@@ -206,18 +216,28 @@ def _check_task(config, fields, known):
             f"config.detection.roi_background = {detection.roi_background} must be an "
             f"interval that ends at roi_iou = {detection.roi_iou} or below"
         )
-    for name in ("buckets", "train_short_sides"):
-        sides = np.array(detection[name] or (1,), object).ravel()
-        if not all(isinstance(side, int) and side > 0 for side in sides):
-            raise ConfigError(
-                f"config.detection.{name} = {detection[name]} must hold whole pixels "
-                "above zero"
-            )
-    if any(side % views.STRIDE for bucket in detection.buckets for side in bucket):
+    sides = detection.train_short_sides
+    if not _are_numbers(sides, int) or min(sides, default=1) < 1:
         raise ConfigError(
-            f"config.detection.buckets = {detection.buckets}: sides must be multiples "
-            f"of {views.STRIDE}"
+            f"config.detection.train_short_sides = {sides} must hold whole pixels "
+            "above zero"
         )
+    if not all(map(_is_bucket, detection.buckets)):
+        raise ConfigError(
+            f"config.detection.buckets = {detection.buckets} must hold pairs (height, "
+            f"width) of multiples of {views.STRIDE}, above zero"
+        )
+
+
+def _is_bucket(bucket):
+    if not isinstance(bucket, tuple) or not _are_numbers(bucket, int, count=2):
+        return False
+    return min(bucket) > 0 and not any(side % views.STRIDE for side in bucket)
+
+
+def _are_numbers(values, kind, count=None):
+    counted = count in (None, len(values))
+    return counted and all(isinstance(value, kind) for value in values)
 
 
 def _is_of_detectors(name):

@@ -7,6 +7,7 @@ import jax
 from absl import logging
 from jax.sharding import NamedSharding, PartitionSpec
 
+from data_source import DataError
 from detection import evaluator, inputs, objective, pictures, results, sources, views
 from errors import ConfigError
 from evaluation import results as evaluation_files
@@ -84,7 +85,11 @@ def setup(config, num_devices=None):
     shape = (*view.buckets[0], train_split.channels)
     variables = build.abstract_variables(model, shape)
     checks.check_parameters(config, variables["params"])
-    return Setup(
+    if not train_split.class_counts().any():
+        raise DataError(
+            f"{train_split.name}, {train_split.split}: no image has objects"
+        )
+    found = Setup(
         config,
         mesh,
         train_split,
@@ -100,6 +105,8 @@ def setup(config, num_devices=None):
         variables,
         build.rematerialised(config.model.remat, model, shape),
     )
+    found.evaluator(None)  # what cannot be evaluated ends the run before it begins
+    return found
 
 
 def open_split(config, split):
@@ -115,12 +122,24 @@ def open_split(config, split):
     )
 
 
-def make_preprocessing(config, splits):
-    """The `inputs.Preprocessing` of images of some splits."""
+def make_preprocessing(config, splits, known=()):
+    """The `inputs.Preprocessing` of images of some splits.
+
+    `known` are the buckets of the training, for images that they hold.
+    """
     dataset, detection = config.dataset, config.detection
+    channels = splits[0].channels
+    for name in ("mean", "std"):
+        values = dataset[name]
+        if channels > 1 and len(values) not in (1, channels):
+            raise ConfigError(
+                f"config.dataset.{name} = {values} has {len(values)} values for images "
+                f"of {channels} channels"
+            )
     view = views.make_view(
         splits,
         buckets=detection.buckets,
+        known=known,
         max_boxes=detection.max_boxes,
         flip=config.augment.flip,
         interpolation=dataset.interpolation,
@@ -197,15 +216,24 @@ def open_run(run, checkpoint="latest", *, config=None, split=None):
     """
     config = config or run.config()
     (*_, channels), label_names = trained.dataset(run)
-    if split is None:
-        record = run.read_json("preprocessing.json")
-        preprocessing = inputs.from_dict(configuration.tuples(record))
-    else:
-        preprocessing = make_preprocessing(config, (split,))
+    preprocessing = _recorded(run)
+    if split is not None:
+        known = preprocessing.view.buckets
+        preprocessing = make_preprocessing(config, (split,), known)
     model = build.make_model(config, len(label_names))
     shape = (*preprocessing.view.buckets[0], channels)
     variables, step = trained.load_variables(run, model, shape, checkpoint)
     return Opened(config, model, variables, step, preprocessing, channels, label_names)
+
+
+def _recorded(run):
+    """Returns the `inputs.Preprocessing` of a run's training."""
+    record = run.read_json("preprocessing.json")
+    try:
+        return inputs.from_dict(configuration.tuples(record))
+    except (KeyError, TypeError) as error:
+        path = run.path / "preprocessing.json"
+        raise workdir.WorkdirError(f"{path} is damaged: {error!r}") from error
 
 
 @dataclasses.dataclass(frozen=True)

@@ -43,6 +43,7 @@ import pytest  # noqa: E402
 import tiny_datasets  # noqa: E402
 
 import data_source  # noqa: E402
+from detection import digits  # noqa: E402
 from models import resnet  # noqa: E402
 
 # Tracing makes millions of objects and little garbage; to look for it as often as usual
@@ -71,6 +72,17 @@ def some():
 def shallow(monkeypatch):
     """Leaves resnet20 and plain20 one block in each stage: they compile in a third."""
     monkeypatch.setitem(resnet.CIFAR, 20, (1, 1, 1))
+
+
+@pytest.fixture(scope="module")
+def few_digits():
+    """Leaves 24 and 10 canvases, and resnet18 one block in each stage."""
+    with pytest.MonkeyPatch.context() as patch:
+        for split, size in (("train", 24), ("test", 10)):
+            patch.setitem(digits.SIZES, split, size)
+        block, _ = resnet.TABLE_1[18]
+        patch.setitem(resnet.TABLE_1, 18, (block, (1, 1, 1, 1)))
+        yield
 
 
 @pytest.fixture

@@ -8,12 +8,15 @@ import time
 
 import pytest
 import runs
+import tiny_datasets
+
+from experiment import outcomes, workdir
 
 CONFIG = "--config=configs/lenet5.py:modern"
 ENDLESS = {"num_epochs": 2000.0, "checkpoint__every_epochs": 0.0}
 
 
-def start_processes(path, count, devices, **overrides):
+def start_processes(path, count, devices, config=CONFIG, **overrides):
     """Starts main.py in `count` processes of `devices`."""
     with socket.socket() as s:
         s.bind(("localhost", 0))
@@ -21,7 +24,7 @@ def start_processes(path, count, devices, **overrides):
     children = []
     for number in range(count):
         arguments = runs.command(
-            CONFIG, f"--workdir={path}", **({"num_devices": 0} | overrides)
+            config, f"--workdir={path}", **({"num_devices": 0} | overrides)
         )
         if count > 1:
             arguments += [
@@ -115,6 +118,30 @@ def test_two_processes_of_two_devices_equal_one_of_four(tmp_path, placement, bal
     assert sum("203/203 images counted" in output for output in outputs) == 1
     one, two = (runs.final_state(tmp_path / n)[0] for n in ("one", "two"))
     runs.assert_close(one, two)
+
+
+@pytest.mark.slow
+def test_two_processes_train_a_detector_as_one_does(tmp_path):
+    """For two steps: rounding may then move a sample, and the runs part."""
+    root = tmp_path / "voc"
+    tiny_datasets.prepare_voc(root, {"train": "abcdefgh", "test": "ijk"})
+    tiny_datasets.write_voc(root, "j", (48, 64))
+    changes = {
+        "config": "--config=configs/faster_rcnn.py:voc",
+        "small": runs.DETECTOR | {"num_devices": 0},
+        "dataset__name": f"voc:{root}",
+        "dataset__train_split": "train",
+        "dataset__eval_split": "test",
+        "num_epochs": 1.0,
+    }
+    for name, count in (("one", 1), ("two", 2)):
+        outputs = run_processes(tmp_path / name, count, 4 // count, **changes)
+        assert sum("3/3 images counted" in x.splitlines()[-1] for x in outputs) == 1
+    one, two = (runs.final_state(tmp_path / n)[0] for n in ("one", "two"))
+    runs.assert_close(one, two)
+    results = (workdir.Workdir(tmp_path / name) for name in ("one", "two"))
+    one, two = map(outcomes.read, results)
+    assert one == pytest.approx(two, abs=1e-3)
 
 
 @pytest.mark.slow

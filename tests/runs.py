@@ -12,11 +12,12 @@ import warnings
 
 import jax
 import numpy as np
+import pytest
 
 import claims.__main__
 import main
 import train
-from configs import lenet5
+from configs import faster_rcnn, lenet5
 from experiment import checkpoints, checks, stopping, workdir
 from sweep import command as sweeps
 from sweep import in_process, local
@@ -38,12 +39,55 @@ SMALL = {
 }
 # Most tests need a network that compiles quickly, no more.
 TINY = {"model.name": "tiny_networks:Tiny"}
+# A detector's 12 steps of 4 canvases in two epochs of six. Most of its tests have the
+# fixture few_digits, whose data and network are smaller than these.
+DETECTOR = {
+    "num_devices": 1,
+    "batch_size": 4,
+    "num_epochs": 2.0,
+    "dataset.train_split": "train[:24]",
+    "dataset.eval_split": "test[:10]",
+    "detection.short_side": 64,
+    "detection.long_side": 64,
+    "detection.rpn_batch": 16,
+    "detection.roi_batch": 8,
+    "eval.batch_size": 4,
+    "schedule.name": "constant",
+    "schedule.warmup_epochs": 0.0,
+    "optimizer.ema_decay": 0.9,
+    "checkpoint.every_steps": 2,
+    "checkpoint.keep_last": 6,
+    "log.every_steps": 2,
+    "log.tensorboard": False,
+    "model.fields.features": 8,
+    "model.fields.rpn_channels": 8,
+    "model.fields.pool_size": 4,
+    "model.fields.anchor_sizes": (12, 24),
+    "model.fields.pre_nms": (60, 60),
+    "model.fields.post_nms": (30, 20),
+    "model.fields.max_detections": 20,
+}
 
 
 class NoStop:
     """Stands for stopping.StopSignal, which needs the main thread of a program."""
 
     requested = False
+
+
+class StopAfter:
+    """As NoStop, but asks for a stop after so many questions.
+
+    One is asked before each step, and one before each batch of an evaluation.
+    """
+
+    def __init__(self, questions):
+        self._left = questions
+
+    @property
+    def requested(self):
+        self._left -= 1
+        return self._left < 0
 
 
 def small_config(variant=None, **overrides):
@@ -57,6 +101,21 @@ def small_config(variant=None, **overrides):
     config.update_from_flattened_dict(changes)
     checks.check(config)
     return config.lock()
+
+
+def small_detector(variant="digits", **overrides):
+    """A shrunk variant of configs/faster_rcnn.py; overrides as for `small_config`."""
+    config = faster_rcnn.get_config(variant)
+    changes = DETECTOR | {k.replace("__", "."): v for k, v in overrides.items()}
+    config.update_from_flattened_dict(changes)
+    checks.check(config)
+    return config.lock()
+
+
+def train_detector(path, stop=NoStop, until=1, **overrides):
+    """Trains a small detector in this process; returns the final line."""
+    run = workdir.Workdir(path)
+    return str(train.train(small_detector(**overrides), run, stop, until))
 
 
 def train_small(path, variant=None, stop=NoStop, **overrides):
@@ -73,12 +132,12 @@ def sweep(
     factor=None,
     jobs=0,
     at_once=0,
+    make=small_config,
     **overrides,
 ):
     """Sweeps with small trainings; returns its command.Runs and command.Sweep."""
-    swept = sweeps.Runs(
-        small_config(**overrides), workdir.Workdir(path), vary, declared, factor
-    )
+    config = make(**overrides)
+    swept = sweeps.Runs(config, workdir.Workdir(path), vary, declared, factor)
     here = in_process.InProcess(stop, at_once)
     return swept, sweeps.sweep(swept, local.Local(stop, jobs) if jobs else here)
 
@@ -105,9 +164,27 @@ def assert_close(a, b):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, 2e-4, 2e-5), a, b)
 
 
-def command(*arguments, **overrides):
+@contextlib.contextmanager
+def read_only(directory):
+    """Makes a directory read-only: by a mount for root, who ignores permissions."""
+    if os.geteuid():
+        directory.chmod(0o555)
+        yield "Permission denied"
+        directory.chmod(0o755)
+        return
+    bind = ["mount", "--bind", directory, directory]
+    if subprocess.run(bind, capture_output=True, check=False).returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", directory], check=True)
+        yield "Read-only file system"
+    finally:
+        subprocess.run(["umount", "-l", directory], check=True)
+
+
+def command(*arguments, small=SMALL | TINY, **overrides):
     """The command line of main.py with the small changes and further ones."""
-    changes = SMALL | TINY | {k.replace("__", "."): v for k, v in overrides.items()}
+    changes = small | {k.replace("__", "."): v for k, v in overrides.items()}
     return [
         sys.executable,
         "main.py",

@@ -123,3 +123,38 @@ def assert_same(left, right):
     for key in left:
         np.testing.assert_array_equal(left[key], right[key], key)
         assert left[key].dtype == right[key].dtype
+
+
+# Folders in VOC's form.
+
+
+def box(x1, y1, x2, y2, name="dog", more=""):
+    """The XML of an object; `more` are further fields."""
+    sides = zip(("xmin", "ymin", "xmax", "ymax"), (x1, y1, x2, y2), strict=True)
+    found = "".join(f"<{side}>{value}</{side}>" for side, value in sides)
+    return f"<object><name>{name}</name>{more}<bndbox>{found}</bndbox></object>"
+
+
+BOXES = box(3, 4, 20, 30) + box(30, 5, 60, 40, "cat")
+
+
+def write_voc(root, name, size=(64, 48), content=BOXES):
+    """Writes a photograph of width x height pixels, and the XML of its objects."""
+    width, height = size
+    rng = np.random.default_rng(list(name.encode()))
+    pixels = rng.integers(0, 256, (height, width, 3), np.uint8)
+    Image.fromarray(pixels).save(root / "JPEGImages" / f"{name}.jpg")
+    text = f"<size><width>{width}</width><height>{height}</height></size>{content}"
+    path = root / "Annotations" / f"{name}.xml"
+    path.write_text(f"<annotation>{text}</annotation>")
+
+
+def prepare_voc(root, splits, size=(64, 48)):
+    """Writes a folder of photographs with a dog and a cat: {split: names}."""
+    for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
+        (root / folder).mkdir(parents=True)
+    for split, names in splits.items():
+        path = root / "ImageSets" / "Main" / f"{split}.txt"
+        path.write_text("\n".join(names))
+        for name in names:
+            write_voc(root, name, size)

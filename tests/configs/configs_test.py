@@ -54,7 +54,7 @@ def test_every_network_has_a_config():
     folder = pathlib.Path(input_pipeline.__file__).parent / "configs"
     files = {path.stem for path in folder.glob("*.py")}
     shared = {"__init__", "default", "datasets", "sweeps"}
-    detectors = {"faster_rcnn"}  # tests/experiment/detectors_test.py
+    detectors = {"faster_rcnn"}  # tests/configs/faster_rcnn_test.py
     assert files - shared - detectors - {"lenet5"} == set(NETWORKS)
 
 

@@ -143,3 +143,12 @@ def test_curves_of_precision(tmp_path, shown):
     np.testing.assert_allclose(line.get_ydata(), [1, 1, 0.5, 2 / 3])
     (label,) = axis.get_legend().get_texts()
     assert label.get_text() == "ant 83.3" and "83.3 %" in axis.get_title()
+
+
+def test_the_curve_of_a_class_that_is_never_found_is_empty(tmp_path, shown):
+    split = split_of(objects([((2, 3, 20, 25), 1, {})]))
+    pictures.draw_curves(tmp_path / "curves.png", split, [detections()])
+    ((axis,),) = shown
+    (line,) = axis.lines
+    assert len(line.get_xdata()) == 0
+    assert axis.get_legend().get_texts()[0].get_text() == "bee 0.0"

@@ -56,6 +56,15 @@ def made(sizes, count=2, crowd=(), difficult=()):
     return Split("made", "train", ("a", "b", "c"), tuple(objects), reads, channels=1)
 
 
+def test_known_buckets_are_used_before_others_are_made():
+    split = made([(40, 64), (64, 40), (30, 64)])
+    view = views.make_view([split], known=((64, 80),), short_side=64, long_side=64)
+    assert view.buckets == ((64, 80),) and view.groups(split).tolist() == [0, 0, 0]
+    view = views.make_view([split], known=((48, 64),), short_side=64, long_side=64)
+    assert view.buckets == ((48, 64), (64, 48))
+    assert view.groups(split).tolist() == [0, 1, 0]
+
+
 def test_an_image_lies_in_the_corner_of_its_bucket():
     split = made([(9, 9), (20, 30)], 3, crowd=[1], difficult=[2])
     view = views.make_view([split], short_side=40, long_side=70)

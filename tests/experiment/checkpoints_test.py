@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import runs
 
 from errors import UserError
 from experiment import checkpoints
@@ -468,29 +469,11 @@ def test_failed_write_surfaces_at_the_next_call(tmp_path, surfaces_at):
     assert_same(run.restore(abstract(make_state()))[0], make_state(2))
 
 
-@contextlib.contextmanager
-def read_only(directory):
-    """Makes a directory read-only: by a mount for root, who ignores permissions."""
-    if os.geteuid():
-        directory.chmod(0o555)
-        yield "Permission denied"
-        directory.chmod(0o755)
-        return
-    bind = ["mount", "--bind", directory, directory]
-    if subprocess.run(bind, capture_output=True, check=False).returncode:
-        pytest.skip("mounting is not allowed here")
-    try:
-        subprocess.run(["mount", "-o", "remount,ro,bind", directory], check=True)
-        yield "Read-only file system"
-    finally:
-        subprocess.run(["umount", "-l", directory], check=True)
-
-
 def test_read_only_directory(tmp_path, warned):
     save_steps(tmp_path, [1, 2])
     (tmp_path / "2" / "meta" / "metadata").unlink()
     before = set(threading.enumerate())
-    with read_only(tmp_path) as reason:
+    with runs.read_only(tmp_path) as reason:
         run = Checkpoints(tmp_path)
         state, step, _ = run.restore(abstract(make_state()))
         assert step == 1

@@ -1,0 +1,245 @@
+"""What a detector's config and data must be, found before anything is trained."""
+
+import re
+
+import numpy as np
+import pytest
+import runs
+import tiny_datasets
+from tiny_datasets import box, write_voc
+
+from configs import faster_rcnn
+from detection import inputs
+from errors import ConfigError
+from experiment import build, checks, data_report, tasks
+
+CONFIG = "--config=configs/faster_rcnn.py:voc"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("rpn_iou", (0.3, 0.7), "the overlap of positives and a limit for neg"),
+        ("rpn_iou", (0.7,), "must be two numbers"),
+        ("rpn_iou", (0.7, "0.3"), "must be two numbers"),
+        ("roi_background", (0.0, 0.6), "ends at roi_iou = 0.5 or below"),
+        ("roi_background", (0.5, 0.5), "ends at roi_iou = 0.5 or below"),
+        ("roi_background", (0.0, 0.2, 0.5), "must be two numbers"),
+        ("buckets", ((64, 100),), "pairs .height, width. of multiples of 16"),
+        ("buckets", ((64, 0),), "of multiples of 16, above zero"),
+        ("buckets", (64, 64), "must hold pairs"),
+        ("buckets", ((64, 64, 3),), "must hold pairs"),
+        ("train_short_sides", (64, 0), "whole pixels above zero"),
+        ("train_short_sides", (64.5,), "whole pixels above zero"),
+        ("train_short_sides", ((64,),), "whole pixels above zero"),
+        ("short_side", 0, "must be greater than zero"),
+        ("long_side", -1, "must be greater than zero"),
+        ("rpn_batch", 0, "must be greater than zero"),
+        ("roi_batch", -8, "must be greater than zero"),
+        ("max_boxes", -1, "must not be negative"),
+        ("rpn_beta", -0.1, "must not be negative"),
+        ("box_beta", float("nan"), "is not a finite number"),
+        ("rpn_fg", 1.1, "must not be greater than 1"),
+        ("roi_fg", -0.1, "must not be negative"),
+        ("roi_iou", 1.5, "must not be greater than 1"),
+        ("metric", "voc08", "is none of voc07, voc, coco; did you mean 'voc07'"),
+        ("damaged_boxes", "skip", "is none of drop, fail"),
+        ("unclear", "exif", "is none of upright, stored"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_name(name, value, message):
+    with pytest.raises(ConfigError, match=f"^config.detection.{name} = .*{message}"):
+        runs.small_detector(**{f"detection__{name}": value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("dataset.holdout", 0.2),
+        ("dataset.holdout_by", "path"),
+        ("dataset.cache", "pixels"),
+        ("dataset.placement", "device"),
+        ("dataset.order", "fixed"),
+        ("dataset.balance", 0.5),
+        ("dataset.image_size", 64),
+        ("dataset.fit", "crop"),
+        ("dataset.short_side", 64),
+        ("dataset.whiten", "channels"),
+        ("eval.protocol", "ten_crop"),
+        ("eval.scales", (64, 96)),
+        ("eval.average", "logits"),
+        ("eval.image_size", 64),
+        ("eval.short_side", 64),
+        ("augment.view", "rescale_crop"),
+        ("augment.rotate", 10.0),
+        ("augment.mixup", 0.2),
+        ("augment.policy", "randaugment"),
+        ("loss.name", "map"),
+        ("loss.label_smoothing", 0.1),
+        ("loss.class_weights", "balanced"),
+        ("optimizer.name", "sdlm"),
+        ("optimizer.curvature_examples", 100),
+    ],
+)
+def test_what_only_classifiers_have_is_refused_by_name(name, value):
+    with pytest.raises(ConfigError, match=f"^config.{name} = .* is for classifiers"):
+        runs.small_detector(**{name.replace(".", "__"): value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("short_side", 500), ("metric", "coco"), ("buckets", ((64, 64),))],
+)
+def test_what_only_detectors_have_is_refused_by_name(name, value):
+    with pytest.raises(ConfigError, match=f"config.detection.{name} = .* is for detec"):
+        runs.small_config(**{f"detection__{name}": value})
+
+
+def test_a_network_s_own_refusal_names_the_config():
+    config = runs.small_detector(model__fields__depth=17)
+    with pytest.raises(ConfigError, match="config.model: .*depth.*17"):
+        build.make_model(config, 10)
+
+
+def test_grey_images_take_the_average_of_several_means():
+    batch = {
+        "image": np.full((1, 4, 4, 1), 140, np.uint8),
+        "image_size": np.array([[4, 3]], np.int32),
+    }
+    found = inputs.network_input(batch, (100.0, 120.0, 140.0), (5.0, 10.0, 15.0))
+    assert found.shape == (1, 4, 4, 1)
+    np.testing.assert_allclose(found[0, :, :3], 2)
+    assert not found[0, :, 3].any()
+
+
+# A folder of photographs with boxes.
+
+
+@pytest.fixture
+def voc(tmp_path):
+    """A folder of three photographs to train on and one to test."""
+    root = tmp_path / "voc"
+    tiny_datasets.prepare_voc(root, {"train": "abc", "test": "d"})
+    return root
+
+
+def changes(root, **more):
+    found = {
+        "dataset.name": f"voc:{root}",
+        "dataset.train_split": "train",
+        "dataset.eval_split": "test",
+        "batch_size": 2,
+    }
+    return runs.DETECTOR | found | more
+
+
+def says(root, **more):
+    """The line with which a training of the folder ends, before it begins."""
+    path = root.parent / "run"
+    command = runs.command(CONFIG, f"--workdir={path}", small=changes(root), **more)
+    result = runs.call_main(command)
+    assert result.returncode in (1, 2), result.stdout + result.stderr
+    (line,) = [x for x in result.stderr.splitlines() if x.startswith("error: ")]
+    assert "Traceback" not in result.stderr
+    assert not path.exists()
+    return line
+
+
+@pytest.mark.parametrize(
+    ("content", "record"),
+    [
+        (
+            box(3, 4, 20, 30) + "<object><name>cat</name></object>",
+            "object 2 has no bnd",
+        ),
+        (box(3, 4, 20, 30, " "), "object 1 has no name"),
+        (box(3, "four", 20, 30), "object 1: ymin is 'four', not a number"),
+        (box(3, "nan", 20, 30), "object 1: ymin is 'nan', not a number"),
+        (box(3, 4, 20, ""), "object 1: ymax is .*, not a number"),
+        (
+            box(3, 4, 20, 30, more="<difficult>2</difficult>"),
+            "object 1: difficult is '2'",
+        ),
+    ],
+)
+@pytest.mark.parametrize("name", ["b", "d"])
+def test_a_bad_annotation_is_named_before_training(voc, name, content, record):
+    write_voc(voc, name, content=content)
+    assert re.search(f"{voc}/Annotations/{name}.xml, {record}", says(voc))
+
+
+@pytest.mark.parametrize(
+    ("corners", "why"),
+    [
+        ((20, 4, 20, 30), "has no size"),
+        ((20, 4, 3, 30), "has no size"),
+        ((65, 4, 90, 30), "is outside the image of 64x48 pixels"),
+    ],
+)
+def test_a_bad_box_is_left_out_and_said_or_named_before_training(voc, corners, why):
+    write_voc(voc, "b", content=box(3, 4, 20, 30) + box(*corners))
+    where = f"{voc}/Annotations/b.xml, object 2"
+    numbers = ", ".join(map(str, corners))
+    line = says(voc, detection__damaged_boxes="fail")
+    assert f"{where}: the box ({numbers}) {why}" in line
+    setup = tasks.setup(config_of(voc))
+    assert [len(one) for one in setup.train_split.objects] == [2, 1, 2]
+    assert f"1 boxes without a size or outside the image were left out: {where}" in (
+        data_report.describe(setup)
+    )
+
+
+def config_of(root, **more):
+    config = faster_rcnn.get_config("voc")
+    more = {name.replace("__", "."): value for name, value in more.items()}
+    config.update_from_flattened_dict(changes(root) | more)
+    checks.check(config)
+    return config
+
+
+def test_bad_files_are_named_before_training(voc):
+    xml, photograph = voc / "Annotations" / "b.xml", voc / "JPEGImages" / "b.jpg"
+    write_voc(voc, "b", size=(64, 40))
+    xml.write_text(xml.read_text().replace("<height>40", "<height>48"))
+    assert f"{photograph}: the boxes are of an image of 64x48 pixels, but" in says(voc)
+    xml.write_text("<annotation>")
+    assert f"{xml} is no XML: " in says(voc)
+    xml.unlink()
+    assert f"train.txt: 'b' has no XML in {voc}/Annotations" in says(voc)
+    write_voc(voc, "b")
+    photograph.with_suffix(".png").write_bytes(b"another")
+    assert f"{voc}/JPEGImages has b.jpg, b.png for the image 'b'" in says(voc)
+    photograph.with_suffix(".png").unlink()
+    photograph.unlink()
+    assert f"{voc}/JPEGImages has no file for the image 'b'" in says(voc)
+
+
+def test_splits_that_cannot_be_used_are_named_before_training(voc):
+    line = says(voc, dataset__eval_split="val")
+    assert f"{voc}/ImageSets/Main/val.txt is missing; splits: test, train" in line
+    assert "'voc:' lacks its path" in says(voc, dataset__name="voc:")
+    line = says(voc, dataset__name="mnist", dataset__eval_split="test")
+    assert "'mnist' is not a set of annotated objects" in line
+    write_voc(voc, "d", content=box(3, 4, 20, 30, more="<difficult>1</difficult>"))
+    line = says(voc, detection__metric="voc07")
+    assert f"voc:{voc}, test: the split has no objects that count, so there is" in line
+    write_voc(voc, "d")
+    for name in "abc":
+        write_voc(voc, name, content="")
+    assert f"voc:{voc}, train: no image has objects" in says(voc)
+
+
+def test_means_that_do_not_fit_the_images_are_refused(voc):
+    for name in ("mean", "std"):
+        line = says(voc, **{f"dataset__{name}": "(1.0, 2.0)"})
+        assert f"config.dataset.{name} = (1.0, 2.0) has 2 values for images" in line
+
+
+def test_what_the_view_cannot_show_is_named_before_training(voc):
+    """Both splits are looked through, as the last may be needed hours later."""
+    write_voc(voc, "d", content="".join(box(1, 1, 9 + n, 20) for n in range(5)))
+    line = says(voc, detection__max_boxes=4)
+    assert f"{voc}/JPEGImages/d.jpg has 5 objects, more than max_boxes = 4" in line
+    write_voc(voc, "d", size=(48, 64))
+    line = says(voc, detection__buckets="((48, 64),)")
+    assert f"{voc}/JPEGImages/d.jpg becomes an image of 64x48, which no bucket" in line
