@@ -116,11 +116,11 @@ class Damage:
     def remarks(self):
         """Returns a line about each kind of boxes that were found."""
         kinds = {
-            "without a size or outside the image were left out": self.dropped,
-            "beyond the image's edge were cut": self.cut,
+            "left out, without a size or outside the image": self.dropped,
+            "cut at the image's edge": self.cut,
         }
         return [
-            f"{len(found):,} boxes {what}: {shortened(found)}"
+            f"boxes {what}: {len(found):,}, {shortened(found)}"
             for what, found in kinds.items()
             if found
         ]

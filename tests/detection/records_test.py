@@ -58,9 +58,7 @@ def test_a_box_that_is_none_is_dropped_or_refused(box, why):
     found, damage = read((1, 1, 2, 2), box)
     assert len(found) == 1
     (remark,) = damage.remarks()
-    assert remark.startswith(
-        "1 boxes without a size or outside the image were left out"
-    )
+    assert remark.startswith("boxes left out, without a size or outside the image: 1")
     assert "photo.xml, object 1 (" in remark
     with pytest.raises(DataError, match=rf"photo.xml, object 1: the box \(.*\) {why}"):
         read(box, rule="fail")
@@ -71,7 +69,7 @@ def test_a_box_beyond_the_edge_is_cut_and_counted():
     np.testing.assert_array_equal(found.boxes, [[0, 2, 30, 20], [25, 0, 30, 9]])
     assert found.area.tolist() == [540, 45]
     (remark,) = damage.remarks()  # of the first box alone
-    assert remark.startswith("1 boxes beyond the image's edge were cut: photo.xml")
+    assert remark.startswith("boxes cut at the image's edge: 1, photo.xml")
 
 
 def test_another_rule_for_damage_is_refused():

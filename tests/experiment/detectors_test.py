@@ -184,7 +184,7 @@ def test_a_bad_box_is_left_out_and_said_or_named_before_training(voc, corners, w
     assert f"{where}: the box ({numbers}) {why}" in line
     setup = tasks.setup(config_of(voc))
     assert [len(one) for one in setup.train_split.objects] == [2, 1, 2]
-    assert f"1 boxes without a size or outside the image were left out: {where}" in (
+    assert f"boxes left out, without a size or outside the image: 1, {where}" in (
         data_report.describe(setup)
     )
 
