@@ -186,9 +186,7 @@ def test_what_is_found_is_said(tmp_path):
     assert (
         counts == "  train: 2 images, 3 objects (bee: 2, ant: 1), at most 2 in an image"
     )
-    assert (
-        remark.startswith("  1 boxes without a size or outside") and "b.xml" in remark
-    )
+    assert remark.startswith("  boxes left out, without a size") and "b.xml" in remark
     with pytest.raises(DataError, match="b.xml, object 1: the box .* has no size"):
         sources.open_split(name, "train", damaged="fail")
 
