@@ -13,7 +13,7 @@ from detection import inputs
 from errors import ConfigError
 from experiment import build, checks, data_report, tasks
 
-CONFIG = "--config=configs/faster_rcnn.py:voc"
+CONFIG = "--config=configs/faster_rcnn.py:bccd"
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_a_bad_box_is_left_out_and_said_or_named_before_training(voc, corners, w
 
 
 def config_of(root, **more):
-    config = faster_rcnn.get_config("voc")
+    config = faster_rcnn.get_config("bccd")
     more = {name.replace("__", "."): value for name, value in more.items()}
     config.update_from_flattened_dict(changes(root) | more)
     checks.check(config)

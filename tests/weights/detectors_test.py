@@ -121,6 +121,9 @@ def test_forms_that_a_detector_does_not_have(run, tmp_path):
 
 @pytest.mark.parity
 def test_torchs_file_gives_the_scores_of_torchvision_s_parts(tmp_path, monkeypatch):
+    from parity import port
+
+    port.torchvision()
     detector_runs.shrink(monkeypatch)
     made = detector_runs.make(tmp_path / "run", 3, **TWIN)
     line = str(export.export_run(made, "latest", "torchvision"))
@@ -139,6 +142,9 @@ def test_torchs_file_gives_the_scores_of_torchvision_s_parts(tmp_path, monkeypat
 
 @pytest.mark.parity
 def test_a_detector_that_torchvision_s_parts_cannot_make(run, tmp_path):
+    from parity import port
+
+    port.torchvision()
     with pytest.raises(weights.WeightsError, match="need features 64, not 8"):
         export.export_run(run, "latest", "torchvision", tmp_path)
     assert not list(tmp_path.iterdir())
