@@ -111,6 +111,7 @@ def test_an_evaluation_prints_and_writes_what_the_training_found(run):
     assert again["mAP"] == pytest.approx(record["mAP"], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_the_batch_size_changes_no_detection_and_no_name(run):
     _, record = evaluate(run)
     file = run / "detections-6.json"
@@ -126,6 +127,7 @@ def test_the_batch_size_changes_no_detection_and_no_name(run):
     assert other["mAP"] == pytest.approx(record["mAP"], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_another_split_has_files_of_its_own(run):
     printed, record = evaluate(run, "dataset.eval_split=train[:7]")
     assert "train[:7] mAP" in printed and "7/7 images counted" in printed
@@ -151,6 +153,7 @@ def test_a_damaged_record_of_the_preprocessing_is_named(run):
     assert f"{run}/preprocessing.json is damaged" in line
 
 
+@pytest.mark.slow
 def test_a_run_that_cannot_be_written_is_evaluated_and_used(run, photographs):
     before = {path.name for path in run.iterdir()}
     with runs.read_only(run) as reason:
@@ -186,6 +189,7 @@ def predict(run, *images, output=None):
     return runs.call_main(arguments + ([f"--output={output}"] if output else []))
 
 
+@pytest.mark.slow
 def test_predictions_are_those_of_an_evaluation(run, photographs, tmp_path):
     evaluate(run)
     split = sources.open_split("digits", "test[:10]")

@@ -104,6 +104,7 @@ def test_until_ends_at_an_evaluation_and_goes_on(reference, tmp_path):
     runs.assert_same_bits(state_of(path), state_of(reference[0]))
 
 
+@pytest.mark.slow
 def test_threads_prefetch_and_reports_change_nothing(reference, tmp_path):
     runs.train_detector(
         tmp_path / "run",

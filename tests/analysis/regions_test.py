@@ -89,6 +89,7 @@ def test_proposals_and_what_is_detected(run, network, drawn):
     assert sum(len(layers[1].boxes) for _, _, layers in drawn[1::2]) > 0
 
 
+@pytest.mark.slow
 def test_samples_are_of_the_objects_of_training_images(network, drawn):
     seen = network.images("train")
     regions.samples(None, network, seen)

@@ -182,6 +182,7 @@ def test_crowds_count_neither_way_by_voc_s_rule():
     assert (first.objects, second.objects, len(second.recall)) == (1, 0, 0)
 
 
+@pytest.mark.slow
 def test_two_processes_evaluate_their_shares_and_have_all_detections():
     """Each has two devices and half of every batch."""
     with socket.socket() as s:

@@ -194,6 +194,7 @@ def test_samples_are_those_of_a_step(frozen):
     np.testing.assert_array_equal(best >= 0.5, on_rois.classes > 0)
 
 
+@pytest.mark.slow
 def test_one_and_four_devices_agree(live):
     task, variables, _ = live
     mesh = Mesh(np.array(jax.devices()[:4]), ("data",))

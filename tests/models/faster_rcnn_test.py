@@ -289,7 +289,9 @@ def test_refined_regions_give_detections_beside_the_first(monkeypatch):
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
-@pytest.mark.parametrize("pooling", ["pool", "align"])
+@pytest.mark.parametrize(
+    "pooling", ["pool", pytest.param("align", marks=pytest.mark.slow)]
+)
 def test_a_network_finds_boxes_inside_the_images(pooling, monkeypatch):
     """With sizes, nothing is found in the padding, whose map is 0."""
     monkeypatch.setitem(resnet.TABLE_1, 18, (resnet.BasicBlock, (1, 1, 1, 1)))
