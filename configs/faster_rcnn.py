@@ -13,8 +13,8 @@
                     --config.dataset.name=voc:PATH. Its sides and anchors are for the
                     blood cells of BCCD, 640x480 pixels.
 
-docs/detection.md has what :digits and :bccd reach; the others have not been run here.
-They need the weights of a ResNet classifier in config.init_from, whose batch
+docs/detection.md has what :digits reaches; the others have not been run to their end.
+The first three need the weights of a ResNet classifier in config.init_from, whose batch
 normalisation stays as it is. The paper's ResNet has its strides on the 1x1
 convolutions, torchvision's on the 3x3: config.model.fields.stride_on says which.
 

@@ -31,19 +31,18 @@ def describe(*splits):
 
 
 def _images(split):
-    """Says how many images a split has, and how many images or objects of a class."""
+    """Says how many images a split has, in all and of each class."""
     line, counts = f"{split.split}: {len(split):,} images", split.class_counts()
     if counts is None:
         return line
-    objects = "" if split.counted == "images" else f" {split.counted}"
     names, order = split.label_names, np.argsort(counts, kind="stable")
     present = order[counts[order] > 0]
     least, most = present[0], present[-1]
     if counts[least] == counts[most]:
-        line += f", {counts[least]:,}{objects} of each class"
+        line += f", {counts[least]:,} of each class"
     else:
         line += f", {counts[least]:,} ({names[least]}) to "
-        line += f"{counts[most]:,} ({names[most]}){objects} of a class"
+        line += f"{counts[most]:,} ({names[most]}) of a class"
     absent = np.flatnonzero(counts == 0)
     if len(absent):
         line += f"; none of {shortened([names[k] for k in absent], NAMED)}"

@@ -55,8 +55,6 @@ class Split:
     they have `findings`.
     """
 
-    counted: typing.ClassVar = "images"  # what class_counts counts
-
     name: str
     split: str
     source: typing.Any

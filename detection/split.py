@@ -1,12 +1,10 @@
 """A split of a data set of annotated objects, and its examples."""
 
 import dataclasses
-import typing
 
 import numpy as np
 
 from data_source import DataError, UnreadableFile, as_text
-from data_source.split import Findings
 from detection import records
 
 
@@ -39,8 +37,6 @@ class Split:
       remarks: lines about damaged boxes.
     """
 
-    counted: typing.ClassVar = "objects"  # what class_counts counts
-
     name: str
     split: str
     label_names: tuple
@@ -57,10 +53,6 @@ class Split:
 
     def __len__(self):
         return len(self.objects)
-
-    @property
-    def findings(self):
-        return Findings(remarks=list(self.remarks))
 
     @property
     def num_classes(self):

@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 import data_source
 import input_pipeline
 import models
-from data_source import cache
+from data_source import cache, report
 from errors import ConfigError
 from evaluation import eval_step, evaluator
 from experiment import balance, checks
@@ -162,6 +162,10 @@ class Setup:
     def tested_shape(self):
         """[H, W, C] of the network's input in evaluations."""
         return input_shape(self.eval_preprocessing, self.train_split.image_shape)
+
+    def describe_data(self):
+        """Says in lines what was found in the splits."""
+        return report.describe(self.train_split, self.eval_split)
 
     def chosen(self):
         """What "auto" stands for in config.dataset, in words."""

@@ -4,7 +4,6 @@ import jax
 
 import data_source
 from configs import datasets
-from data_source import report
 from experiment import balance
 from kernels import ops
 
@@ -28,7 +27,7 @@ def title(setup, params):
 def describe(setup):
     """Describes a `build.Setup`: its splits, and what "auto" chose in its config."""
     config, dataset = setup.config, setup.config.dataset
-    lines = [report.describe(setup.train_split, setup.eval_split)]
+    lines = [setup.describe_data()]
     chosen = []
     if dataset.eval_split == "auto":
         chosen.append(f"eval_split {setup.eval_split.split}")

@@ -48,6 +48,9 @@ class Setup(build.Setup):
     def tested_shape(self):
         return self.input_shape
 
+    def describe_data(self):
+        return sources.describe(self.train_split, self.eval_split)
+
     def chosen(self):
         """What was chosen for fields of the config that leave it open."""
         view, detection = self.preprocessing.view, self.config.detection
