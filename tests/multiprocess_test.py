@@ -127,7 +127,7 @@ def test_two_processes_train_a_detector_as_one_does(tmp_path):
     tiny_datasets.prepare_voc(root, {"train": "abcdefgh", "test": "ijk"})
     tiny_datasets.write_voc(root, "j", (48, 64))
     changes = {
-        "config": "--config=configs/faster_rcnn.py:voc",
+        "config": "--config=configs/faster_rcnn.py:bccd",
         "small": runs.DETECTOR | {"num_devices": 0},
         "dataset__name": f"voc:{root}",
         "dataset__train_split": "train",
@@ -148,7 +148,11 @@ def test_two_processes_train_a_detector_as_one_does(tmp_path):
 def test_two_processes_go_on_where_one_stopped(tmp_path):
     # Smooth: where rounding moves a maximum or a ReLU's zero, runs part.
     smooth = {"activation": "tanh", "pool": "avg"}
-    constant = {"schedule__name": "constant", "model__fields": smooth}
+    constant = {
+        "schedule__name": "constant",
+        "model__name": "lenet5_modern",
+        "model__fields": smooth,
+    }
     run_processes(tmp_path / "parts", 1, 1, num_steps=13, **constant)
     outputs = run_processes(tmp_path / "parts", 2, 2, **constant)
     assert any("resuming from step 13 of 30" in output for output in outputs)

@@ -64,7 +64,7 @@ def jobs():
 def prepare(parent, **runs_of_it):
     """Makes the run directories of a sweep: {name: changes of the small config}."""
     for name, changes in runs_of_it.items():
-        config = runs.small_config(**changes)
+        config = runs.small_config("modern", **changes)
         workdir.Workdir(parent / name).create(config)
 
 
@@ -110,6 +110,7 @@ def train_alone(paths):
 def test_six_runs_that_are_disturbed_have_the_bits_of_undisturbed_ones(tmp_path):
     parent, alone = tmp_path / "sweep", tmp_path / "alone"
     changes = {
+        "model__name": "lenet5_modern",  # which trains for some seconds
         "num_epochs": float(EPOCHS),
         "eval__every_epochs": 10.0,
         "checkpoint__every_epochs": 4.0,
