@@ -236,7 +236,7 @@ def test_two_tasks_are_one_training(tmp_path):
     assert output.count("on 2 cpu devices of 2 processes") == 2
     assert "stopped at step" in output and f"after step {10 * EPOCHS}" in output
     with contextlib.redirect_stdout(io.StringIO()):
-        runs.train_small(tmp_path / "one", **changes | {"num_devices": 2})
+        runs.train_small(tmp_path / "one", "modern", **changes | {"num_devices": 2})
     one, two = (runs.final_state(tmp_path / n)[0] for n in ("one", "two"))
     runs.assert_close(one, two)
     say("its parameters are those of one process with two devices, up to rounding")
