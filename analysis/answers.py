@@ -49,3 +49,15 @@ def _json(file):
     before = itertools.chain(["\n"], itertools.repeat(",\n"))
     yield lambda answer: file.write(next(before) + json.dumps(answer.as_dict()))
     file.write("\n]\n")
+
+
+def failed(answered, unanswered, first):
+    """Lists what main.py reports as an error; `first` is why the first one failed."""
+    number = answered + unanswered
+    if not number:
+        return ["--images names no image"]
+    if not unanswered:
+        return []
+    if number == 1:
+        return [first]
+    return [f"{unanswered} of {number} images have no answer; the first: {first}"]

@@ -73,15 +73,8 @@ class Found:
     @property
     def failed(self):
         """Lists what main.py reports as an error."""
-        number = self.answered + len(self.problems)
-        if not number:
-            return ["--images names no image"]
-        if number == 1 or not self.problems:
-            return self.problems
-        return [
-            f"{len(self.problems)} of {number} images have no answer; the first: "
-            f"{self.problems[0]}"
-        ]
+        first = self.problems[0] if self.problems else ""
+        return answers.failed(self.answered, len(self.problems), first)
 
     def __str__(self):
         parts = [

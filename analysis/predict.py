@@ -67,17 +67,7 @@ class Predictions:
     @property
     def failed(self):
         """Lists what main.py reports as an error."""
-        number = self.answered + self.unanswered
-        if not number:
-            return ["--images names no image"]
-        if not self.unanswered:
-            return []
-        if number == 1:
-            return [self.first_failure]
-        return [
-            f"{self.unanswered} of {number} images have no answer; the first: "
-            f"{self.first_failure}"
-        ]
+        return answers.failed(self.answered, self.unanswered, self.first_failure)
 
     def __str__(self):
         parts = [

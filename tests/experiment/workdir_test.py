@@ -3,7 +3,6 @@
 main_test.py checks that a command exits with these messages.
 """
 
-import contextlib
 import errno
 import importlib.metadata
 import json
@@ -20,24 +19,6 @@ import runs
 from errors import ConfigError
 from experiment import configuration, workdir
 from experiment.workdir import Workdir, WorkdirError
-
-
-@contextlib.contextmanager
-def read_only(directory):
-    """Makes a directory read-only: by a mount for root, who ignores permissions."""
-    if os.geteuid():
-        directory.chmod(0o555)
-        yield "Permission denied"
-        directory.chmod(0o755)
-        return
-    bind = ["mount", "--bind", directory, directory]
-    if subprocess.run(bind, capture_output=True, check=False).returncode:
-        pytest.skip("mounting is not allowed here")
-    try:
-        subprocess.run(["mount", "-o", "remount,ro,bind", directory], check=True)
-        yield "Read-only file system"
-    finally:
-        subprocess.run(["umount", "-l", directory], check=True)
 
 
 def full_disk(_):
@@ -131,7 +112,7 @@ def test_a_path_that_cannot_be_a_directory(tmp_path):
 
 
 def test_a_read_only_directory(tmp_path):
-    with read_only(tmp_path) as reason:
+    with runs.read_only(tmp_path) as reason:
         for path, message in (
             (tmp_path, f"cannot write {tmp_path}/config.json: {reason}"),
             (tmp_path / "run", f"--workdir={tmp_path}/run: {reason}"),
