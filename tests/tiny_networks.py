@@ -7,7 +7,7 @@ otherwise, and "tiny_networks:Pooled".
 import flax.linen as nn
 import jax.numpy as jnp
 
-from models import layers
+from models import layers, vgg
 
 
 class Backbone(nn.Module):
@@ -53,3 +53,15 @@ class Pooled(layers.Classifier):
     def __call__(self, x, *, train):
         x = nn.relu(layers.Conv(8, 5, 4, padding=1)(x))
         return nn.Dense(self.num_classes)(x.mean((1, 2)))
+
+
+class SmallVGG(layers.Classifier):
+    """Two stages: a step on the last map is 4 pixels, which see 14 pixels each."""
+
+    num_classes: int
+
+    def setup(self):
+        init = nn.initializers.glorot_uniform()
+        table = ((3,), (3, 3)), (4, 8)
+        self.backbone = vgg.VGGBackbone(*table, False, init, jnp.float32)
+        self.head = vgg.ThreeLayers(self.num_classes, 12, 0.5, "glorot", jnp.float32)

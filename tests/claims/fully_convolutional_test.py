@@ -1,26 +1,12 @@
 """A small VGG slid over an image, against its windows."""
 
-import flax.linen as nn
-import jax.numpy as jnp
+import tiny_networks
 
 from claims import fully_convolutional
-from models import layers, vgg
-
-
-class SmallVGG(layers.Classifier):
-    """Two stages: a step on the last map is 4 pixels, which see 14 pixels each."""
-
-    num_classes: int
-
-    def setup(self):
-        init = nn.initializers.glorot_uniform()
-        table = ((3,), (3, 3)), (4, 8)
-        self.backbone = vgg.VGGBackbone(*table, False, init, jnp.float32)
-        self.head = vgg.ThreeLayers(self.num_classes, 12, 0.5, "glorot", jnp.float32)
 
 
 def test_positions_are_windows_where_padding_does_not_reach():
-    model = SmallVGG(5)
+    model = tiny_networks.SmallVGG(5)
     found = fully_convolutional.compare(model, size=32, larger=40, stride=4, edge=2)
     assert found["positions"] == "3x3"
     differences = found["differences"]

@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_networks
 import traced
 
 import models
-from models import layers, vgg
+from models import layers
 
 
 class NoPadding(layers.Classifier):
@@ -44,18 +45,6 @@ class NoPaddingHead(nn.Module):
         else:
             x = layers.global_avg_pool(x, window)
         return nn.Dense(self.num_classes, name="fc2")(x)
-
-
-class SmallVGG(layers.Classifier):
-    """Two stages of few channels."""
-
-    num_classes: int
-
-    def setup(self):
-        init = nn.initializers.glorot_uniform()
-        table = ((3,), (3, 3)), (4, 8)
-        self.backbone = vgg.VGGBackbone(*table, False, init, jnp.float32)
-        self.head = vgg.ThreeLayers(self.num_classes, 12, 0.5, "glorot", jnp.float32)
 
 
 def make(model, size, larger):
@@ -93,7 +82,7 @@ def test_without_padding_each_position_is_the_logits_of_its_crop(head_is_dense):
 def small_network(name):
     """(network, image size it was trained at, size of its last map there)."""
     if name == "vgg":
-        return SmallVGG(5), 16, 4
+        return tiny_networks.SmallVGG(5), 16, 4
     size, window = {"resnet18": (64, 2), "resnet20": (32, 8)}[name]
     return models.create(name, num_classes=5), size, window
 
@@ -136,7 +125,7 @@ def test_with_padding_a_position_sees_its_part_of_the_last_map(name, larger):
 
 def test_a_larger_image_is_an_error_with_fully_connected_layers():
     """Where the last map is averaged, larger images have logits like all others."""
-    model = SmallVGG(5)
+    model = tiny_networks.SmallVGG(5)
     variables, images, logits = make(model, 16, (24, 28))
     with pytest.raises(ValueError, match="24x28 give a map .* 3x4, .*models.class_map"):
         logits(variables, images)
