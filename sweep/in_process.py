@@ -83,12 +83,17 @@ class InProcess:
             outcomes.write_failure(run.workdir, known.exit_code, str(known))
             print(f"{run} failed: {known}", flush=True)
         run.read()
-        jax.clear_caches()  # the next run has programs of its own
-        gc.collect()
+        _free_programs()
 
     def _check_stop(self, left):
         if self._stop.requested:
             raise Preempted(f"stopped with {left} runs left; the same command goes on")
+
+
+def _free_programs():
+    """Frees the programs of a run: the next one has its own."""
+    jax.clear_caches()
+    gc.collect()
 
 
 def _is_pending(run, until):

@@ -45,11 +45,14 @@ import tiny_datasets  # noqa: E402
 import data_source  # noqa: E402
 from detection import digits  # noqa: E402
 from models import resnet  # noqa: E402
+from sweep import in_process  # noqa: E402
 
 # Tracing makes millions of objects and little garbage; to look for it as often as usual
 # takes a fifth of the time of tests that trace.
 gc.set_threshold(100_000, 50, 100)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# The next test would trace and compile all again; `bounded_memory` frees them in time.
+in_process._free_programs = lambda: None
 
 
 @pytest.fixture(autouse=True)

@@ -45,6 +45,7 @@ def losses(path):
     return {x["step"]: x["train/loss"] for x in lines if "train/loss" in x}
 
 
+@pytest.mark.slow
 def test_the_last_line_and_the_files(reference):
     path, line = reference
     result = outcomes.read(workdir.Workdir(path))
@@ -60,6 +61,7 @@ def test_the_last_line_and_the_files(reference):
     assert record["input_shape"] == [64, 64, 1]
 
 
+@pytest.mark.slow
 def test_the_average_of_the_parameters_is_kept_and_used(reference):
     state = state_of(reference[0])
     opened = detectors.open_run(workdir.Workdir(reference[0]))

@@ -1,13 +1,14 @@
 """The claims: their rules on made-up numbers, their networks, and one end to end."""
 
+import functools
 import json
 import types
 
-import jax
 import jax.numpy as jnp
 import matplotlib.figure
 import pytest
 import runs
+import traced
 
 import models
 import train
@@ -142,15 +143,11 @@ def test_the_arithmetic_of_the_bottleneck():
 def test_four_layers(values, parameters):
     model = models.create("claims.networks:FourLayers", num_classes=10, **values)
     assert counting.count(model, (32, 32, 3)).parameters == parameters
+    assert traced.stages(model, 32)["pool3"] == (4, 4, 64)
+    apply = functools.partial(model.apply, train=False)
     images = jnp.zeros((2, 32, 32, 3))
-    variables = model.init(jax.random.key(0), images, train=False)
-    assert model.apply(variables, images, train=False).shape == (2, 10)
-    stages = model.apply(variables, images, train=False, method=_stages)
-    assert stages["pool3"].shape == (2, 4, 4, 64)
-
-
-def _stages(model, x, train):
-    return model.backbone(x, train=train)
+    logits = traced.eval_shape(apply, traced.variables(model, 32), images)
+    assert logits.shape == (2, 10)
 
 
 def test_sigmoids():
@@ -236,16 +233,6 @@ def test_a_claim_from_its_runs_to_its_result(tmp_path, monkeypatch):
     assert {run["learning_rate"] for run in first.runs} == {0.01}
     assert [run["seed"] for run in first.runs] == [0, 1, 2] * 2
 
-    stopped = tmp_path / "stopped"
-    for count in (3, 6):
-        stop = Once(stopped / "runs" / conduct.RUNS, count)
-        with pytest.raises(train.Preempted):
-            conductor(stopped, stop).run(toy(log))
-    resumed = conductor(stopped).run(toy(log))
-    assert resumed.numbers == first.numbers
-    assert resumed.verdict == first.verdict
-    assert len(log) == 2
-
     monkeypatch.setattr("sweep.together.groups", None)  # it would train
     monkeypatch.setattr("train.train", None)
     again = conductor(tmp_path).run(toy(log))
@@ -255,6 +242,21 @@ def test_a_claim_from_its_runs_to_its_result(tmp_path, monkeypatch):
     assert found.numbers == json.loads(json.dumps(first.numbers))
     assert found.verdict == first.verdict
     assert found.minutes >= first.minutes
+
+
+@pytest.mark.slow
+def test_a_claim_that_was_stopped_gives_the_same_numbers(tmp_path):
+    log = []
+    first = conductor(tmp_path / "whole").run(toy(log))
+    stopped = tmp_path / "stopped"
+    for count in (3, 6):
+        stop = Once(stopped / "runs" / conduct.RUNS, count)
+        with pytest.raises(train.Preempted):
+            conductor(stopped, stop).run(toy(log))
+    resumed = conductor(stopped).run(toy(log))
+    assert resumed.numbers == first.numbers
+    assert resumed.verdict == first.verdict
+    assert len(log) == 2
 
 
 def test_the_runs_of_a_claim_wait_in_slurms_queue(tmp_path, monkeypatch):

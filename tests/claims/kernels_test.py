@@ -108,6 +108,7 @@ def test_the_likeness_of_maps():
     assert three == pytest.approx(1 / 3, abs=0.04)
 
 
+@pytest.mark.slow
 def test_c3_table_from_its_runs_to_its_figure(tmp_path):
     """On 320 images: the maps of C3 are those of trained networks."""
     whole = c3_table.experiment("small")

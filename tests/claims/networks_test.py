@@ -15,20 +15,15 @@ from models import googlenet
 
 
 def checked(name, values, parameters, stage, shape, image=(32, 32, 3)):
-    """Counts a network, runs it, and compares a stage's shape; returns its outputs."""
+    """Compares the parameters of a network and the shape of a stage."""
     model = models.create(f"claims.networks:{name}", num_classes=10, **values)
     assert counting.count(model, image).parameters == parameters
-    images = jnp.zeros((2, *image))
-    variables = jax.jit(model.init, static_argnames="train")(
-        jax.random.key(0), images, train=False
-    )
-    stages = model.apply(variables, images, train=False, method=_stages)
-    assert stages[stage].shape == (2, *shape)
-    assert model.apply(variables, images, train=False).shape == (2, 10)
-
-
-def _stages(model, x, train):
-    return model.backbone(x, train=train)
+    size, _, channels = image
+    assert traced.stages(model, size, channels)[stage] == shape
+    variables = traced.variables(model, size, channels)
+    apply = functools.partial(model.apply, train=False)
+    logits = traced.eval_shape(apply, variables, jnp.zeros((2, *image)))
+    assert logits.shape == (2, 10)
 
 
 # A convolution has a bias, and a scale and a shift of batch normalisation.

@@ -121,6 +121,7 @@ def test_the_first_gradient_with_and_without_a_side_head(tmp_path, sides):
     assert found[0] != pytest.approx(found[1], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_views_and_ensembles(tmp_path, sides):
     config = multi_view.experiment("small").config
     names = {

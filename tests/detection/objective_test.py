@@ -303,6 +303,7 @@ def test_what_is_frozen_gets_no_gradient(monkeypatch):
     assert not any(x.any() for x in jax.tree.leaves(found["rpn"]))
 
 
+@pytest.mark.slow
 def test_one_batch_is_learnt():
     """Afterwards the test path finds all objects."""
     model = Tiny(**FIELDS, min_score=0.5)

@@ -337,7 +337,14 @@ def test_a_single_view_is_the_image_made_to_fit(fit, expected):
     np.testing.assert_allclose(scores, slow, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("batch_size", "devices"), [(1, 1), (5, 3), (64, 8)])
+@pytest.mark.parametrize(
+    ("batch_size", "devices"),
+    [
+        pytest.param(1, 1, marks=pytest.mark.slow),
+        (5, 3),
+        pytest.param(64, 8, marks=pytest.mark.slow),
+    ],
+)
 def test_scores_do_not_depend_on_how_views_are_batched(batch_size, devices):
     images = photographs(3)
     protocol = protocols.Protocol("dense_multi_crop", SIZE, (16, 21))
@@ -396,7 +403,9 @@ PAPERS = [
     ("overfeat", "overfeat_accurate", "offsets", (461, 569)),
     ("vgg", "vgg16", "dense_multi_crop", (512, 683)),
     ("googlenet", "googlenet", "crops_144", None),
-    ("resnet50", "resnet50", "scales", (640, 853)),
+    pytest.param(
+        *("resnet50", "resnet50", "scales", (640, 853)), marks=pytest.mark.slow
+    ),
 ]
 
 
@@ -730,6 +739,7 @@ def test_runs_of_a_sweep_have_commas_in_their_names(tmp_path):
     assert options.paths(f"{paths[1]},missing") == [paths[1], "missing"]
 
 
+@pytest.mark.slow
 def test_two_processes_evaluate_half_of_the_images_each(lenet_run):
     command = [sys.executable, "main.py", "--mode=evaluate", f"--workdir={lenet_run}"]
     command += [*TEN, "--change=num_devices=0", "--change=dataset.eval_split=test[:21]"]

@@ -109,12 +109,12 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path, monkeypatch):
     assert not list(tmp_path.glob("*/failure.json"))
 
 
-def test_a_thousand_runs_are_listed_without_training(tmp_path):
+def test_many_runs_are_listed_without_training(tmp_path):
     arguments = ["--mode=sweep", CONFIG, f"--workdir={tmp_path / 'new'}"]
-    arguments += ["--vary=seed=0..99", "--vary=optimizer.learning_rate=1e-3..1:log:10"]
+    arguments += ["--vary=seed=0..19", "--vary=optimizer.learning_rate=1e-3..1:log:10"]
     listed = runs.call_main([*arguments, "--dry_run"])
     assert listed.returncode == 0, listed.stderr
-    assert "1,000 runs: 1,000 waiting" in listed.stdout
+    assert "200 runs: 200 waiting" in listed.stdout
     assert not (tmp_path / "new").exists()
 
 

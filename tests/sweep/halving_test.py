@@ -37,9 +37,10 @@ def test_the_mean_over_seeds_decides():
     assert [run.values["optimizer.learning_rate"] for run in lost] == [1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "schedule",  # of runs that share a program, and of runs that do not
-    ["constant", pytest.param("plateau", marks=pytest.mark.slow)],
+    ["constant", "plateau"],
 )
 def test_who_survives_ends_as_without_halving(tmp_path, schedule):
     vary = ["optimizer.learning_rate=1e-8,0.01,1e-7"]

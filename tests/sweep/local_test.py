@@ -24,6 +24,7 @@ class Once:
         return all(file.exists() for file in self._files)
 
 
+@pytest.mark.slow
 def test_a_sweep_that_processes_began_is_finished_here(tmp_path):
     vary = ["seed=0,1", "schedule.name=plateau"]  # which no program can share
     begun = tmp_path / "schedule.name=plateau,seed=0"

@@ -90,9 +90,8 @@ def test_loss_gradients_and_statistics_are_the_same(name, monkeypatch):
     jax.tree.map(close, gradients_twice, gradients)
 
 
-@pytest.mark.parametrize(
-    "name", ["resnet20", pytest.param("vgg11_cifar", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet20", "vgg11_cifar"])
 def test_the_program_takes_less_memory(name):
     model = models.create(name, num_classes=10)
     shape = (32, 32, 3)

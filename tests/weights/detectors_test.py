@@ -41,6 +41,7 @@ def test_safetensors_start_another_detector(run, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, found, opened.variables)
 
 
+@pytest.mark.slow
 def test_the_program_takes_any_number_of_images_and_has_nms_inside(run, tmp_path):
     line = str(export.export_run(run, "latest", "stablehlo", tmp_path))
     agree, of, number, *_ = line.split(": ")[1].split()
