@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from analysis import curves
+from analysis import curves, pictures
 from sweep import table
 
 TICKED = 8  # most values of a field that are all written at its axis
@@ -25,6 +25,10 @@ class Results:
     @property
     def title(self):
         return f"{self.name}, {table.counts(self.rows)}"
+
+    def entitle(self, figure):
+        """Writes the title above a matplotlib Figure."""
+        figure.suptitle(pictures.wrapped(self.title, figure), fontsize=11)
 
     @functools.cached_property
     def groups(self):

@@ -9,7 +9,7 @@ from PIL import Image
 
 from errors import UserError
 from experiment import workdir
-from sweep import axes, figures
+from sweep import axes, by_epoch, by_field, figures, parallel
 from sweep.table import Row
 
 RATE, MOMENTUM = "optimizer.learning_rate", "optimizer.kwargs.momentum"
@@ -153,12 +153,12 @@ def test_curves_are_averaged_over_the_finished_seeds():
         "run1": {"eval/error": ([1.0000000001, 2.0, 3.0], [20.0, 9.0, 4.0])},
         "run2": {"eval/error": ([1.0], [90.0])},
     }
-    epochs, means, low, high = figures.averaged(group, found, "eval/error")
+    epochs, means, low, high = by_epoch.averaged(group, found, "eval/error")
     assert (epochs, means) == ([1.0, 2.0, 3.0], [15.0, 7.0, 4.0])
     assert (low, high) == ([10.0, 5.0, 4.0], [20.0, 9.0, 4.0])
-    assert figures.averaged(group, found, "train/loss") == ([], [], [], [])
+    assert by_epoch.averaged(group, found, "train/loss") == ([], [], [], [])
     none = axes.Results("test", (rows[2],)).groups[0]
-    assert figures.averaged(none, found, "eval/error")[1] == [90.0]
+    assert by_epoch.averaged(none, found, "eval/error")[1] == [90.0]
 
 
 @pytest.fixture
@@ -189,7 +189,7 @@ def test_a_panel_shows_runs_means_and_intervals(drawn):
         for state in [("done" if error else "diverged")]
         for result in [{"error": error} if error else {"step": 3}]
     ]
-    (axis,) = drawn(figures.draw_fields, rows).axes
+    (axis,) = drawn(by_field.draw, rows).axes
     assert axis.get_xscale() == "log"
     runs, means, *_ = (line for line in axis.lines if len(line.get_xdata()) > 2)
     assert sorted(runs.get_ydata()) == [1.0, 2.0, 2.5, 3.0, 3.0, 4.0, 5.0]
@@ -206,7 +206,7 @@ def test_a_panel_shows_runs_means_and_intervals(drawn):
 def test_labels_do_not_lie_on_one_another(drawn):
     names = [f"a_network_with_a_long_name_of_version_{n}" for n in (1, 2, 3)]
     rows = rows_of(**{"model.name": names, "dataset.name": ["photographs" * 5, "b"]})
-    figure = drawn(figures.draw_fields, rows)
+    figure = drawn(by_field.draw, rows)
     for axis in figure.axes:
         boxes = [text.get_window_extent() for text in axis.get_xticklabels()]
         assert all(figure.bbox.x0 <= box.x0 for box in boxes)
@@ -220,7 +220,7 @@ def test_labels_do_not_lie_on_one_another(drawn):
 
 def test_each_combination_is_a_line_through_all_fields(drawn):
     rows = rows_of(["diverged"], rate=[0.01, 0.1], momentum=[0.8, 0.9], seed=[0])
-    (axis,) = drawn(figures.draw_parallel, rows).axes
+    (axis,) = drawn(parallel.draw, rows).axes
     lines = [line.get_ydata() for line in axis.lines if len(line.get_xdata()) == 3]
     assert len(lines) == 4
     # The best is on top, drawn last; its metric is at the foot of the last axis.
