@@ -122,12 +122,9 @@ def our_parts(row):
 
     def call_targets(found):
         bound = model.bind(variables)
-        targets = functools.partial(
-            task._targets, bound.anchor_boxes(shape), bound.box_weights
-        )
         keys = jax.random.split(jax.random.key(0), len(images))
-        there = bound.anchors_there(shape, sizes)
-        return jax.vmap(targets)(keys, batch, there, *found)
+        on_anchors = task._on_anchors(bound, shape, batch, keys)
+        return on_anchors, task._on_rois(bound, batch, keys, found)
 
     _, (_, sampled) = proposals(logits, deltas)
     pool = models.faster_rcnn.POOLINGS[model.pooling]
@@ -142,7 +139,9 @@ def our_parts(row):
 
     @compiled
     def second(params, x):
-        both = lambda p, x: total(call("second_stage", p, x, sampled.rois))  # noqa: E731
+        def both(p, x):
+            return total(call("second_stage", p, [(x, sizes)], sampled.rois, sizes))
+
         return jax.grad(both, (0, 1))(params, x)
 
     step = compiled(train_step.make_train_step(task, tx))

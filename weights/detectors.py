@@ -80,8 +80,8 @@ def export(opened, shape, form, folder):
 
 def _outputs(model):
     def run(model, images, regions):
-        x = model.backbone(regions, train=False, first="conv5_x")["conv5_x"]
-        return *model.first_stage(images, train=False), *model.head(x.mean((1, 2)))
+        found = model.judged([regions[None]], train=False)
+        return *model.first_stage(images, train=False), *found
 
     return functools.partial(model.apply, method=run)
 
@@ -134,8 +134,8 @@ def _run_twin(net, image, regions):
         x,
         scores.reshape(1, -1),
         codes.reshape(1, -1, 4),
-        second[0].numpy(),
-        second[1].numpy().reshape(REGIONS, -1, 4),
+        second[0].numpy()[None],
+        second[1].numpy().reshape(1, REGIONS, -1, 4),
     )
 
 
