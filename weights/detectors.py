@@ -50,7 +50,10 @@ def export_run(run, checkpoint, form, folder):
     opened = detectors.open_run(run, checkpoint)
     sides = np.max(opened.preprocessing.view.buckets, 0).tolist()
     shape = (*sides, opened.channels)
-    return opened, shape, *export(opened, shape, form, folder)
+    path, said = export(opened, shape, form, folder)
+    if form == "stablehlo" and opened.preprocessing.view.test_scales:
+        said += "; it sees one scale, not those of detection.test_scales"
+    return opened, shape, path, said
 
 
 def export(opened, shape, form, folder):
