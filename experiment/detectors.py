@@ -8,6 +8,7 @@ import jax
 from absl import logging
 from jax.sharding import NamedSharding, PartitionSpec
 
+import models
 from data_source import DataError
 from detection import (
     evaluator,
@@ -234,15 +235,27 @@ def with_proposals(config, split, mesh, *, training=False):
 
     Raises:
       ConfigError: that run has no trained region proposal network.
+      DataError: it sees images of other channels.
     """
     run = workdir.Workdir(config.detection.proposals)
-    if untrained(run.config()) == "rpn":
+    other = run.config()
+    if not models.is_detector(other.model.name) or untrained(other) == "rpn":
         raise ConfigError(
-            f"config.detection.proposals = {str(run)!r}: its region proposal network "
-            "was not trained; name the run of the step before"
+            f"config.detection.proposals = {str(run)!r}: it has no region proposal "
+            "network that was trained; name the run of the step before"
         )
     proposals.check(run)
+    if other.dataset.name != config.dataset.name:
+        trained.say(
+            f"note: the proposals are of a network that learnt from "
+            f"{other.dataset.name!r}, not from {config.dataset.name!r}"
+        )
     opened = open_run(run, split=split)
+    if opened.channels != split.channels:
+        raise DataError(
+            f"{run} sees images of {opened.channels} channels, and {split.name} has "
+            f"{split.channels}"
+        )
     return proposals.added(split, run, opened, mesh, training=training)
 
 

@@ -2,6 +2,7 @@
 
 import re
 
+import detector_runs
 import numpy as np
 import pytest
 import runs
@@ -9,6 +10,7 @@ import tiny_datasets
 from tiny_datasets import box, write_voc
 
 from configs import faster_rcnn
+from data_source import DataError
 from detection import inputs
 from errors import ConfigError, UserError
 from experiment import build, checks, data_report, detectors, tasks, workdir
@@ -151,14 +153,29 @@ def test_a_stage_that_is_not_trained_is_known(stage, start, layers, part, tmp_pa
     with pytest.raises(UserError, match=message):
         detectors.open_run(run)
     if part == "rpn":
-        with pytest.raises(ConfigError, match=f"{run}.*network was not trained"):
-            detectors.with_proposals(
-                runs.small_detector(
-                    detection__stage="fast_rcnn", detection__proposals=str(run)
-                ),
-                None,
-                None,
-            )
+        with pytest.raises(ConfigError, match=f"{run}.*no region proposal network"):
+            detectors.with_proposals(proposing(run), None, None)
+
+
+def proposing(run):
+    stage = {"detection__stage": "fast_rcnn", "detection__proposals": str(run)}
+    return runs.small_detector(**stage)
+
+
+def test_proposals_are_of_a_detector_for_such_images(voc, tmp_path, capsys):
+    classifier = workdir.Workdir(tmp_path / "classifier")
+    classifier.create(runs.small_config())
+    with pytest.raises(ConfigError, match=f"{classifier}.*no region proposal network"):
+        detectors.with_proposals(proposing(classifier), None, None)
+    run = detector_runs.make(tmp_path / "run")
+    run.write_json("result.json", {"step": 4, "of": 4})
+    split = detectors.open_split(config_of(voc), "train")
+    config = proposing(run).unlock()
+    config.dataset.name = split.name
+    with pytest.raises(DataError, match=f"{run} sees images of 1 channels, and voc:"):
+        detectors.with_proposals(config, split, None)
+    note = f"a network that learnt from 'digits', not from {split.name!r}"
+    assert note in capsys.readouterr().out
 
 
 # A folder of photographs with boxes.
