@@ -158,7 +158,8 @@ class Detector:
         view, group = bucket(self._view, (height, width))
         shown, arrays = view.test(image, None, group)
         size = arrays["image_size"]
-        batch = {"image": shown[None], "image_size": size[None]}
+        arrays["image"] = shown
+        batch = {name: arrays[name][None] for name in view.tested}
         found = jax.device_get(self._step(self._variables, batch))
         found = there(jax.tree.map(lambda x: x[0], found))
         scale = np.tile([width / size[1], height / size[0]], 2)

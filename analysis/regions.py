@@ -111,7 +111,7 @@ class Network:
             rois, there, scores = model.scored_proposals(
                 logits, deltas, x.shape[1:3], sizes, train=False
             )
-            found = model.second_stage(x, rois, train=False)
+            found = model.second_stage([(x, sizes)], rois, sizes, train=False)
             found = model.detections(rois, there, *found, sizes)
             return rois, there, jax.nn.sigmoid(scores), found
 

@@ -1,6 +1,7 @@
 """Times the parts of a training step of Faster R-CNN, the large ones beside PyTorch.
 
     python -m benchmarks.detection_step [--rows=digits,photograph] [--rounds=5]
+    python -m benchmarks.detection_step --device=gpu
 
     trunk       conv1 to conv4_x and the RPN on the images, with gradients
     proposals   decoding, NMS, and the samples of both stages
@@ -122,12 +123,9 @@ def our_parts(row):
 
     def call_targets(found):
         bound = model.bind(variables)
-        targets = functools.partial(
-            task._targets, bound.anchor_boxes(shape), bound.box_weights
-        )
         keys = jax.random.split(jax.random.key(0), len(images))
-        there = bound.anchors_there(shape, sizes)
-        return jax.vmap(targets)(keys, batch, there, *found)
+        on_anchors = task._on_anchors(bound, shape, batch, keys)
+        return on_anchors, task._on_rois(bound, batch, keys, found)
 
     _, (_, sampled) = proposals(logits, deltas)
     pool = models.faster_rcnn.POOLINGS[model.pooling]
@@ -142,7 +140,9 @@ def our_parts(row):
 
     @compiled
     def second(params, x):
-        both = lambda p, x: total(call("second_stage", p, x, sampled.rois))  # noqa: E731
+        def both(p, x):
+            return total(call("second_stage", p, [(x, sizes)], sampled.rois, sizes))
+
         return jax.grad(both, (0, 1))(params, x)
 
     step = compiled(train_step.make_train_step(task, tx))
@@ -161,31 +161,35 @@ def _wait(call):
         jax.block_until_ready(call())
 
 
-def torch_parts(row):
-    """Returns {part: a function} of PyTorch's; {} if it is not installed."""
+def torch_parts(row, device):
+    """Returns {part: a function} of PyTorch's; {} if it cannot run on the device."""
+    device = {"gpu": "cuda"}.get(device, device)
     try:
         import torch
 
         library = twins.torchvision_models()
-    except ImportError as error:
+        network = getattr(library, f"resnet{row.depth}")().to(device).train()
+    except (ImportError, RuntimeError, AssertionError) as error:
         print(f"no PyTorch: {error}", file=sys.stderr)
         return {}
-    network = getattr(library, f"resnet{row.depth}")()
-    network = network.to(memory_format=torch.channels_last).train()
+    network = network.to(memory_format=torch.channels_last)
     stem = network.conv1, network.bn1, network.relu, network.maxpool
     trunk = torch.nn.Sequential(*stem, network.layer1, network.layer2, network.layer3)
     count, height, width, channels = row.images
-    images = torch.randn(count, channels, height, width)
+    images = torch.randn(count, channels, height, width, device=device)
     images = images.to(memory_format=torch.channels_last)
     maps = trunk(images)
     side = row.fields.get("pool_size", 14)
-    regions = torch.randn(count * row.regions, maps.shape[1], side, side)
+    shape = count * row.regions, maps.shape[1], side, side
+    regions = torch.randn(shape, device=device)
     regions = regions.to(memory_format=torch.channels_last).requires_grad_()
 
     def run(part, inputs):
         network.zero_grad()
         inputs.grad = None
         part(inputs).sum().backward()
+        if device == "cuda":
+            torch.cuda.synchronize()
 
     return {
         "trunk": functools.partial(run, trunk, images),
@@ -193,10 +197,10 @@ def torch_parts(row):
     }
 
 
-def measure(row, rounds):
+def measure(row, rounds, device="cpu"):
     """Returns the medians, {(contestant, part): milliseconds}."""
     calls = {("ours", name): call for name, call in our_parts(row).items()}
-    calls |= {("torch", name): call for name, call in torch_parts(row).items()}
+    calls |= {("torch", name): call for name, call in torch_parts(row, device).items()}
     times = {key: [] for key in calls}
     for number in range(rounds + 1):
         for key, call in calls.items():
@@ -211,11 +215,15 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", default=",".join(ROWS))
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", choices=["cpu", "gpu"], default="cpu")
     options = parser.parse_args()
+    if jax.default_backend() != options.device:
+        parser.error(f"--device={options.device}: JAX runs on {jax.default_backend()}")
+    print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}\n")
     print("| row | part | here, ms | PyTorch, ms |")
     print("|---|---|---:|---:|")
     for name in options.rows.split(","):
-        found = measure(ROWS[name], options.rounds)
+        found = measure(ROWS[name], options.rounds, options.device)
         parts = [part for who, part in found if who == "ours"]
         for part in parts:
             other = found.get(("torch", part.split(" ")[-1]))

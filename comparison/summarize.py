@@ -64,7 +64,8 @@ class DetectorSummary:
     """A detector's layers in calling order.
 
     Those of the second stage have the counts of one region, whose sums are `region`;
-    the sums of the others are `image`. An image has `regions` of them in testing.
+    the sums of the others are `image`. An image has `regions` of them in testing, of
+    which context makes one more.
     """
 
     title: str
@@ -147,7 +148,7 @@ def _detector(config):
         tuple(rows),
         _totals([row for row in rows if not row.regional]),
         _totals([row for row in rows if row.regional]),
-        model.post_nms[1],
+        model.post_nms[1] + model.context,
     )
 
 

@@ -137,6 +137,10 @@ def get_config():
     # How boxes lie in a file that EXIF turns by 180 degrees or that is square:
     # as in the "upright" image or as "stored".
     config.detection.unclear = "upright"
+    # What is trained: both stages, "joint", or one alone, "rpn" or "fast_rcnn".
+    config.detection.stage = "joint"
+    # For "fast_rcnn", the run whose network proposes regions.
+    config.detection.proposals = ""
     config.detection.rpn_batch = 256  # anchors sampled from an image ...
     config.detection.rpn_fg = 0.5  # ... and the largest share of positives
     config.detection.rpn_iou = (0.7, 0.3)  # least of positives, limit of negatives
@@ -149,6 +153,8 @@ def get_config():
     config.detection.box_beta = 1.0  # as rpn_beta, for the second stage
     config.detection.spare_crowds = False  # no negatives inside crowds
     config.detection.metric = "voc07"  # "voc" (2010) or "coco"
+    # Short sides at which tests see regions, each at two; (): short_side.
+    config.detection.test_scales = ()
 
     config.loss = ConfigDict()
     # Or "binary_cross_entropy" with sigmoids, or LeNet-5's "map" and "ml".

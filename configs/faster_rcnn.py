@@ -13,6 +13,9 @@
                     --config.dataset.name=voc:PATH. Its sides and anchors are for the
                     blood cells of BCCD, 640x480 pixels.
 
+:digits_step1 to :digits_step4, and :paper_step1 to :paper_step4, are the four steps of
+the alternating training (Ren et al., Section 3.2). docs/detection.md has the commands.
+
 docs/detection.md has what :digits reaches; the others have not been run to their end.
 The first three need the weights of a ResNet classifier in config.init_from, whose batch
 normalisation stays as it is. The paper's ResNet has its strides on the 1x1
@@ -21,7 +24,8 @@ convolutions, torchvision's on the 3x3: config.model.fields.stride_on says which
 :paper and :coco differ from the papers in two ways. Both stages train at once
 (detection/objective.py), where the paper alternates in four steps. The paper gives no
 schedule for VOC 07+12; these are 80,000 and 30,000 steps of two images, as common
-repetitions have it. :coco has the papers' 240,000 and 80,000 steps of eight images.
+repetitions have it, and in the four steps those of Ren et al. for VOC 2007. :coco has
+the papers' 240,000 and 80,000 steps of eight images.
 """
 
 from configs import datasets, default
@@ -39,14 +43,20 @@ def get_config(variant="paper"):
         "digits": _digits,
         "bccd": _bccd,
     }
-    if variant not in recipes:
+    steps = {f"{name}_step{n}": (name, n) for name in ALTERNATED for n in STEPS}
+    name, step = steps.get(variant, (variant, 0))
+    if name not in recipes:
         raise ValueError(
-            f"configs/faster_rcnn.py has no {variant!r}; it has {list(recipes)}"
+            f"configs/faster_rcnn.py has no {variant!r}; it has {[*recipes, *steps]}"
         )
     config.model.name = "faster_rcnn"
     config.augment.flip = True
     config.eval.batch_size = 8
-    recipes[variant](config)
+    recipes[name](config)
+    if step:
+        STEPS[step](config)
+    if step and name == "paper":
+        _voc_2007_schedule(config)
     return config
 
 
@@ -175,3 +185,48 @@ def _bccd(config):
     config.detection.roi_batch = 64
     config.eval.every_epochs = 5.0
     config.eval.batch_size = 8
+
+
+def _rpn(config):
+    """Step 1, from a classifier: the region proposal network."""
+    config.detection.stage = "rpn"
+
+
+def _fast_rcnn(config):
+    """Step 2, from a classifier: the second stage, on the proposals of step 1."""
+    config.detection.stage = "fast_rcnn"
+
+
+def _rpn_again(config):
+    """Step 3, from step 2: the layers that only the region proposal network has."""
+    _rpn(config)
+    _fix(config, "^(backbone|head)/")
+
+
+def _fast_rcnn_again(config):
+    """Step 4, from step 3: the layers that only the second stage has."""
+    _fast_rcnn(config)
+    _fix(config, "^(rpn/|backbone/(?!conv5_))")
+
+
+def _fix(config, layers):
+    """Starts from a whole detector, and keeps these layers and all statistics."""
+    config.init_layers = ()
+    config.model.frozen_statistics = True
+    config.model.fields.frozen_until = "conv4_x"
+    config.optimizer.rate_factors = ((layers, 0.0), *config.optimizer.rate_factors)
+
+
+def _voc_2007_schedule(config):
+    """60,000 and 20,000 steps of one image, or 30,000 and 10,000 of two."""
+    rpn = config.detection.stage == "rpn"
+    config.batch_size = 1 if rpn else 2
+    config.num_steps = 80_000 if rpn else 40_000
+    config.optimizer.accumulate = 1
+    config.schedule.boundaries = (60_000 / VOC_07_12,)
+    config.detection.roi_batch = 64
+
+
+# The four-step alternating training of Section 3.2.
+STEPS = {1: _rpn, 2: _fast_rcnn, 3: _rpn_again, 4: _fast_rcnn_again}
+ALTERNATED = "digits", "paper"

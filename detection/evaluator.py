@@ -61,8 +61,9 @@ class Detection:
 
     Args:
       step: a jitted function of (variables, {"image": uint8 [B, H, W, C], "image_size":
-        int32 [B, 2]}) that returns boxes [B, D, 4] in pixels of `image`, scores [B, D],
-        labels int32 [B, D] and there bool [B, D], as attributes of a NamedTuple.
+        int32 [B, 2], and whatever else `view.tested` names}) that returns boxes
+        [B, D, 4] in pixels of `image`, scores [B, D], labels int32 [B, D] and there
+        bool [B, D], as attributes of a NamedTuple.
       view: a `views.View`.
       batch_size: images per step over all hosts, which is rounded up to a multiple of
         the devices.
@@ -85,7 +86,7 @@ class Detection:
     def __post_init__(self):
         if self.rule not in RULES:
             raise ValueError(f"metric {self.rule!r} is none of {', '.join(RULES)}")
-        if not any(_counted(one, self.rule).any() for one in self.split.objects):
+        if not any(counted(one, self.rule).any() for one in self.split.objects):
             raise DataError(
                 f"{self.split.name}, {self.split.split}: the split has no objects that "
                 "count, so there is nothing to evaluate"
@@ -99,7 +100,11 @@ class Detection:
           Interrupted: `stop()`, which is called between batches, returned true.
           DataError: an image cannot be read.
         """
-        return score(self.split, self.detections(variables, stop), self.rule)
+        return self.score(self.detections(variables, stop))
+
+    def score(self, detections):
+        """Returns the `Result` of a `metrics.Detections` for each image."""
+        return score(self.split, detections, self.rule)
 
     def detections(self, variables, stop=lambda: False):
         """Returns a `metrics.Detections` for each image, in pixels of the upright file.
@@ -120,7 +125,7 @@ class Detection:
         ):
             if stop():
                 raise evaluator.Interrupted
-            names = "image", "image_size", "index", "mask", "readable"
+            names = *self.view.tested, "index", "mask", "readable"
             sent = {name: input_pipeline.put(batch[name], sharding) for name in names}
             seen = {name: sent.pop(name) for name in ("index", "mask", "readable")}
             with ops.for_mesh(self.mesh):
@@ -168,10 +173,10 @@ def score(split, detections, rule):
         aps = [one.ap for one in curves(split, detections, rule)]
         mean = 100 * float(np.nanmean(aps))
         numbers = {"mAP": mean, "AP50": mean}
-    counted = [truth.labels[_counted(truth, rule)] for truth in truths]
+    labels = [truth.labels[counted(truth, rule)] for truth in truths]
     objects, found = (
-        np.bincount(np.concatenate(labels), minlength=classes).tolist()
-        for labels in (counted, [one.labels for one in detections])
+        np.bincount(np.concatenate(each), minlength=classes).tolist()
+        for each in (labels, [one.labels for one in detections])
     )
     rows = zip(split.label_names, aps, objects, found, strict=True)
     scores = tuple(ClassScore(name, 100 * float(ap), *n) for name, ap, *n in rows)
@@ -199,7 +204,8 @@ def curves(split, detections, rule="voc"):
     return metrics.voc(truths, detections, split.num_classes, eleven_points=eleven)
 
 
-def _counted(objects, rule):
+def counted(objects, rule):
+    """Says [N] which objects count by a rule of average precision."""
     return ~objects.crowd & ((rule == "coco") | ~objects.difficult)
 
 

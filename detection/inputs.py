@@ -31,6 +31,30 @@ class Preprocessing:
         """The function: a batch of the view's arrays -> the network's input."""
         return functools.partial(network_input, mean=self.mean, std=self.std)
 
+    def seen(self, batch):
+        """Returns what a call of the network takes of a batch, but for `train`.
+
+        It is the input and its sizes, those at each scale of the test, and the
+        proposals of another network, if there are any.
+        """
+        scaled = tuple(
+            None if names[0] == "image" else self._at(batch, *names)
+            for names in self.view.scales
+        )
+        proposals = None
+        if self.view.max_proposals:
+            proposals = batch["proposals"], batch["proposed"]
+        return *self._at(batch, "image", "image_size"), scaled, proposals
+
+    def for_split(self, split):
+        """A copy with room for the proposals of the split's images, if it has any."""
+        view = dataclasses.replace(self.view, max_proposals=split.most_proposals)
+        return dataclasses.replace(self, view=view)
+
+    def _at(self, batch, image, size):
+        scale = {"image": batch[image], "image_size": batch[size]}
+        return self.network_input(scale), batch[size]
+
     def as_dict(self):
         """Returns the fields for preprocessing.json."""
         return dataclasses.asdict(self.view) | {

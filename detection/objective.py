@@ -1,9 +1,9 @@
 """What training a detector minimises, with the interface of training/objective.py.
 
-Both stages of Faster R-CNN train together on the proposals of the moment, through whose
-boxes no gradient goes: the approximate joint training of
-https://arxiv.org/abs/1506.01497, Section 3.2, where the paper alternates between the
-stages. The four losses have equal weights.
+In `Detection` both stages of Faster R-CNN train together on the proposals of the
+moment, through whose boxes no gradient goes: the approximate joint training of
+https://arxiv.org/abs/1506.01497, Section 3.2. The four losses have equal weights.
+`Proposals` and `FastRCNN` train one stage each, as the four steps of that section do.
 """
 
 import dataclasses
@@ -22,6 +22,8 @@ from transforms.preprocessing import example_keys
 # Class and box loss of the first stage and of the second, each a sum over images.
 LOSSES = "rpn_class", "rpn_box", "class", "box"
 COUNTS = "positives", "anchors", "foreground", "regions"
+# What adds up over images, by stage.
+SUMS = {"rpn": (LOSSES[:2], COUNTS[:2]), "regions": (LOSSES[2:], COUNTS[2:])}
 OBJECTS = "boxes", "labels", "real", "crowd"
 SAMPLES = 2**31 - 3  # a random stream apart from those of an example's augmentation
 
@@ -66,6 +68,7 @@ class Detection:
     spare_crowds: bool = False
 
     keys = "image", "image_size", *OBJECTS, "index", "epoch"
+    stages = "rpn", "regions"
 
     def __call__(self, variables, batch, seed, key):
         del key  # is of the step: a sample depends on the example alone
@@ -95,82 +98,137 @@ class Detection:
         x, logits, deltas = model.first_stage(self.prepare(batch), sizes, train=True)
         shape = x.shape[1:3]
         proposals = model.proposals(logits, deltas, shape, sizes, train=True)
-        targets = functools.partial(
-            self._targets, model.anchor_boxes(shape), model.box_weights
-        )
-        there = model.anchors_there(shape, sizes)
-        return x, logits, deltas, *jax.vmap(targets)(keys, batch, there, *proposals)
+        on_anchors = self._on_anchors(model, shape, batch, keys)
+        on_rois = self._on_rois(model, batch, keys, proposals)
+        return x, logits, deltas, on_anchors, on_rois
 
     def _run(self, model, batch, keys):
         """Returns the losses [B] and the sums, from inside the network's `apply`."""
         x, logits, deltas, on_anchors, on_rois = self._first(model, batch, keys)
-        rpn_losses = functools.partial(losses.rpn_losses, beta=self.rpn_beta)
-        found = jax.vmap(rpn_losses)(logits, deltas, on_anchors)
-        logits, deltas = model.second_stage(x, on_rois.rois, train=True)
-        roi_losses = functools.partial(losses.roi_losses, beta=self.box_beta)
-        found += jax.vmap(roi_losses)(logits, deltas, on_rois)
-        counted = {
-            "positives": on_anchors.positive,
-            "anchors": on_anchors.sampled,
-            "foreground": on_rois.classes > 0,
-            "regions": on_rois.sampled,
-        }
-        sums = {name: x.sum() for name, x in zip(LOSSES, found, strict=True)}
-        sums |= {name: x.sum(dtype=jnp.int32) for name, x in counted.items()}
-        return sum(found), sums
+        first = self._of_anchors(logits, deltas, on_anchors)
+        return _summed(first | self._of_rois(model, x, batch, on_rois))
 
-    def _targets(self, anchors, weights, key, example, there, proposals, kept):
-        """Samples the anchors and the regions of one image."""
-        found, labels, real, crowd = (example[name] for name in OBJECTS)
-        anchor_key, roi_key = jax.random.split(jax.random.fold_in(key, SAMPLES))
-        spared = [None, None]
-        if self.spare_crowds:
-            spared = [inside_crowd(x, found, crowd) for x in (anchors, proposals)]
-        if self.only_inside:
-            there &= boxes.inside(anchors, example["image_size"])
-        on_anchors = anchor_targets(
-            anchor_key,
-            anchors,
-            found,
-            real,
-            there,
-            spared[0],
-            size=self.rpn_batch,
-            most_positive=round(self.rpn_batch * self.rpn_fg),
-            overlaps=self.rpn_iou,
-        )
-        on_rois = roi_targets(
-            roi_key,
-            proposals,
-            kept,
-            found,
-            labels,
-            real,
-            spared[1],
-            size=self.roi_batch,
-            most_positive=round(self.roi_batch * self.roi_fg),
-            foreground=self.roi_iou,
-            background=self.roi_background,
-            weights=weights,
-        )
-        return on_anchors, on_rois
+    def _of_anchors(self, logits, deltas, targets):
+        """Returns the first stage's losses [B], and what counts in its samples."""
+        each = functools.partial(losses.rpn_losses, beta=self.rpn_beta)
+        found = jax.vmap(each)(logits, deltas, targets)
+        counted = {"positives": targets.positive, "anchors": targets.sampled}
+        return dict(zip(LOSSES[:2], found, strict=True)) | counted
 
-    @staticmethod
-    def zero_sums():
-        return {name: jnp.zeros(()) for name in LOSSES} | {
-            name: jnp.zeros((), jnp.int32) for name in COUNTS
-        }
+    def _of_rois(self, model, x, batch, targets):
+        """Returns the second stage's losses [B], and what counts in its samples."""
+        sizes = batch["image_size"]
+        found = model.second_stage([(x, sizes)], targets.rois, sizes, train=True)
+        each = functools.partial(losses.roi_losses, beta=self.box_beta)
+        found = jax.vmap(each)(*found, targets)
+        counted = {"foreground": targets.classes > 0, "regions": targets.sampled}
+        return dict(zip(LOSSES[2:], found, strict=True)) | counted
 
-    @staticmethod
-    def scalars(sums, images):
+    def _on_anchors(self, model, shape, batch, keys):
+        """Samples the anchors of each image."""
+        anchors = model.anchor_boxes(shape)
+
+        def sample(key, example, there):
+            found, _, real, crowd = (example[name] for name in OBJECTS)
+            if self.only_inside:
+                there &= boxes.inside(anchors, example["image_size"])
+            return anchor_targets(
+                _keys(key)[0],
+                anchors,
+                found,
+                real,
+                there,
+                inside_crowd(anchors, found, crowd) if self.spare_crowds else None,
+                size=self.rpn_batch,
+                most_positive=round(self.rpn_batch * self.rpn_fg),
+                overlaps=self.rpn_iou,
+            )
+
+        there = model.anchors_there(shape, batch["image_size"])
+        return jax.vmap(sample)(keys, batch, there)
+
+    def _on_rois(self, model, batch, keys, proposals):
+        """Samples the regions of each image among proposals [B, N, 4], bool [B, N]."""
+
+        def sample(key, example, proposals, there):
+            found, labels, real, crowd = (example[name] for name in OBJECTS)
+            return roi_targets(
+                _keys(key)[1],
+                proposals,
+                there,
+                found,
+                labels,
+                real,
+                inside_crowd(proposals, found, crowd) if self.spare_crowds else None,
+                size=self.roi_batch,
+                most_positive=round(self.roi_batch * self.roi_fg),
+                foreground=self.roi_iou,
+                background=self.roi_background,
+                weights=model.box_weights,
+            )
+
+        return jax.vmap(sample)(keys, batch, *proposals)
+
+    def zero_sums(self):
+        zeros = {}
+        for names, counts in map(SUMS.get, self.stages):
+            zeros |= {name: jnp.zeros(()) for name in names}
+            zeros |= {name: jnp.zeros((), jnp.int32) for name in counts}
+        return zeros
+
+    def scalars(self, sums, images):
         """The mean of each loss, and the shares of positives in percent."""
-        means = {f"train/{name}_loss": sums[name] / images for name in LOSSES}
-        return means | {
-            f"train/{part}": 100.0 * sums[part] / max(sums[whole], 1)
-            for part, whole in (("positives", "anchors"), ("foreground", "regions"))
-        }
+        found = {}
+        for names, (part, whole) in map(SUMS.get, self.stages):
+            found |= {f"train/{name}_loss": sums[name] / images for name in names}
+            found[f"train/{part}"] = 100.0 * sums[part] / max(sums[whole], 1)
+        return found
 
-    @staticmethod
-    def progress(scalars):
-        values = (scalars[f"train/{name}_loss"] for name in LOSSES)
-        return "rpn {:.4f} + {:.4f}, regions {:.4f} + {:.4f}".format(*values)
+    def progress(self, scalars):
+        found = {
+            s: [scalars[f"train/{n}_loss"] for n in SUMS[s][0]] for s in self.stages
+        }
+        return ", ".join(f"{s} {a:.4f} + {b:.4f}" for s, (a, b) in found.items())
+
+
+class Proposals(Detection):
+    """Trains the region proposal network alone: steps 1 and 3 of the alternation."""
+
+    stages = ("rpn",)
+
+    def _run(self, model, batch, keys):
+        sizes = batch["image_size"]
+        x, logits, deltas = model.first_stage(self.prepare(batch), sizes, train=True)
+        on_anchors = self._on_anchors(model, x.shape[1:3], batch, keys)
+        return _summed(self._of_anchors(logits, deltas, on_anchors))
+
+
+class FastRCNN(Detection):
+    """Trains the second stage on the batch's own proposals: steps 2 and 4."""
+
+    keys = *Detection.keys, "proposals", "proposed"
+    stages = ("regions",)
+
+    def _run(self, model, batch, keys):
+        proposals = batch["proposals"], batch["proposed"]
+        x = model.trunk(self.prepare(batch), batch["image_size"], train=True)
+        on_rois = self._on_rois(model, batch, keys, proposals)
+        return _summed(self._of_rois(model, x, batch, on_rois))
+
+
+# By config.detection.stage.
+STAGES = {"joint": Detection, "rpn": Proposals, "fast_rcnn": FastRCNN}
+
+
+def _keys(key):
+    """Returns the keys of an example's anchors and of its regions."""
+    return jax.random.split(jax.random.fold_in(key, SAMPLES))
+
+
+def _summed(found):
+    """Returns the losses [B] of images, and the sums of all that was found."""
+    sums = {
+        name: x.sum() if name in LOSSES else x.sum(dtype=jnp.int32)
+        for name, x in found.items()
+    }
+    return sum(x for name, x in found.items() if name in LOSSES), sums

@@ -7,6 +7,7 @@ box that reaches beyond its image is cut. `Damage` counts both and names the fil
 """
 
 import dataclasses
+import functools
 import math
 from typing import NamedTuple
 
@@ -38,6 +39,7 @@ class Objects:
       crowd: bool [N], COCO's regions of many objects.
       area: float64 [N] in square pixels; COCO gives that of the object's outline.
       id: int64 [N], the objects' numbers in the file, or from 1.
+      proposals: float32 [M, 4], what another network proposes in the upright image.
     """
 
     name: str
@@ -49,6 +51,9 @@ class Objects:
     crowd: np.ndarray
     area: np.ndarray
     id: np.ndarray
+    proposals: np.ndarray = dataclasses.field(
+        default_factory=functools.partial(np.zeros, (0, 4), np.float32)
+    )
 
     def __len__(self):
         return len(self.labels)

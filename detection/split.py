@@ -67,6 +67,11 @@ class Split:
         """The largest number of objects in an image, at least 1."""
         return max(1, *map(len, self.objects))
 
+    @property
+    def most_proposals(self):
+        """The largest number of proposals in an image; 0 where no image has any."""
+        return max(len(objects.proposals) for objects in self.objects)
+
     def class_counts(self):
         """Returns the objects per class, int [K]."""
         labels = np.concatenate([objects.labels for objects in self.objects])

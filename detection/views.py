@@ -11,6 +11,13 @@ has images of one bucket. The arrays of an example are
     real        bool [G], the boxes that can be matched: neither padding nor crowd, nor
                 difficult unless the view says so
     crowd       bool [G]
+
+Where the objects have proposals (records.py), there are also
+
+    proposals   float32 [M, 4] in pixels of `image`; M is max_proposals
+    proposed    bool [M], those that are not padding
+
+and a test at several scales has image_S and image_size_S of each other short side S.
 """
 
 import dataclasses
@@ -35,6 +42,11 @@ def resized_size(size, short_side, long_side):
     if round(scale * max(size)) > long_side:
         scale = long_side / max(size)
     return tuple(max(1, round(scale * side)) for side in size)
+
+
+def names_at(short_side):
+    """Returns the names of the image and its size at another scale of a test."""
+    return f"image_{short_side}", f"image_size_{short_side}"
 
 
 def fitting_buckets(sizes, short_side, long_side):
@@ -69,6 +81,8 @@ class View:
       flip, flip_vertical: training mirrors every second image left to right, or top to
         bottom.
       use_difficult: whether difficult objects can be matched.
+      max_proposals: the number M of proposals, with padding; 0 means there are none.
+      test_scales: the short sides at which a test sees regions; () means short_side.
     """
 
     buckets: tuple
@@ -80,6 +94,21 @@ class View:
     flip_vertical: bool = False
     use_difficult: bool = False
     interpolation: str = "bilinear"
+    max_proposals: int = 0
+    test_scales: tuple = ()
+
+    @property
+    def scales(self):
+        """The names of image and size at each scale at which a test sees regions."""
+        own = {self.short_side: ("image", "image_size")}
+        sides = self.test_scales or own
+        return tuple(own.get(side) or names_at(side) for side in sides)
+
+    @property
+    def tested(self):
+        """The names of the arrays that the network sees in a test."""
+        names = dict.fromkeys(("image", "image_size", *sum(self.scales, ())))
+        return *names, *(("proposals", "proposed") if self.max_proposals else ())
 
     def groups(self, split):
         """Returns the bucket of each image of a split, int [N], from 0.
@@ -116,34 +145,45 @@ class View:
         """
         short_side = rng.choice(self.train_short_sides or (self.short_side,))
         flips = (rng.random(2) < 0.5) & [self.flip, self.flip_vertical]
-        size = self._size(image, int(short_side), group)
+        bucket = self.buckets[group]
+        size = _fitted(image, int(short_side), self.long_side, bucket)
         resized = self._resized(image, size, resizing.resize_fast)
-        boxes = _scaled(objects.boxes, image.shape, size)
+        boxes = _scaled(self._boxes(objects), image.shape, size)
         if flips[0]:
             resized, boxes[:, [0, 2]] = resized[:, ::-1], size[1] - boxes[:, [2, 0]]
         if flips[1]:
             resized, boxes[:, [1, 3]] = resized[::-1], size[0] - boxes[:, [3, 1]]
-        return self._bucketed(resized, group), self._arrays(objects, boxes, size)
+        return _bucketed(resized, bucket), self._arrays(objects, boxes, size)
 
     def test(self, image, objects, group):
         """Works as `train` without random changes; `objects` is None if unreadable.
 
-        A further array `readable`, bool [], says which.
+        A further array `readable`, bool [], says which. At another scale, the limit of
+        the long side and the bucket grow with the short side.
         """
-        size = self._size(image, self.short_side, group)
-        resized = self._resized(image, size, resizing.resize)
+        shown, size = self._shown(image, self.short_side, self.buckets[group])
         boxes = np.zeros((0, 4), np.float32)
         if objects is not None:
-            boxes = _scaled(objects.boxes, image.shape, size)
+            boxes = _scaled(self._boxes(objects), image.shape, size)
         arrays = self._arrays(objects, boxes, size)
         arrays["readable"] = np.bool_(objects is not None)
-        return self._bucketed(resized, group), arrays
+        for side in {*self.test_scales} - {self.short_side}:
+            bucket = grown(self.buckets[group], side, self.short_side)
+            arrays |= zip(names_at(side), self._shown(image, side, bucket), strict=True)
+        return shown, arrays
 
-    def _size(self, image, short_side, group):
-        size = resized_size(image.shape[:2], short_side, self.long_side)
-        rows, columns = self.buckets[group]
-        shrink = min(1, rows / size[0], columns / size[1])
-        return tuple(max(1, int(shrink * side)) for side in size)
+    def _shown(self, image, short_side, bucket):
+        """Returns the image at a scale of a test, in its bucket, and its size there."""
+        long_side = self.long_side * short_side / self.short_side
+        size = _fitted(image, short_side, long_side, bucket)
+        resized = self._resized(image, size, resizing.resize)
+        return _bucketed(resized, bucket), np.array(size, np.int32)
+
+    def _boxes(self, objects):
+        """Returns the boxes of objects, and below them their proposals, if any."""
+        if not self.max_proposals:
+            return objects.boxes
+        return np.concatenate([objects.boxes, objects.proposals])
 
     def _resized(self, image, size, resize):
         pixels = image[:, :]
@@ -151,13 +191,9 @@ class View:
             return pixels
         return resize(pixels, *size, self.interpolation)
 
-    def _bucketed(self, image, group):
-        found = np.zeros((*self.buckets[group], image.shape[-1]), np.uint8)
-        found[: image.shape[0], : image.shape[1]] = image
-        return found
-
     def _arrays(self, objects, boxes, size):
-        count = len(boxes)
+        count = 0 if objects is None else len(objects)
+        boxes, proposals = boxes[:count], boxes[count:]
         arrays = {
             "image_size": np.array(size, np.int32),
             "boxes": np.zeros((self.max_boxes, 4), np.float32),
@@ -169,7 +205,29 @@ class View:
             real = ~objects.crowd & (self.use_difficult | ~objects.difficult)
             arrays["boxes"][:count], arrays["labels"][:count] = boxes, objects.labels
             arrays["real"][:count], arrays["crowd"][:count] = real, objects.crowd
+        if self.max_proposals:
+            padding = self.max_proposals - len(proposals)
+            arrays["proposals"] = np.pad(proposals, ((0, padding), (0, 0)))
+            arrays["proposed"] = np.arange(self.max_proposals) < len(proposals)
         return arrays
+
+
+def grown(bucket, short_side, own):
+    """Returns the bucket for images at `short_side` that `bucket` holds at `own`."""
+    return tuple(STRIDE * -(-side * short_side // (own * STRIDE)) for side in bucket)
+
+
+def _fitted(image, short_side, long_side, bucket):
+    """Returns `resized_size`, shrunk if the bucket cannot hold it."""
+    size = resized_size(image.shape[:2], short_side, long_side)
+    shrink = min(1, bucket[0] / size[0], bucket[1] / size[1])
+    return tuple(max(1, int(shrink * side)) for side in size)
+
+
+def _bucketed(image, bucket):
+    found = np.zeros((*bucket, image.shape[-1]), np.uint8)
+    found[: image.shape[0], : image.shape[1]] = image
+    return found
 
 
 def _scaled(boxes, shape, size):
@@ -186,7 +244,8 @@ def make_view(splits, *, buckets=(), known=(), max_boxes=0, **fields):
       max_boxes: 0 means the largest number of objects in an image.
     """
     most = max(split.most_objects for split in splits)
-    view = View(tuple(buckets), max_boxes or most, **fields)
+    proposals = max(split.most_proposals for split in splits)
+    view = View(tuple(buckets), max_boxes or most, max_proposals=proposals, **fields)
     if not buckets:
         sizes = {one.size for split in splits for one in split.objects}
         sides = max(view.short_side, *view.train_short_sides, 0), view.long_side

@@ -21,7 +21,7 @@ SHORT = {
 }
 # What decides the result with moving averages of batch normalisation, and with those of
 # the population, which take a pass over the training batches.
-DECIDES = ("dataset.", "eval.", "loss.", "model.")
+DECIDES = ("dataset.", "detection.", "eval.", "loss.", "model.")
 DECIDES_POPULATION = (*DECIDES, "augment.", "batch_size", "seed")
 # Of these, what decides only how fast the result comes.
 SPEED = (

@@ -12,7 +12,7 @@ import optax
 import models
 from configs import default
 from data_source import cache
-from detection import evaluator, views
+from detection import evaluator, objective, views
 from errors import ConfigError
 from evaluation import protocols
 from experiment.configuration import OPEN, flatten, nearest
@@ -80,6 +80,7 @@ CHOICES = {
     "augment.crop_mode": ("zeros", "reflect", "mean"),
     "detection.metric": tuple(evaluator.RULES),
     "detection.damaged_boxes": ("drop", "fail"),
+    "detection.stage": tuple(objective.STAGES),
     "detection.unclear": ("upright", "stored"),
     "model.dtype": ("float32", "bfloat16"),
     "eval.protocol": ("single", *protocols.PROTOCOLS),
@@ -221,6 +222,18 @@ def _check_task(config, fields, known):
         raise ConfigError(
             f"config.detection.train_short_sides = {sides} must hold whole pixels "
             "above zero"
+        )
+    if detection.proposals and detection.stage != "fast_rcnn":
+        raise ConfigError(
+            f"config.detection.proposals = {detection.proposals!r} is for "
+            f"config.detection.stage = 'fast_rcnn', not {detection.stage!r}"
+        )
+    scales = detection.test_scales
+    whole = _are_numbers(scales, int) and min(scales, default=1) > 0
+    if not whole or list(scales) != sorted(set(scales)):
+        raise ConfigError(
+            f"config.detection.test_scales = {scales} must hold whole pixels above "
+            "zero that rise"
         )
     if not all(map(_is_bucket, detection.buckets)):
         raise ConfigError(
@@ -420,7 +433,12 @@ def _is_expression(text):
 
 
 def check_start(config):
-    """Raises ConfigError if a training lacks the weights that it must start from."""
+    """Raises ConfigError if a training lacks what another training must give it."""
+    if config.detection.stage == "fast_rcnn" and not config.detection.proposals:
+        raise ConfigError(
+            "config.detection.stage = 'fast_rcnn' trains on the proposals of another "
+            "run: name it in config.detection.proposals"
+        )
     if config.model.frozen_statistics and not config.init_from:
         raise ConfigError(
             "config.model.frozen_statistics keeps the statistics of another training: "

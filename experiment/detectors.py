@@ -1,17 +1,28 @@
 """Builds the `Setup` of a detector, a network of models.DETECTORS."""
 
 import dataclasses
+import re
 import typing
 
 import jax
 from absl import logging
 from jax.sharding import NamedSharding, PartitionSpec
 
+import models
 from data_source import DataError
-from detection import evaluator, inputs, objective, pictures, results, sources, views
+from detection import (
+    evaluator,
+    inputs,
+    objective,
+    pictures,
+    recall,
+    results,
+    sources,
+    views,
+)
 from errors import ConfigError
 from evaluation import results as evaluation_files
-from experiment import build, checks, configuration, trained, workdir
+from experiment import build, checks, configuration, proposals, trained, workdir
 from input_pipeline import GroupedPlan
 from kernels import ops
 
@@ -21,7 +32,9 @@ OBJECTIVE = (
     "roi_background box_beta spare_crowds"
 ).split()
 # Those that say how an image is shown.
-VIEW = "short_side long_side train_short_sides use_difficult flip_vertical".split()
+VIEW = (
+    "short_side long_side train_short_sides use_difficult flip_vertical test_scales"
+).split()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,10 +49,10 @@ class Setup(build.Setup):
 
     def eval_step(self):
         """Returns the function: (variables, batch) -> faster_rcnn.Detections."""
-        return make_step(self.model, self.eval_preprocessing)
+        return make_eval_step(self.config, self.model, self.eval_preprocessing)
 
     def evaluator(self, step):
-        """Returns the detection.evaluator.Detection for a jitted `eval_step`."""
+        """Returns what `make_evaluator` does, for a jitted `eval_step`."""
         return make_evaluator(
             self.config, self.eval_split, step, self.eval_preprocessing, self.mesh
         )
@@ -81,7 +94,12 @@ def setup(config, num_devices=None):
         open_split(config, name)
         for name in (config.dataset.train_split, config.dataset.eval_split)
     )
-    preprocessing = make_preprocessing(config, (train_split, eval_split))
+    if config.detection.proposals:
+        train_split = with_proposals(config, train_split, mesh, training=True)
+    if untrained(config) == "rpn":
+        eval_split = with_proposals(config, eval_split, mesh)
+    shared = make_preprocessing(config, (train_split, eval_split))
+    preprocessing = shared.for_split(train_split)
     view = preprocessing.view
     plan = GroupedPlan(view.groups(train_split), config.batch_size, config.seed)
     model = build.make_model(config, train_split.num_classes)
@@ -102,7 +120,7 @@ def setup(config, num_devices=None):
         None,
         preprocessing,
         views.TrainView(view, plan),
-        preprocessing,
+        shared.for_split(eval_split),
         shape,
         model,
         variables,
@@ -152,8 +170,8 @@ def make_preprocessing(config, splits, known=()):
 
 
 def make_objective(config, model, preprocessing):
-    """The objective.Detection of a config."""
-    return objective.Detection(
+    """The objective of a config: objective.Detection, or of one stage alone."""
+    return objective.STAGES[config.detection.stage](
         model,
         preprocessing.network_input,
         frozen_statistics=config.model.frozen_statistics,
@@ -165,16 +183,27 @@ def make_step(model, preprocessing):
     """Makes the function: (variables, batch) -> faster_rcnn.Detections."""
 
     def step(variables, batch):
-        images = preprocessing.network_input(batch)
-        return model.apply(variables, images, batch["image_size"], train=False)
+        return model.apply(variables, *preprocessing.seen(batch), train=False)
 
     return step
 
 
+def make_eval_step(config, model, preprocessing):
+    """Makes the step of `make_evaluator`: `make_step`, or proposals.make_step."""
+    make = proposals.make_step if config.detection.stage == "rpn" else make_step
+    return make(model, preprocessing)
+
+
 def make_evaluator(config, split, step, preprocessing, mesh):
-    """Returns the detection.evaluator.Detection of a split for a jitted step."""
+    """Returns the evaluator of a split for a jitted `make_eval_step`.
+
+    It is a detection.evaluator.Detection, or where the region proposal network is
+    trained alone a detection.recall.Recall.
+    """
+    rpn = config.detection.stage == "rpn"
+    make = recall.Recall if rpn else evaluator.Detection
     try:
-        return evaluator.Detection(
+        return make(
             step,
             split,
             preprocessing.view,
@@ -185,6 +214,49 @@ def make_evaluator(config, split, step, preprocessing, mesh):
         )
     except ValueError as error:
         raise ConfigError(f"config.detection: {error}") from error
+
+
+# Runs that train one stage alone.
+
+
+def untrained(config):
+    """The part that a run of one stage leaves as initialised, "rpn" or "head", or "".
+
+    A part that config.init_from gives counts as trained.
+    """
+    part = {"rpn": "head", "fast_rcnn": "rpn"}.get(config.detection.stage, "")
+    loaded = (config.init_layers or (".",)) if config.init_from else ()
+    given = any(re.search(layer, f"{part}/cls/kernel") for layer in loaded)
+    return "" if given else part
+
+
+def with_proposals(config, split, mesh, *, training=False):
+    """Returns a split with the proposals of the run config.detection.proposals.
+
+    Raises:
+      ConfigError: that run has no trained region proposal network.
+      DataError: it sees images of other channels.
+    """
+    run = workdir.Workdir(config.detection.proposals)
+    other = run.config()
+    if not models.is_detector(other.model.name) or untrained(other) == "rpn":
+        raise ConfigError(
+            f"config.detection.proposals = {str(run)!r}: it has no region proposal "
+            "network that was trained; name the run of the step before"
+        )
+    proposals.check(run)
+    if other.dataset.name != config.dataset.name:
+        trained.say(
+            f"note: the proposals are of a network that learnt from "
+            f"{other.dataset.name!r}, not from {config.dataset.name!r}"
+        )
+    opened = open_run(run, split=split)
+    if opened.channels != split.channels:
+        raise DataError(
+            f"{run} sees images of {opened.channels} channels, and {split.name} has "
+            f"{split.channels}"
+        )
+    return proposals.added(split, run, opened, mesh, training=training)
 
 
 # A trained run.
@@ -215,9 +287,15 @@ def open_run(run, checkpoint="latest", *, config=None, split=None):
       config: the run's own, or one that gives the same network.
       split: the images to look at; by default they are like those of the training.
 
-    The errors are those of `trained.open_run`.
+    The errors are those of `trained.open_run`, and without a split ConfigError for a
+    network of which one stage was not trained.
     """
     config = config or run.config()
+    if split is None and (part := untrained(config)):
+        raise ConfigError(
+            f"{run} trained one stage alone, and its {part} is as initialised; the run "
+            "of the last step has the whole detector (docs/detection.md)"
+        )
     (*_, channels), label_names = trained.dataset(run)
     preprocessing = _recorded(run)
     if split is not None:
@@ -276,24 +354,26 @@ def evaluate_run(run, config, checkpoint="latest"):
     split = open_split(config, config.dataset.eval_split)
     subset = config.eval.classes == "subset"
     split = trained.numbered(split, run, subset=subset)
-    opened = open_run(run, checkpoint, config=config, split=split)
     mesh = build.make_mesh(config.num_devices)
+    if untrained(config) == "rpn":
+        split = with_proposals(config, split, mesh)
+    opened = open_run(run, checkpoint, config=config, split=split)
     options = ops.compiler_options(jax.default_backend())
     step = jax.jit(
-        make_step(opened.model, opened.preprocessing),
+        make_eval_step(config, opened.model, opened.preprocessing),
         out_shardings=NamedSharding(mesh, PartitionSpec()),
         compiler_options=options,
     )
     judge = make_evaluator(config, split, step, opened.preprocessing, mesh)
     replicated = NamedSharding(mesh, PartitionSpec())
     found = judge.detections(jax.device_put(opened.variables, replicated))
-    result = evaluator.score(split, found, config.detection.metric)
+    result = judge.score(found)
     changes = configuration.changed(run.config(), config)
     record = {
         "step": opened.step,
         "dataset": split.name,
         "split": split.split,
-        "metric": config.detection.metric,
+        "metric": result.rule,
         **result.metrics,
         "changes": changes,
     }
@@ -311,6 +391,8 @@ def _write(run, suffix, record, split, found, result):
     """Writes what an evaluation found to <run>/<name>-<suffix>; returns the names."""
     name = f"evaluation-{suffix}.json"
     run.write_json(name, record)
+    if not result.classes:  # proposals have none
+        return (name,)
     texts = {
         f"detections-{suffix}.json": results.coco_results(split, found),
         f"classes-{suffix}.csv": results.class_csv(result),

@@ -13,6 +13,12 @@ per anchor, `pooling="align"` is RoIAlign, `box_outputs="classes"` leaves out th
 of the background, and `anchor_style="centred"` does not round. `agnostic` boxes are of
 R-FCN (https://arxiv.org/abs/1605.06409).
 
+Three rows of Table 9 of the ResNet paper are here: box refinement (`refine`, `voting`),
+context (`context`), and tests at several scales (`scaled` of a call). The paper leaves
+open which class's box refines a region, the overlap of votes, which two scales a region
+is seen at, and whether their maximum comes before the mean over positions, as it does
+here.
+
 Images of a batch are padded below and right. The map is set to 0 outside an image,
 and no anchor or proposal starts there. Within an image, the convolutions up to conv4_x
 still see a little of the padding near its edges.
@@ -35,8 +41,10 @@ from models.roi_pooling import roi_align, roi_pool
 
 # Pixels of an image between neighbours of the map of conv4_x.
 STRIDE = 16
-# The stages that see the whole image, but for the last.
-TRUNK = ("conv1", "conv2_x", "conv3_x")
+# The stages that see the whole image.
+TRUNK = ("conv1", "conv2_x", "conv3_x", "conv4_x")
+# Scales of an image at which a region is seen, where there are more.
+SCALES = 2
 OBJECTNESS = ("softmax", "sigmoid")
 POOLINGS = {"pool": roi_pool, "align": roi_align}
 # Boxes that the second stage codes for each region, by the number of classes.
@@ -151,6 +159,9 @@ class FasterRCNN(nn.Module):
     # Then a detection's box is the mean, weighted by scores, of its class's boxes with
     # at least this IoU with it; 0 is none. The paper has no number, Detectron 0.8.
     voting: float = 0.0
+    # Table 9: conv5_x also sees the whole image as a region, and what it makes of it
+    # stands beside what it makes of each region.
+    context: bool = False
     dtype: jnp.dtype = jnp.float32
 
     def __post_init__(self):
@@ -167,7 +178,7 @@ class FasterRCNN(nn.Module):
         checks.all_positive(self, "box_weights", count=4)
         checks.pairs(self, 1, "pre_nms", "post_nms")
         checks.rates(self, "proposal_nms", "min_score", "nms", "voting")
-        checks.switches(self, "refine")
+        checks.switches(self, "refine", "context")
         checks.positive(self, "min_size")
         super().__post_init__()
 
@@ -188,21 +199,46 @@ class FasterRCNN(nn.Module):
         num_boxes = BOX_OUTPUTS[self.box_outputs](self.num_classes)
         self.head = RegionHead(self.num_classes, num_boxes, self.dtype)
 
-    def __call__(self, images, sizes=None, *, train):
+    def __call__(self, images, sizes=None, scaled=(None,), proposals=None, *, train):
         """Normalised images [B, H, W, C], padded with 0, to `Detections`.
 
-        `sizes` [B, 2] are the height and width of each; None means that none is padded.
+        Args:
+          sizes: [B, 2], the height and width of each; None means that none is padded.
+          scaled: the scales at which regions are seen: the same images and their sizes
+            there, as a pair; None is `images`, whose proposals are used at all scales.
+          proposals: as `proposals` returns them; None means the network's own.
         """
         sizes = _sizes(images, sizes)
-        x, logits, deltas = self.first_stage(images, sizes, train=train)
-        shape = x.shape[1:3]
-        rois, there = self.proposals(logits, deltas, shape, sizes, train=train)
-        regions = rois, there, *self.second_stage(x, rois, train=train)
+        x, *found = self.first_stage(images, sizes, train=train)
+        if proposals is None:
+            proposals = self.proposals(*found, x.shape[1:3], sizes, train=train)
+        rois, there = proposals
+        maps = [
+            (self.trunk(*one, train=train), one[1]) if one else (x, sizes)
+            for one in scaled
+        ]
+        regions = rois, there, *self.second_stage(maps, rois, sizes, train=train)
         if self.refine:
             rois = self.refined(rois, *regions[2:], sizes)
-            again = rois, there, *self.second_stage(x, rois, train=train)
+            again = rois, there, *self.second_stage(maps, rois, sizes, train=train)
             regions = map(_joined, regions, again)
         return self.detections(*regions, sizes)
+
+    def trunk(self, images, sizes=None, *, train):
+        """Images, as in a call, to the map of conv4_x [B, h, w, C], 0 in the padding.
+
+        No gradient goes to the stages up to frozen_until.
+        """
+        x, first = images, 0
+        if self.frozen_until:
+            x = self.backbone(x, train=train, last=self.frozen_until)[self.frozen_until]
+            x = lax.stop_gradient(x)
+            first = TRUNK.index(self.frozen_until) + 1
+        if first < len(TRUNK):
+            x = self.backbone(x, train=train, first=TRUNK[first], last=TRUNK[-1])
+            x = x[TRUNK[-1]]
+        there = content(x.shape[1:3], _sizes(images, sizes), STRIDE)
+        return jnp.where(there[..., None], x, 0)
 
     def first_stage(self, images, sizes=None, *, train):
         """Images, as in a call, to the map of conv4_x and what the RPN says of it.
@@ -210,14 +246,7 @@ class FasterRCNN(nn.Module):
         Returns:
           The map [B, h, w, C], and logits [B, A] and deltas [B, A, 4] of the anchors.
         """
-        x, first = images, "conv1"
-        if self.frozen_until:
-            x = self.backbone(x, train=train, last=self.frozen_until)[self.frozen_until]
-            x = lax.stop_gradient(x)
-            first = (*TRUNK, "conv4_x")[TRUNK.index(self.frozen_until) + 1]
-        x = self.backbone(x, train=train, first=first, last="conv4_x")["conv4_x"]
-        there = content(x.shape[1:3], _sizes(images, sizes), STRIDE)
-        x = jnp.where(there[..., None], x, 0)
+        x = self.trunk(images, sizes, train=train)
         return x, *self.rpn(x)
 
     def anchor_boxes(self, shape):
@@ -259,18 +288,47 @@ class FasterRCNN(nn.Module):
         logits, deltas = lax.stop_gradient((logits, deltas))
         return jax.vmap(propose)(logits, deltas, there, sizes)
 
-    def second_stage(self, x, rois, *, train):
-        """The map [B, h, w, C] and regions [B, R, 4] to the regions' scores and codes.
+    def second_stage(self, maps, rois, sizes, *, train):
+        """Pools regions and judges them.
+
+        Args:
+          maps: for each scale a pair, the map [B, h, w, C] and the sizes [B, 2] of its
+            images; training has one.
+          rois: [B, R, 4], inside images of `sizes` [B, 2].
 
         Returns:
-          Logits [B, R, num_classes + 1], the background first, and deltas [B, R, N, 4].
+          What `judged` returns.
         """
-        images, regions, _ = rois.shape
         pool = POOLINGS[self.pooling]
-        x = jax.vmap(lambda x, rois: pool(x, rois, self.pool_size, STRIDE))(x, rois)
-        x = x.reshape(images * regions, *x.shape[2:])
+        if self.context:
+            whole = jnp.pad(sizes[:, None, ::-1], ((0, 0), (0, 0), (2, 0)))
+            rois = jnp.concatenate([rois, whole.astype(rois.dtype)], 1)
+        pooled = _pooled(
+            lambda x, rois: pool(x, rois, self.pool_size, STRIDE),
+            *(maps, rois, sizes, STRIDE * self.pool_size),
+        )
+        return self.judged(pooled, train=train)
+
+    def judged(self, pooled, *, train):
+        """Says what pooled regions are, [B, R, P, P, C] at one scale or at several.
+
+        Of several scales, the maximum of what conv5_x makes of them counts. With
+        context, the last region is the whole image.
+
+        Returns:
+          Logits [B, R, num_classes + 1], the background first, and deltas [B, R, N, 4];
+          R is without the whole image.
+        """
+        images, regions = pooled[0].shape[:2]
+        x = jnp.concatenate(pooled).reshape(-1, *pooled[0].shape[2:])
         x = self.backbone(x, train=train, first="conv5_x")["conv5_x"]
-        found = self.head(x.mean((1, 2)))
+        x = functools.reduce(jnp.maximum, jnp.split(x, len(pooled))).mean((1, 2))
+        if self.context:
+            x = x.reshape(images, regions, -1)
+            x, whole = x[:, :-1], x[:, -1:]
+            x = _joined(x, jnp.broadcast_to(whole, x.shape), -1)
+            x, regions = x.reshape(-1, x.shape[-1]), regions - 1
+        found = self.head(x)
         return tuple(y.reshape(images, regions, *y.shape[1:]) for y in found)
 
     def refined(self, rois, logits, deltas, sizes):
@@ -335,8 +393,34 @@ def _propose(own, logits, deltas, there, size, *, before, after, threshold, min_
     return found, kept, jnp.where(kept, scores[index], 0)
 
 
-def _joined(first, second):
-    return jnp.concatenate([first, second], 1)
+def _joined(first, second, axis=1):
+    return jnp.concatenate([first, second], axis)
+
+
+def _pooled(pool, maps, rois, sizes, side):
+    """Pools each region at the scales where its side is nearest to `side` pixels.
+
+    A region's side is the root of its area. It grows with the scale, so the two nearest
+    scales are adjacent. The ResNet paper chooses as NoC does
+    (https://arxiv.org/abs/1504.06066). That the side nearest to 224 pixels decides, as
+    in SPP-net (https://arxiv.org/abs/1406.4729), is a guess; 224 pixels fill 14 of the
+    map.
+
+    Args:
+      pool: of a map [h, w, C] and regions [R, 4] makes [R, P, P, C].
+      maps, rois, sizes: as for `FasterRCNN.second_stage`.
+
+    Returns:
+      A list of SCALES arrays [B, R, P, P, C], or of one for one map.
+    """
+    regions = [rois * jnp.tile((own / sizes)[:, None, ::-1], 2) for _, own in maps]
+    pooled = [jax.vmap(pool)(x, own) for (x, _), own in zip(maps, regions, strict=True)]
+    if len(maps) == 1:
+        return pooled
+    sides = jnp.sqrt(boxes.area(jnp.stack(regions)))
+    chosen = jnp.argsort(jnp.abs(sides - side), axis=0)[:SCALES, ..., None, None, None]
+    numbers = range(len(maps))
+    return [jnp.select([one == n for n in numbers], pooled) for one in chosen]
 
 
 def _detect(

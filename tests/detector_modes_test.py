@@ -128,6 +128,29 @@ def test_the_batch_size_changes_no_detection_and_no_name(run):
 
 
 @pytest.mark.slow
+def test_scales_are_tested_by_a_change(run):
+    """The network's own scale alone gives what it gives without a change."""
+    _, plain = evaluate(run)
+    _, same = evaluate(run, "detection.test_scales=(64,)")
+    assert same.pop("changes") == {"detection.test_scales": [64]}
+    assert same == {name: x for name, x in plain.items() if name != "changes"}
+    assert (run / "evaluation-6-detection_test_scales_64.json").exists()
+
+
+@pytest.mark.slow
+def test_several_scales_are_tested_and_used(run, photographs):
+    printed, record = evaluate(run, "detection.test_scales=(32,64,96)")
+    assert "10/10 images counted" in printed and record["mAP"] >= 0
+    config = json.loads((run / "config.json").read_text())
+    view = json.loads((run / "preprocessing.json").read_text())
+    config["detection"]["test_scales"] = view["test_scales"] = [32, 64, 96]
+    (run / "config.json").write_text(json.dumps(config))
+    (run / "preprocessing.json").write_text(json.dumps(view))
+    result = predict(run, photographs / "01.png", photographs / "11.jpg")
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.slow
 def test_another_split_has_files_of_its_own(run):
     printed, record = evaluate(run, "dataset.eval_split=train[:7]")
     assert "train[:7] mAP" in printed and "7/7 images counted" in printed

@@ -50,7 +50,10 @@ def export_run(run, checkpoint, form, folder):
     opened = detectors.open_run(run, checkpoint)
     sides = np.max(opened.preprocessing.view.buckets, 0).tolist()
     shape = (*sides, opened.channels)
-    return opened, shape, *export(opened, shape, form, folder)
+    path, said = export(opened, shape, form, folder)
+    if form == "stablehlo" and opened.preprocessing.view.test_scales:
+        said += "; it sees one scale, not those of detection.test_scales"
+    return opened, shape, path, said
 
 
 def export(opened, shape, form, folder):
@@ -80,8 +83,8 @@ def export(opened, shape, form, folder):
 
 def _outputs(model):
     def run(model, images, regions):
-        x = model.backbone(regions, train=False, first="conv5_x")["conv5_x"]
-        return *model.first_stage(images, train=False), *model.head(x.mean((1, 2)))
+        found = model.judged([regions[None]], train=False)
+        return *model.first_stage(images, train=False), *found
 
     return functools.partial(model.apply, method=run)
 
@@ -134,8 +137,8 @@ def _run_twin(net, image, regions):
         x,
         scores.reshape(1, -1),
         codes.reshape(1, -1, 4),
-        second[0].numpy(),
-        second[1].numpy().reshape(REGIONS, -1, 4),
+        second[0].numpy()[None],
+        second[1].numpy().reshape(1, REGIONS, -1, 4),
     )
 
 

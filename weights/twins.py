@@ -16,7 +16,7 @@ from weights.formats import WeightsError
 
 # What a detector's twin has; `rpn_channels` are those of the map as well.
 _C4 = {"features": 64, "objectness": "sigmoid", "pooling": "align"}
-_C4 |= {"box_outputs": "background"}
+_C4 |= {"box_outputs": "background", "context": False}
 
 
 def create(network, **fields):

@@ -219,6 +219,9 @@ def test_the_digits_of_a_detector_are_not_made_for_its_table(monkeypatch):
     rows = {row.name: row for row in summary.rows}
     assert rows["conv4_2.conv2"].output == (8, 8, 128)
     assert summary.regions == 100
+    config.model.fields.context = True
+    with ops.portable():
+        assert summarize.summarize(config).regions == 101
 
 
 def test_a_set_without_boxes_has_no_detector():

@@ -115,6 +115,50 @@ def test_learning_rates_at_their_steps(variant, rates):
     assert {step: float(schedule(step)) for step in rates} == pytest.approx(rates, 1e-4)
 
 
+@pytest.mark.parametrize(
+    ("variant", "batch", "limit", "total"),
+    [
+        ("paper_step1", 1, 60_000, 80_000),
+        ("paper_step2", 2, 30_000, 40_000),
+        ("paper_step3", 1, 60_000, 80_000),
+        ("paper_step4", 2, 30_000, 40_000),
+    ],
+)
+def test_the_four_steps_have_the_schedules_of_voc_2007(variant, batch, limit, total):
+    config = load(variant)
+    epoch_steps, *_, steps = build.make_durations(config, IMAGES["paper"])
+    assert (config.batch_size, steps, config.detection.roi_batch) == (batch, total, 64)
+    schedule, _ = build.make_optimizer(config, epoch_steps, steps)
+    rates = {0: 1e-3, limit - 1: 1e-3, limit: 1e-4, total - 1: 1e-4}
+    assert {s: float(schedule(s)) for s in rates} == pytest.approx(rates, 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("variant", "stage", "trained"),
+    [
+        ("digits_step1", "rpn", {"rpn", "conv", "conv5", "head"}),
+        ("digits_step2", "fast_rcnn", {"rpn", "conv", "conv5", "head"}),
+        ("digits_step3", "rpn", {"rpn"}),
+        ("digits_step4", "fast_rcnn", {"conv5", "head"}),
+    ],
+)
+def test_the_four_steps_train_what_they_do_not_share(variant, stage, trained):
+    config = load(variant)
+    assert config.detection.stage == stage
+    assert config.model.frozen_statistics == (len(trained) < 3)
+    params = built("digits").variables["params"]
+    checks.check_parameters(config, params)
+    rule = optimizers.scale_by_path(config.optimizer.rate_factors)
+    ones = jax.tree.map(lambda x: np.float32(1), params)
+    found, _ = rule.update(ones, rule.init(ones), ones)
+    for path, factor in zip(
+        optimizers.paths(params), jax.tree.leaves(found), strict=True
+    ):
+        part = path.removeprefix("backbone/").split("/")[0].split("_")[0]
+        part = part if part in ("rpn", "head", "conv5") else "conv"
+        assert factor == (part in trained), path
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", CLASSES)
 def test_a_step_keeps_the_form_of_the_state_at_the_true_size(variant):

@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from detection import inputs
-from detection.objective import COUNTS, LOSSES, Detection
+from detection.objective import COUNTS, LOSSES, Detection, FastRCNN, Proposals
 from kernels import ops
 from models import boxes, faster_rcnn, layers, resnet
 from models.faster_rcnn import FasterRCNN
@@ -194,6 +194,42 @@ def test_samples_are_those_of_a_step(frozen):
     np.testing.assert_array_equal(best >= 0.5, on_rois.classes > 0)
 
 
+def test_a_stage_alone_has_its_part_of_the_joint_losses(frozen):
+    """On the network's own proposals, the second stage too."""
+    task, variables, run = frozen
+    batch = made_up()
+    alone = [
+        stage(task.model, PREPARE, frozen_statistics=True, **SAMPLES)
+        for stage in (Proposals, FastRCNN)
+    ]
+
+    def propose(model, batch):
+        sizes = batch["image_size"]
+        x, *found = model.first_stage(PREPARE(batch), sizes, train=False)
+        return model.proposals(*found, x.shape[1:3], sizes, train=True)
+
+    @jax.jit
+    def both(variables, batch):
+        given = task.model.apply(variables, batch, method=propose)
+        batch = batch | dict(zip(("proposals", "proposed"), given, strict=True))
+        return [stage(variables, batch, 0, None) for stage in alone]
+
+    _, sums, stats = run(variables, batch)
+    found = both(variables, batch)
+    names = LOSSES[:2] + COUNTS[:2], LOSSES[2:] + COUNTS[2:]
+    for stage, (losses, own, kept), part in zip(alone, found, names, strict=True):
+        assert own.keys() == stage.zero_sums().keys() == {*part}
+        same(own, {name: sums[name] for name in part})
+        np.testing.assert_allclose(losses.sum(), sum(own[n] for n in part[:2]), 1e-6)
+        equal(kept, stats)
+        scalars = stage.scalars(jax.device_get(own), 4)
+        assert scalars.items() <= task.scalars(jax.device_get(own | sums), 4).items()
+        words = task.progress(task.scalars(jax.device_get(own | sums), 4))
+        assert stage.progress(scalars) in words.split(", ")
+    assert alone[1].keys == (*task.keys, "proposals", "proposed")
+    assert alone[0].keys == task.keys
+
+
 @pytest.mark.slow
 def test_one_and_four_devices_agree(live):
     task, variables, _ = live
@@ -283,7 +319,8 @@ def test_what_is_frozen_gets_no_gradient(monkeypatch):
         x, logits, deltas = model.first_stage(images, train=False)
         sizes = jnp.array([[32, 32]])
         rois, _ = model.proposals(logits, deltas, x.shape[1:3], sizes, train=True)
-        return sum(y.sum() for y in model.second_stage(x, rois[:, :2], train=False))
+        second = model.second_stage([(x, sizes)], rois[:, :2], sizes, train=False)
+        return sum(y.sum() for y in second)
 
     @jax.jit
     def gradient(key):

@@ -1,5 +1,6 @@
 """Images and their boxes at fixed sizes, and batches of them."""
 
+import dataclasses
 import functools
 
 import jax
@@ -119,6 +120,33 @@ def test_boxes_move_with_the_image(vertical):
     assert found == (flipped | both if vertical else flipped)
 
 
+@pytest.mark.parametrize("vertical", [False, True])
+def test_proposals_move_with_the_boxes(vertical):
+    """And they are padded; an image without any has none that count."""
+    split = made([(20, 30)] * 3, 1)
+    given = np.float32([[0, 0, 8, 6], [3, 4, 20, 9]])
+    objects = [
+        dataclasses.replace(one, proposals=given[:count])
+        for one, count in zip(split.objects, (1, 2, 0), strict=True)
+    ]
+    split = dataclasses.replace(split, objects=tuple(objects))
+    view = views.make_view(
+        [split], short_side=40, long_side=70, flip=True, flip_vertical=vertical
+    )
+    assert view.max_proposals == 2 == split.most_proposals
+    assert view.tested == ("image", "image_size", "proposals", "proposed")
+    objects[1].boxes[:] = given[1:]
+    for seed in range(8):
+        _, arrays = view.train(np.zeros((20, 30, 1)), objects[1], _rng(seed), 0)
+        np.testing.assert_array_equal(arrays["proposals"][1], arrays["boxes"][0])
+        assert arrays["proposed"].all() and arrays["real"].sum() == 1
+    for one, there in ((objects[0], 1), (objects[2], 0), (None, 0)):
+        _, arrays = view.test(np.zeros((20, 30, 1), np.uint8), one, 0)
+        assert arrays["proposed"].sum() == there and arrays["proposals"].shape == (2, 4)
+        np.testing.assert_array_equal(arrays["proposals"][:there], 2 * given[:there])
+        assert not arrays["proposals"][there:].any()
+
+
 def _rng(seed):
     return np.random.default_rng(seed)
 
@@ -139,6 +167,32 @@ def test_training_draws_a_short_side():
     assert sizes == {*sides}
     _, arrays = view.test(example.image, example.target, 0)
     assert arrays["image_size"].tolist() == [32, 48]
+
+
+def test_a_test_has_the_image_at_each_scale():
+    """The long side's limit and the bucket grow too; the own scale is there once."""
+    split = made([(20, 30), (10, 40)])
+    view = views.make_view(
+        [split], short_side=40, long_side=70, test_scales=(20, 40, 100)
+    )
+    assert view.buckets == ((48, 80),)
+    names = "image", "image_size", "image_20", "image_size_20"
+    assert view.scales == (names[2:], names[:2], ("image_100", "image_size_100"))
+    assert {*view.tested} == {*names, "image_100", "image_size_100"}
+    plain = views.make_view([split], short_side=40, long_side=70)
+    assert plain.scales == (("image", "image_size"),)
+    for one, sizes in zip(split.examples([0, 1]), [(40, 60), (18, 70)], strict=True):
+        image, arrays = view.test(one.image, one.target, 0)
+        expected, others = plain.test(one.image, one.target, 0)
+        np.testing.assert_array_equal(image, expected)
+        for name in others:
+            np.testing.assert_array_equal(arrays[name], others[name])
+        for side, shape in ((20, (32, 48, 1)), (100, (128, 208, 1))):
+            shown, size = (arrays[name] for name in views.names_at(side))
+            assert shown.shape == shape and shown.dtype == np.uint8
+            np.testing.assert_allclose(size, np.multiply(sizes, side / 40), atol=1)
+            assert not shown[size[0] :].any() and not shown[:, size[1] :].any()
+            assert shown[: size[0], : size[1]].all(axis=2).mean() > 0.9
 
 
 def test_no_object_is_cut_silently():

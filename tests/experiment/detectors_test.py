@@ -2,6 +2,7 @@
 
 import re
 
+import detector_runs
 import numpy as np
 import pytest
 import runs
@@ -9,9 +10,10 @@ import tiny_datasets
 from tiny_datasets import box, write_voc
 
 from configs import faster_rcnn
+from data_source import DataError
 from detection import inputs
-from errors import ConfigError
-from experiment import build, checks, data_report, tasks
+from errors import ConfigError, UserError
+from experiment import build, checks, data_report, detectors, tasks, workdir
 
 CONFIG = "--config=configs/faster_rcnn.py:bccd"
 
@@ -32,6 +34,9 @@ CONFIG = "--config=configs/faster_rcnn.py:bccd"
         ("train_short_sides", (64, 0), "whole pixels above zero"),
         ("train_short_sides", (64.5,), "whole pixels above zero"),
         ("train_short_sides", ((64,),), "whole pixels above zero"),
+        ("test_scales", (64, 0), "whole pixels above zero that rise"),
+        ("test_scales", (64, 32), "whole pixels above zero that rise"),
+        ("test_scales", (32.5, 64), "whole pixels above zero that rise"),
         ("short_side", 0, "must be greater than zero"),
         ("long_side", -1, "must be greater than zero"),
         ("rpn_batch", 0, "must be greater than zero"),
@@ -110,6 +115,67 @@ def test_grey_images_take_the_average_of_several_means():
     assert found.shape == (1, 4, 4, 1)
     np.testing.assert_allclose(found[0, :, :3], 2)
     assert not found[0, :, 3].any()
+
+
+# One stage alone.
+
+
+def test_proposals_are_for_fast_rcnn_and_fast_rcnn_needs_them():
+    with pytest.raises(ConfigError, match="proposals = 'a' is for .*stage = 'fast_rc"):
+        runs.small_detector(detection__proposals="a")
+    config = runs.small_detector(detection__stage="fast_rcnn")
+    with pytest.raises(ConfigError, match="name it in config.detection.proposals"):
+        checks.check_start(config)
+    with pytest.raises(ConfigError, match="stage = 'both' is none of joint, rpn, fast"):
+        runs.small_detector(detection__stage="both")
+
+
+@pytest.mark.parametrize(
+    ("stage", "start", "layers", "part"),
+    [
+        ("joint", "", (), ""),
+        ("rpn", "", (), "head"),
+        ("rpn", "x", ("backbone",), "head"),
+        ("rpn", "x", (), ""),
+        ("fast_rcnn", "", ("rpn",), "rpn"),
+        ("fast_rcnn", "x", ("backbone", "head"), "rpn"),
+        ("fast_rcnn", "x", ("backbone", "^rpn/"), ""),
+    ],
+)
+def test_a_stage_that_is_not_trained_is_known(stage, start, layers, part, tmp_path):
+    config = runs.small_detector(
+        detection__stage=stage, init_from=start, init_layers=layers
+    )
+    assert detectors.untrained(config) == part
+    run = workdir.Workdir(tmp_path / "run")
+    run.create(config)
+    message = f"its {part} is as initialised" if part else "holds no run .dataset.json"
+    with pytest.raises(UserError, match=message):
+        detectors.open_run(run)
+    if part == "rpn":
+        with pytest.raises(ConfigError, match=f"{run}.*no region proposal network"):
+            detectors.with_proposals(proposing(run), None, None)
+
+
+def proposing(run):
+    stage = {"detection__stage": "fast_rcnn", "detection__proposals": str(run)}
+    return runs.small_detector(**stage)
+
+
+def test_proposals_are_of_a_detector_for_such_images(voc, tmp_path, capsys):
+    classifier = workdir.Workdir(tmp_path / "classifier")
+    classifier.create(runs.small_config())
+    with pytest.raises(ConfigError, match=f"{classifier}.*no region proposal network"):
+        detectors.with_proposals(proposing(classifier), None, None)
+    run = detector_runs.make(tmp_path / "run")
+    run.write_json("result.json", {"step": 4, "of": 4})
+    split = detectors.open_split(config_of(voc), "train")
+    config = proposing(run).unlock()
+    config.dataset.name = split.name
+    with pytest.raises(DataError, match=f"{run} sees images of 1 channels, and voc:"):
+        detectors.with_proposals(config, split, None)
+    note = f"a network that learnt from 'digits', not from {split.name!r}"
+    assert note in capsys.readouterr().out
 
 
 # A folder of photographs with boxes.

@@ -67,6 +67,15 @@ def test_parameters_of_others(depth, fields, total):
     assert traced.count(traced.variables(model, 32)["params"]) == total
 
 
+def test_context_doubles_what_the_head_sees():
+    """2,048 more numbers for each of 21 classes and of 4 x 21 box codes."""
+    model = FasterRCNN(20, context=True)
+    more = 2_048 * (21 + 4 * 21)
+    params = traced.variables(model, 32)["params"]
+    assert traced.count(params) == 47_462_111 + more == 47_677_151
+    assert params["head"]["cls"]["kernel"].shape == (4_096, 21)
+
+
 def test_agnostic_boxes_have_one_code_for_all_classes():
     model = FasterRCNN(20, **SMALL, box_outputs="agnostic")
     head = traced.variables(model, 32)["params"]["head"]
@@ -116,10 +125,10 @@ def test_the_sides_of_the_map_and_the_shapes_of_all_outputs(size, shape):
 
     def run(model, images):
         x, *found = model.first_stage(images, train=False)
-        rois, _ = model.proposals(
-            *found, x.shape[1:3], jnp.full((2, 2), 900), train=True
-        )
-        return x, *found, rois, *model.second_stage(x, rois[:, :8], train=False)
+        sizes = jnp.full((2, 2), 900)
+        rois, _ = model.proposals(*found, x.shape[1:3], sizes, train=True)
+        second = model.second_stage([(x, sizes)], rois[:, :8], sizes, train=False)
+        return x, *found, rois, *second
 
     call = functools.partial(model.init_with_output, method=run)
     (x, *found), _ = traced.eval_shape(call, jax.random.key(0), images)
@@ -274,9 +283,10 @@ def test_refined_regions_give_detections_beside_the_first(monkeypatch):
             sizes = jnp.array([[64, 80]])
             x, logits, deltas = model.first_stage(images, train=False)
             rois, there = model.proposals(logits, deltas, (4, 5), sizes, train=False)
-            first = model.second_stage(x, rois, train=False)
+            maps = [(x, sizes)]
+            first = model.second_stage(maps, rois, sizes, train=False)
             again = model.refined(rois, *first, sizes)
-            second = model.second_stage(x, again, train=False)
+            second = model.second_stage(maps, again, sizes, train=False)
             given = zip((rois, there, *first), (again, there, *second), strict=True)
             return model.detections(*(jnp.concatenate(x, 1) for x in given), sizes)
 
@@ -290,13 +300,81 @@ def test_refined_regions_give_detections_beside_the_first(monkeypatch):
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
+# Context, and tests at several scales.
+
+
+class Second(FasterRCNN):
+    """A second stage that shows what it pooled: conv5_x and the head change nothing."""
+
+    def setup(self):
+        self.backbone = lambda x, *, train, first: {first: x}
+        self.head = lambda x: (x, x[:, None])
+
+
+def square_pool(monkeypatch):
+    """Pools a region as a product of the map's mean and the region's corners."""
+
+    def pool(x, rois, bins, stride):
+        return jnp.broadcast_to(
+            x.mean() * rois[:, None, None], (len(rois), bins, bins, 4)
+        )
+
+    monkeypatch.setitem(faster_rcnn.POOLINGS, "pool", pool)
+
+
+def test_context_is_the_whole_image_without_its_padding(monkeypatch):
+    square_pool(monkeypatch)
+    model = Second(3, pool_size=2, context=True)
+    maps = np.stack([np.ones((4, 5, 1)), np.full((4, 5, 1), 2)])
+    rois = np.float32([[[1, 2, 3, 4], [5, 6, 7, 8]]] * 2)
+    sizes = np.int32([[64, 80], [40, 48]])
+    found, _ = model.apply(
+        {}, [(maps, sizes)], rois, sizes, train=False, method="second_stage"
+    )
+    whole = [[0, 0, 80, 64], [0, 0, 2 * 48, 2 * 40]]
+    assert found[:, :, 4:].tolist() == [[row] * 2 for row in whole]
+    assert found[:, :, :4].tolist() == [rois[0].tolist(), (2 * rois[1]).tolist()]
+
+
+def test_a_region_is_seen_at_the_two_scales_nearest_to_224_pixels(monkeypatch):
+    """As numpy: the larger of what both maps give, and nothing of the other maps."""
+    square_pool(monkeypatch)
+    rng = np.random.default_rng(4)
+    own = np.int32([[600, 900], [600, 450]])
+    sizes = [own * side // 600 for side in (200, 400, 600, 800, 1000)]
+    maps = [np.float32(rng.normal(size=(2, 3, 3, 1))) for _ in sizes]
+    low = rng.uniform(0, 200, (2, 30, 2))
+    side = rng.uniform(60, 500, (2, 30, 2))
+    rois = np.float32(np.concatenate([low, low + side], 2))
+    found, _ = Second(3).apply(
+        {}, [*zip(maps, sizes, strict=True)], rois, own, train=False,
+        method="second_stage",
+    )  # fmt: skip
+    pairs = set()
+    for image, region in np.ndindex(2, 30):
+        factors = np.array([size[image, 0] / own[image, 0] for size in sizes])
+        width, height = rois[image, region, 2:] - rois[image, region, :2]
+        apart = np.abs(np.sqrt(width * height) * factors - 224)
+        pair = np.argsort(apart)[:2]
+        pairs.add(tuple(sorted(pair.tolist())))
+        expected = [
+            maps[s][image].mean() * factors[s] * rois[image, region] for s in pair
+        ]
+        np.testing.assert_allclose(found[image, region], np.max(expected, 0), 1e-5)
+    assert pairs == {(0, 1), (1, 2), (2, 3), (3, 4)}
+
+
 @pytest.mark.parametrize(
     "pooling", ["pool", pytest.param("align", marks=pytest.mark.slow)]
 )
 def test_a_network_finds_boxes_inside_the_images(pooling, monkeypatch):
-    """With sizes, nothing is found in the padding, whose map is 0."""
+    """With sizes, nothing is found in the padding, whose map is 0.
+
+    It sees the whole image too.
+    """
     monkeypatch.setitem(resnet.TABLE_1, 18, (resnet.BasicBlock, (1, 1, 1, 1)))
     options = {"pooling": pooling, "min_score": 0, "post_nms": (30, 20)}
+    options |= {"context": True}
     model = FasterRCNN(3, **SMALL | options)
     images = jax.random.normal(jax.random.key(1), (2, 64, 80, 3))
     sizes = jnp.array([[64, 80], [40, 48]])
@@ -307,9 +385,11 @@ def test_a_network_finds_boxes_inside_the_images(pooling, monkeypatch):
     def run(key):
         variables = model.init(key, images, train=False)
         call = functools.partial(model.apply, variables, images, train=False)
-        return call(sizes), call(), call(sizes, method="first_stage")[0]
+        again = call(sizes, ((images, sizes),))
+        return call(sizes), call(), call(sizes, method="first_stage")[0], again
 
-    found, whole, x = run(jax.random.key(0))
+    found, whole, x, again = run(jax.random.key(0))
+    jax.tree.map(np.testing.assert_array_equal, again, found)  # the only scale
     assert found.boxes.shape == (2, 100, 4) and found.labels.dtype == jnp.int32
     np.testing.assert_array_equal(found.boxes[0], whole.boxes[0])
     assert found.there.any(1).all() and np.isfinite(found.scores).all()
@@ -332,7 +412,8 @@ def test_content_says_which_positions_are_of_the_image():
         ("box_weights", (1, 1, 1), r"\(1, 1, 1\) is not 4 positive numbers"),
         ("pre_nms", (5, 5, 5), r"\(5, 5, 5\) is not two integers from 1 up"),
         ("post_nms", (5, 0.5), r"\(5, 0.5\) is not two integers from 1 up"),
-        ("frozen_until", "conv4_x", "'conv4_x' is none of , conv1, conv2_x, conv3_x"),
+        ("frozen_until", "conv5_x", "'conv5_x' is none of , conv1, .*, conv4_x"),
+        ("context", "image", "'image' is neither True nor False"),
         ("pooling", "max", "'max' is none of pool, align"),
     ],
 )

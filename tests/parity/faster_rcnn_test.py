@@ -83,7 +83,7 @@ def test_proposals_regions_and_detections(networks):
         sizes = jnp.array([[HEIGHT, WIDTH]])
         x, logits, deltas = model.first_stage(images, train=False)
         rois, there = model.proposals(logits, deltas, x.shape[1:3], sizes, train=False)
-        regions = model.second_stage(x, rois, train=False)
+        regions = model.second_stage([(x, sizes)], rois, sizes, train=False)
         return x, logits, deltas, rois, there, regions, model(images, train=False)
 
     apply = jax.jit(functools.partial(model.apply, method=run))
@@ -111,6 +111,47 @@ def test_proposals_regions_and_detections(networks):
     same(found.scores[found.there], theirs["scores"])
     same(found.boxes[found.there], theirs["boxes"])
     same(found.labels[found.there] + 1, theirs["labels"])
+
+
+def test_context(networks):
+    """The twin's head of regions sees the whole image too, before linear layers."""
+    model, net, variables, images = networks
+    given = model.clone(context=True)
+    rng = np.random.default_rng(0)
+    rois = np.array([[[8.0, 4, 52, 50], [46, 24, 80, 62]]])
+    channels = net.roi_heads.box_predictor.cls_score.in_features
+    weights = {
+        name: rng.normal(0, 0.05, (2 * channels, outputs))
+        for name, outputs in (("cls", CLASSES + 1), ("reg", 4 * (CLASSES + 1)))
+    }
+    head = {
+        name: {"kernel": kernel, "bias": np.zeros(kernel.shape[1])}
+        for name, kernel in weights.items()
+    }
+    variables = {**variables, "params": {**variables["params"], "head": head}}
+
+    def run(model, images):
+        sizes = jnp.array([[HEIGHT, WIDTH]])
+        x = model.trunk(images, train=False)
+        return model.second_stage([(x, sizes)], rois, sizes, train=False)
+
+    scores, codes = jax.jit(functools.partial(given.apply, method=run))(
+        variables, images
+    )
+    net.eval()
+    whole = np.array([[0.0, 0, WIDTH, HEIGHT]])
+    with torch.no_grad():
+        features = {"0": net.backbone(port.to_torch(images))}
+        seen = [
+            net.roi_heads.box_head(
+                net.roi_heads.box_roi_pool(features, [torch.tensor(boxes)], None)
+            )
+            for boxes in (rois[0], whole)
+        ]
+        seen = torch.cat([seen[0], seen[1].expand(len(seen[0]), -1)], 1)
+        expected = [seen @ torch.tensor(kernel) for kernel in weights.values()]
+    same(scores[0], expected[0])
+    same(codes[0].reshape(len(rois[0]), -1), expected[1])
 
 
 def test_losses_and_gradients(networks):
