@@ -11,6 +11,7 @@ import runs
 # From the roof down. A room imports rooms further down, and itself.
 FLOORS = (
     {"main", "prepare", "scoring"},
+    {"demo"},
     {"claims"},
     {"sweep"},
     {"train"},
