@@ -54,7 +54,7 @@ KERNELS = $(addprefix kernels/,native.py onednn.py onednn_check.py) \
 	$(BIN)/python -m kernels.native  # builds where there is a C++ compiler
 	touch $@
 
-.venv/installed-dev: requirements-dev.txt .venv/installed
+.venv/installed-dev: requirements-dev.txt requirements-demo.txt .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 

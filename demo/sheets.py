@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 MOST_MAPS = 256  # on a sheet
-ENOUGH = 96  # pixels along a sheet's map, to which smaller ones are enlarged
+ENOUGH, WHOLE = 96, 480  # pixels along a map and along a sheet that need no more
 
 
 def url(pixels):
@@ -65,9 +65,10 @@ def scaled(values, axes):
 
 
 def enlarged(images):
-    """Repeats the pixels of small images [N, h, w, C], few of them more often."""
+    """Repeats the pixels of small images [N, h, w, C], those of a few more often."""
     number, height, width, _ = images.shape
-    times = max(1, ENOUGH // max(height, width, math.isqrt(16 * number)))
+    side = max(height, width)
+    times = max(1, min(ENOUGH // side, int(WHOLE / (side * math.sqrt(number)))))
     return images.repeat(times, 1).repeat(times, 2)
 
 
