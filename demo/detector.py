@@ -53,7 +53,7 @@ class Detector:
     def _truth(self, split, index, example):
         del example
         names = [split.label_names[k] for k in split.objects[index].labels]
-        return ", ".join(names) or "no objects"
+        return f"truly {', '.join(names)}" if names else "no objects"
 
     def image(self, data, drawn=False):
         del drawn

@@ -30,7 +30,8 @@ export function answers(run) {
     function show() {
       const { boxes, text } = look(found, chosen);
       const image = draw("image", { href: found.picture, width: found.width, height: found.height });
-      overlay.replaceChildren(image, ...boxes.map(rectangle));
+      const size = Math.max(found.width, found.height) / 36; // of letters
+      overlay.replaceChildren(image, ...boxes.flatMap((box, i) => rectangle(box, i, size)));
       overlay.setAttribute("aria-label", text);
       said.textContent = text;
       const lines = chosen.kind === "detections" ? boxes : [];
@@ -80,13 +81,17 @@ function look(found, { kind, threshold, row, column }) {
   return { boxes, text: `${boxes.length} of ${found[kind].length} ${kind}` };
 }
 
-function rectangle({ name, score, box: [x1, y1, x2, y2] }, number) {
-  const colour = COLOURS[hash(name ?? String(number)) % COLOURS.length];
-  const size = { x: x1, y: y1, width: x2 - x1, height: y2 - y1, stroke: colour };
-  const rect = draw("rect", size);
-  const text = score === undefined ? "an anchor" : `${name || "proposal"} ${score.toFixed(2)}`;
-  rect.append(draw("title", {}, text));
-  return rect;
+// Returns a box, and its name above it if it has one.
+function rectangle({ name, score, box: [x1, y1, x2, y2] }, number, size) {
+  const colour = COLOURS[hash(name || String(number)) % COLOURS.length];
+  const sides = { x: x1, y: y1, width: x2 - x1, height: y2 - y1, stroke: colour };
+  const rect = draw("rect", sides);
+  if (score === undefined) return [rect];
+  const words = `${name} ${score.toFixed(2)}`.trim();
+  rect.append(draw("title", {}, words));
+  if (!name) return [rect];
+  const place = { x: x1, y: y1 > size ? y1 - size / 4 : y1 + size, fill: colour };
+  return [rect, draw("text", { ...place, "font-size": size }, words)];
 }
 
 function hash(text) {

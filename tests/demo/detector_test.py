@@ -49,7 +49,7 @@ def test_samples_say_their_objects(shown):
     _, objects = digits.canvas("test", 1)
     names = ", ".join(digits.NAMES[k] for k in objects.labels)
     text = shown.sample(1)["text"]
-    assert text == f"test image 1 of {digits.SIZES['test']}: {names}"
+    assert text == f"test image 1 of {digits.SIZES['test']}: truly {names}"
 
 
 def test_filters_and_description(shown):

@@ -5,6 +5,7 @@ import http.client
 import json
 import pathlib
 import re
+import sys
 import threading
 import time
 
@@ -104,6 +105,23 @@ def test_an_image_is_answered(port):
     assert json.loads(body) == {"stage": "C1"}
     _, _, body = ask(port, "/api/runs/0/samples/12")
     assert json.loads(body) == {"index": 12}
+
+
+def test_an_upload_is_not_written(port):
+    """No file is opened for writing while an image of 2 MiB is answered."""
+    written = []
+
+    def watch(event, arguments):
+        if event == "open" and isinstance(arguments[1], str):
+            written.extend(arguments[:1] if set(arguments[1]) & set("wax+") else ())
+
+    noise = np.random.default_rng(0).integers(0, 256, (1500, 1400, 1), np.uint8)
+    image = tiny_datasets.png(noise)
+    sys.addaudithook(watch)  # stays until the end of the process
+    assert len(image) > 2**21 - 2**18
+    assert ask(port, "/api/runs/0/answer", image)[0] == 200
+    assert ask(port, "/api/runs/0/answer", image[:-1000])[0] == 400
+    assert not written
 
 
 def test_damaged_and_enormous_uploads_get_one_line(port):
