@@ -2,11 +2,12 @@
 
 import { ask, byId, draw, make, number } from "./server.js";
 
-const [WIDTH, HEIGHT] = [900, 560];
+// On a phone the chart is smaller, so that its letters are not.
+const [WIDTH, HEIGHT] = window.innerWidth < 600 ? [460, 460] : [900, 560];
 const MARGIN = { left: 56, right: 16, top: 16, bottom: 48 };
 const X_TICKS = [0.3, 0.5, 1, 2, 5, 10, 20, 50];
 const Y_TICKS = [16, 18, 20, 22, 25, 30, 35, 40, 45];
-const AREA = 9; // square pixels per million parameters
+const AREA = WIDTH / 100; // square pixels per million parameters
 
 export async function start() {
   const found = await ask("/api/networks");
