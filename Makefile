@@ -3,18 +3,19 @@
 # make parity  those, and the networks against torchvision, timm and Keras
 # make lint    ruff
 # make slurm-test  a sweep on a SLURM of this machine alone; needs root on Debian
+# make browser-test  the demo's page in Chromium; needs root on Debian
 # make sanitize  the C++ kernels' tests with the address and undefined-behaviour sanitizers
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 BIN = .venv/bin
 
-.PHONY: train test parity slurm-test lint sanitize setup clean
+.PHONY: train test parity slurm-test browser-test lint sanitize setup clean
 
 train: .venv/installed
 	$(BIN)/python main.py --config=configs/lenet5.py --workdir=runs/lenet5
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest -n 2 -m "not slow and not slurm"
+	$(BIN)/python -m pytest -n 2 -m "not slow and not slurm and not browser"
 
 parity: .venv/installed-parity
 	$(BIN)/python -m pytest -n 2 -m "slow or parity"
@@ -24,6 +25,11 @@ slurm-test: .venv/installed-dev
 	  && command -v munged >/dev/null || (apt-get update -qq && \
 	  apt-get install -qq --no-install-recommends slurmctld slurmd slurm-client munge)
 	$(BIN)/python -m pytest -s -rs -m slurm tests/slurm
+
+browser-test: .venv/installed-browser
+	command -v chromedriver >/dev/null || (apt-get update -qq && \
+	  apt-get install -qq --no-install-recommends chromium chromium-driver)
+	$(BIN)/python -m pytest -s -rs -m browser tests/demo
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
@@ -48,7 +54,7 @@ KERNELS = $(addprefix kernels/,native.py onednn.py onednn_check.py) \
 	$(BIN)/python -m kernels.native  # builds where there is a C++ compiler
 	touch $@
 
-.venv/installed-dev: requirements-dev.txt .venv/installed
+.venv/installed-dev: requirements-dev.txt requirements-demo.txt .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 
@@ -57,6 +63,10 @@ KERNELS = $(addprefix kernels/,native.py onednn.py onednn_check.py) \
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
 	  -r requirements-parity.txt -r requirements-exchange.txt
+	touch $@
+
+.venv/installed-browser: requirements-browser.txt .venv/installed-dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $<
 	touch $@
 
 clean:

@@ -5,6 +5,7 @@
     python main.py --mode=evaluate --workdir=runs/a,runs/b --change=eval.protocol=dense
     python main.py --mode=predict --workdir=runs/lenet5 --images=a.png,photos
     python main.py --mode=inspect --workdir=runs/lenet5
+    python main.py --mode=demo --workdir=runs/lenet5,runs/other
     python main.py --mode=plot --workdir=runs/a,runs/b --output=curves.png
     python main.py --mode=summarize --config=configs/lenet5.py
     python main.py --mode=export --workdir=runs/lenet5 --format=onnx
@@ -103,16 +104,15 @@ def _sweep(options, config, runs):
     return _unless_failed(sweep.run(options, config, runs[0]))
 
 
-MODES = {
-    "train": _train,
-    "evaluate": _evaluate,
-    "summarize": _summarize,
-    "predict": _predict,
-    "inspect": _inspect,
-    "plot": _plot,
-    "export": _export,
-    "sweep": _sweep,
-}
+def _demo(options, config, runs):
+    from demo import serve
+
+    address = options.host, options.port
+    return serve.serve(runs, options.checkpoint, *address, options.database)
+
+
+USES = _predict, _inspect, _plot, _export, _demo  # of a trained run
+MODES = {m.__name__[1:]: m for m in (_train, _evaluate, _summarize, _sweep, *USES)}
 
 
 def main(argv):
@@ -142,7 +142,7 @@ def _run(options):
     from experiment import checks, workdir
 
     # A comma belongs to a run's path only if that path exists.
-    several = options.mode in ("evaluate", "plot")
+    several = options.mode in ("evaluate", "plot", "demo")
     paths = flags.paths(options.workdir or "") if several else [options.workdir]
     runs = [workdir.Workdir(path) for path in paths if path]
     config = options.config

@@ -70,14 +70,18 @@ class Network:
         self.run, self.config, self.model = run, opened.config, opened.model
         self.names, self.step = opened.label_names, opened.step
         self.variables = jax.device_put(opened.variables)
-        self._channels, self._preprocessing = opened.channels, opened.preprocessing
+        self.channels, self._preprocessing = opened.channels, opened.preprocessing
 
     def file(self, path):
         """Returns the `Seen` of an image file."""
-        image = image_files.read(path, self._channels)
+        image = image_files.read(path, self.channels)
+        return self.show(pathlib.Path(path).name, image)
+
+    def show(self, title, image):
+        """Returns the `Seen` of an image uint8 [H, W, C] of any size."""
         shown, arrays = self._show(self._preprocessing.view, image, None)
         batch = {"image": shown, **arrays}
-        return Seen(pathlib.Path(path).name, {n: x[None] for n, x in batch.items()})
+        return Seen(title, {n: x[None] for n, x in batch.items()})
 
     def images(self, name):
         """Returns the `Seen` of a few images of a split of the run's data."""

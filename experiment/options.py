@@ -12,9 +12,10 @@ from configs import default
 from errors import UsageError
 from experiment import configuration
 
-MODES = "train evaluate summarize predict inspect plot export sweep".split()
+MODES = "train evaluate summarize predict inspect plot export sweep demo".split()
 FORMATS = ["safetensors", "torchvision", "stablehlo", "onnx"]
-OWN_CONFIG = ("predict", "inspect", "plot", "export")  # modes that use the run's config
+# Modes that use the run's config.
+OWN_CONFIG = ("predict", "inspect", "plot", "export", "demo")
 CACHE = os.environ.get("JAX_COMPILATION_CACHE_DIR", "~/.cache/convnets/xla")
 
 
@@ -132,13 +133,14 @@ def _define(options, argv):
         flags.DEFINE_string,
         "workdir",
         None,
-        "Directory of the run; evaluate: a,b,c is an ensemble; plot: several runs.",
+        "Directory of the run; evaluate: a,b,c is an ensemble; plot: several runs; "
+        "demo: one or two.",
     )
     define(
         flags.DEFINE_string,
         "checkpoint",
         "latest",
-        "evaluate, predict, inspect, export: latest, best, or a step.",
+        "evaluate, predict, inspect, export, demo: latest, best, or a step.",
     )
     define(
         flags.DEFINE_multi_string,
@@ -168,8 +170,22 @@ def _define(options, argv):
         flags.DEFINE_integer,
         "database",
         10_000,
-        "inspect: how many training images to search for the nearest.",
+        "inspect, demo: how many training images to search for the nearest.",
         lower_bound=1,
+    )
+    define(
+        flags.DEFINE_string,
+        "host",
+        "127.0.0.1",
+        "demo: the address to serve at; 0.0.0.0 lets other machines in.",
+    )
+    define(
+        flags.DEFINE_integer,
+        "port",
+        7860,
+        "demo: the port to serve at; 0: any that is free.",
+        lower_bound=0,
+        upper_bound=65535,
     )
     define(
         flags.DEFINE_enum,
@@ -291,6 +307,9 @@ def _check(options):
             raise UsageError(f"--output={options.output}: there is no folder {folder}")
     if mode == "export" and os.path.splitext(options.output or "")[1]:
         raise UsageError(f"--output={options.output}: export writes into a directory")
+    for name in ("host", "port"):
+        if options[name].present and mode != "demo":
+            raise UsageError(f"--{name} is for demo, not --mode={mode}")
     if options.change and mode != "evaluate":
         raise UsageError(f"--change is for --mode=evaluate, not --mode={mode}")
 

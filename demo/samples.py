@@ -1,0 +1,43 @@
+"""Examples of a run's test split, for the page."""
+
+import functools
+
+from demo import sheets
+from demo.uploads import Refused
+from transforms import decode
+
+
+class Samples:
+    """A split's images with the words that say what they show.
+
+    Args:
+      open_split: returns the split; it is called when the first sample is asked for.
+      describe: (split, index, example) -> the true classes in words.
+      channels: 1 (grey) or 3 (RGB).
+    """
+
+    def __init__(self, open_split, describe, channels):
+        self._open, self._describe, self._channels = open_split, describe, channels
+
+    @functools.cached_property
+    def _split(self):
+        return self._open()
+
+    def get(self, index):
+        """Returns example `index`, counted round the split, as a PNG with its truth."""
+        split = self._split
+        index %= len(split)
+        (example,) = split.examples([index])
+        try:
+            pixels = decode.decode(example.image, self._channels)
+        except decode.DamagedImage as error:
+            raise Refused(f"test image {index} is damaged: {error}") from error
+        truth = self._describe(split, index, example)
+        text = f"test image {index:,} of {len(split):,}: {truth}"
+        return {"picture": sheets.url(pixels), "text": text}
+
+
+def class_of(names, example):
+    """Says an example's class; data without classes have the label -1."""
+    known = 0 <= example.label < len(names)
+    return f"truly {names[example.label]}" if known else "its class is not known"
