@@ -89,6 +89,26 @@ def _masked_crc(data):
     return crc.to_bytes(4, "little")
 
 
+class TFRecordWriter:
+    """Writes a TFRecord file; has the methods of TensorFlow's class of this name."""
+
+    def __init__(self, path):
+        self._file = open(path, "wb")  # noqa: SIM115  closed by __exit__
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._file.close()
+
+    def write(self, record):
+        for part in (len(record).to_bytes(8, "little"), record):
+            self._file.write(part + _masked_crc(part))
+
+    def flush(self):
+        self._file.flush()
+
+
 def _save(path, array):
     """Saves an array in a whole file or none; only logs a failure (a full disk)."""
     partial = path.with_suffix(f".{os.getpid()}")
