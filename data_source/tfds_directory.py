@@ -223,7 +223,9 @@ def _stock_builder(name, places, file_format):
 
 def _without_tensorflow(builder):
     """Says that TensorFlow is missing, if it is needed; else returns None."""
-    if builder.name in without_tensorflow.SETS or importlib.util.find_spec("tensorflow"):
+    if builder.name in without_tensorflow.SETS or importlib.util.find_spec(
+        "tensorflow"
+    ):
         return None
     return (
         "tfds needs TensorFlow to prepare it: pip install -r requirements-prepare.txt, "

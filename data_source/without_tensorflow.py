@@ -12,6 +12,7 @@ import os
 import types
 
 import numpy as np
+import simplejpeg
 from PIL import Image
 
 from data_source.records import TFRecordWriter
@@ -35,16 +36,17 @@ def stand_in():
             lazy["_module"] = before
 
 
-def _decode(data, **_):
-    """Returns the RGB pixels uint8 [H, W, 3] of a PNG or a JPEG.
-
-    Ink of a CMYK JPEG is mixed as in TensorFlow's jpeg_mem.cc: R = C K / 255, for C and
-    K as Adobe stores them, inverted.
-    """
+def _decode_png(data, **_):
     with Image.open(io.BytesIO(data)) as image:
-        if image.mode != "CMYK":
-            return np.asarray(image.convert("RGB"))
-        ink = 255 - np.asarray(image).astype(int)
+        return np.asarray(image.convert("RGB"))
+
+
+def _decode_jpeg(data):
+    """Returns the pixels uint8 [H, W, 3] of a CMYK JPEG, bit for bit as TensorFlow.
+
+    Ink is stored inverted, so R = C K / 255 (tensorflow/core/lib/jpeg/jpeg_mem.cc).
+    """
+    ink = simplejpeg.decode_jpeg(data, "CMYK", fastdct=True).astype(int)
     return (ink[..., :3] * ink[..., 3:] // 255).astype(np.uint8)
 
 
@@ -77,8 +79,8 @@ _TENSORFLOW = types.SimpleNamespace(
     compat=types.SimpleNamespace(as_text=os.fsdecode),
     executing_eagerly=lambda: True,
     image=types.SimpleNamespace(
-        decode_jpeg=_eager(_decode),
-        decode_png=_eager(_decode),
+        decode_jpeg=_eager(_decode_jpeg),
+        decode_png=_eager(_decode_png),
         encode_jpeg=_eager(_encode("JPEG", quality=100, subsampling=2, dpi=(300, 300))),
         encode_png=_eager(_encode("PNG")),
     ),

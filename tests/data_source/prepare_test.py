@@ -268,7 +268,8 @@ def test_a_prepared_set_is_trusted_by_all_of_its_files(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["cifar10"], "cifar10 is not imagenet2012, folder:PATH or csv:PATH"),
+        (["cifar10"], "cifar10' cannot be prepared: no connection to www.cs.toronto"),
+        (["cifar11"], "There is no data set 'cifar11'. Did you mean cifar10"),
         (["imagenet2012"], "imagenet2012 needs --manual_dir"),
         (["folder:/x"], "image files need --name"),
         (["folder:/x", "--name=x"], "/x cannot be listed"),

@@ -266,14 +266,18 @@ def test_the_set_is_the_one_that_tfds_prepares_with_tensorflow(
                 split.pop("numBytes")
     assert infos[0] == infos[1]
     for split in theirs.info.splits:
-        sources = [tfds_directory.open_records(b, name, split)[1] for b in (theirs, ours)]
+        sources = [
+            tfds_directory.open_records(b, name, split)[1] for b in (theirs, ours)
+        ]
         records = [source._records(range(len(source))) for source in sources]
         assert len(records[0]) == len(records[1]) > 0
         if name.startswith("voc"):
             assert records[0] == records[1]
             continue
         for one, other in zip(*records, strict=True):
-            one, other = (theirs.info.features.deserialize_example_np(r) for r in (one, other))
+            one, other = (
+                theirs.info.features.deserialize_example_np(r) for r in (one, other)
+            )
             assert one.keys() == other.keys()
             for key in one:
                 np.testing.assert_array_equal(one[key], other[key])
