@@ -16,6 +16,7 @@ Exit codes: 0 done; 1 failed, with one line that says why; 2 a wrong flag or con
 goes on.
 """
 
+import gc
 import os
 import sys
 
@@ -141,6 +142,9 @@ def main(argv):
 def _run(options):
     from experiment import checks, workdir
 
+    if options.mode not in ("train", "sweep"):
+        # Imports and traces make millions of objects and hardly any garbage.
+        gc.set_threshold(100_000, 50, 100)
     # A comma belongs to a run's path only if that path exists.
     several = options.mode in ("evaluate", "plot")
     paths = flags.paths(options.workdir or "") if several else [options.workdir]

@@ -3,8 +3,10 @@
 Functions import tfds, and tensorflow for sets that need it, only when they need them.
 """
 
+import contextlib
 import difflib
 import importlib.util
+import json
 import os
 import re
 import socket
@@ -21,6 +23,14 @@ from data_source.split import DataError, Split
 
 EMBEDDED = Path(__file__).resolve().parents[1] / "data"
 PROBE_SECONDS = 5
+# (image shape, number of classes) of sets that need not be on disk, as tfds has them.
+STOCK = {
+    "mnist": ((28, 28, 1), 10),
+    "fashion_mnist": ((28, 28, 1), 10),
+    "cifar10": ((32, 32, 3), 10),
+    "cifar100": ((32, 32, 3), 100),
+    "imagenet2012": ((None, None, 3), 1000),
+}
 
 
 def open_split(name, split, *, data_dir=None, download=True):
@@ -56,9 +66,34 @@ def open_records(builder, name, split):
 
 def describe(name, *, data_dir=None):
     """Returns (image_shape, num_classes) for data_source.describe."""
+    known = STOCK.get(name)
+    with contextlib.suppress(DataError):  # no such name or folder: tfds knows better
+        _, places = _places(name, data_dir)
+        if directory := next(filter(None, (_prepared(p, name) for p in places)), None):
+            known = _noted(directory)
+    if known:
+        return known
     features = describing_builder(name, data_dir).info.features
     image, label = _image_and_label(name, features)
     return tuple(image.shape), label.num_classes
+
+
+def _noted(directory):
+    """Returns (image_shape, num_classes) if features.json has them in the usual form.
+
+    tfds, whose import takes half a second, need not be asked then.
+    """
+    try:
+        features = json.loads((directory / "features.json").read_text())
+        features = features["featuresDict"]["features"]
+        image, label = features["image"]["image"], features["label"]["classLabel"]
+        sides = [int(side) for side in image["shape"]["dimensions"]]
+        number = int(label["numClasses"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if image["dtype"] != "uint8" or number < 2:
+        return None
+    return tuple(None if side < 0 else side for side in sides), number
 
 
 def describing_builder(name, data_dir):
@@ -96,11 +131,11 @@ def _image_and_label(name, features):
     return image, label
 
 
-def find_builder(name, data_dir, download):
-    """Returns the tfds builder of a prepared set, which `download` may prepare.
+def _places(name, data_dir):
+    """Returns the usual folders of data sets, and those in which to look for `name`.
 
     Raises:
-      DataError: the set cannot be had.
+      DataError: that is no name, or there is no folder `data_dir`.
     """
     if not re.fullmatch(r"\w+(/[\w.-]+)?(:[\d.*]+)?", name):
         raise DataError(f"{name!r} is not a data set name such as 'mnist'.")
@@ -109,6 +144,16 @@ def find_builder(name, data_dir, download):
     places = [Path(data_dir).expanduser()] if data_dir else usual
     if data_dir and not places[0].is_dir():
         raise DataError(f"The data directory {data_dir} does not exist.")
+    return usual, places
+
+
+def find_builder(name, data_dir, download):
+    """Returns the tfds builder of a prepared set, which `download` may prepare.
+
+    Raises:
+      DataError: the set cannot be had.
+    """
+    usual, places = _places(name, data_dir)
     import tensorflow_datasets as tfds
 
     for place in places:
