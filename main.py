@@ -145,10 +145,7 @@ def _run(options):
     if options.mode not in ("train", "sweep"):
         # Imports and traces make millions of objects and hardly any garbage.
         gc.set_threshold(100_000, 50, 100)
-    # A comma belongs to a run's path only if that path exists.
-    several = options.mode in ("evaluate", "plot")
-    paths = flags.paths(options.workdir or "") if several else [options.workdir]
-    runs = [workdir.Workdir(path) for path in paths if path]
+    runs = [workdir.Workdir(path) for path in flags.run_paths(options)]
     config = options.config
     if options.mode == "plot":
         return _plot(options, config, runs)

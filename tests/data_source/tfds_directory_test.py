@@ -354,6 +354,29 @@ def test_a_set_is_described_without_its_data(tmp_path, some):
         data_source.describe("mnits")
 
 
+@pytest.mark.parametrize("name", tfds_directory.STOCK)
+def test_what_is_said_of_sets_that_are_not_on_disk(name):
+    import tensorflow_datasets as tfds
+
+    features = tfds.builder(name, try_gcs=False).info.features
+    told = tuple(features["image"].shape), features["label"].num_classes
+    assert tfds_directory.STOCK[name] == told == data_source.describe(name)
+
+
+def test_unusual_features_are_left_to_tfds(tmp_path, some):
+    import tensorflow_datasets as tfds
+
+    def noted(dataset, **features):
+        path = prepare(tmp_path, *some, name=dataset, **features)[0].parent
+        return tfds_directory._noted(path)
+
+    assert noted("small") == ((8, 8, 1), 3)
+    assert noted("any", shape=(None, None, 1)) == ((None, None, 1), 3)
+    image, label = tfds.features.Image(), tfds.features.ClassLabel(names=NAMES)
+    assert noted("digit", features={"image": image, "digit": label}) is None
+    assert tfds_directory._noted(tmp_path) is None
+
+
 @pytest.mark.parametrize("file_format", ["array_record", "tfrecord"])
 def test_damage_is_named(tmp_path, some, file_format):
     images, labels = some
