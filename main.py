@@ -143,8 +143,7 @@ def _run(options):
     from experiment import checks, workdir
 
     if options.mode not in ("train", "sweep"):
-        # Imports and traces make millions of objects and hardly any garbage.
-        gc.set_threshold(100_000, 50, 100)
+        gc.set_threshold(100_000, 50, 100)  # imports and traces leave little garbage
     runs = [workdir.Workdir(path) for path in flags.run_paths(options)]
     config = options.config
     if options.mode == "plot":
@@ -177,4 +176,5 @@ if __name__ == "__main__":
     logging.set_verbosity(logging.WARNING)
     code = main(sys.argv)
     stopping.ignore_signals()
+    gc.freeze()  # the end need not look for garbage
     sys.exit(code)

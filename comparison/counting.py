@@ -114,7 +114,7 @@ def layers(model, shape):
 
     image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     with shapes_only():
-        jax.eval_shape(init, jax.random.key(0), image)
+        jax.eval_shape(init, jax.eval_shape(jax.random.key, 0), image)
     return rows
 
 

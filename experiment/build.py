@@ -444,7 +444,7 @@ def abstract_variables(model, shape):
     init = functools.partial(model.init, train=False)
     images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     with refusing(model, shape), layers.shapes_only():
-        return jax.eval_shape(init, jax.random.key(0), images)
+        return jax.eval_shape(init, jax.eval_shape(jax.random.key, 0), images)
 
 
 @contextlib.contextmanager
