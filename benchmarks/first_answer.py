@@ -8,7 +8,7 @@ table has medians over the rounds, in seconds:
 
     answer   until the first line is printed
     all      until the process has ended
-    CPU      the processor time of all its threads
+    CPU      the processor time of all its threads, until the answer and in all
 
 FOLDER holds another version of this code. The compilation cache is filled before, and
 the files of Python and its packages are in memory.
@@ -44,7 +44,7 @@ STEP = ("--config.num_steps=1", "--config.batch_size=2", "--config.eval.batch_si
 
 
 def measure(folder, arguments):
-    """Returns (answer, all, CPU) in seconds of main.py in `folder`."""
+    """Returns (answer, all, CPU until the answer, CPU) in seconds of main.py."""
     start = time.monotonic()
     child = subprocess.Popen(
         [sys.executable, "main.py", *arguments],
@@ -55,10 +55,14 @@ def measure(folder, arguments):
     if not child.stdout.readline():
         raise RuntimeError(f"main.py {' '.join(arguments)} gave no answer in {folder}")
     answer = time.monotonic() - start
+    fields = pathlib.Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2]
+    ticks = sum(map(int, fields.split()[11:13]))  # of user and system: proc(5)
     child.stdout.read()
     _, _, usage = os.wait4(child.pid, 0)
     child.returncode = 0
-    return answer, time.monotonic() - start, usage.ru_utime + usage.ru_stime
+    whole = time.monotonic() - start
+    until = ticks / os.sysconf("SC_CLK_TCK")
+    return answer, whole, until, usage.ru_utime + usage.ru_stime
 
 
 def commands(folder, names):
@@ -89,8 +93,8 @@ def main():
     args = parser.parse_args()
     versions = {"here": ROOT} | ({"there": args.against} if args.against else {})
     names = [args.only] if args.only else [*TRAININGS, "summarize"]
-    print("| command | version | answer | all | CPU |")
-    print("|---|---|---:|---:|---:|")
+    print("| command | version | answer | all | CPU: answer | all |")
+    print("|---|---|---:|---:|---:|---:|")
     with tempfile.TemporaryDirectory() as folder:
         for name, arguments in commands(pathlib.Path(folder), names).items():
             measured = {version: [] for version in versions}
