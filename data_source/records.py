@@ -123,6 +123,13 @@ def _save(path, array):
             partial.unlink()
 
 
+def allow_many_files():
+    """Lets this process have as many files open as the system allows."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError):  # macOS: "unlimited" is refused
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def open_file(path, file_format):
     if file_format == "tfrecord":
         return TFRecordFile(path)
@@ -167,10 +174,7 @@ class Source:
             if not os.path.isfile(file.filename):
                 raise DataError(f"{file.filename} is missing ({self._what}).")
         if file_format == "array_record":
-            # Each file stays open; ImageNet has 1024, a process' usual limit.
-            _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-            with contextlib.suppress(ValueError):  # macOS: "unlimited" is refused
-                resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+            allow_many_files()  # each stays open; ImageNet has 1024, the usual limit
 
     def __len__(self):
         return self._ends[-1]

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_source import without_tensorflow
+from data_source import records, without_tensorflow
 from data_source.records import Source
 from data_source.split import DataError, Split
 
@@ -293,6 +293,7 @@ def _prepare(builder, manual_dir=None):
 
     config = tfds.download.DownloadConfig(manual_dir=manual_dir)
     if builder.name in without_tensorflow.SETS:
+        records.allow_many_files()  # tfds shuffles more than 1 GB in a thousand files
         with without_tensorflow.stand_in():
             builder.download_and_prepare(download_config=config)
         return
