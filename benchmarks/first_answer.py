@@ -46,20 +46,21 @@ STEP = ("--config.num_steps=1", "--config.batch_size=2", "--config.eval.batch_si
 def measure(folder, arguments):
     """Returns (answer, all, CPU until the answer, CPU) in seconds of main.py."""
     start = time.monotonic()
-    child = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "main.py", *arguments],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-    )
-    if not child.stdout.readline():
-        raise RuntimeError(f"main.py {' '.join(arguments)} gave no answer in {folder}")
-    answer = time.monotonic() - start
-    fields = pathlib.Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2]
-    ticks = sum(map(int, fields.split()[11:13]))  # of user and system: proc(5)
-    child.stdout.read()
-    _, _, usage = os.wait4(child.pid, 0)
-    child.returncode = 0
+    ) as child:
+        if not child.stdout.readline():
+            command = " ".join(["main.py", *arguments])
+            raise RuntimeError(f"{command} gave no answer in {folder}")
+        answer = time.monotonic() - start
+        fields = pathlib.Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2]
+        ticks = sum(map(int, fields.split()[11:13]))  # of user and system: proc(5)
+        child.stdout.read()
+        _, _, usage = os.wait4(child.pid, 0)
+        child.returncode = 0
     whole = time.monotonic() - start
     until = ticks / os.sysconf("SC_CLK_TCK")
     return answer, whole, until, usage.ru_utime + usage.ru_stime
