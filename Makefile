@@ -6,7 +6,7 @@
 # make browser-test  the demo's page in Chromium; needs root on Debian
 # make sanitize  the C++ kernels' tests with the address and undefined-behaviour sanitizers
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+PYTHON ?= $(shell for v in 3.11 3.12 3.13 3.14 3; do command -v python$$v && break; done)
 BIN = .venv/bin
 
 .PHONY: train test parity slurm-test browser-test lint sanitize setup clean
@@ -47,8 +47,8 @@ KERNELS = $(addprefix kernels/,native.py onednn.py onednn_check.py) \
   $(wildcard kernels/*.cc kernels/*.h)
 
 .venv/installed: requirements.txt $(KERNELS)
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v < (3, 13) or \
-	  sys.exit(f"Python 3.11 or 3.12 is needed, not {v[0]}.{v[1]}: make PYTHON=...")'
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v < (3, 15) or \
+	  sys.exit(f"Python 3.11 to 3.14 is needed, not {v[0]}.{v[1]}: make PYTHON=...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	$(BIN)/python -m kernels.native  # builds where there is a C++ compiler
@@ -59,10 +59,12 @@ KERNELS = $(addprefix kernels/,native.py onednn.py onednn_check.py) \
 	touch $@
 
 # torch first: torchvision and timm would resolve another build of it.
-.venv/installed-parity: requirements-parity.txt requirements-exchange.txt .venv/installed-dev
+.venv/installed-parity: requirements-parity.txt requirements-exchange.txt \
+  requirements-prepare.txt .venv/installed-dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
 	  -r requirements-parity.txt -r requirements-exchange.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-prepare.txt
 	touch $@
 
 .venv/installed-browser: requirements-browser.txt .venv/installed-dev

@@ -17,6 +17,7 @@ Exit codes: 0 done; 1 failed, with one line that says why; 2 a wrong flag or con
 goes on.
 """
 
+import gc
 import os
 import sys
 
@@ -141,10 +142,9 @@ def main(argv):
 def _run(options):
     from experiment import checks, workdir
 
-    # A comma belongs to a run's path only if that path exists.
-    several = options.mode in ("evaluate", "plot", "demo")
-    paths = flags.paths(options.workdir or "") if several else [options.workdir]
-    runs = [workdir.Workdir(path) for path in paths if path]
+    if options.mode not in ("train", "sweep", "demo"):
+        gc.set_threshold(100_000, 50, 100)  # imports and traces leave little garbage
+    runs = [workdir.Workdir(path) for path in flags.run_paths(options)]
     config = options.config
     if options.mode == "plot":
         return _plot(options, config, runs)
@@ -176,4 +176,5 @@ if __name__ == "__main__":
     logging.set_verbosity(logging.WARNING)
     code = main(sys.argv)
     stopping.ignore_signals()
+    gc.freeze()  # the end need not look for garbage
     sys.exit(code)

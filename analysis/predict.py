@@ -14,6 +14,7 @@ import data_source
 import models
 from analysis import answers, detect, image_files, pictures
 from experiment import trained
+from models import layers
 from transforms import resizing
 
 SHOWN = 5  # classes for each image
@@ -146,7 +147,8 @@ def _probabilities(items, network):
 
     @jax.jit
     def probabilities(variables, images):
-        logits = network.model.apply(variables, network.inputs(images), train=False)
+        with layers.shapes_only():  # the network has its kernels
+            logits = network.model.apply(variables, network.inputs(images), train=False)
         return jax.nn.softmax(logits)
 
     def read(item):

@@ -11,7 +11,13 @@ import jax
 import jax.numpy as jnp
 
 from comparison.counts import Counts
-from models.layers import AvgPool, FullyConnected, LocalResponseNorm, MaxPool
+from models.layers import (
+    AvgPool,
+    FullyConnected,
+    LocalResponseNorm,
+    MaxPool,
+    shapes_only,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +113,8 @@ def layers(model, shape):
             return model.init(key, image, train=False)
 
     image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-    jax.eval_shape(init, jax.random.key(0), image)
+    with shapes_only():
+        jax.eval_shape(init, jax.eval_shape(jax.random.key, 0), image)
     return rows
 
 

@@ -127,9 +127,10 @@ def summarize(config):
     preprocessing = build.make_preprocessing(config, image_shape)
     shape = build.input_shape(preprocessing, image_shape)
     model = build.make_model(config, num_classes)
-    build.abstract_variables(model, shape)  # says in one line what does not fit
+    with build.refusing(model, shape):
+        rows = layers(model, shape)
     title = f"{config.model.name}, input {times(shape)}, {num_classes} classes"
-    return summary(title, layers(model, shape))
+    return summary(title, rows)
 
 
 def _detector(config):
@@ -140,8 +141,8 @@ def _detector(config):
     )
     shape = detection.short_side, detection.long_side, channels
     model = build.make_model(config, num_classes)
-    build.abstract_variables(model, shape)  # as in `summarize`
-    rows = layers(model, shape)
+    with build.refusing(model, shape):
+        rows = layers(model, shape)
     title = f"{config.model.name}, input {times(shape)}, {num_classes} classes"
     return DetectorSummary(
         title,

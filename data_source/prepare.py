@@ -1,7 +1,12 @@
-"""Writes ImageNet 2012, or any image files, as an ordinary TFDS directory.
+"""Writes a data set of TFDS, or any image files, as an ordinary TFDS directory.
 
+    python prepare.py cifar10 --data_dir=OUT
     python prepare.py imagenet2012 --manual_dir=TARS --data_dir=OUT
     python prepare.py folder:PATH --data_dir=OUT --name=birds
+
+The first has tfds download and prepare a set of that name; archives that lie in
+--manual_dir are not downloaded. MNIST, Fashion-MNIST, CIFAR, VOC and ImageNet need no
+TensorFlow; all other sets do.
 
 TARS holds ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar as image-net.org provides
 them; they are read in place, and nothing is unpacked. The examples, their order and
@@ -23,7 +28,15 @@ import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from data_source import DataError, image_folder, records, report
+from data_source import (
+    DataError,
+    image_folder,
+    records,
+    report,
+    tfds_directory,
+    without_tensorflow,
+)
+from data_source.records import TFRecordWriter
 
 IMAGENET_COUNTS = {"train": 1_281_167, "validation": 50_000}
 IMAGENET_TARS = {
@@ -103,7 +116,8 @@ def prepare_imagenet(
         # 22 images are CMYK and one is a PNG; tfds makes them RGB JPEGs, and so do we.
         return builder._fix_image(piece.name, io.BytesIO(data)).read()
 
-    return output.write(pieces, as_tfds)
+    with without_tensorflow.stand_in():
+        return output.write(pieces, as_tfds)
 
 
 def prepare_files(name, data_dir, dataset, *, file_format="array_record", holdout=0.1):
@@ -346,9 +360,7 @@ def _num_records(path, file_format):
 
 def _write_records(path, file_format, records):
     if file_format == "tfrecord":
-        import tensorflow as tf
-
-        with tf.io.TFRecordWriter(str(path)) as writer:
+        with TFRecordWriter(path) as writer:
             for record in records:
                 writer.write(record)
         return
@@ -367,9 +379,9 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("source", help="imagenet2012, folder:PATH or csv:PATH")
+    parser.add_argument("source", help="a name of TFDS, folder:PATH or csv:PATH")
     parser.add_argument("--data_dir", required=True, help="TFDS directory to write to")
-    parser.add_argument("--manual_dir", help="imagenet2012: where the tars are")
+    parser.add_argument("--manual_dir", help="where tars and other archives are")
     parser.add_argument("--name", help="folder, csv: name of the data set")
     parser.add_argument(
         "--holdout",
@@ -404,8 +416,11 @@ def main(arguments=None):
                 holdout=options.holdout,
             )
         else:
-            parser.error(
-                f"{options.source} is not imagenet2012, folder:PATH or csv:PATH"
+            done = tfds_directory.prepare(
+                options.source,
+                data_dir,
+                manual_dir=options.manual_dir,
+                file_format=options.file_format,
             )
     except (DataError, OSError) as error:
         sys.exit(f"error: {error}")

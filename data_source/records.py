@@ -89,6 +89,26 @@ def _masked_crc(data):
     return crc.to_bytes(4, "little")
 
 
+class TFRecordWriter:
+    """Writes a TFRecord file; has the methods of TensorFlow's class of this name."""
+
+    def __init__(self, path):
+        self._file = open(path, "wb")  # noqa: SIM115  closed by __exit__
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._file.close()
+
+    def write(self, record):
+        for part in (len(record).to_bytes(8, "little"), record):
+            self._file.write(part + _masked_crc(part))
+
+    def flush(self):
+        self._file.flush()
+
+
 def _save(path, array):
     """Saves an array in a whole file or none; only logs a failure (a full disk)."""
     partial = path.with_suffix(f".{os.getpid()}")
@@ -101,6 +121,13 @@ def _save(path, array):
         logging.info("An index of records is not kept: %s", error)
         with contextlib.suppress(OSError):
             partial.unlink()
+
+
+def allow_many_files():
+    """Lets this process have as many files open as the system allows."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError):  # macOS: "unlimited" is refused
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def open_file(path, file_format):
@@ -147,10 +174,7 @@ class Source:
             if not os.path.isfile(file.filename):
                 raise DataError(f"{file.filename} is missing ({self._what}).")
         if file_format == "array_record":
-            # Each file stays open; ImageNet has 1024, a process' usual limit.
-            _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-            with contextlib.suppress(ValueError):  # macOS: "unlimited" is refused
-                resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+            allow_many_files()  # each stays open; ImageNet has 1024, the usual limit
 
     def __len__(self):
         return self._ends[-1]

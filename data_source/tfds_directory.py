@@ -1,9 +1,12 @@
 """Finds a directory that TFDS prepared, or has tfds download and prepare it.
 
-Functions import tfds, and tensorflow for a download, only when they need them.
+Functions import tfds, and tensorflow for sets that need it, only when they need them.
 """
 
+import contextlib
 import difflib
+import importlib.util
+import json
 import os
 import re
 import socket
@@ -14,11 +17,20 @@ from pathlib import Path
 
 import numpy as np
 
+from data_source import records, without_tensorflow
 from data_source.records import Source
 from data_source.split import DataError, Split
 
 EMBEDDED = Path(__file__).resolve().parents[1] / "data"
 PROBE_SECONDS = 5
+# (image shape, number of classes) of sets that need not be on disk, as tfds has them.
+STOCK = {
+    "mnist": ((28, 28, 1), 10),
+    "fashion_mnist": ((28, 28, 1), 10),
+    "cifar10": ((32, 32, 3), 10),
+    "cifar100": ((32, 32, 3), 100),
+    "imagenet2012": ((None, None, 3), 1000),
+}
 
 
 def open_split(name, split, *, data_dir=None, download=True):
@@ -54,9 +66,34 @@ def open_records(builder, name, split):
 
 def describe(name, *, data_dir=None):
     """Returns (image_shape, num_classes) for data_source.describe."""
+    known = STOCK.get(name)
+    with contextlib.suppress(DataError):  # no such name or folder: tfds knows better
+        _, places = _places(name, data_dir)
+        if directory := next(filter(None, (_prepared(p, name) for p in places)), None):
+            known = _noted(directory)
+    if known:
+        return known
     features = describing_builder(name, data_dir).info.features
     image, label = _image_and_label(name, features)
     return tuple(image.shape), label.num_classes
+
+
+def _noted(directory):
+    """Returns (image_shape, num_classes) if features.json has them in the usual form.
+
+    tfds, whose import takes half a second, need not be asked then.
+    """
+    try:
+        features = json.loads((directory / "features.json").read_text())
+        features = features["featuresDict"]["features"]
+        image, label = features["image"]["image"], features["label"]["classLabel"]
+        sides = [int(side) for side in image["shape"]["dimensions"]]
+        number = int(label["numClasses"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if image["dtype"] != "uint8" or number < 2:
+        return None
+    return tuple(None if side < 0 else side for side in sides), number
 
 
 def describing_builder(name, data_dir):
@@ -94,11 +131,11 @@ def _image_and_label(name, features):
     return image, label
 
 
-def find_builder(name, data_dir, download):
-    """Returns the tfds builder of a prepared set, which `download` may prepare.
+def _places(name, data_dir):
+    """Returns the usual folders of data sets, and those in which to look for `name`.
 
     Raises:
-      DataError: the set cannot be had.
+      DataError: that is no name, or there is no folder `data_dir`.
     """
     if not re.fullmatch(r"\w+(/[\w.-]+)?(:[\d.*]+)?", name):
         raise DataError(f"{name!r} is not a data set name such as 'mnist'.")
@@ -107,6 +144,16 @@ def find_builder(name, data_dir, download):
     places = [Path(data_dir).expanduser()] if data_dir else usual
     if data_dir and not places[0].is_dir():
         raise DataError(f"The data directory {data_dir} does not exist.")
+    return usual, places
+
+
+def find_builder(name, data_dir, download):
+    """Returns the tfds builder of a prepared set, which `download` may prepare.
+
+    Raises:
+      DataError: the set cannot be had.
+    """
+    usual, places = _places(name, data_dir)
     import tensorflow_datasets as tfds
 
     for place in places:
@@ -145,14 +192,65 @@ def _prepared(place, name):
     return max(found, key=lambda d: [int(n) for n in d.name.split(".")], default=None)
 
 
+def prepare(name, data_dir, *, manual_dir=None, file_format="array_record"):
+    """Has tfds download and prepare `name` under `data_dir`; returns the directory.
+
+    Archives that lie in `manual_dir` under their own names are not downloaded.
+
+    Raises:
+      DataError: there is no such set, or it cannot be prepared.
+    """
+    place = Path(data_dir)
+    builder = _stock_builder(name, [place], file_format)
+    problem = None
+    if not builder.is_prepared():
+        problem = _without_tensorflow(builder)
+        problem = problem or (None if manual_dir else _not_to_be_had(builder, place))
+    if problem:
+        raise DataError(f"{name!r} cannot be prepared: {problem}.")
+    try:
+        _prepare(builder, manual_dir)
+    except Exception as error:  # a full disk, a changed checksum
+        raise DataError(
+            f"{name!r} could not be prepared by tfds: {type(error).__name__}: {error}"
+        ) from error
+    return Path(builder.data_dir)
+
+
 def _download(name, places, download):
     """Prepares `name` with tfds as array_record in the first of `places`."""
+    builder = _stock_builder(name, places, "array_record")
+    missing = f"{name!r} is missing. It is not prepared in {_listed(places)}"
+    elsewhere = (
+        f"To prepare it on a machine with a network, run: python prepare.py {name} "
+        f"--data_dir=DIR; then copy DIR/{builder.name} to {places[0]}."
+    )
+    if not download:
+        raise DataError(f"{missing}. {elsewhere}")
+    problem = _without_tensorflow(builder) or _not_to_be_had(builder, places[0])
+    if problem:
+        raise DataError(f"{missing}, and cannot be downloaded ({problem}). {elsewhere}")
+    try:
+        _prepare(builder)
+    except Exception as error:  # a manual download, a full disk, a changed checksum
+        raise DataError(
+            f"{missing}, and could not be prepared there by tfds: "
+            f"{type(error).__name__}: {error}\n{elsewhere}"
+        ) from error
+    return builder
+
+
+def _listed(places):
+    return ", ".join(map(str, places))
+
+
+def _stock_builder(name, places, file_format):
+    """Returns tfds' builder that prepares `name` in the first of `places`."""
     import tensorflow_datasets as tfds
 
-    tried = "It is not prepared in " + ", ".join(map(str, places))
     try:
-        builder = tfds.builder(
-            name, data_dir=str(places[0]), file_format="array_record", try_gcs=False
+        return tfds.builder(
+            name, data_dir=str(places[0]), file_format=file_format, try_gcs=False
         )
     except tfds.core.registered.DatasetNotFoundError:
         # Including community sets would import tensorflow and ask the network.
@@ -160,39 +258,49 @@ def _download(name, places, download):
         known |= {d.name for p in places if p.is_dir() for d in p.iterdir()}
         near = difflib.get_close_matches(name, known, 3)
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
-        raise DataError(f"There is no data set {name!r}.{hint} {tried}.") from None
+        raise DataError(
+            f"There is no data set {name!r}.{hint} It is not prepared in "
+            f"{_listed(places)}."
+        ) from None
     except Exception as error:
         raise DataError(f"Data set {name!r}: {error}") from error
-    elsewhere = (
-        f"To prepare it on a machine with a network, run in Python: import "
-        f"tensorflow_datasets as tfds; tfds.builder({name!r}, data_dir='DIR', "
-        f"file_format='array_record').download_and_prepare(); then copy DIR/{name} "
-        f"to {places[0]}."
-    )
-    if not download:
-        raise DataError(f"{name!r} is missing. {tried}. {elsewhere}")
-    manual, problem = builder.MANUAL_DOWNLOAD_INSTRUCTIONS, None
-    if manual and not (places[0] / "downloads/manual").is_dir():
-        problem = f"{places[0]}/downloads/manual is missing; {' '.join(manual.split())}"
-    elif not manual:
-        urls = type(builder).url_infos or ()
-        problem = next(map(_unreachable, urls), None)
-    if problem:
-        raise DataError(
-            f"{name!r} is missing. {tried}, and cannot be downloaded ({problem}). "
-            f"{elsewhere}"
-        )
-    try:
-        import tensorflow as tf
 
-        tf.config.set_visible_devices([], "GPU")
-        builder.download_and_prepare()
-    except Exception as error:  # a manual download, a full disk, a changed checksum
-        raise DataError(
-            f"{name!r} is missing. {tried}, and could not be prepared there by tfds: "
-            f"{type(error).__name__}: {error}\n{elsewhere}"
-        ) from error
-    return builder
+
+def _without_tensorflow(builder):
+    """Says that TensorFlow is missing, if it is needed; else returns None."""
+    if builder.name in without_tensorflow.SETS or importlib.util.find_spec(
+        "tensorflow"
+    ):
+        return None
+    return (
+        "tfds needs TensorFlow to prepare it: pip install -r requirements-prepare.txt, "
+        "with Python 3.11 to 3.13"
+    )
+
+
+def _not_to_be_had(builder, place):
+    """Says why the files of a set cannot be downloaded; None if they can."""
+    if manual := builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
+        if (place / "downloads/manual").is_dir():
+            return None
+        return f"{place}/downloads/manual is missing; {' '.join(manual.split())}"
+    return next(filter(None, map(_unreachable, type(builder).url_infos or ())), None)
+
+
+def _prepare(builder, manual_dir=None):
+    """Downloads and prepares a set with tfds, with TensorFlow only where it must be."""
+    import tensorflow_datasets as tfds
+
+    config = tfds.download.DownloadConfig(manual_dir=manual_dir)
+    if builder.name in without_tensorflow.SETS:
+        records.allow_many_files()  # tfds shuffles more than 1 GB in a thousand files
+        with without_tensorflow.stand_in():
+            builder.download_and_prepare(download_config=config)
+        return
+    import tensorflow as tf
+
+    tf.config.set_visible_devices([], "GPU")
+    builder.download_and_prepare(download_config=config)
 
 
 def _unreachable(url):

@@ -4,6 +4,7 @@
 functions that it calls build one part each, for callers that need only that part.
 """
 
+import contextlib
 import dataclasses
 import fractions
 import functools
@@ -24,6 +25,7 @@ from data_source import cache, report
 from errors import ConfigError
 from evaluation import eval_step, evaluator
 from experiment import balance, checks
+from models import layers
 from training import (
     durations,
     losses,
@@ -440,8 +442,16 @@ def abstract_variables(model, shape):
       ConfigError: the network cannot take images of `shape` [H, W, C].
     """
     init = functools.partial(model.init, train=False)
+    images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    with refusing(model, shape), layers.shapes_only():
+        return jax.eval_shape(init, jax.eval_shape(jax.random.key, 0), images)
+
+
+@contextlib.contextmanager
+def refusing(model, shape):
+    """Turns what is raised inside into a ConfigError: a trace of `model` failed."""
     try:
-        return jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, *shape)))
+        yield
     except (ValueError, TypeError, flax.errors.FlaxError) as e:
         raise ConfigError(
             f"{type(model).__name__} cannot take images of {shape}: {e}"

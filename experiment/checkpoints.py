@@ -27,6 +27,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
+from flax import traverse_util
 from jax.experimental import multihost_utils
 
 from errors import UserError
@@ -103,7 +104,7 @@ class Checkpoints:
                 self._manager.save(step, args=args, force=True)
         self._saving = step
 
-    def restore(self, abstract_state=None, step=None, best=False):
+    def restore(self, abstract_state=None, step=None, best=False, parts=None):
         """Returns (state, step, meta) of the newest good checkpoint, or None.
 
         With `best` it is the good one with the best metric, or the newest if none has
@@ -111,7 +112,8 @@ class Checkpoints:
 
         `abstract_state` is a pytree of ShapeDtypeStructs whose shardings say where the
         arrays go. Without it the state comes as saved: nested dicts and lists of numpy
-        arrays, for callers that need only `state["params"]` and build no optimizer.
+        arrays, for callers that build no optimizer. `parts` names the entries of the
+        state, nested dicts of arrays, that these callers need; others are not read.
         A damaged checkpoint is skipped with a warning; with `step` it is an error.
         Raises IncompatibleCheckpoint if names, shapes or dtypes differ from those of
         `abstract_state`, CheckpointError if checkpoints exist and all are damaged.
@@ -121,7 +123,7 @@ class Checkpoints:
         while (found := self._next_candidate(step, best, damaged)) is not None:
             loaded, error = None, None
             try:
-                loaded = _load(self._path(found), abstract_state)
+                loaded = _load(self._path(found), abstract_state, parts)
             except Exception as e:  # a damaged file makes Orbax raise anything
                 error = e
             reason = _agreed_damage(error)
@@ -359,7 +361,7 @@ def _add_metrics(path, metrics):
     new.replace(file)
 
 
-def _load(path, abstract_state):
+def _load(path, abstract_state, parts):
     """Loads (state, meta) from the checkpoint directory `path`; checks every leaf."""
     if not path.is_dir():
         raise FileNotFoundError(f"no directory {path}")
@@ -367,12 +369,17 @@ def _load(path, abstract_state):
     if abstract_state is not None:
         saved = {name: tuple(leaf[:2]) for name, leaf in record["leaves"].items()}
         refuse_another_model(path, saved, forms(abstract_state))
-    state = _tree_handler().restore(epath.Path(path / "state"))
+    recorded, args = record["leaves"], None
+    if parts is not None:
+        recorded = {n: v for n, v in recorded.items() if n.split("/")[0] in parts}
+        tree = traverse_util.unflatten_dict({tuple(n.split("/")): 0 for n in recorded})
+        args = ocp.args.PyTreeRestore(tree, partial_restore=True)
+    state = _tree_handler().restore(epath.Path(path / "state"), args=args)
     leaves = _named_leaves(state)
     found = {name: _describe(leaf) for name, leaf in leaves.items()}
-    if found != record["leaves"]:
-        names = {*found, *record["leaves"]}
-        bad = sorted(n for n in names if found.get(n) != record["leaves"].get(n))
+    if found != recorded:
+        names = {*found, *recorded}
+        bad = sorted(n for n in names if found.get(n) != recorded.get(n))
         raise ValueError(f"checksum mismatch in {', '.join(bad[:3])}")
     if abstract_state is not None:
         wanted = _named_leaves(abstract_state).items()

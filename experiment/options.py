@@ -354,6 +354,14 @@ def own_sweep(options):
     return found
 
 
+def run_paths(options):
+    """Returns the directories that --workdir names; three modes take several."""
+    if not options.workdir:
+        return []
+    several = options.mode in ("evaluate", "plot", "demo")
+    return paths(options.workdir) if several else [options.workdir]
+
+
 def paths(text):
     """Splits "a,b,c" into paths; one may contain commas, as a sweep's runs do."""
     if os.path.isdir(os.path.expanduser(text)):

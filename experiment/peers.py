@@ -32,9 +32,11 @@ _ending = threading.Lock()  # only one thread ends this process
 
 
 def is_first():
-    """True in process 0; a mode that does not import jax has one process."""
-    jax = sys.modules.get("jax")
-    return jax is None or jax.process_index() == 0
+    """True in process 0. A mode that computes nothing starts no devices for this."""
+    bridge = sys.modules.get("jax._src.xla_bridge")
+    if bridge is None or not bridge.backends_are_initialized():
+        return _process == 0
+    return bridge.process_index() == 0
 
 
 def count():

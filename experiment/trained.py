@@ -13,6 +13,8 @@ from experiment.workdir import Workdir, WorkdirError
 from kernels import ops
 from transforms import preprocessing as preprocessings
 
+PARTS = ("params", "ema", "batch_stats")  # of a checkpoint, without the optimizer's
+
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
@@ -148,13 +150,13 @@ def load_variables(run, model, shape, checkpoint="latest"):
             f"--checkpoint={checkpoint} is neither latest, best nor a step"
         )
     step = int(checkpoint) if checkpoint.isdecimal() else None
-    restored = saved.restore(step=step, best=checkpoint == "best")
+    restored = saved.restore(step=step, best=checkpoint == "best", parts=PARTS)
     saved.close()
     if restored is None:
         raise checkpoints.CheckpointError(f"{run} holds no checkpoint yet")
     state, step, _ = restored
-    variables = {"params": state["ema"] or state["params"]}
-    if state["batch_stats"]:
+    variables = {"params": state.get("ema") or state["params"]}
+    if state.get("batch_stats"):
         variables["batch_stats"] = state["batch_stats"]
     checkpoints.refuse_another_model(
         run.checkpoints / str(step),

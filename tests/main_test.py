@@ -370,10 +370,47 @@ def test_summarize_from_the_command_line():
     assert "61,706" in result.stdout
 
 
+def imported(arguments):
+    """The modules that a command has imported before it draws anything."""
+    code = (
+        "import sys, main; from analysis import pictures; "
+        "pictures.draw_panel = lambda *_: None; "
+        f"assert main.main({['main.py', *arguments]!r}) == 0; "
+        "print(*sys.modules, file=sys.stderr)"
+    )
+    child = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=runs.ROOT,
+        env=runs.environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert child.returncode == 0, child.stderr
+    return set(child.stderr.splitlines()[-1].split())
+
+
+# What training, drawing, or reading a data set needs, and nothing else does.
+HEAVY = set(
+    "tensorflow tensorflow_datasets torch keras grain array_record clu tensorboard "
+    "tensorboardX matplotlib scipy.stats pandas onnx h5py".split()
+)
+
+
+def test_summarize_imports_only_what_it_needs():
+    for config in ("configs/lenet5.py", "configs/resnet50.py"):  # on disk, and not
+        found = imported(["--mode=summarize", f"--config={config}"])
+        assert not found & (HEAVY | {"orbax", "tensorstore"})
+
+
+def test_predict_imports_only_what_it_needs_for_the_first_answer(trained, tmp_path):
+    Image.fromarray(np.zeros((28, 28), np.uint8)).save(tmp_path / "a.png")
+    arguments = [f"--workdir={trained[0]}", f"--images={tmp_path}/a.png"]
+    assert not imported(["--mode=predict", *arguments]) & HEAVY
+
+
 def test_start_up_imports_neither_tensorflow_nor_torch():
     code = (
         "import sys, train; "
-        "from comparison import summarize; from analysis import predict; "
         "import data_source; data_source.open_split('mnist', 'test').arrays(); "
         "sys.exit('tensorflow' in sys.modules or 'torch' in sys.modules)"
     )

@@ -108,7 +108,8 @@ def load(source, network, variables, layers=(), fields=None, key=""):
 
 def _compared_fields(network, ours, theirs):
     """Warns, in one line, of fields that a source states otherwise than we: a list."""
-    default, both = models.create(network, num_classes=1), (ours, theirs)
+    default = models.create(network, num_classes=10)  # LeNet-5 takes no other number
+    both = ours, theirs
 
     def differs(name):  # as JSON, which a file and config.json have them in
         values = (fields.get(name, getattr(default, name, None)) for fields in both)

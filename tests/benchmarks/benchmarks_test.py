@@ -15,7 +15,14 @@ import runs
 from jax import lax
 
 import data_source
-from benchmarks import convolutions, lenet_pass, profile_step, start_up, train_step
+from benchmarks import (
+    convolutions,
+    first_answer,
+    lenet_pass,
+    profile_step,
+    start_up,
+    train_step,
+)
 from kernels import native, ops
 from models import layers
 
@@ -144,6 +151,14 @@ def test_a_pass_is_the_same_in_one_call_and_in_several():
 
 
 @pytest.mark.slow
+def test_the_first_answer_comes_before_the_end():
+    arguments = ["--mode=summarize", "--config=configs/lenet5.py"]
+    answer, whole, until, processor = first_answer.measure(first_answer.ROOT, arguments)
+    assert 0 < answer <= whole and 0 < until <= processor + 0.01  # a clock tick
+    with pytest.raises(RuntimeError, match="--mode=none gave no answer"):
+        first_answer.measure(first_answer.ROOT, ["--mode=none"])
+
+
 def test_the_phases_of_start_up_are_all_of_it(tmp_path):
     one_device = (*start_up.RUNS["lenet5"], "--config.num_devices=1")
     seconds = start_up.measure(one_device, tmp_path)

@@ -200,7 +200,7 @@ def test_offline_fails_at_once_and_says_what_to_do(tmp_path):
     assert time.monotonic() - start < 5
     for part in ("cifar10", "tensorflow_datasets", "www.cs.toronto.edu", "no network"):
         assert part in str(error.value)
-    assert "download_and_prepare()" in str(error.value)
+    assert "python prepare.py cifar10 --data_dir=DIR" in str(error.value)
     assert not (tmp_path / "home").exists()
     with pytest.raises(DataError, match="'cifar10' is missing") as error:
         open_split("cifar10", "train", download=False)
@@ -242,10 +242,11 @@ def test_a_missing_set_is_prepared_by_tfds_without_a_gpu(tmp_path, monkeypatch, 
     fake = types.SimpleNamespace(config=config)
 
     class Builder:
+        name = "tiny"
         MANUAL_DOWNLOAD_INSTRUCTIONS = None
         url_infos = {"https://example.test/tiny.zip": None}
 
-        def download_and_prepare(self):
+        def download_and_prepare(self, download_config):
             assert hidden == [([], "GPU")]
             prepare(tmp_path / "new", *some)
             directory = str(tmp_path / "new" / "tiny" / "1.0.0")
@@ -257,6 +258,7 @@ def test_a_missing_set_is_prepared_by_tfds_without_a_gpu(tmp_path, monkeypatch, 
         return Builder()
 
     monkeypatch.setattr(tfds, "builder", builder)
+    monkeypatch.setattr(tfds_directory.importlib.util, "find_spec", lambda _: True)
     monkeypatch.setitem(sys.modules, "tensorflow", fake)
     monkeypatch.setattr(socket, "create_connection", lambda *_: io.BytesIO())
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "new"))
@@ -266,11 +268,10 @@ def test_a_missing_set_is_prepared_by_tfds_without_a_gpu(tmp_path, monkeypatch, 
 def test_a_failing_download_is_one_error(tmp_path, monkeypatch):
     import tensorflow_datasets as tfds
 
-    def fail(self):
+    def fail(self, download_config):
         raise ConnectionError("reset by peer")
 
     monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", fail)
-    monkeypatch.setitem(sys.modules, "tensorflow", mock.MagicMock())
     monkeypatch.setattr(socket, "create_connection", lambda *_: io.BytesIO())
     with pytest.raises(DataError, match="ConnectionError: reset by peer"):
         open_split("cifar10", "train", data_dir=tmp_path)
@@ -351,6 +352,29 @@ def test_a_set_is_described_without_its_data(tmp_path, some):
     assert data_source.describe("tiny", data_dir=tmp_path) == ((8, 8, 1), 3)
     with pytest.raises(DataError, match=r"no data set 'mnits'"):
         data_source.describe("mnits")
+
+
+@pytest.mark.parametrize("name", tfds_directory.STOCK)
+def test_what_is_said_of_sets_that_are_not_on_disk(name):
+    import tensorflow_datasets as tfds
+
+    features = tfds.builder(name, try_gcs=False).info.features
+    told = tuple(features["image"].shape), features["label"].num_classes
+    assert tfds_directory.STOCK[name] == told == data_source.describe(name)
+
+
+def test_unusual_features_are_left_to_tfds(tmp_path, some):
+    import tensorflow_datasets as tfds
+
+    def noted(dataset, **features):
+        path = prepare(tmp_path, *some, name=dataset, **features)[0].parent
+        return tfds_directory._noted(path)
+
+    assert noted("small") == ((8, 8, 1), 3)
+    assert noted("any", shape=(None, None, 1)) == ((None, None, 1), 3)
+    image, label = tfds.features.Image(), tfds.features.ClassLabel(names=NAMES)
+    assert noted("digit", features={"image": image, "digit": label}) is None
+    assert tfds_directory._noted(tmp_path) is None
 
 
 @pytest.mark.parametrize("file_format", ["array_record", "tfrecord"])

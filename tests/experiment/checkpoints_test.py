@@ -124,6 +124,19 @@ def test_restore_without_a_model_gives_numpy_as_saved(tmp_path):
     assert state["ema"] is None
 
 
+@pytest.mark.parametrize("ema", [False, True])
+def test_restore_of_some_parts_reads_no_others(tmp_path, ema):
+    state = make_state(step=7, ema=ema)
+    with contextlib.closing(Checkpoints(tmp_path)) as checkpoints:
+        checkpoints.save(7, state, meta="notes")
+        checkpoints.wait()
+        found = checkpoints.restore(parts=("params", "batch_stats", "ema"))
+        assert found[1:] == (7, "notes")
+        expected = {"params": state.params} | ({"ema": state.ema} if ema else {})
+        assert found[0].keys() == expected.keys()
+        assert_same(found[0], expected)
+
+
 def test_a_finished_step_is_not_saved_again(tmp_path):
     run = Checkpoints(tmp_path)
     for value in (4, 5):

@@ -10,6 +10,7 @@ import pytest
 import traced
 from gradients import value_and_gradients
 
+import models
 from models import layers
 
 NONE = ((0, 0), (0, 0))
@@ -252,3 +253,17 @@ def test_squeeze_excite_scales_channels():
     hidden = np.maximum(x.mean((1, 2)) @ params["fc1"]["kernel"], 0)
     scale = 1 / (1 + np.exp(-hidden @ params["fc2"]["kernel"]))
     np.testing.assert_allclose(y, x * scale[:, None, None], rtol=0, atol=1e-5)
+
+
+def test_a_trace_for_shapes_alone_has_the_same_shapes():
+    for name, size in (("lenet5", (32, 32, 1)), ("densenet_40_12", (32, 32, 3))):
+        model = models.create(name, num_classes=10)
+        init = functools.partial(model.init, train=False)
+        images = jax.ShapeDtypeStruct((1, *size), jnp.float32)
+        plain = jax.eval_shape(init, jax.random.key(0), images)
+        with layers.shapes_only():
+            assert jax.eval_shape(init, jax.random.key(0), images) == plain
+            conv = layers.Conv(4, 3, padding=1)
+            x = jnp.ones((1, 5, 5, 2))
+            assert not conv.init(jax.random.key(0), x)["params"]["kernel"].any()
+        assert conv.init(jax.random.key(0), x)["params"]["kernel"].all()

@@ -78,6 +78,15 @@ def test_a_run_as_safetensors_starts_another(run, tmp_path):
     )
 
 
+def test_lenet5_of_1998_as_safetensors(tmp_path):
+    model, images, variables = network("lenet5", 32, 1)  # it has ten classes, always
+    export.export(model, "lenet5", variables, images, "safetensors", tmp_path, {})
+    path = tmp_path / "lenet5.safetensors"
+    found, report = weights.load(path, "lenet5", variables)
+    jax.tree.map(np.testing.assert_array_equal, found, variables)
+    assert not report.warnings
+
+
 def test_a_file_that_cannot_be_read_back_is_removed(tmp_path):
     model, images, variables = network("lenet5_modern", 28, 1)
     variables = jax.tree.map(np.copy, variables)
