@@ -354,6 +354,7 @@ def test_plateau_divides_when_the_error_stops_improving():
     assert float(state.plateau.scale) == pytest.approx(1e-3)
 
 
+@pytest.mark.slow
 def test_plateau_survives_a_resume(tmp_path):
     settings = {
         "schedule__name": "plateau",

@@ -387,6 +387,7 @@ def test_occlusion_covers_the_image_before_it_is_whitened(tmp_path, monkeypatch)
     assert np.ptp(found, (0, 1)).max() > 0.01
 
 
+@pytest.mark.slow
 def test_an_unforeseen_error_costs_one_picture(tmp_path, few, monkeypatch):
     def fail(*args, **kwargs):
         raise ValueError("no such shape")

@@ -159,6 +159,7 @@ def test_the_first_answer_comes_before_the_end():
         first_answer.measure(first_answer.ROOT, ["--mode=none"])
 
 
+@pytest.mark.slow
 def test_the_phases_of_start_up_are_all_of_it(tmp_path):
     one_device = (*start_up.RUNS["lenet5"], "--config.num_devices=1")
     seconds = start_up.measure(one_device, tmp_path)

@@ -24,6 +24,7 @@ def test_another_collective_is_not_overlooked():
         scaling.all_reduces(PROGRAM + "  %f = f32[8]{0} all-gather-start(%x)")
 
 
+@pytest.mark.slow
 def test_the_volume_is_that_of_the_gradients_and_statistics():
     found = scaling.volume("resnet20", 28, 1, 16)
     assert found.channels == 7 * 16 + 6 * 32 + 6 * 64

@@ -180,7 +180,7 @@ def toy(log):
     def experiment(scale):
         assert scale == "small"
         config = runs.small_config(num_epochs=1.0)
-        arms = {"a": {"batch_size": 32}, "b": {"batch_size": 16}}
+        arms = {n: {"optimizer.weight_decay": d} for n, d in (("a", 0.1), ("b", 0.5))}
         choice = {"dataset.train_split": "train[:64]"}
         return trainings.Experiment(config, arms, 3, (1e-9, 0.01), choice)
 

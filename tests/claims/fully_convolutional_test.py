@@ -1,10 +1,12 @@
 """A small VGG slid over an image, against its windows."""
 
+import pytest
 import tiny_networks
 
 from claims import fully_convolutional
 
 
+@pytest.mark.slow
 def test_positions_are_windows_where_padding_does_not_reach():
     model = tiny_networks.SmallVGG(5)
     found = fully_convolutional.compare(model, size=32, larger=40, stride=4, edge=2)

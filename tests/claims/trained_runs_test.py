@@ -110,6 +110,7 @@ def relative_gradient(run):
     return np.linalg.norm(gradient) / np.linalg.norm(weights)
 
 
+@pytest.mark.slow
 def test_the_first_gradient_with_and_without_a_side_head(tmp_path, sides):
     """It is that of the loss, whose side head counts as much as the config says."""
     found = []

@@ -84,7 +84,7 @@ DEEP += ("resnet50:torchvision_v1", "resnet50:ffcv_88", "resnet50:mlperf_32768")
 DEEP += ("resnet50:torchvision_v2", "resnet50:a1", "resnet50:mlperf_4096")
 DEEP += ("inception_v3", "bn_inception", "fractalnet:fractalnet_34")
 DEEP += ("wide_resnet_imagenet", "resnet50:ffcv_16", "wide_resnet", "resnext_cifar")
-DEEP += ("resnet50", "fractalnet")
+DEEP += ("resnet50", "fractalnet", "googlenet")
 
 
 @functools.cache

@@ -308,6 +308,7 @@ def test_an_image_smaller_than_all_anchors_still_trains_its_regions(frozen):
     assert np.isfinite(found).all() and found[1] > 0
 
 
+@pytest.mark.slow
 def test_what_is_frozen_gets_no_gradient(monkeypatch):
     """Up to conv2_x, and the proposals give none to the RPN."""
     monkeypatch.setitem(resnet.TABLE_1, 18, (resnet.BasicBlock, (1, 1, 1, 1)))

@@ -269,6 +269,7 @@ def test_regions_are_refined_by_the_box_of_their_best_class(outputs):
         np.testing.assert_allclose(found[0, i], expected, 1e-5)
 
 
+@pytest.mark.slow
 def test_refined_regions_give_detections_beside_the_first(monkeypatch):
     monkeypatch.setitem(resnet.TABLE_1, 18, (resnet.BasicBlock, (1, 1, 1, 1)))
     options = {"min_score": 0, "post_nms": (30, 20), "voting": 0.8}
@@ -364,9 +365,8 @@ def test_a_region_is_seen_at_the_two_scales_nearest_to_224_pixels(monkeypatch):
     assert pairs == {(0, 1), (1, 2), (2, 3), (3, 4)}
 
 
-@pytest.mark.parametrize(
-    "pooling", ["pool", pytest.param("align", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("pooling", ["pool", "align"])
 def test_a_network_finds_boxes_inside_the_images(pooling, monkeypatch):
     """With sizes, nothing is found in the padding, whose map is 0.
 

@@ -78,6 +78,7 @@ def test_runs_of_a_sweep_are_those_of_separate_trainings(tmp_path, at_once):
         assert_same_run(tmp_path / "sweep" / name, tmp_path / name)
 
 
+@pytest.mark.slow
 def test_main_takes_the_directory_of_a_run(tmp_path):
     table = sweep_small(tmp_path, "seed=0,1", at_once=2)
     for seed in (0, 1):
@@ -262,7 +263,10 @@ def test_a_sweep_does_not_go_into_a_run(tmp_path):
         # The network is tested at another size than it is trained at.
         {"dataset__fit": "resize", "dataset__image_size": 32, "eval__image_size": 40},
         # Its input needs statistics of the training images.
-        {"dataset__whiten": "mean_image", "augment__rotate": 0.0},
+        pytest.param(
+            {"dataset__whiten": "mean_image", "augment__rotate": 0.0},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_sweep_tests_as_a_training_does(tmp_path, changes):

@@ -158,6 +158,7 @@ def test_a_cpu_device_has_its_part_of_what_is_available():
     assert 2**24 < bytes_limit < 2**44
 
 
+@pytest.mark.slow
 def test_remat_trains_and_a_wrong_stage_is_named(tmp_path):
     changes = {
         "model__name": "resnet20",

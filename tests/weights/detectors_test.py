@@ -87,6 +87,7 @@ def test_detections_agree_whatever_their_order():
     assert compare(detections(), detections(), 100) == (0, 0, 0.0)
 
 
+@pytest.mark.slow
 def test_a_program_that_finds_other_objects_is_removed(run, tmp_path, monkeypatch):
     def write(path, function, images, sizes):
         path.write_bytes(b"a program")

@@ -114,6 +114,7 @@ def test_without_a_step_the_weights_are_tested_and_saved_as_they_are(source, tmp
         runs.train_small(tmp_path / "none", "modern", num_epochs=0.0)
 
 
+@pytest.mark.slow
 def test_the_polyak_average_of_a_source_is_taken(tmp_path):
     runs.train_small(
         tmp_path / "first", "modern", optimizer__ema_decay=0.9, num_epochs=0.2
