@@ -72,6 +72,7 @@ def ends(children, within):
             child.kill()
 
 
+@pytest.mark.slow
 def test_an_error_of_one_process_ends_both_with_its_line(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     children = start_processes(tmp_path, 2, 1)

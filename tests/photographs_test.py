@@ -275,6 +275,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.slow
 def test_training_goes_on_in_the_middle_of_an_epoch_with_the_same_bits(tmp_path, split):
     class StopAfter:
         """Asks for a stop at the seventh look, in the middle of an epoch."""

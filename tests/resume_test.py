@@ -98,15 +98,16 @@ def test_killed_at_random_moments_ends_in_the_same_bits(
 
 
 @pytest.mark.parametrize(
-    "moment",
+    ("moment", "kills"),
     [
-        "in training",
-        pytest.param("in evaluation", marks=pytest.mark.slow),
-        pytest.param("at once", marks=pytest.mark.slow),
+        ("in training", 0),
+        pytest.param("in training", 1, marks=pytest.mark.slow),
+        pytest.param("in evaluation", 1, marks=pytest.mark.slow),
+        pytest.param("at once", 1, marks=pytest.mark.slow),
     ],
 )
-def test_sigterm_saves_exits_with_75_and_a_kill_later_changes_no_bit(
-    uninterrupted, tmp_path, moment
+def test_a_signal_saves_exits_with_75_and_changes_no_bit(
+    uninterrupted, tmp_path, moment, kills
 ):
     with start(tmp_path / "run", 6.0) as child:
         if moment == "in training":
@@ -126,7 +127,7 @@ def test_sigterm_saves_exits_with_75_and_a_kill_later_changes_no_bit(
     _, step = runs.final_state(tmp_path / "run")
     assert step < 60
 
-    output = finish(tmp_path / "run", 6.0, kills=1)
+    output = finish(tmp_path / "run", 6.0, kills)
     assert f"resuming from step {step} of 60" in output
     state, step = runs.final_state(tmp_path / "run")
     assert step == 60

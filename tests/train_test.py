@@ -156,6 +156,7 @@ def test_eight_devices_give_what_one_gives(reference, tmp_path):
     np.testing.assert_allclose(*losses, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_four_devices_go_on_from_one_and_back(reference, tmp_path):
     for steps, devices in ((9, 1), (20, 4), (30, 1)):
         train_small(tmp_path / "run", num_devices=devices, num_steps=steps)
@@ -235,6 +236,7 @@ def test_one_batch_is_learnt_by_heart(tmp_path):
     assert "error 0.00 % (0 errors, 32/32 images counted)" in line
 
 
+@pytest.mark.slow
 def test_the_1998_recipe_learns(tmp_path):
     line = runs.train_small(
         tmp_path / "run",

@@ -404,6 +404,7 @@ def test_an_unforeseen_error_costs_one_picture(tmp_path, few, monkeypatch):
     assert "neighbours.png" in str(found)
 
 
+@pytest.mark.slow
 def test_without_data_the_rest_is_drawn(tmp_path, few, no_other_data):
     run = make_run(tmp_path, "lenet5_modern", 28, 1)
     (tmp_path / "data").rename(tmp_path / "elsewhere")

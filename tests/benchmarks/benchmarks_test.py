@@ -139,6 +139,7 @@ train_step.main()
     assert "lenet5_modern without torch: " in child.stdout
 
 
+@pytest.mark.slow
 def test_a_pass_is_the_same_in_one_call_and_in_several():
     split = data_source.open_split("mnist", "train[:8]")
     order = np.array([3, 1, 0, 2, 5, 6])

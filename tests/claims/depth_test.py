@@ -103,6 +103,7 @@ def one_step(path, steps):
     return trainings.Trained(run.config(), run, outcomes.read(run))
 
 
+@pytest.mark.slow
 def test_gradients_are_those_that_the_steps_take(tmp_path):
     """Without momentum a step is the rate times the gradient."""
     first, second = (one_step(tmp_path / str(n), n) for n in (1, 2))

@@ -40,6 +40,7 @@ def train(path, **overrides):
     return trainings.Trained(run.config(), run, outcomes.read(run))
 
 
+@pytest.mark.slow
 def test_statistics_of_the_population_against_moving_averages(tmp_path):
     run = train(tmp_path / "run")
     found = population_statistics.compare(run)

@@ -610,6 +610,7 @@ def test_a_damaged_image_of_a_run(photograph_run, tmp_path):
     assert counts[:, -1].tolist() == [0, 1, 0]
 
 
+@pytest.mark.slow
 def test_images_of_one_size_go_through_the_device_as_in_training(
     tmp_path, some, unpadded
 ):

@@ -550,6 +550,7 @@ def test_kill_in_the_middle_of_a_save(tmp_path, warned):
     assert not warned
 
 
+@pytest.mark.slow
 def test_two_processes_agree(tmp_path, warned):
     """2 processes x 2 devices over gloo; the run is read back by one process."""
     with socket.create_server(("localhost", 0)) as server:

@@ -73,6 +73,7 @@ WRONG = """if 1:
 """
 
 
+@pytest.mark.slow
 @called
 def test_wrong_numbers_switch_a_call_off(afresh, monkeypatch, caplog):
     instead(monkeypatch, WRONG)

@@ -73,7 +73,7 @@ def random_variables(model, image_shape):
 SLOW = """
     googlenet bn_inception inception_v3 inception_v4 inception_resnet_v2
     preact_resnet110 densenet_40_12 dpn68 se_resnet50 overfeat_fast resnet18 vgg11
-    fractalnet_10 zfnet
+    fractalnet_10 zfnet alexnet resnext29_1x64d
 """.split()
 
 

@@ -47,6 +47,7 @@ def trace(name, size=299, **fields):
     return variables, [stages[stage].shape[1:] for stage in table], inits
 
 
+@pytest.mark.slow
 def test_stages_of_inception_v4_have_the_sizes_of_figures_3_and_9():
     _, sizes, _ = trace("inception_v4")
     assert sizes == [

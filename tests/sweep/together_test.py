@@ -257,16 +257,14 @@ def test_a_sweep_does_not_go_into_a_run(tmp_path):
         sweep_small(tmp_path, "seed=0,1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
         # The network is tested at another size than it is trained at.
         {"dataset__fit": "resize", "dataset__image_size": 32, "eval__image_size": 40},
         # Its input needs statistics of the training images.
-        pytest.param(
-            {"dataset__whiten": "mean_image", "augment__rotate": 0.0},
-            marks=pytest.mark.slow,
-        ),
+        {"dataset__whiten": "mean_image", "augment__rotate": 0.0},
     ],
 )
 def test_a_sweep_tests_as_a_training_does(tmp_path, changes):

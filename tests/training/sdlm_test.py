@@ -253,6 +253,7 @@ def first_pass(loss="map", scale=lambda path, leaf: leaf):
     return -np.concatenate([np.ravel(u) for u in jax.tree.leaves(updates)])
 
 
+@pytest.mark.slow
 def test_first_steps_lie_where_the_paper_has_them():
     """Section III.B: 7e-5 to 0.016. With 2.4 / fan-in most would be greater."""
 

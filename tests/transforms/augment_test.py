@@ -444,6 +444,7 @@ def test_without_either_nothing_is_mixed():
     assert images is BATCH and labels is LABELS and weight == 1
 
 
+@pytest.mark.slow
 def test_a_batch_over_devices_is_mixed_to_the_same_bits():
     sharding = NamedSharding(Mesh(jax.devices(), "data"), PartitionSpec("data"))
     mix = jax.jit(augment.mix, static_argnums=(3, 4))
