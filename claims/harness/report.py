@@ -12,7 +12,7 @@ HEAD = """# The claims of the papers
 
 Each row is something that a paper of the line asserts, and what came out when we tried
 it. `python -m claims NAME` repeats a row. The rules of the verdicts are older than the
-runs. The verdicts mean:
+runs. Minutes are of the clock, on two cores that had other work too. The verdicts mean:
 
 {words}
 
