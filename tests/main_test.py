@@ -378,14 +378,7 @@ def imported(arguments):
         f"assert main.main({['main.py', *arguments]!r}) == 0; "
         "print(*sys.modules, file=sys.stderr)"
     )
-    child = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=runs.ROOT,
-        env=runs.environment(),
-        capture_output=True,
-        text=True,
-    )
-    assert child.returncode == 0, child.stderr
+    child = runs.run_code(code)
     return set(child.stderr.splitlines()[-1].split())
 
 

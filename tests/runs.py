@@ -238,6 +238,19 @@ def call_claims(arguments):
     return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
+def run_code(code):
+    """Runs Python code to its end in a child of its own; returns as `run_main` does."""
+    child = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert child.returncode == 0, child.stderr
+    return child
+
+
 def run_main(arguments, devices=1, timeout=300, env=None):
     """Runs main.py to its end; returns a CompletedProcess with text."""
     if arguments[0] != sys.executable:

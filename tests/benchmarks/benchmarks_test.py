@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import re
-import subprocess
 import sys
 import types
 
@@ -127,14 +126,7 @@ def once(call, wait):
 train_step.seconds_of = once
 train_step.main()
 """
-    child = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=runs.ROOT,
-        env=runs.environment(),
-        capture_output=True,
-        text=True,
-    )
-    assert child.returncode == 0, child.stderr
+    child = runs.run_code(code)
     assert re.search(r"^\| lenet5_modern \| 4 \|  \| [\d.,]+ \|", child.stdout, re.M)
     assert "lenet5_modern without torch: " in child.stdout
 
