@@ -26,20 +26,13 @@ import time
 import numpy as np
 from PIL import Image
 
+from benchmarks import start_up
+
 ROOT = pathlib.Path(__file__).parent.parent
 SMALL = (
     "--config.dataset.train_split=train[:64]",
     "--config.dataset.eval_split=test[:2]",
 )
-TRAININGS = {
-    "lenet5": ("--config=configs/lenet5.py",),
-    "resnet50": (
-        "--config=configs/resnet50.py",
-        "--config.dataset.name=mnist",
-        "--config.dataset.fit=resize",
-        "--config.dataset.image_size=224",
-    ),
-}
 STEP = ("--config.num_steps=1", "--config.batch_size=2", "--config.eval.batch_size=2")
 
 
@@ -78,7 +71,7 @@ def commands(folder, names):
             found[name] = ["--mode=summarize", "--config=configs/resnet50.py"]
             continue
         run = f"--workdir={folder}/{name}"
-        training = [sys.executable, "main.py", *TRAININGS[name], *SMALL, *STEP, run]
+        training = [sys.executable, "main.py", *start_up.RUNS[name], *SMALL, *STEP, run]
         subprocess.run([*training, cache], cwd=ROOT, check=True, capture_output=True)
         found[name] = ["--mode=predict", f"--images={image}", run, cache]
     return found
@@ -90,10 +83,10 @@ def main():
     )
     parser.add_argument("--against", help="the folder of another version")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", choices=[*TRAININGS, "summarize"])
+    parser.add_argument("--only", choices=[*start_up.RUNS, "summarize"])
     args = parser.parse_args()
     versions = {"here": ROOT} | ({"there": args.against} if args.against else {})
-    names = [args.only] if args.only else [*TRAININGS, "summarize"]
+    names = [args.only] if args.only else [*start_up.RUNS, "summarize"]
     print("| command | version | answer | all | CPU: answer | all |")
     print("|---|---|---:|---:|---:|---:|")
     with tempfile.TemporaryDirectory() as folder:
