@@ -8,6 +8,8 @@
 
 PYTHON ?= $(shell for v in 3.11 3.12 3.13 3.14 3; do command -v python$$v && break; done)
 BIN = .venv/bin
+# A worker takes tests that stand together, whose programs it then compiles once.
+PYTEST = $(BIN)/python -m pytest -n 2 --dist=worksteal
 
 .PHONY: train test parity slurm-test browser-test lint sanitize setup clean
 
@@ -15,10 +17,10 @@ train: .venv/installed
 	$(BIN)/python main.py --config=configs/lenet5.py --workdir=runs/lenet5
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest -n 2 -m "not slow and not slurm and not browser"
+	$(PYTEST) -m "not slow and not slurm and not browser"
 
 parity: .venv/installed-parity
-	$(BIN)/python -m pytest -n 2 -m "slow or parity"
+	$(PYTEST) -m "slow or parity"
 
 slurm-test: .venv/installed-dev
 	command -v slurmctld >/dev/null && command -v slurmd >/dev/null \
