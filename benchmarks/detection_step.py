@@ -1,19 +1,23 @@
-"""Times the parts of a training step of Faster R-CNN, the large ones beside PyTorch.
+"""Times the parts of a step or a test of Faster R-CNN, the large ones beside PyTorch.
 
     python -m benchmarks.detection_step [--rows=digits,photograph] [--rounds=5]
+    python -m benchmarks.detection_step --inference
     python -m benchmarks.detection_step --device=gpu
 
-    trunk       conv1 to conv4_x and the RPN on the images, with gradients
-    proposals   decoding, NMS, and the samples of both stages
-    pooling     RoI pooling of the sampled regions, with gradients
-    conv5       conv5_x on each region, with gradients
+    trunk       conv1 to conv4_x and the RPN on the images
+    proposals   decoding and NMS; in training the samples of both stages too
+    pooling     RoI pooling of the regions
+    conv5       conv5_x on each region
     step        all of it, and SGD with momentum
+    detections  all of it in a test, and the NMS of each class
 
-The parts are compiled by themselves, so their sum is not the step. PyTorch has the
-same convolutions: torchvision's ResNet up to layer3 on the images, and layer4 on
-regions, in channels_last, eager, with batch statistics that learn. In a round the
-contestants run in turn; the table has the medians over rounds in milliseconds. The
-machine must be idle.
+In a step the trunk, pooling and conv5 include their gradients. The parts are compiled
+by themselves, so their sum is not the whole. PyTorch has the same convolutions:
+torchvision's ResNet up to layer3 on the images, and layer4 on regions, in
+channels_last, eager, with batch statistics that learn, or in inference mode. In a round
+the contestants run in turn; the table has the medians over rounds in milliseconds, and
+the memory that XLA plans for the intermediate arrays of each of our parts. The machine
+must be idle.
 """
 
 import argparse
@@ -81,154 +85,212 @@ def make_batch(shape):
     return jax.tree.map(jnp.asarray, batch)
 
 
-def our_parts(row):
-    """Returns {part: a function that runs it once and waits}."""
-    fields = {"depth": row.depth, **row.fields}
-    model = models.create("faster_rcnn", num_classes=10, **fields)
-    batch = make_batch(row.images)
+class Part(typing.NamedTuple):
+    """A compiled part: a call that waits for its end, and its intermediate bytes."""
+
+    call: typing.Callable
+    scratch: int
+
+
+def compiled(function, *arguments):
+    """Compiles a function for these arguments, with which the `Part` calls it."""
+    options = ops.compiler_options(jax.default_backend())
+    with ops.every_kernel():
+        program = jax.jit(function, compiler_options=options)
+        program = program.lower(*arguments).compile()
+    scratch = program.memory_analysis().temp_size_in_bytes
+    return Part(lambda: jax.block_until_ready(program(*arguments)), scratch)
+
+
+def network(row):
+    """Returns the model, a batch, the function that prepares it, and the task."""
+    model = models.create(
+        "faster_rcnn", num_classes=10, **{"depth": row.depth, **row.fields}
+    )
     prepare = functools.partial(inputs.network_input, mean=(128.0,), std=(64.0,))
     task = objective.Detection(model, prepare, roi_batch=row.regions)
+    return model, make_batch(row.images), prepare, task
+
+
+def step_parts(row):
+    """Returns {part: Part} of a training step."""
+    model, batch, prepare, task = network(row)
     tx = optax.sgd(1e-3, momentum=0.9)
     state = jax.jit(train_step.make_init(model, tx, row.images[1:], ema=False))(0)
-    variables = {"params": state.params, "batch_stats": state.batch_stats}
-    compiled = functools.partial(
-        jax.jit, compiler_options=ops.compiler_options(jax.default_backend())
-    )
     images, sizes = prepare(batch), batch["image_size"]
 
+    def variables(params):
+        return {"params": params, "batch_stats": state.batch_stats}
+
     def call(name, params, *arguments):
-        given = {**variables, "params": params}
-        method = getattr(models.faster_rcnn.FasterRCNN, name)
         return model.apply(
-            given, *arguments, train=True, method=method, mutable=["batch_stats"]
+            variables(params),
+            *arguments,
+            train=True,
+            method=name,
+            mutable=["batch_stats"],
         )[0]
 
     def total(outputs):
         return sum(x.astype(jnp.float32).sum() for x in outputs)
 
-    @compiled
     def trunk(params):
         return jax.grad(lambda p: total(call("first_stage", p, images, sizes)))(params)
 
-    with ops.every_kernel():
-        x, logits, deltas = jax.jit(lambda p: call("first_stage", p, images, sizes))(
-            state.params
-        )
+    def first_stage(params):
+        return call("first_stage", params, images, sizes)
+
+    x, logits, deltas = compiled(first_stage, state.params).call()
     shape = x.shape[1:3]
 
-    @compiled
     def proposals(logits, deltas):
         found = call("proposals", state.params, logits, deltas, shape, sizes)
-        return found, call_targets(found)
-
-    def call_targets(found):
-        bound = model.bind(variables)
+        bound = model.bind(variables(state.params))
         keys = jax.random.split(jax.random.key(0), len(images))
         on_anchors = task._on_anchors(bound, shape, batch, keys)
         return on_anchors, task._on_rois(bound, batch, keys, found)
 
-    _, (_, sampled) = proposals(logits, deltas)
-    pool = models.faster_rcnn.POOLINGS[model.pooling]
+    parts = {
+        "trunk": compiled(trunk, state.params),
+        "proposals": compiled(proposals, logits, deltas),
+    }
+    _, sampled = parts["proposals"].call()
 
-    def pooled(x):
-        each = functools.partial(pool, bins=model.pool_size, stride=16)
-        return jax.vmap(each)(x, sampled.rois)
-
-    @compiled
     def pooling(x):
-        return jax.grad(lambda x: pooled(x).sum())(x)
+        return jax.grad(lambda x: pooled(model, x, sampled.rois).sum())(x)
 
-    @compiled
     def second(params, x):
         def both(p, x):
             return total(call("second_stage", p, [(x, sizes)], sampled.rois, sizes))
 
         return jax.grad(both, (0, 1))(params, x)
 
-    step = compiled(train_step.make_train_step(task, tx))
-    calls = {
-        "trunk": lambda: trunk(state.params),
-        "proposals": lambda: proposals(logits, deltas),
-        "pooling": lambda: pooling(x),
-        "pooling and conv5": lambda: second(state.params, x),
-        "step": lambda: step(state, batch, 0),
+    step = train_step.make_train_step(task, tx)
+    return parts | {
+        "pooling": compiled(pooling, x),
+        "pooling and conv5": compiled(second, state.params, x),
+        "step": compiled(lambda state: step(state, batch, 0), state),
     }
-    return {name: functools.partial(_wait, call) for name, call in calls.items()}
 
 
-def _wait(call):
-    with ops.every_kernel():
-        jax.block_until_ready(call())
+def detection_parts(row):
+    """Returns {part: Part} of a test."""
+    model, batch, prepare, _ = network(row)
+    images, sizes = prepare(batch), batch["image_size"]
+    init = functools.partial(model.init, train=False)
+    variables = jax.jit(init)(jax.random.key(0), images)
+    call = functools.partial(model.apply, train=False)
+    trunk = compiled(lambda v: call(v, images, sizes, method="first_stage"), variables)
+    x, *found = trunk.call()
+
+    def proposals(variables, found):
+        return call(variables, *found, x.shape[1:3], sizes, method="proposals")
+
+    proposed = compiled(proposals, variables, found)
+    rois, _ = proposed.call()
+
+    def second(variables, x):
+        return call(variables, [(x, sizes)], rois, sizes, method="second_stage")
+
+    return {
+        "trunk": trunk,
+        "proposals": proposed,
+        "pooling": compiled(lambda x: pooled(model, x, rois), x),
+        "pooling and conv5": compiled(second, variables, x),
+        "detections": compiled(lambda v: call(v, images, sizes), variables),
+    }
 
 
-def torch_parts(row, device):
+def pooled(model, x, rois):
+    pool = models.faster_rcnn.POOLINGS[model.pooling]
+    each = functools.partial(pool, bins=model.pool_size, stride=16)
+    return jax.vmap(each)(x, rois)
+
+
+def torch_parts(row, device, inference):
     """Returns {part: a function} of PyTorch's; {} if it cannot run on the device."""
     device = {"gpu": "cuda"}.get(device, device)
     try:
         import torch
 
         library = twins.torchvision_models()
-        network = getattr(library, f"resnet{row.depth}")().to(device).train()
+        network = getattr(library, f"resnet{row.depth}")().to(device)
     except (ImportError, RuntimeError, AssertionError) as error:
         print(f"no PyTorch: {error}", file=sys.stderr)
         return {}
-    network = network.to(memory_format=torch.channels_last)
+    network = network.to(memory_format=torch.channels_last).train(not inference)
     stem = network.conv1, network.bn1, network.relu, network.maxpool
     trunk = torch.nn.Sequential(*stem, network.layer1, network.layer2, network.layer3)
     count, height, width, channels = row.images
     images = torch.randn(count, channels, height, width, device=device)
     images = images.to(memory_format=torch.channels_last)
-    maps = trunk(images)
-    side = row.fields.get("pool_size", 14)
-    shape = count * row.regions, maps.shape[1], side, side
+    model = models.create("faster_rcnn", num_classes=10, **row.fields)
+    side, number = model.pool_size, model.post_nms[1] if inference else row.regions
+    shape = count * number, trunk(images).shape[1], side, side
     regions = torch.randn(shape, device=device)
-    regions = regions.to(memory_format=torch.channels_last).requires_grad_()
+    regions = regions.to(memory_format=torch.channels_last)
 
     def run(part, inputs):
-        network.zero_grad()
-        inputs.grad = None
-        part(inputs).sum().backward()
+        if inference:
+            with torch.inference_mode():
+                part(inputs)
+        else:
+            network.zero_grad()
+            inputs.grad = None
+            part(inputs).sum().backward()
         if device == "cuda":
             torch.cuda.synchronize()
 
+    regions.requires_grad_(not inference)
     return {
         "trunk": functools.partial(run, trunk, images),
         "conv5": functools.partial(run, network.layer4, regions),
     }
 
 
-def measure(row, rounds, device="cpu"):
-    """Returns the medians, {(contestant, part): milliseconds}."""
-    calls = {("ours", name): call for name, call in our_parts(row).items()}
-    calls |= {("torch", name): call for name, call in torch_parts(row, device).items()}
+def measure(row, rounds, device="cpu", inference=False):
+    """Returns {part: (our milliseconds, PyTorch's or None, our MiB)}, medians."""
+    parts = detection_parts(row) if inference else step_parts(row)
+    theirs = torch_parts(row, device, inference)
+    calls = {("ours", name): part.call for name, part in parts.items()}
+    calls |= {("torch", name): call for name, call in theirs.items()}
     times = {key: [] for key in calls}
     for number in range(rounds + 1):
         for key, call in calls.items():
             begin = time.perf_counter()
             call()
-            if number:  # the first compiles
+            if number:  # the first call warms up
                 times[key].append(1000 * (time.perf_counter() - begin))
-    return {key: statistics.median(found) for key, found in times.items()}
+    medians = {key: statistics.median(found) for key, found in times.items()}
+    return {
+        name: (
+            medians["ours", name],
+            medians.get(("torch", name.split(" ")[-1])),
+            part.scratch / 2**20,
+        )
+        for name, part in parts.items()
+    }
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", default=",".join(ROWS))
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--inference", action="store_true")
     parser.add_argument("--device", choices=["cpu", "gpu"], default="cpu")
     options = parser.parse_args()
     if jax.default_backend() != options.device:
         parser.error(f"--device={options.device}: JAX runs on {jax.default_backend()}")
     print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}\n")
-    print("| row | part | here, ms | PyTorch, ms |")
-    print("|---|---|---:|---:|")
+    print("| row | part | here, ms | PyTorch, ms | memory here, MiB |")
+    print("|---|---|---:|---:|---:|")
     for name in options.rows.split(","):
-        found = measure(ROWS[name], options.rounds, options.device)
-        parts = [part for who, part in found if who == "ours"]
-        for part in parts:
-            other = found.get(("torch", part.split(" ")[-1]))
+        found = measure(ROWS[name], options.rounds, options.device, options.inference)
+        for part, (here, other, scratch) in found.items():
             theirs = "" if other is None else f"{other:,.0f}"
-            print(f"| {name} | {part} | {found['ours', part]:,.0f} | {theirs} |")
+            print(f"| {name} | {part} | {here:,.0f} | {theirs} | {scratch:,.0f} |")
 
 
 if __name__ == "__main__":
