@@ -10,8 +10,11 @@ pipeline reads files that are in memory and gives batches of 64 as uint8:
     torch     DataLoader with worker processes, torchvision's transforms on PIL images;
               antialiased
     grain     PIL on Grain's threads; antialiased
+    decoding  simplejpeg decodes whole photographs on Grain's threads and no more: a
+              limit of ours, which decodes the rows down to the end of the crop
 
-Ours alone also reads the two caches of data_source/cache.py. Each pipeline has its own
+Ours alone also reads the two caches of data_source/cache.py, and from that of pixels
+makes crops of 224 of 256 pixels, too, which are not resized. Each pipeline has its own
 process with as many threads (Grain: twice as many) or workers as there are cores. They
 work in turn, while the others wait, --rounds=3 times; the table has the medians. A CPU
 second is one second of one core; it does not count what other programs take. The cells
@@ -45,7 +48,11 @@ SIZE, BATCH, PREFETCH = 224, 64, 4
 WARM_UP = 2 * PREFETCH  # batches, more than any pipeline keeps ready
 PHOTOS = {"JPEG 500x375": (375, 500), "JPEG 512x512": (512, 512)}
 # They hold the photographs of JPEG 500x375, with a short side of 256 pixels.
-CACHES = {"resized cache": "resized", "pixel cache": "pixels"}
+CACHES = {
+    "resized cache": "resized",
+    "pixel cache": "pixels",
+    "pixel cache, crops": "pixels",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,14 +96,14 @@ def open_photographs(directory, name):
 # iterator of uint8 [BATCH, SIZE, SIZE, 3].
 
 
-def ours(split, threads):
+def ours(split, threads, view="inception_crop"):
     import jax
 
     import input_pipeline
     from transforms import augment, policies
 
     plan = input_pipeline.TrainPlan(len(split), BATCH, seed=0)
-    crops = policies.HostAugmentation(view="inception_crop")
+    crops = policies.HostAugmentation(view=view)
 
     @jax.jit
     def flip(batch):
@@ -114,6 +121,22 @@ def ours(split, threads):
         view=preprocessings.TrainView(crops, ((0, SIZE),)),
     )
     return (np.asarray(flip(batch)) for batch in batches)
+
+
+def decoding(split, threads):
+    import simplejpeg
+
+    import input_pipeline
+
+    blank = np.zeros((BATCH, SIZE, SIZE, 3), np.uint8)
+
+    def load(step):
+        index = np.arange(step * BATCH, (step + 1) * BATCH) % len(split)
+        for example in split.examples(index):
+            simplejpeg.decode_jpeg(example.image, "RGB")
+        return blank
+
+    return input_pipeline.stream(load, 0, 10**9, threads, PREFETCH)
 
 
 def grain_pil(split, threads):
@@ -207,6 +230,7 @@ CONTESTANTS = {
     "tf.data antialiased": functools.partial(tf_data, antialias=True),
     "torch": torch_loader,
     "grain": grain_pil,
+    "decoding": decoding,
 }
 
 
@@ -226,7 +250,8 @@ def serve(contestant, directory, threads):
             try:
                 if name not in running:
                     split = open_photographs(directory, name)
-                    running[name] = CONTESTANTS[contestant](split, threads)
+                    view = {"view": "rescale_crop"} if name.endswith("crops") else {}
+                    running[name] = CONTESTANTS[contestant](split, threads, **view)
                 answer = measure(running[name], batches)
             except ImportError as error:
                 answer = {"missing": str(error)}

@@ -168,9 +168,12 @@ def rescale_crop(image, rng, size, short_side, interpolation="bilinear"):
     height, width = rescaled_size(*image.shape[:2], short_side)
     top = int(rng.integers(height - size + 1))
     left = int(rng.integers(width - size + 1))
+    method = _drawn(rng, interpolation)
+    if (height, width) == image.shape[:2]:  # as in a cache; every filter copies pixels
+        return image[top : top + size, left : left + size]
     down, across = image.shape[0] / height, image.shape[1] / width
     box = top * down, left * across, size * down, size * across
-    return resize_fast(image, size, size, _drawn(rng, interpolation), box)
+    return resize_fast(image, size, size, method, box)
 
 
 def inception_crop(

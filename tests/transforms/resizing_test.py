@@ -157,6 +157,25 @@ def test_a_view_costs_what_it_keeps(monkeypatch):
     assert not made
 
 
+@pytest.mark.parametrize("interpolation", [*ALL, "random"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_image_of_the_scale_asked_for_is_cut_and_not_resized(
+    interpolation, channels, monkeypatch
+):
+    image = np.random.default_rng(0).integers(0, 256, (40, 57, channels), np.uint8)
+    for seed in range(20):
+        cut, drawn = (np.random.default_rng(seed) for _ in range(2))
+        found = resizing.rescale_crop(image, cut, 32, (40, 40), interpolation)
+        drawn.integers(40, 41)
+        box = int(drawn.integers(40 - 31)), int(drawn.integers(57 - 31)), 32, 32
+        method = resizing._drawn(drawn, interpolation)
+        expected = resizing.resize_fast(image, 32, 32, method, box)
+        np.testing.assert_array_equal(found, expected)
+        assert cut.bit_generator.state == drawn.bit_generator.state
+    monkeypatch.setattr(resizing, "resize_fast", None)
+    resizing.rescale_crop(image, cut, 32, (40, 40), interpolation)
+
+
 def test_rescale_crop_reaches_every_scale_and_place():
     # Each pixel's value is its column: the crop's says where it lies, at what scale.
     image = np.broadcast_to(np.arange(200, dtype=np.uint8)[:, None], (100, 200, 3))
