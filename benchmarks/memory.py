@@ -105,6 +105,7 @@ def measure_ours(network, batch, size, contestant):
     program = program.lower(state, sums, data, 1, 0).compile()
     compiling = resident("VmHWM") - baseline
     planned = memory.plan(program, state, data).total
+    memory.give_back()  # as train.py does
     for _ in range(STEPS):
         state, sums = jax.block_until_ready(program(state, sums, data, 0))
     return {

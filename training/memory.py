@@ -1,6 +1,7 @@
 """Device memory of a compiled step: its plan, the limit, and the batch that fits."""
 
 import contextlib
+import ctypes
 import dataclasses
 import itertools
 import math
@@ -80,7 +81,9 @@ class StepMemory:
     def expect(self, *arguments):
         """Plans a step with these arguments, which compiles it; returns the report."""
         self._shapes = shapes(arguments)
-        return report(self.plan_of(self._batch_size), self._device)
+        plan = self.plan_of(self._batch_size)
+        give_back()
+        return report(plan, self._device)
 
     def plan_of(self, batch_size):
         """Returns the `Plan` of a step for batches of another size."""
@@ -95,6 +98,16 @@ class StepMemory:
         if self._shapes is None:
             return "out of memory before the first step: the state or the data"
         return explain(self.plan_of, self._batch_size, self._multiple, self._device)
+
+
+def give_back():
+    """Gives the system the memory that the C library, if it is glibc, holds unused.
+
+    Compiling leaves much: 1.3 GiB after DenseNet-121's step, beside which the step's
+    own memory would be taken.
+    """
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
 
 
 def limit(device):

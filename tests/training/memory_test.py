@@ -1,5 +1,8 @@
 """The messages about memory: before a step, and when there is too little."""
 
+import os
+import pathlib
+import platform
 import re
 
 import jax
@@ -40,6 +43,24 @@ def trainer(tmp_path_factory):
     trainer.memory.expect(trainer.state, trainer.sums, data, count, trainer.seed)
     yield trainer
     trainer.close()
+
+
+def resident():
+    """Bytes of this process that are in memory."""
+    pages = pathlib.Path("/proc/self/statm").read_text().split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_memory_that_was_freed_is_given_back():
+    """glibc keeps what lies below the last block in use."""
+    blocks = [bytearray(100_000) for _ in range(2_000)]
+    last = blocks.pop()
+    del blocks
+    before = resident()
+    memory.give_back()
+    assert resident() < before - 100 * 2**20
+    assert not any(last)
 
 
 def test_a_plan_has_the_parts_of_the_program(trainer):
