@@ -13,22 +13,24 @@
 #                   (benchmarks/inference.py)
 #     training      ResNet-20 on CIFAR-10 for as many epochs as fit into the rest
 #
-# A stage writes NAME.tmp in OUT (runs/gpu by default), which becomes NAME.txt when the
+# A stage writes NAME.tmp in OUT, by default runs/gpu, which becomes NAME.txt when the
 # stage is complete; the training has the run directory OUT/cifar10. The same command
 # again leaves out what is complete and goes on with the rest. It ends with the table of
 # all complete stages, and a line for each other one. The exit code is 0 if all stages
 # are complete, 1 if one failed, or else 75.
 #
-# BUDGET has the seconds for the whole call, 700 by default. A stage begins if as many
-# seconds are left as it is said to need below, and may take half of what is left, the
-# last stage all of it. Those seconds are guesses: nothing was measured on a GPU yet.
+# BUDGET has the seconds for the whole call, 700 by default. A stage begins if the
+# seconds are left that it is said to need below. It may take those or half of what is
+# left, whichever is more, and the last stage all of it. The needs are guesses: nothing
+# was measured on a GPU yet.
 #
-# DEVICE=cpu measures the CPU. MINIATURE=1 shows that all stages work, on any machine in
-# a minute or two, with LeNet-5 and a few images. PYTHON names the interpreter.
+# DEVICE=cpu measures the CPU. MINIATURE=1 shows that all stages work, in minutes on a
+# CPU, with LeNet-5 and a few images; its OUT is another, runs/cpu_miniature. PYTHON
+# names the interpreter. Relative paths count from the root of the repository.
 set -eu
 cd "$(dirname "$0")/.."
-OUT=${OUT:-runs/gpu} BUDGET=${BUDGET:-700} DEVICE=${DEVICE:-gpu}
-PYTHON=${PYTHON:-python}
+DEVICE=${DEVICE:-gpu} PYTHON=${PYTHON:-python} BUDGET=${BUDGET:-700}
+OUT=${OUT:-runs/$DEVICE${MINIATURE:+_miniature}}
 mkdir -p "$OUT"
 
 networks=(resnet50 vgg16 googlenet_bn densenet121 resnext50_32x4d)
@@ -47,16 +49,25 @@ if [ -n "${MINIATURE:-}" ]; then
   )
   same=("${recipe[@]}" --steps=2)
 fi
-platforms=cuda,cpu  # JAX fails if there is no GPU
-if [ "$DEVICE" = cpu ]; then platforms=cpu; fi
+if [ "$DEVICE" = cpu ]; then export JAX_PLATFORMS=cpu; fi
 
-parts=2 failed=0 todo=() steps=()
+parts=2 failed=0 backend= todo=() steps=()
 stop() {
   kill $(jobs -p) || true
   wait
   exit 75
 }
 trap stop INT TERM
+
+# Ends the script if JAX runs elsewhere: without a GPU it takes the CPU.
+check() {
+  if [ -n "$backend" ]; then return; fi
+  backend=$("$PYTHON" -c 'import jax; print(jax.default_backend())')
+  if [ "$backend" != "$DEVICE" ]; then
+    echo "DEVICE=$DEVICE: JAX runs on $backend" >&2
+    exit 1
+  fi
+}
 
 # stage NAME SECONDS COMMAND...
 stage() {
@@ -67,6 +78,7 @@ stage() {
     todo+=("$name: it needs $need s and $left s are left; the same command goes on")
     return
   fi
+  check
   local limit=$((left / parts > need ? left / parts : need))
   echo "$name: at most $limit s"
   timeout --kill-after=15 "$limit" "$@" >"$file.tmp" 2>&1 &
@@ -100,13 +112,11 @@ for network in "${networks[@]}"; do
   stage "step_$network" 85 \
     "$PYTHON" -m benchmarks.train_step --networks="$network" "${flags[@]}"
 done
-stage same_bits 85 env JAX_PLATFORMS=$platforms \
-  "$PYTHON" -m benchmarks.same_bits "${same[@]}"
+stage same_bits 85 "$PYTHON" -m benchmarks.same_bits "${same[@]}"
 stage inference 70 \
   "$PYTHON" -m benchmarks.inference --networks="$evaluated" "${flags[@]}"
 parts=1
-stage training 60 env JAX_PLATFORMS=$platforms \
-  "$PYTHON" main.py --workdir="$OUT/cifar10" "${recipe[@]}"
+stage training 60 "$PYTHON" main.py --workdir="$OUT/cifar10" "${recipe[@]}"
 
 show steps "${steps[@]}"
 show same_bits same_bits

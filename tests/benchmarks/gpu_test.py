@@ -11,9 +11,10 @@ import runs
 SCRIPT = runs.ROOT / "benchmarks" / "gpu.sh"
 NETWORKS = ("resnet50", "vgg16", "googlenet_bn", "densenet121", "resnext50_32x4d")
 STAGES = [*(f"step_{name}" for name in NETWORKS), "same_bits", "inference", "training"]
-# Stands for Python. It logs its arguments, and $FAILING=PATTERN:CODE lets some fail.
-# Those of $SLOW stop the script and then last ten minutes.
+# Stands for Python. It says JAX's backend and logs all other calls. Those that match
+# $FAILING=PATTERN:CODE fail; those of $SLOW stop the script and then last ten minutes.
 STUB = """#!/bin/sh
+if [ "$1" = -c ]; then echo "$BACKEND"; exit; fi
 echo "$@" >>"$LOG"
 echo "of this machine"
 echo "| network | images/s |"
@@ -37,6 +38,7 @@ def stub(tmp_path):
         "PYTHON": str(program),
         "LOG": str(tmp_path / "log"),
         "OUT": str(tmp_path / "out"),
+        "BACKEND": "gpu",
         "FAILING": "none:0",
         "SLOW": "none",
     }
@@ -114,6 +116,14 @@ def test_stages_that_do_not_fit_are_said_and_left(stub):
     left = [line.partition(":")[0] for line in lines if line]
     assert left == STAGES[:6]
     assert complete(stub) == {"inference", "training"}
+
+
+def test_nothing_is_measured_where_jax_finds_no_gpu(stub):
+    found = call(stub, BACKEND="cpu")
+    assert found.returncode == 1
+    assert found.stderr == "DEVICE=gpu: JAX runs on cpu\n"
+    assert not logged(stub) and not os.listdir(stub["OUT"])
+    assert call(stub, BACKEND="cpu", DEVICE="cpu").returncode == 0
 
 
 def test_a_signal_stops_the_stage_and_ends_the_script(stub):
