@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import train_step
+from benchmarks import side_by_side
 from kernels import huge_pages, native, onednn, ops
 
 LAYERS = [
@@ -106,7 +106,7 @@ def main():
         raise SystemExit(
             "kernels/native.py has built nothing: python -m kernels.native"
         )
-    print(f"{train_step.environment('cpu', ('ours', 'torch'))}\n")
+    print(f"{side_by_side.environment('cpu', ('ours', 'torch'))}\n")
     print("| layer | of | without | ours | torch | GFLOP/s |")
     print("|---|---|---:|---:|---:|---:|")
     for layer in LAYERS:

@@ -31,7 +31,8 @@ import optax
 import data_source
 import input_pipeline
 import models
-from benchmarks.train_step import NETWORKS, plain_convolutions
+from benchmarks.side_by_side import NETWORKS
+from benchmarks.train_step import plain_convolutions
 from experiment import build
 from kernels import huge_pages, ops
 from training import objective, train_step

@@ -18,7 +18,7 @@ import time
 
 import jax
 
-from benchmarks import train_step
+from benchmarks import side_by_side, train_step
 from kernels import huge_pages
 
 STEPS = 2
@@ -57,14 +57,14 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--network", choices=train_step.NETWORKS, required=True)
+    parser.add_argument("--network", choices=side_by_side.NETWORKS, required=True)
     parser.add_argument("--batch", type=int, help="default: 16, of small images 128")
     parser.add_argument("--top", type=int, default=20, help="longest operations")
     args = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")
-    shape, fields = train_step.NETWORKS[args.network]
+    shape, fields = side_by_side.NETWORKS[args.network]
     batch = args.batch or (128 if shape[0] <= 32 else 16)
-    task = train_step.Task(args.network, batch, shape, fields, "cpu", "float32")
+    task = side_by_side.Task(args.network, batch, shape, fields, "cpu", "float32")
     ours = train_step.Ours(task)
     ours.run(2)
     start = time.perf_counter()
@@ -75,7 +75,7 @@ def main():
             ours.run(STEPS)
         operations = milliseconds(folder)
 
-    print(f"{train_step.environment('cpu', ())}; {args.network}, batch {batch}")
+    print(f"{side_by_side.environment('cpu', ())}; {args.network}, batch {batch}")
     print(f"a step: {step:.1f} ms; the operations of a traced one:")
     kinds = collections.Counter()
     for name, spent in operations.items():

@@ -28,86 +28,25 @@ copy, in both frameworks. Contestants that are not available, say without PyTorc
 their columns empty; if a batch does not fit, all contestants get half of it.
 """
 
-import argparse
 import contextlib
-import dataclasses
-import datetime
-import gc
-import json
 import math
-import os
-import pathlib
-import platform
 import statistics
-import sys
 import time
 from unittest import mock
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-import models
+from benchmarks import side_by_side
+from benchmarks.side_by_side import digits
 from comparison import counting
 from kernels import huge_pages, ops
 from models import layers
 from training import objective, optimizers, train_step
 
-# Names for models.create, images [H, W, C], and fields that are not the default.
-NETWORKS = {
-    "lenet5_modern": ((28, 28, 1), {}),
-    "alexnet": ((227, 227, 3), {}),
-    "vgg16": ((224, 224, 3), {}),
-    "nin": ((32, 32, 3), {}),
-    "googlenet_bn": ((224, 224, 3), {}),
-    "resnet18": ((224, 224, 3), {}),
-    "resnet50": ((224, 224, 3), {"stride_on": "3x3"}),  # torchvision's
-    "resnet20": ((32, 32, 3), {}),
-    "wrn_16_4": ((32, 32, 3), {}),
-    "densenet121": ((224, 224, 3), {}),
-    "resnext50_32x4d": ((224, 224, 3), {}),
-    "se_resnet50": ((224, 224, 3), {}),
-    "dpn68": ((224, 224, 3), {}),
-}
-GPU_NETWORKS = ("resnet50", "vgg16", "googlenet_bn", "densenet121", "resnext50_32x4d")
 AUXILIARY_WEIGHT = 0.3
-SECONDS = 2.0  # timed for each contestant in a round
 SGD = {"lr": 1e-3, "momentum": 0.9, "weight_decay": 1e-4}
-
-
-class Missing(Exception):
-    """A contestant is not available here."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """The task that all contestants of a network train on."""
-
-    network: str
-    batch: int
-    shape: tuple  # of an image
-    fields: dict  # of models.create
-    device: str  # cpu or gpu
-    dtype: str  # of the computation
-
-    @property
-    def num_classes(self):
-        return 10 if NETWORKS[self.network][0][0] <= 32 else 1000
-
-    def data(self):
-        """Images [B, H, W, C] of mean 0 and deviation 1, and labels [B]."""
-        rng = np.random.default_rng(0)
-        images = rng.normal(size=(self.batch, *self.shape)).astype(np.float32)
-        return images, rng.integers(0, self.num_classes, self.batch, np.int32)
-
-    def model(self):
-        return models.create(
-            self.network,
-            num_classes=self.num_classes,
-            dtype=jnp.dtype(self.dtype),
-            **self.fields,
-        )
 
 
 class Ours:
@@ -170,16 +109,7 @@ class Ours:
                 state, train_step.zero_sums(self.task), self.batch, 0
             )
             results.append(jax.device_get(state))
-        pairs = zip(
-            jax.tree_util.tree_leaves_with_path(results[0]),
-            jax.tree.leaves(results[1]),
-            strict=True,
-        )
-        return [
-            jax.tree_util.keystr(path, simple=True, separator=".")
-            for (path, a), b in pairs
-            if a.tobytes() != b.tobytes()
-        ]
+        return side_by_side.different_bits(*results)
 
 
 @contextlib.contextmanager
@@ -204,31 +134,18 @@ class Plain(Ours):
         return None  # XLA chooses the libraries for its own convolutions
 
 
-class Torch:
+class Torch(side_by_side.TorchContestant):
     """The step in PyTorch, with its state."""
 
-    compiled = False
-
     def __init__(self, task):
-        torch, device = import_torch(task.device)
-        try:
-            from benchmarks import torch_networks
-
-            network = torch_networks.create(task.network)
-        except ImportError as error:
-            raise Missing(error) from error
-        network = network.to(device, memory_format=torch.channels_last)
-        self.parameters = sum(p.numel() for p in network.parameters())
+        super().__init__(task)
+        torch, network, images = self.torch, self.network, self.images
+        labels, cast = self.labels, self.cast
         optimizer = torch.optim.SGD(network.parameters(), **SGD, fused=True)
-        images, labels = task.data()
-        images = torch.from_numpy(images).permute(0, 3, 1, 2).to(device)
-        images = images.contiguous(memory_format=torch.channels_last)
-        labels = torch.from_numpy(labels).long().to(device)
-        low = task.dtype != "float32"
 
         def mean_loss(images):
             entropy = torch.nn.functional.cross_entropy
-            with torch.autocast(device, getattr(torch, task.dtype), enabled=low):
+            with torch.autocast(**cast):
                 outputs = network(images)
             logits, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
             loss = entropy(logits.float(), labels)
@@ -269,37 +186,9 @@ def measure(task, names, rounds, num_steps):
     Raises:
       ValueError: the contestants have different numbers of parameters.
     """
-    contestants, missing, steps = {}, {}, {}
-    for name in names:
-        try:
-            contestant = CONTESTANTS[name](task)
-            contestant.run(1)
-        except Missing as error:
-            missing[name] = str(error)
-            continue
-        except RuntimeError as error:
-            # Without a C++ compiler, the other columns are kept.
-            if name != "compiled" or out_of_memory(error):
-                raise
-            missing[name] = f"torch.compile: {str(error).splitlines()[0]}"
-            continue
-        contestants[name] = contestant
-        start = time.perf_counter()
-        contestant.run(1)
-        step = time.perf_counter() - start
-        steps[name] = num_steps or math.ceil(SECONDS / step)
-    parameters = {name: x.parameters for name, x in contestants.items()}
-    if len(set(parameters.values())) > 1:
-        raise ValueError(f"{task.network} is not one network: {parameters}")
-
-    rates, losses = {name: [] for name in contestants}, {}
-    for _ in range(rounds):
-        for name, contestant in contestants.items():
-            contestant.run(1)
-            start = time.perf_counter()
-            losses[name] = contestant.run(steps[name])
-            elapsed = time.perf_counter() - start
-            rates[name].append(steps[name] * task.batch / elapsed)
+    makers = {name: CONTESTANTS[name] for name in names}
+    contestants, missing = side_by_side.started(makers, task)
+    rates, losses = side_by_side.in_turn(contestants, task.batch, rounds, num_steps)
     table = counting.layers(task.model(), task.shape)
     ours = contestants["ours"]
     return {
@@ -312,35 +201,6 @@ def measure(task, names, rounds, num_steps):
         "bytes/step": ours.bytes_accessed(),
         "differs": ours.different_bits(),
     }
-
-
-def measure_what_fits(task, *args):
-    """Runs `measure` with the batch halved until it fits into memory."""
-    while True:
-        try:
-            return measure(task, *args)
-        except RuntimeError as error:
-            if not out_of_memory(error) or task.batch == 1:
-                raise
-        # This is outside the handler, whose traceback holds the contestants' arrays.
-        release_memory()
-        print(f"{task.network}: a batch of {task.batch} does not fit", flush=True)
-        task = dataclasses.replace(task, batch=task.batch // 2)
-
-
-def out_of_memory(error):
-    """Tells whether XLA or torch ran out of memory."""
-    return "RESOURCE_EXHAUSTED" in str(error) or "OutOfMemory" in type(error).__name__
-
-
-def release_memory():
-    jax.clear_caches()
-    torch = sys.modules.get("torch")
-    if torch:
-        torch.compiler.reset()
-    gc.collect()
-    if torch:
-        torch.cuda.empty_cache()
 
 
 def ceilings(task, names):
@@ -358,8 +218,8 @@ def ceilings(task, names):
     }
     if not {"torch", "compiled"} & set(names):
         return found
-    with contextlib.suppress(Missing):
-        torch, device = import_torch(task.device)
+    with contextlib.suppress(side_by_side.Missing):
+        torch, device = side_by_side.import_torch(task.device)
         dtype = getattr(torch, task.dtype)
         u = torch.ones((size, size), dtype=dtype, device=device)
         v = torch.ones(numbers, dtype=dtype, device=device)
@@ -384,75 +244,21 @@ def seconds_of(call, wait, calls=5):
     return min(times)
 
 
-def import_torch(device):
-    """Imports torch with a thread per core; returns (torch, its name for the device).
-
-    Raises:
-      Missing: torch is not installed, or does not support the device.
-    """
-    try:
-        import torch
-    except ImportError as error:
-        raise Missing(error) from error
-    if device == "gpu":
-        if not torch.cuda.is_available():
-            raise Missing("this PyTorch has no CUDA")
-        torch.backends.cudnn.benchmark = True
-        return torch, "cuda"
-    torch.set_num_threads(cores())
-    return torch, "cpu"
-
-
-def cores():
-    return len(os.sched_getaffinity(0))
-
-
-def environment(device, names):
-    """Describes date, machine and versions in one line."""
-    words = [datetime.date.today().isoformat(), processor(), f"{cores()} cores"]
-    if device == "gpu":
-        words.append(jax.devices()[0].device_kind)
-    words.append(f"jax {jax.__version__}")
-    if {"torch", "compiled"} & set(names):
-        try:
-            torch, _ = import_torch(device)
-            words.append(
-                f"torch {torch.__version__} with {torch.get_num_threads()} threads"
-            )
-        except Missing as error:
-            words.append(f"no torch: {error}")
-    if flags := os.environ.get("XLA_FLAGS"):
-        words.append(flags)
-    return ", ".join(words)
-
-
-def processor():
-    with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
-        for line in file:
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
 def table_head(names, prefix):
     """The first two lines of the Markdown table."""
-    ratios = [f"ours / {name}" for name in names if name != "ours"]
-    columns = ["network", "batch", *names, *ratios, f"{prefix}FLOP/s", "GB/s"]
+    columns = ["network", "batch", *side_by_side.rate_head(names)]
+    columns += [f"{prefix}FLOP/s", "GB/s"]
     head = " | ".join([*columns, "same bits"])
     return f"| {head} |\n|---|{'---:|' * (len(columns) - 1)}---|"
 
 
 def table_row(row, names, unit):
     """A line of the table, with FLOP/s in multiples of `unit`."""
-    rates = row["images/s"]
-    median = {name: statistics.median(rates[name]) for name in rates}
-    steps = median["ours"] / row["batch"]
-    others = [name for name in names if name != "ours"]
+    steps = statistics.median(row["images/s"]["ours"]) / row["batch"]
     cells = [
         row["network"],
         str(row["batch"]),
-        *(digits(median[name]) if name in rates else "" for name in names),
-        *(f"{ratio(rates, name):.2f}" if name in rates else "" for name in others),
+        *side_by_side.rate_cells(row["images/s"], names),
         digits(row["flop/step"] * steps / unit),
         digits(row["bytes/step"] * steps / 1e9),
         f"not of {', '.join(row['differs'])}" if row["differs"] else "yes",
@@ -460,90 +266,26 @@ def table_row(row, names, unit):
     return f"| {' | '.join(cells)} |"
 
 
-def digits(number):
-    """Formats a number with at least three digits."""
-    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
-
-
-def ratio(rates, name):
-    """The median over the rounds of the ratio of our rate to another's."""
-    pairs = zip(rates["ours"], rates[name], strict=True)
-    return statistics.median(a / b for a, b in pairs)
-
-
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--device", choices=["cpu", "gpu"], default="cpu")
-    parser.add_argument("--networks", type=names_of(NETWORKS), help="default: all")
-    parser.add_argument("--contestants", type=names_of(CONTESTANTS))
-    parser.add_argument("--batch", type=int, help="default: 16, of small images 128")
-    parser.add_argument("--size", type=int, help="of images; default: the network's")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, help=f"of a round; default: {SECONDS} s")
-    parser.add_argument("--out", help="JSON file of all figures")
-    args = parser.parse_args()
-    gpu = args.device == "gpu"
-    dtype = args.dtype or ("bfloat16" if gpu else "float32")
-    names = args.contestants or (GPU_CONTESTANTS if gpu else CONTESTANTS)
-    networks = args.networks or (GPU_NETWORKS if gpu else NETWORKS)
-    if "ours" not in names:
-        parser.error("--contestants: without ours there is nothing to compare")
-    if not gpu:
-        jax.config.update("jax_platforms", "cpu")
-    elif len(names) > 1:
-        # The rest is left to torch. JAX reads this when it first uses the GPU.
-        os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.45")
-    if gpu and jax.default_backend() != "gpu":
-        parser.error('--device=gpu: JAX finds none; pip install "jax[cuda13]"')
-
-    tasks = []
-    for network in networks:
-        shape, fields = NETWORKS[network]
-        batch = args.batch or (256 if gpu else 128 if shape[0] <= 32 else 16)
-        if args.size:
-            shape = (args.size, args.size, shape[2])
-        tasks.append(Task(network, batch, shape, fields, args.device, dtype))
+    parser = side_by_side.argument_parser(__doc__, CONTESTANTS)
+    args, tasks = side_by_side.parse(parser, CONTESTANTS, GPU_CONTESTANTS)
+    names = args.contestants
     result = {
-        "environment": environment(args.device, names),
-        "dtype": dtype,
+        "environment": side_by_side.environment(args.device, names),
+        "dtype": args.dtype,
         "ceilings": ceilings(tasks[0], names),
-        "networks": [],
     }
-    print(f"{result['environment']}; {dtype}, images/s")
-    prefix, unit = ("T", 1e12) if gpu else ("G", 1e9)
+    print(f"{result['environment']}; {args.dtype}, images/s")
+    prefix, unit = ("T", 1e12) if args.device == "gpu" else ("G", 1e9)
     for framework, (flops, traffic) in result["ceilings"].items():
         print(
             f"{framework}: product of matrices {digits(flops / unit)} {prefix}FLOP/s, "
             f"copy {digits(traffic / 1e9)} GB/s"
         )
     print(f"\n{table_head(names, prefix)}", flush=True)
-    for task in tasks:
-        release_memory()
-        row = measure_what_fits(task, names, args.rounds, args.steps)
-        result["networks"].append(row)
-        print(table_row(row, names, unit), flush=True)
-        if args.out:
-            pathlib.Path(args.out).write_text(json.dumps(result, indent=1))
-    for row in result["networks"]:
-        for name, reason in row["missing"].items():
-            print(f"{row['network']} without {name}: {reason}")
-
-
-def names_of(known):
-    """An argparse type: names from `known`, separated by commas, as a list."""
-
-    def names(text):
-        listed = text.split(",")
-        if unknown := sorted(set(listed) - set(known)):
-            raise argparse.ArgumentTypeError(
-                f"unknown: {', '.join(unknown)}; there are {', '.join(known)}"
-            )
-        return listed
-
-    return names
+    side_by_side.measure_each(
+        measure, tasks, args, result, lambda row: table_row(row, names, unit)
+    )
 
 
 if __name__ == "__main__":

@@ -19,13 +19,14 @@ from benchmarks import (
     first_answer,
     lenet_pass,
     profile_step,
+    side_by_side,
     start_up,
     train_step,
 )
 from kernels import native, ops
 from models import layers
 
-TASK = train_step.Task("lenet5_modern", 4, (28, 28, 1), {}, "cpu", "float32")
+TASK = side_by_side.Task("lenet5_modern", 4, (28, 28, 1), {}, "cpu", "float32")
 ROW = {
     "network": "resnet18",
     "batch": 4,
@@ -65,15 +66,14 @@ def test_networks_of_different_size_are_refused(monkeypatch):
         train_step.measure(TASK, ["torch", "ours"], 1, 1)
 
 
-def test_a_batch_that_does_not_fit_is_halved(monkeypatch, capsys):
+def test_a_batch_that_does_not_fit_is_halved(capsys):
     def measure(task, rounds):
         if task.batch > 2:
             raise RuntimeError("RESOURCE_EXHAUSTED: out of memory")
         return task.batch, rounds
 
-    monkeypatch.setattr(train_step, "measure", measure)
     task = dataclasses.replace(TASK, batch=8)
-    assert train_step.measure_what_fits(task, 5) == (2, 5)
+    assert side_by_side.measure_what_fits(measure, task, 5) == (2, 5)
     assert "a batch of 4 does not fit" in capsys.readouterr().out
 
 

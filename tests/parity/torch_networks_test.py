@@ -4,7 +4,7 @@ import pytest
 from parity import ours, port
 
 import models
-from benchmarks import torch_networks, train_step
+from benchmarks import inference, side_by_side, torch_networks, train_step
 from comparison import counting
 
 
@@ -22,10 +22,10 @@ def test_logits(name, num_classes, size, channels):
     port.check_logits(torch_networks.create(name), model, images)
 
 
-@pytest.mark.parametrize("name", train_step.NETWORKS)
+@pytest.mark.parametrize("name", side_by_side.NETWORKS)
 def test_parameters(name):
-    shape, fields = train_step.NETWORKS[name]
-    model = train_step.Task(name, 1, shape, fields, "cpu", "float32").model()
+    shape, fields = side_by_side.NETWORKS[name]
+    model = side_by_side.Task(name, 1, shape, fields, "cpu", "float32").model()
     with port.torch.device("meta"):
         theirs = torch_networks.create(name).parameters()
     assert sum(p.numel() for p in theirs) == counting.count(model, shape).parameters
@@ -33,8 +33,17 @@ def test_parameters(name):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_step_in_torch_learns(dtype):
-    task = train_step.Task("resnet20", 4, (32, 32, 3), {}, "cpu", dtype)
+    task = side_by_side.Task("resnet20", 4, (32, 32, 3), {}, "cpu", dtype)
     contestant = train_step.Torch(task)
     first = contestant.run(1)
     contestant.run(20)
     assert contestant.run(1) < first
+
+
+def test_the_evaluation_in_torch_counts_errors():
+    task = side_by_side.Task("resnet20", 4, (32, 32, 3), {}, "cpu", "float32")
+    contestant = inference.Torch(task)
+    with port.torch.no_grad():
+        answers = contestant.network(contestant.images).argmax(1)
+    assert contestant.run(2) == (answers != contestant.labels).sum()
+    assert not contestant.network.training

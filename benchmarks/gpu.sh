@@ -1,0 +1,133 @@
+#!/usr/bin/env bash
+# Measures this code on one NVIDIA GPU in less than twelve minutes.
+#
+#     TFDS_DATA_DIR=DIR benchmarks/gpu.sh
+#
+# The stages, in the order of their worth:
+#
+#     step_NETWORK  a training step of five networks in bfloat16 beside PyTorch, with
+#                   the machine's limits (benchmarks/train_step.py)
+#     same_bits     whether two trainings with max pooling end in the same bits, with
+#                   and without XLA's deterministic operations (benchmarks/same_bits.py)
+#     inference     ResNet-50's evaluation and latency in bfloat16 beside PyTorch
+#                   (benchmarks/inference.py)
+#     training      ResNet-20 on CIFAR-10 for as many epochs as fit into the rest
+#
+# A stage writes NAME.tmp in OUT, by default runs/gpu, which becomes NAME.txt when the
+# stage is complete; the training has the run directory OUT/cifar10. The same command
+# again leaves out what is complete and goes on with the rest. It ends with the table of
+# all complete stages, and a line for each other one. The exit code is 0 if all stages
+# are complete, 1 if one failed, or else 75.
+#
+# BUDGET has the seconds for the whole call, 700 by default. A stage begins if the
+# seconds are left that it is said to need below. It may take those or half of what is
+# left, whichever is more, and the last stage all of it. The needs are guesses: nothing
+# was measured on a GPU yet.
+#
+# DEVICE=cpu measures the CPU. MINIATURE=1 shows that all stages work, in minutes on a
+# CPU, with LeNet-5 and a few images; its OUT is another, runs/cpu_miniature. PYTHON
+# names the interpreter. Relative paths count from the root of the repository.
+set -eu
+cd "$(dirname "$0")/.."
+DEVICE=${DEVICE:-gpu} PYTHON=${PYTHON:-python} BUDGET=${BUDGET:-700}
+OUT=${OUT:-runs/$DEVICE${MINIATURE:+_miniature}}
+mkdir -p "$OUT"
+
+networks=(resnet50 vgg16 googlenet_bn densenet121 resnext50_32x4d)
+evaluated=resnet50
+flags=(--device="$DEVICE" --dtype=bfloat16 --rounds=3)
+same=()
+recipe=(--config=configs/cifar10.py:resnet20)
+if [ -n "${MINIATURE:-}" ]; then
+  networks=(lenet5_modern)
+  evaluated=lenet5_modern
+  flags+=(--rounds=1 --batch=2 --steps=1)
+  recipe=(
+    --config=configs/lenet5.py:modern --config.dataset.train_split='train[:64]'
+    --config.dataset.eval_split='test[:20]' --config.batch_size=32
+    --config.num_epochs=2
+  )
+  same=("${recipe[@]}" --steps=2)
+fi
+if [ "$DEVICE" = cpu ]; then export JAX_PLATFORMS=cpu; fi
+
+parts=2 failed=0 backend= todo=() steps=()
+stop() {
+  kill $(jobs -p) || true
+  wait
+  exit 75
+}
+trap stop INT TERM
+
+# Ends the script if JAX runs elsewhere: without a GPU it takes the CPU.
+check() {
+  if [ -n "$backend" ]; then return; fi
+  backend=$("$PYTHON" -c 'import jax; print(jax.default_backend())')
+  if [ "$backend" != "$DEVICE" ]; then
+    echo "DEVICE=$DEVICE: JAX runs on $backend" >&2
+    exit 1
+  fi
+}
+
+# stage NAME SECONDS COMMAND...
+stage() {
+  local name=$1 need=$2 file=$OUT/$1 left=$((BUDGET - SECONDS)) code=0
+  shift 2
+  if [ -e "$file.txt" ]; then return; fi
+  if [ "$left" -lt "$need" ]; then
+    todo+=("$name: it needs $need s and $left s are left; the same command goes on")
+    return
+  fi
+  check
+  local limit=$((left / parts > need ? left / parts : need))
+  echo "$name: at most $limit s"
+  timeout --kill-after=15 "$limit" "$@" >"$file.tmp" 2>&1 &
+  wait $! || code=$?
+  case $code in
+    0) mv "$file.tmp" "$file.txt" ;;
+    75 | 124 | 137) todo+=("$name: stopped after $limit s; the same command goes on") ;;
+    *)
+      failed=1
+      todo+=("$name: failed with $code, see $file.tmp: $(tail -n 1 "$file.tmp")")
+      ;;
+  esac
+}
+
+# show TITLE NAME...: prints the text of complete stages, then the table; no line twice.
+show() {
+  local title=$1 name files=()
+  shift
+  for name; do
+    if [ -e "$OUT/$name.txt" ]; then files+=("$OUT/$name.txt"); fi
+  done
+  if [ ${#files[@]} = 0 ]; then return; fi
+  printf '\n## %s\n\n' "$title"
+  awk '!/^\|/ && NF && !seen[$0]++' "${files[@]}"
+  echo
+  awk '/^\|/ && !seen[$0]++' "${files[@]}"
+}
+
+for network in "${networks[@]}"; do
+  steps+=("step_$network")
+  stage "step_$network" 85 \
+    "$PYTHON" -m benchmarks.train_step --networks="$network" "${flags[@]}"
+done
+stage same_bits 85 "$PYTHON" -m benchmarks.same_bits "${same[@]}"
+stage inference 70 \
+  "$PYTHON" -m benchmarks.inference --networks="$evaluated" "${flags[@]}"
+parts=1
+stage training 60 "$PYTHON" main.py --workdir="$OUT/cifar10" "${recipe[@]}"
+
+show steps "${steps[@]}"
+show same_bits same_bits
+show inference inference
+for file in "$OUT"/training.*; do
+  if [ ! -e "$file" ]; then continue; fi
+  printf '\n## training\n\n'
+  awk '/images\/s/ { rate = $0 } /images counted/ { result = $0 }
+    END { print rate; print result }' "$file"
+done
+if [ ${#todo[@]} = 0 ]; then exit 0; fi
+printf '\n## not complete\n\n'
+printf '%s\n' "${todo[@]}"
+exit $((failed ? 1 : 75))
