@@ -9,6 +9,7 @@ import jax
 import jaxlib
 
 from kernels import native, onednn, probes, processor
+from kernels.activation import relu
 from kernels.choice import choice
 from kernels.convolution import conv_general_dilated as conv
 from kernels.pixel_sums import spread as spread_pixels
@@ -26,6 +27,7 @@ __all__ = [
     "max_pool",
     "once",
     "portable",
+    "relu",
     "spread_pixels",
     "sum_pixels",
     "use",

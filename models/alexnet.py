@@ -29,6 +29,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax.numpy as jnp
 
+from kernels import ops
 from models import checks
 from models.layers import Classifier, Conv, FullyConnected, LocalResponseNorm, MaxPool
 
@@ -75,7 +76,7 @@ VARIANTS = {
     "alexnet_ungrouped": tuple(row._replace(groups=1) for row in ALEXNET),
     "alexnet_one_tower": ONE_TOWER,
 }
-ACTIVATIONS = {"relu": nn.relu, "tanh": jnp.tanh}
+ACTIVATIONS = {"relu": ops.relu, "tanh": jnp.tanh}
 
 # Section 5: N(0, 0.01^2).
 gaussian = nn.initializers.normal(0.01)

@@ -35,6 +35,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from kernels import ops
 from models import anchors, boxes, checks, resnet
 from models.layers import Conv
 from models.roi_pooling import roi_align, roi_pool
@@ -92,7 +93,7 @@ class RegionProposalNetwork(nn.Module):
         conv = functools.partial(
             Conv, kernel_init=nn.initializers.normal(0.01), dtype=self.dtype, padding=0
         )
-        x = nn.relu(conv(self.channels, 3, padding=1, name="conv")(x))
+        x = ops.relu(conv(self.channels, 3, padding=1, name="conv")(x))
         scores = 2 if self.objectness == "softmax" else 1
         logits = _full(conv(scores * self.anchors, 1, name="cls")(x))
         deltas = _full(conv(4 * self.anchors, 1, name="reg")(x))

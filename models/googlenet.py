@@ -17,6 +17,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax.numpy as jnp
 
+from kernels import ops
 from models import checks
 from models.layers import (
     AvgPool,
@@ -63,7 +64,7 @@ def conv_relu(x, features, kernel, strides=1, *, train, name, dtype):
         dtype=dtype,
         name=name,
     )(x)
-    return nn.relu(x)
+    return ops.relu(x)
 
 
 class Inception(nn.Module):

@@ -21,6 +21,7 @@ import functools
 import flax.linen as nn
 import jax.numpy as jnp
 
+from kernels import ops
 from models import checks
 from models.alexnet import FullyConnectedHead, Layer, convolution, split
 from models.layers import Classifier, MaxPool, max_pool
@@ -63,7 +64,7 @@ class OverFeatBackbone(nn.Module):
         stages = {}
         for row in self.rows:
             conv = convolution(row, x.shape[1:3], self.dtype)
-            x = stages[row.name] = nn.relu(conv(x))
+            x = stages[row.name] = ops.relu(conv(x))
             if row.pool:
                 name = row.name.replace("conv", "pool")
                 x = stages[name] = MaxPool(row.pool, row.pool, name=name)(x)

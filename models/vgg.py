@@ -19,6 +19,7 @@ import functools
 import flax.linen as nn
 import jax.numpy as jnp
 
+from kernels import ops
 from models import checks
 from models.layers import (
     BatchNorm,
@@ -103,7 +104,7 @@ class VGGBackbone(nn.Module):
                     dtype=self.dtype,
                     name=f"bn{number}_{j}",
                 )(x)
-            x = outputs[f"{name}_{j}"] = nn.relu(x)
+            x = outputs[f"{name}_{j}"] = ops.relu(x)
         pool = f"pool{number}"
         outputs[pool] = MaxPool(2, 2, name=pool)(x)
         return outputs

@@ -22,6 +22,7 @@ import functools
 import flax.linen as nn
 import jax.numpy as jnp
 
+from kernels import ops
 from models import checks
 from models.alexnet import FullyConnectedHead, Layer, convolution, split
 from models.layers import Classifier, LocalResponseNorm, MaxPool
@@ -58,7 +59,7 @@ class ZFNetBackbone(nn.Module):
         for row in self.rows:
             number = row.name.removeprefix("conv")
             conv = convolution(row, x.shape[1:3], self.dtype)
-            x = stages[row.name] = nn.relu(conv(x))
+            x = stages[row.name] = ops.relu(conv(x))
             if row.pool:
                 x = MaxPool(row.pool, 2, ceil=True, name=f"pool{number}")(x)
                 stages[f"pool{number}"] = x
