@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import math
 import pathlib
+import re
 
 import jax
 
@@ -12,6 +13,7 @@ from errors import UserError
 from kernels import ops
 
 GIB = 2**30
+UNITS = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": GIB, "TiB": 2**40}
 
 
 class OutOfMemory(UserError):
@@ -33,7 +35,7 @@ class Plan:
 
     def __str__(self):
         parts = ", ".join(
-            f"{name} {_text(value)}"
+            f"{name} {written(value)}"
             for name, value in (
                 ("parameters", self.parameters),
                 ("optimizer", self.optimizer),
@@ -41,7 +43,7 @@ class Plan:
                 ("activations and scratch", self.scratch),
             )
         )
-        return f"{_text(self.total)} ({parts})"
+        return f"{written(self.total)} ({parts})"
 
 
 def plan(compiled, state, data):
@@ -61,6 +63,17 @@ def plan(compiled, state, data):
     )
 
 
+def plan_step(run_steps, mesh, arguments):
+    """Compiles a step for `arguments`, (state, sums, data, count, seed); plans it.
+
+    `run_steps` is jitted. A call of it with such arguments does not compile it again.
+    """
+    state, _, data, _, _ = arguments
+    with ops.for_mesh(mesh):
+        compiled = run_steps.lower(*arguments).compile()
+    return plan(compiled, state, data)
+
+
 class StepMemory:
     """Plans the memory of a compiled step, and explains the plan if it was too much.
 
@@ -72,9 +85,7 @@ class StepMemory:
         self._run_steps, self._mesh = run_steps, mesh
         self._batch_size = batch_size
         self._multiple = mesh.devices.size * accumulate
-        self._device = next(
-            d for d in mesh.devices.flat if d.process_index == jax.process_index()
-        )
+        self._device = local_device(mesh)
         self._shapes = None
 
     def expect(self, *arguments):
@@ -86,15 +97,20 @@ class StepMemory:
         """Returns the `Plan` of a step for batches of another size."""
         state, sums, data, count, seed = self._shapes
         data = with_batch(data, batch_size)
-        with ops.for_mesh(self._mesh):
-            compiled = self._run_steps.lower(state, sums, data, count, seed).compile()
-        return plan(compiled, state, data)
+        arguments = state, sums, data, count, seed
+        return plan_step(self._run_steps, self._mesh, arguments)
 
     def explain(self):
         """Returns the message about a step that a device could not hold."""
         if self._shapes is None:
             return "out of memory before the first step: the state or the data"
         return explain(self.plan_of, self._batch_size, self._multiple, self._device)
+
+
+def local_device(mesh):
+    """Returns the first device of a mesh that belongs to this process."""
+    mine = jax.process_index()
+    return next(d for d in mesh.devices.flat if d.process_index == mine)
 
 
 def limit(device):
@@ -120,7 +136,7 @@ def report(plan, device):
     bytes_limit, what = limit(device)
     line = f"memory per device: {plan}"
     if bytes_limit is not None:
-        line += f" of {_text(bytes_limit)} of {what}"
+        line += f" of {written(bytes_limit)} of {what}"
         if plan.total > bytes_limit:
             line += f"\nwarning: this is more than there is; {advice()}"
     return line
@@ -210,8 +226,8 @@ def explain(plan_of, batch_size, multiple, device):
     else:
         fit = f"{fits or 'no'} images would fit"
     return (
-        f"{text}: it needs about {_text(needed)} a device, of {_text(bytes_limit)} of "
-        f"{what}; {fit}; {advice()}"
+        f"{text}: it needs about {written(needed)} a device, of "
+        f"{written(bytes_limit)} of {what}; {fit}; {advice()}"
     )
 
 
@@ -250,7 +266,20 @@ def _available_bytes():
         return available
 
 
-def _text(number):
+def parse(text):
+    """Returns the bytes that "2GiB", "1.5 GiB", "800MiB" or "1000000" means.
+
+    Raises:
+      ValueError: the text is no such size, or is less than one byte.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]iB)?", text)
+    number = int(float(found[1]) * UNITS[found[2] or ""]) if found else 0
+    if number < 1:
+        raise ValueError(f"{text!r} is no size such as 2GiB, 800MiB or 1000000")
+    return number
+
+
+def written(number):
     """Writes bytes as "1.90 GiB" or "23.4 MiB"."""
     unit, size = ("GiB", GIB) if number >= GIB else ("MiB", GIB / 1024)
     number /= size
