@@ -1,6 +1,5 @@
 """Stages are chosen by what they save and cost, so that a step fits into a budget."""
 
-import contextlib
 import dataclasses
 import functools
 import itertools
@@ -173,8 +172,12 @@ def setup_of(**changes):
 @pytest.fixture
 def planned(monkeypatch):
     """Steps are planned at 200 MiB, and at 100 MiB with stages; none is compiled."""
-    plans = iter([memory.Plan(0, 0, 0, 200 * MIB), memory.Plan(0, 0, 0, 100 * MIB)])
-    monkeypatch.setattr(memory, "plan_step", lambda *_: next(plans))
+    sizes = itertools.chain((200,), itertools.repeat(100))
+
+    def plan_step(run_steps, mesh, arguments):
+        return memory.Plan(0, 0, 0, scratch=next(sizes) * MIB)
+
+    monkeypatch.setattr(memory, "plan_step", plan_step)
 
 
 @pytest.fixture
@@ -228,26 +231,29 @@ def test_a_training_chooses_once_and_a_resume_keeps_the_choice(
 
 @pytest.mark.slow
 def test_a_resume_has_the_bits_of_an_uninterrupted_run(tmp_path, monkeypatch):
-    """Only one of the stages fits, and after the stop all of the step would."""
-    first, trained = tmp_path / "first", tmp_path / "trained"
+    """Only a part of the stages is computed twice; after the stop none need be."""
+    whole, parts, changes = (
+        tmp_path / "whole",
+        tmp_path / "parts",
+        TINY | {"num_steps": 14},
+    )
     plan_step = memory.plan_step
 
-    def of_stages(run_steps, mesh, arguments):
+    def too_large_at_first(run_steps, mesh, arguments):
         plan = plan_step(run_steps, mesh, arguments)
-        return dataclasses.replace(plan, scratch=next(scratch) * MIB)
+        return dataclasses.replace(plan, scratch=next(scratch))
 
-    monkeypatch.setattr(memory, "plan_step", of_stages)
+    monkeypatch.setattr(memory, "plan_step", too_large_at_first)
     monkeypatch.setattr(memory, "limit", lambda _: (99 * MIB, "a small device"))
-    for path, stop in ((trained, runs.NoStop), (first, runs.StopAfter(7))):
-        scratch = itertools.chain((200,), itertools.repeat(0))
-        changes = TINY | {"num_steps": 14}
-        with contextlib.suppress(train.Preempted):
-            runs.train_small(path, stop=stop, **changes)
-    assert runs.final_state(first)[1] < 14
+    scratch = itertools.chain((100 * MIB,), itertools.repeat(0))
+    runs.train_small(whole, **changes)
+    scratch = itertools.chain((100 * MIB,), itertools.repeat(0))
+    with pytest.raises(train.Preempted, match="stopped at step 8 of 14"):
+        runs.train_small(parts, stop=runs.StopAfter(2), **changes)
     monkeypatch.setattr(memory, "limit", lambda _: (2**40, "a large device"))
-    runs.train_small(first, **changes)
-    states = [runs.final_state(path)[0] for path in (trained, first)]
-    runs.assert_same_bits(*states)
+    runs.train_small(parts, **changes)
+    assert budget.read(workdir.Workdir(parts)).stages == ("conv3",)
+    runs.assert_same_bits(*(runs.final_state(path)[0] for path in (whole, parts)))
 
 
 def test_a_step_that_fits_is_left_as_it_is(planned):
@@ -291,17 +297,12 @@ def test_a_device_that_does_not_say_its_memory_needs_a_size(monkeypatch):
         budget.choose(setup_of())
 
 
-def test_runs_that_choose_share_no_program(tmp_path):
-    def groups(remat):
-        config = runs.small_config(**(TINY | {"model__remat": remat}))
-        parent = workdir.Workdir(tmp_path)
-        overrides = [{"seed": seed} for seed in (0, 1)]
-        return list(
-            map(len, together.sharing(grid.make_runs(config, parent, overrides)))
-        )
-
-    assert groups("conv2") == [2]
-    assert groups("auto") == [1, 1]
+@pytest.mark.parametrize(("stages", "groups"), [("conv2", [2]), ("auto", [1, 1])])
+def test_runs_that_choose_share_no_program(stages, groups, tmp_path):
+    config = runs.small_config(**(TINY | {"model__remat": stages}))
+    seeds = [{"seed": seed} for seed in (0, 1)]
+    swept = grid.make_runs(config, workdir.Workdir(tmp_path), seeds)
+    assert list(map(len, together.sharing(swept))) == groups
 
 
 def test_the_largest_images_count():
@@ -329,24 +330,30 @@ def test_plans_are_those_of_a_device_and_of_a_part_of_the_batch():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("frozen", ["", "conv2_x"])
 @pytest.mark.usefixtures("few_digits")
-def test_a_detector_is_trained_within_a_budget(frozen, tmp_path, capsys):
-    """Its frozen stages keep nothing, so they are not chosen."""
-    changes = {"model__remat": "auto", "model__fields__frozen_until": frozen}
-    usual = tasks.setup(runs.small_detector(**changes, model__memory="1GiB"))
-    usual = budget.choose(usual)[0].choice
-    assert usual.stages == ()
-    changes |= {"model__memory": f"{usual.planned - 1}", "num_steps": 2}
+@pytest.mark.parametrize("frozen", ["", "conv2_x"])
+def test_a_frozen_stage_of_a_detector_saves_nothing(frozen, planned, monkeypatch):
+    changes = {"model__remat": "auto", "model__memory": "200MiB"}
+    changes["model__fields__frozen_until"] = frozen
+    shortest, ranked = remat_budget.shortest, []
+
+    def note(ranking, plan_of, limit):
+        ranked.extend(ranking)
+        return shortest(ranking, plan_of, limit)
+
+    monkeypatch.setattr(remat_budget, "shortest", note)
+    budget.choose(tasks.setup(runs.small_detector(**changes)))
+    stages = {"conv2", "conv3", "conv4", "conv5"}
+    assert set(ranked) == stages - ({"conv2"} if frozen else set())
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("few_digits")
+def test_the_step_of_a_detector_is_compiled_once(compiled, tmp_path, capsys):
+    changes = {"model__remat": "auto", "model__memory": "1GiB", "num_steps": 2}
     runs.train_detector(tmp_path / "run", **changes)
-    choice = budget.read(workdir.Workdir(tmp_path / "run"))
-    assert choice.stages and ("conv2" in choice.stages) == (not frozen)
-    assert str(choice) in capsys.readouterr().out
-    names = ",".join(choice.stages)
-    changes |= {"model__memory": "", "model__remat": names}
-    runs.train_detector(tmp_path / "given", **changes)
-    states = [runs.final_state(tmp_path / name)[0] for name in ("run", "given")]
-    runs.assert_same_bits(*states)
+    assert len([name for name in compiled if "run_steps" in name]) == 1
+    assert "  rematerialised: nothing (" in capsys.readouterr().out
 
 
 @pytest.mark.slow
