@@ -16,6 +16,7 @@ from data_source import DataError
 from errors import NOT_FINITE, PREEMPTED, UserError
 from evaluation.evaluator import Interrupted, Result
 from experiment import (
+    budget,
     checkpoints,
     data_report,
     divergence,
@@ -115,16 +116,16 @@ class Trainer:
             best_metric=setup.score,
         )
         found = starting.restore(setup, self.saved)  # nothing is written before it
+        setup, chosen = budget.find(image_statistics.find(setup, run), run)
         if self.first:
             run.lock.take()
             if found is None and self.saved.all_steps():
                 raise WorkdirError(f"{run}: another process began it; start again")
             run.create(config)
-        self.setup = setup = image_statistics.find(setup, run)
         if found is None:
             start = starting.load_start(setup) if start is None else start
             found = starting.new_state(setup, start), -1
-        self.state, self.evaluated = found
+        self.setup, (self.state, self.evaluated) = setup, found
         self.step = int(self.state.step)
         if self.first:
             print(data_report.title(setup, self.state.params), flush=True)
@@ -148,7 +149,7 @@ class Trainer:
         self.profiler = profiling.Profiler(config.log, run.path / "profile")
         self.objective, (self.schedule, _) = setup.objective(), setup.optimizer()
         self.feed = setup.feed(self.objective.keys, self.step)
-        self.programs = programs.Programs(setup, self.feed)
+        self.programs = chosen or programs.Programs(setup, self.feed)
         self.curvature = programs.Curvature(setup)
         self.memory = memory.StepMemory(
             self.programs.compiled_steps,

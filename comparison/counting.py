@@ -12,9 +12,9 @@ import jax.numpy as jnp
 
 from comparison.counts import Counts
 from models.layers import (
+    KEEPS_INPUT,
     AvgPool,
     FullyConnected,
-    LocalResponseNorm,
     MaxPool,
     shapes_only,
 )
@@ -45,8 +45,6 @@ class Layer:
 
 # Methods of networks whose layers have a column of `Layer`, by its name.
 PARTS = {"auxiliary": "auxiliary", "second_stage": "regional"}
-# These may have no parameters, and yet their gradient needs their input.
-KEEPS_INPUT = (nn.BatchNorm, MaxPool, LocalResponseNorm)
 
 
 def count(model, shape):

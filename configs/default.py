@@ -118,8 +118,12 @@ def get_config():
     config.model.dtype = "float32"  # for computation; parameters stay float32
     config.model.fields = ConfigDict()  # further fields of that network
     # Stages that are computed again for their gradient instead of keeping their
-    # activations: "conv2,conv3", or "all" (training/remat.py).
+    # activations: "conv2,conv3", or "all" (training/remat.py). "auto": the fewest, by
+    # rank, whose step fits into `memory` (training/remat_budget.py).
     config.model.remat = ""
+    # For "auto", the memory of a step on each device: "2GiB", "800MiB" or a number of
+    # bytes; "": what the device has.
+    config.model.memory = ""
     # In training, batch normalisation uses the statistics of init_from unchanged.
     config.model.frozen_statistics = False
 

@@ -269,6 +269,12 @@ class TrainView:
         """Returns the bucket of a step's images."""
         return self.view.buckets[self.plan.group(step)]
 
+    @property
+    def largest(self):
+        """The (height, width) of the largest images of the training."""
+        used = [self.view.buckets[group] for group in np.unique(self.plan.groups)]
+        return max(used, key=math.prod)
+
 
 def eval_batches(
     split,

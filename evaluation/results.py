@@ -32,6 +32,7 @@ SPEED = (
     "dataset.prefetch",
     "eval.batch_size",
     "eval.every_epochs",
+    "model.memory",
     "model.remat",
 )
 

@@ -16,7 +16,7 @@ import flax.errors
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import data_source
 import input_pipeline
@@ -58,6 +58,8 @@ class Setup:
       input_shape: [H, W, C] of the network's input in training.
       variables: the network's variables, as shapes.
       trained_model: `model` with the rematerialised stages of config.model.remat.
+      choice: the budget.Choice of those stages if config.model.remat is "auto" and
+        they are chosen; or None.
     """
 
     score: typing.ClassVar = "error"  # the metric that chooses the best evaluation
@@ -76,6 +78,7 @@ class Setup:
     model: typing.Any
     variables: typing.Any
     trained_model: typing.Any
+    choice: typing.Any = None
 
     def optimizer(self):
         """Returns (step -> learning rate, optax transformation)."""
@@ -426,13 +429,25 @@ def make_model(config, num_classes):
 
 
 def rematerialised(stages, model, shape):
-    """Returns `model` with `stages` rematerialised in training (config.model.remat)."""
-    if not stages:
+    """Returns `model` with `stages` rematerialised in training (config.model.remat).
+
+    With "auto" it returns `model`; budget.py chooses later.
+    """
+    if stages in ("", remat.AUTO):
         return model
     try:
         return remat.rematerialised(model, stages.split(","), shape)
     except ValueError as e:
         raise ConfigError(f"config.model.remat = {stages!r}: {e}") from e
+
+
+def replicated_shapes(mesh, function, *args):
+    """Returns the shapes of what `function(*args)` returns, replicated on `mesh`."""
+    replicated = NamedSharding(mesh, PartitionSpec())
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated),
+        jax.eval_shape(function, *args),
+    )
 
 
 def abstract_variables(model, shape):

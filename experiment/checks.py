@@ -17,7 +17,7 @@ from errors import ConfigError
 from evaluation import protocols
 from experiment.configuration import OPEN, flatten, nearest
 from models.faster_rcnn import TESTED, FasterRCNN
-from training import optimizers
+from training import memory, optimizers, remat
 from transforms import policies, resizing, whitening
 
 # What tests of a detector may change of its network, with their defaults.
@@ -152,6 +152,7 @@ def check(config):
             )
     if config.seed >= 2**63:
         raise ConfigError(f"config.seed = {config.seed} does not fit into 64 bits")
+    _check_memory(config.model)
     _check_task(config, fields, known)
     _check_augment(config)
     _check_classes(config)
@@ -180,6 +181,20 @@ def check(config):
     if not all(v > 0 for v in config.dataset.std):
         raise ConfigError("config.dataset.std must be greater than zero")
     _check_eval(config)
+
+
+def _check_memory(model):
+    if not model.memory:
+        return
+    if model.remat != remat.AUTO:
+        raise ConfigError(
+            f"config.model.memory = {model.memory!r} is the budget of "
+            f"config.model.remat = {remat.AUTO!r}, not of {model.remat!r}"
+        )
+    try:
+        memory.parse(model.memory)
+    except ValueError as error:
+        raise ConfigError(f"config.model.memory: {error}") from error
 
 
 def _check_task(config, fields, known):

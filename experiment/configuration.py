@@ -14,12 +14,12 @@ OPEN = ("model.fields.", "optimizer.kwargs.")
 
 # Fields that may change when a run is resumed. They do not affect the parameters,
 # except for the rounding of another number of devices or another program
-# (steps_per_dispatch 1, model.remat).
+# (steps_per_dispatch 1, model.remat, model.memory).
 FREE_ON_RESUME = (
     "dataset.data_dir dataset.download dataset.num_threads dataset.prefetch "
     "dataset.cache_dir eval.batch_size eval.protocol eval.scales eval.average "
     "eval.classes eval.damaged checkpoint log num_devices "
-    "steps_per_dispatch model.remat"
+    "steps_per_dispatch model.remat model.memory"
 ).split()
 
 

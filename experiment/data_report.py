@@ -34,6 +34,8 @@ def describe(setup):
     chosen += setup.chosen()
     if chosen:
         lines.append(f"  chosen by auto: {', '.join(chosen)}")
+    if setup.choice:
+        lines.append(f"  {setup.choice}")
     lines += [f"  {line}" for line in balance.describe(setup)]
     lines += _foreign_statistics(config, setup.input_shape[-1])
     parts = setup.eval_split.split.split("+")

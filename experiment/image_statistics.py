@@ -51,13 +51,10 @@ def read(run, preprocessing):
 
 
 def find(setup, run):
-    """Adds the statistics that `setup` needs: read from the run, or fitted and kept."""
-    if (run.path / FILE).exists() and needed(setup.eval_preprocessing):
+    """Adds the statistics that `setup` needs: read from the run, or fitted."""
+    if run.has(FILE) and needed(setup.eval_preprocessing):
         return setup.with_statistics(run.read_arrays(FILE))
-    setup = fitted(setup)
-    if jax.process_index() == 0:
-        keep(setup, run)
-    return setup
+    return fitted(setup)
 
 
 def fitted(setup):
@@ -74,7 +71,7 @@ def fitted(setup):
 
 
 def keep(setup, run):
-    """Writes a setup's statistics, if any, into the run directory."""
+    """Writes a setup's statistics, if any, into the run directory that lacks them."""
     statistics = setup.eval_preprocessing.statistics
-    if statistics is not None:
+    if statistics is not None and not run.has(FILE):
         run.write_arrays(FILE, statistics)

@@ -8,7 +8,7 @@ import jax
 
 from data_source import classes
 from errors import ConfigError
-from experiment import build, checkpoints, image_statistics
+from experiment import budget, build, checkpoints, image_statistics
 from experiment.workdir import Workdir, WorkdirError
 from kernels import ops
 from transforms import preprocessing as preprocessings
@@ -214,6 +214,8 @@ def describe(run, setup, params):
         run.write_json("dataset.json", record)
     if not run.has("preprocessing.json"):
         run.write_json("preprocessing.json", preprocessing.as_dict())
+    image_statistics.keep(setup, run)
+    budget.keep(setup, run)
     if not run.has("parameters.txt"):
         text = parameter_overview.get_parameter_overview(params, include_stats=False)
         run.write_text("parameters.txt", text + "\n")

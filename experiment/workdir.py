@@ -5,6 +5,7 @@ dataset.json        what the network must know about its data: classes, image sh
 preprocessing.json  how a stored image becomes the network's input
 statistics.npz      arrays that preprocessing needs, fitted on the training images
 environment.json    package versions, git revision and devices of each start
+remat.json          the stages that config.model.remat = "auto" stands for (budget.py)
 metrics.jsonl       one line per report; TensorBoard's files lie beside it
 checkpoints/        one directory per saved step
 lock                who writes here, while somebody does (ownership.py)

@@ -354,6 +354,10 @@ class SqueezeExcite(nn.Module):
         return x * ops.spread_pixels(nn.sigmoid(scale)[:, 0, 0], x.shape)
 
 
+# These may have no parameters, and yet their gradient needs their input.
+KEEPS_INPUT = (nn.BatchNorm, MaxPool, LocalResponseNorm)
+
+
 def _ceil_pads(x, window, strides, pads):
     """`pads` with as much more below and right as the last windows need."""
     result = []

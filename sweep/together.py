@@ -34,7 +34,7 @@ from input_pipeline import DeviceFeed
 from kernels import ops
 from sweep import vary
 from train import Preempted
-from training import train_step
+from training import remat, train_step
 from training.durations import due, next_due
 from weights import starting
 
@@ -75,6 +75,7 @@ def _program(config):
     if (
         config.init_from
         or config.num_devices > 1
+        or config.model.remat == remat.AUTO  # chosen for one run alone
         or config.optimizer.name == "sdlm"
         or config.schedule.name == "plateau"
         or config.dataset.placement == "host"
@@ -239,8 +240,6 @@ class Group:
         program, run = self.program, self.runs[number]
         run.workdir.lock.take()
         run.workdir.create(run.config)
-        if not run.workdir.has(image_statistics.FILE):
-            image_statistics.keep(program.setup, run.workdir)
         trained.describe(run.workdir, program.setup, take(self.state.params, number))
         outcomes.clear(run.workdir, program.total)
         return reporting.MetricWriter(

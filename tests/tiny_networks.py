@@ -5,6 +5,7 @@ otherwise, and "tiny_networks:Pooled".
 """
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from models import layers, vgg
@@ -65,3 +66,39 @@ class SmallVGG(layers.Classifier):
         table = ((3,), (3, 3)), (4, 8)
         self.backbone = vgg.VGGBackbone(*table, False, init, jnp.float32)
         self.head = vgg.ThreeLayers(self.num_classes, 12, 0.5, "glorot", jnp.float32)
+
+
+class Block(nn.Module):
+    """A convolution, batch normalisation and a convolution, as before activation."""
+
+    features: int
+    kernel: int
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        pad = self.kernel // 2
+        y = layers.Conv(self.features, self.kernel, padding=pad, name="conv1")(x)
+        y = nn.BatchNorm(not train, name="bn")(y)
+        return layers.Conv(self.features, 1, padding=0, name="conv2")(y)
+
+
+class StagedBackbone(nn.Module):
+    """Three stages; no gradient reaches the first."""
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        x = jax.lax.stop_gradient(Block(2, 1, name="conv1_1")(x, train=train))
+        x = Block(2, 3, name="conv2_1")(x, train=train)
+        x = Block(4, 1, name="conv3_1")(x[:, ::2, ::2], train=train)
+        return {"conv3": Block(4, 1, name="conv3_2")(x, train=train)}
+
+
+class Staged(layers.Classifier):
+    """Has stages to rematerialise, whose costs can be found by hand."""
+
+    num_classes: int
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self):
+        self.backbone = StagedBackbone()
+        self.head = layers.PooledLinear(self.num_classes, self.dtype)

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import math
 import pathlib
+import re
 
 import jax
 
@@ -13,6 +14,7 @@ from errors import UserError
 from kernels import ops
 
 GIB = 2**30
+UNITS = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": GIB, "TiB": 2**40}
 
 
 class OutOfMemory(UserError):
@@ -34,7 +36,7 @@ class Plan:
 
     def __str__(self):
         parts = ", ".join(
-            f"{name} {_text(value)}"
+            f"{name} {written(value)}"
             for name, value in (
                 ("parameters", self.parameters),
                 ("optimizer", self.optimizer),
@@ -42,7 +44,7 @@ class Plan:
                 ("activations and scratch", self.scratch),
             )
         )
-        return f"{_text(self.total)} ({parts})"
+        return f"{written(self.total)} ({parts})"
 
 
 def plan(compiled, state, data):
@@ -62,6 +64,18 @@ def plan(compiled, state, data):
     )
 
 
+def plan_step(run_steps, mesh, arguments):
+    """Compiles a step for `arguments`, (state, sums, data, count, seed); plans it.
+
+    `run_steps` is jitted. A call of it with such arguments does not compile it again.
+    """
+    state, _, data, _, _ = arguments
+    with ops.for_mesh(mesh):
+        compiled = run_steps.lower(*arguments).compile()
+    give_back()
+    return plan(compiled, state, data)
+
+
 class StepMemory:
     """Plans the memory of a compiled step, and explains the plan if it was too much.
 
@@ -73,25 +87,20 @@ class StepMemory:
         self._run_steps, self._mesh = run_steps, mesh
         self._batch_size = batch_size
         self._multiple = mesh.devices.size * accumulate
-        self._device = next(
-            d for d in mesh.devices.flat if d.process_index == jax.process_index()
-        )
+        self._device = local_device(mesh)
         self._shapes = None
 
     def expect(self, *arguments):
         """Plans a step with these arguments, which compiles it; returns the report."""
         self._shapes = shapes(arguments)
-        plan = self.plan_of(self._batch_size)
-        give_back()
-        return report(plan, self._device)
+        return report(self.plan_of(self._batch_size), self._device)
 
     def plan_of(self, batch_size):
         """Returns the `Plan` of a step for batches of another size."""
         state, sums, data, count, seed = self._shapes
         data = with_batch(data, batch_size)
-        with ops.for_mesh(self._mesh):
-            compiled = self._run_steps.lower(state, sums, data, count, seed).compile()
-        return plan(compiled, state, data)
+        arguments = state, sums, data, count, seed
+        return plan_step(self._run_steps, self._mesh, arguments)
 
     def explain(self):
         """Returns the message about a step that a device could not hold."""
@@ -108,6 +117,12 @@ def give_back():
     """
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
         trim(0)
+
+
+def local_device(mesh):
+    """Returns the first device of a mesh that belongs to this process."""
+    mine = jax.process_index()
+    return next(d for d in mesh.devices.flat if d.process_index == mine)
 
 
 def limit(device):
@@ -133,7 +148,7 @@ def report(plan, device):
     bytes_limit, what = limit(device)
     line = f"memory per device: {plan}"
     if bytes_limit is not None:
-        line += f" of {_text(bytes_limit)} of {what}"
+        line += f" of {written(bytes_limit)} of {what}"
         if plan.total > bytes_limit:
             line += f"\nwarning: this is more than there is; {advice()}"
     return line
@@ -223,8 +238,8 @@ def explain(plan_of, batch_size, multiple, device):
     else:
         fit = f"{fits or 'no'} images would fit"
     return (
-        f"{text}: it needs about {_text(needed)} a device, of {_text(bytes_limit)} of "
-        f"{what}; {fit}; {advice()}"
+        f"{text}: it needs about {written(needed)} a device, of "
+        f"{written(bytes_limit)} of {what}; {fit}; {advice()}"
     )
 
 
@@ -263,7 +278,20 @@ def _available_bytes():
         return available
 
 
-def _text(number):
+def parse(text):
+    """Returns the bytes that "2GiB", "1.5 GiB", "800MiB" or "1000000" means.
+
+    Raises:
+      ValueError: the text is no such size, or is less than one byte.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]iB)?", text)
+    number = int(float(found[1]) * UNITS[found[2] or ""]) if found else 0
+    if number < 1:
+        raise ValueError(f"{text!r} is no size such as 2GiB, 800MiB or 1000000")
+    return number
+
+
+def written(number):
     """Writes bytes as "1.90 GiB" or "23.4 MiB"."""
     unit, size = ("GiB", GIB) if number >= GIB else ("MiB", GIB / 1024)
     number /= size

@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 
 ALL = "all"
+AUTO = "auto"  # those that a budget of memory needs (remat_budget.py)
 
 
 class Rematerialised:
@@ -35,7 +36,7 @@ class Rematerialised:
 
         def intercept(call, args, kwargs, context):
             nonlocal inside
-            stage = _stage(context.module, context.method_name, kwargs)
+            stage = stage_of(context.module, context.method_name, kwargs)
             if inside or stage not in self._names:
                 return call(*args, **kwargs)
 
@@ -80,7 +81,7 @@ def stages(model, shape):
     found = {}  # for its order
 
     def note(call, args, kwargs, context):
-        stage = _stage(context.module, context.method_name, kwargs)
+        stage = stage_of(context.module, context.method_name, kwargs)
         if stage:
             found[stage] = True
         return call(*args, **kwargs)
@@ -91,7 +92,7 @@ def stages(model, shape):
     return list(found)
 
 
-def _stage(module, method, kwargs):
+def stage_of(module, method, kwargs):
     """Returns the stage to which a method call belongs as a block, or None."""
     if method == "stage" and module.path == ("backbone",):
         return kwargs["name"]

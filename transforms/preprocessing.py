@@ -101,6 +101,11 @@ class TrainView:
     def size(self, step):
         return [pixels for first, pixels in self.sizes if first <= step][-1]
 
+    @property
+    def largest(self):
+        """The (height, width) of the largest images of the training."""
+        return 2 * (max(pixels for _, pixels in self.sizes),)
+
     def __call__(self, image, target, rng, step):
         """Takes an array or decode.LazyJpeg [H, W, C] and its target.
 

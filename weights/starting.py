@@ -9,7 +9,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 import weights
 from data_source import classes
 from errors import ConfigError
-from experiment import trained
+from experiment import build, trained
 from training import train_step
 
 
@@ -100,11 +100,8 @@ def restore(setup, saved, name=""):
     says where the run is resumed. Returns None without a checkpoint.
     Raises ConfigError if that checkpoint is past the end of the training.
     """
-    replicated = NamedSharding(setup.mesh, PartitionSpec())
-    abstract = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated),
-        jax.eval_shape(setup.init(), np.int64(setup.config.seed)),
-    )
+    seed = np.int64(setup.config.seed)
+    abstract = build.replicated_shapes(setup.mesh, setup.init(), seed)
     restored = saved.restore(abstract)
     if restored is None:
         return None

@@ -43,7 +43,7 @@ def kept(found, path):
     """The statistics that a run of a setup keeps in its directory."""
     run = workdir.Workdir(path)
     run.path.mkdir()
-    image_statistics.find(found, run)
+    image_statistics.keep(image_statistics.find(found, run), run)
     return run.read_arrays(image_statistics.FILE)
 
 
