@@ -155,16 +155,16 @@ class Files:
 
     def take(self, indices):
         """Returns the files of these indices, int [n], in their order."""
-        taken, ends = Files(), np.array(self.ends)
+        taken, ends = Files(), np.frombuffer(self.ends, np.int64)
         text = np.frombuffer(self.text, np.uint8)
-        starts, sizes = ends[indices], np.diff(ends)[indices]
-        stops = np.cumsum(sizes)
         for at in range(0, len(indices), TAKEN):
-            part = slice(at, at + TAKEN)
-            shift = np.repeat(starts[part] - stops[part] + sizes[part], sizes[part])
-            places = np.arange(len(taken.text), len(taken.text) + len(shift))
+            part = indices[at : at + TAKEN]
+            sizes = ends[part + 1] - ends[part]
+            stops = len(taken.text) + np.cumsum(sizes)
+            shift = np.repeat(ends[part] - stops + sizes, sizes)
+            places = np.arange(len(taken.text), stops[-1])
             taken.text += text[places + shift].tobytes()
-        taken.ends.frombytes(stops.tobytes())
+            taken.ends.frombytes(stops.tobytes())
         taken.labels.frombytes(np.array(self.labels)[indices].tobytes())
         return taken
 
