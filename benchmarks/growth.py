@@ -43,7 +43,7 @@ GROWTH = {
     "batch": (8, 16, 32, 64, 128, 256),
     "side": (16, 32, 64, 128),
     "depth": (20, 32, 44, 56, 110),
-    "images": (10**3, 10**4, 10**5, 10**6, 10**7),
+    "images": (10**3, 10**4, 10**5, 10**6, 3 * 10**6, 10**7),
 }
 AXES = {
     "batch": "images in a batch",
@@ -215,7 +215,8 @@ def draw(what, rows, file):
             every = [n for numbers in lines.values() for n in numbers if n > 0]
             curves.logarithmic(axis, max(every) / min(every))
             axis.set_xscale("log")
-            axis.set_xticks(values, [f"{value:,}" for value in values])
+            axis.set_xticks(values)
+            axis.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))  # 10k, 3M
             axis.xaxis.set_minor_locator(ticker.NullLocator())
             axis.set_xlabel(AXES[what])
             axis.set_ylabel(label)

@@ -344,7 +344,7 @@ class Folder:
     """The splits, classes and files under a folder.
 
     Listing the training folder once gives the classes; `files` lists the files of a
-    split (ImageNet's training images take 3.5 s from a local disk).
+    split (a million take 3.7 s: docs/performance.md, "Cost of growth").
     """
 
     def __init__(self, root, holdout, by):
@@ -620,7 +620,7 @@ class Table:
         files = self._files.take(rows)
         numbers = {label: number for number, label in enumerate(self.label_names)}
 
-        @functools.lru_cache(maxsize=8)  # a folder and those in it take turns
+        @functools.lru_cache(maxsize=4)  # a folder and those in it take turns
         def present(folder):
             try:
                 return frozenset(os.listdir(self.root / folder))
