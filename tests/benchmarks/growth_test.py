@@ -1,8 +1,12 @@
 """The benchmark of growing costs runs whole, in miniature."""
 
+import tracemalloc
+
 import pytest
 
+import data_source
 from benchmarks import growth
+from data_source import image_folder
 
 
 def test_data_sets_are_made_opened_and_drawn(tmp_path, monkeypatch, capsys):
@@ -24,6 +28,26 @@ def test_a_folder_and_its_index_hold_the_same_images(tmp_path, monkeypatch):
     for name in (f"folder:{tmp_path}", f"csv:{tmp_path}/all.csv"):
         found = growth.measure(name)
         assert found["images"] == 40 and found["seconds"] > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "most"), [("folder:{}", 110), ("csv:{}/all.csv", 180)]
+)
+def test_opening_keeps_no_objects_for_an_image(tmp_path, monkeypatch, name, most):
+    """Lines of a CSV as Python objects took 425 bytes an image.
+
+    27 letters, an offset and a number take 39 bytes; the listing, the order and
+    the copies of the splits take the rest.
+    """
+    monkeypatch.setattr(growth, "PART", 500)
+    monkeypatch.setattr(image_folder, "TAKEN", 64)
+    growth.make_images(tmp_path, 10_000)
+    tracemalloc.start()
+    splits = data_source.open_splits(name.format(tmp_path), ("train", "auto"))
+    held, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert [len(split) for split in splits] == [9_000, 1_000]
+    assert held < 50 * 10_000 and peak < most * 10_000
 
 
 def test_each_step_changes_one_size(tmp_path, monkeypatch, capsys):
