@@ -91,7 +91,7 @@ def run_main(start, arguments):
 
         setattr(owner, name, wrapper)
 
-    timed(build, "open_split", "data")
+    timed(build, "open_splits", "data")
     timed(build.Setup, "feed", "data")
     timed(starting, "restore", "init")
     timed(starting, "new_state", "init")

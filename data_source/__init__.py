@@ -23,13 +23,20 @@ __all__ = [
     "describe",
     "is_files",
     "open_split",
+    "open_splits",
 ]
 
 
-def open_split(
-    name, split, *, data_dir=None, download=True, holdout=0.1, holdout_by="class"
+def open_split(name, split, **options):
+    """Opens one split, as `open_splits` does."""
+    (opened,) = open_splits(name, (split,), **options)
+    return opened
+
+
+def open_splits(
+    name, splits, *, data_dir=None, download=True, holdout=0.1, holdout_by="class"
 ):
-    """Opens a split of the data set `name`.
+    """Opens splits of the data set `name`, as a list of `Split`.
 
     The name is a TFDS name ("mnist", "name/config:1.2.3"), or "folder:PATH" or
     "csv:PATH". image_folder.py says what the latter hold, and what `holdout` and
@@ -44,8 +51,11 @@ def open_split(
       DataError: the set, split or features do not exist or cannot be obtained.
     """
     if is_files(name):
-        return image_folder.open_split(name, split, holdout=holdout, by=holdout_by)
-    return tfds_directory.open_split(name, split, data_dir=data_dir, download=download)
+        return image_folder.open_splits(name, splits, holdout=holdout, by=holdout_by)
+    return [
+        tfds_directory.open_split(name, split, data_dir=data_dir, download=download)
+        for split in splits
+    ]
 
 
 def describe(name, *, data_dir=None):

@@ -18,9 +18,13 @@ when it prepares it.
 import array
 import concurrent.futures
 import csv
+import functools
 import hashlib
+import itertools
+import math
 import os
 import posixpath
+import sys
 import unicodedata
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -40,6 +44,7 @@ from data_source.split import (
 SPLITS = dict.fromkeys(("train", "training"), "train")
 SPLITS |= dict.fromkeys(("validation", "val", "valid", "dev"), "validation")
 SPLITS |= dict.fromkeys(("test", "testing"), "test")
+NUMBERS = {"train": 0, "validation": 1, "test": 2}  # of splits in `Table`
 EARLIER_SPLITS = ("train", "validation", "val", "test")
 EXTENSIONS = frozenset(
     ".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .ppm .pgm .pbm".split()
@@ -58,16 +63,18 @@ COLUMNS = {
     "y".split(),
     "split": "split set subset partition".split(),
 }
+ENCODING = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
+TAKEN = 4096  # paths that are copied at once, by an index of each byte
 STAT_THREADS = 32  # a network drive answers many questions at once
 STAT_PART = 4096  # files that a thread asks for in one task
 IMAGE_SHAPE = (None, None, 3)  # images have any size; grey files are read as RGB
 
 
-def open_split(name, split, *, holdout, by="class"):
-    """Opens a split of "folder:PATH" or "csv:PATH" for data_source.open_split.
+def open_splits(name, splits, *, holdout, by="class"):
+    """Opens splits of "folder:PATH" or "csv:PATH" for data_source.open_splits.
 
     `holdout` is the share of files in "validation" if the files have no splits; `by`
-    is for `held_out`.
+    is for `held_out`. Files without splits are listed once for all of `splits`.
 
     Raises:
       DataError: the folder, file or split does not exist; there is one class, or a
@@ -75,6 +82,10 @@ def open_split(name, split, *, holdout, by="class"):
         wrong.
     """
     listing = find(name, holdout, by)
+    return [_open_split(name, listing, split) for split in splits]
+
+
+def _open_split(name, listing, split):
     if split == "auto":
         split = "validation" if "validation" in listing.splits else "test"
         if split not in listing.splits:
@@ -125,7 +136,7 @@ class Files:
         self.labels = array.array("i")
 
     def add(self, path, label):
-        self.text += os.fsencode(path)
+        self.text += path.encode(*ENCODING)
         self.ends.append(len(self.text))
         self.labels.append(label)
 
@@ -133,32 +144,66 @@ class Files:
         return len(self.labels)
 
     def __getitem__(self, index):
-        return os.fsdecode(bytes(self.text[self.ends[index] : self.ends[index + 1]]))
+        return self.text[self.ends[index] : self.ends[index + 1]].decode(*ENCODING)
+
+    def __iter__(self):
+        return (str(path, *ENCODING) for path in self._stored())
+
+    def _stored(self):
+        text = memoryview(self.text)
+        return (text[start:stop] for start, stop in itertools.pairwise(self.ends))
+
+    def take(self, indices):
+        """Returns the files of these indices, int [n], in their order."""
+        taken, ends = Files(), np.frombuffer(self.ends, np.int64)
+        text = np.frombuffer(self.text, np.uint8)
+        for at in range(0, len(indices), TAKEN):
+            part = indices[at : at + TAKEN]
+            sizes = ends[part + 1] - ends[part]
+            stops = len(taken.text) + np.cumsum(sizes)
+            shift = np.repeat(ends[part] - stops + sizes, sizes)
+            places = np.arange(len(taken.text), stops[-1])
+            taken.text += text[places + shift].tobytes()
+            taken.ends.frombytes(stops.tobytes())
+        taken.labels.frombytes(np.array(self.labels)[indices].tobytes())
+        return taken
 
     def hashes(self):
         """Returns a hash of each path, uint64 [N], evenly spread over all uint64."""
-        digests = (_digest(self[i]) for i in range(len(self)))
-        return np.frombuffer(b"".join(digests), ">u8")
+        numbers = (int.from_bytes(_digest(path)) for path in self._stored())
+        return np.fromiter(numbers, np.uint64, len(self))
+
+    def order(self):
+        """Returns the order of the paths, int [N]; equal ones stay in theirs."""
+        paths = np.fromiter(self, np.dtypes.StringDType(), len(self))
+        return np.argsort(paths, kind="stable")
+
+    def held_out(self, share, by):
+        """Returns which files belong to "validation", bool [N]: see `held_out`."""
+        held, hashes = np.zeros(len(self), bool), self.hashes()
+        labels = np.array(self.labels)
+        ends = np.cumsum(np.bincount(labels))
+        for members in np.split(np.argsort(labels, kind="stable"), ends[:-1]):
+            held[members] = held_out(hashes[members], share, by)
+        return held
 
 
-def _digest(path):
-    return hashlib.blake2b(os.fsencode(path), digest_size=8).digest()
+def _digest(data):
+    return hashlib.blake2b(data, digest_size=8).digest()
 
 
-def held_out(paths, share, by):
-    """Returns which files of one class belong to "validation", a bool for each.
+def held_out(hashes, share, by):
+    """Returns which files of one class belong to "validation", bool [N].
 
     With `by` "class" it is that share of them, rounded, but at least one, and one stays
     for training; a single file is for training. They are the first by a hash of their
     paths, so another class or place changes nothing, and a file that comes or goes
     moves few others. With "path", the earlier rule, each file's hash decides alone.
     """
-    numbers = [int.from_bytes(_digest(path)) for path in paths]
     if by == "path":
-        return [number < share * 2**64 for number in numbers]
-    count = min(max(round(share * len(paths)), 1), len(paths) - 1) if share else 0
-    limit = sorted(numbers)[count]  # the first that stays
-    return [number < limit for number in numbers]
+        return hashes < math.ceil(share * 2**64)
+    count = min(max(round(share * len(hashes)), 1), len(hashes) - 1) if share else 0
+    return hashes < np.partition(hashes, count)[count]  # the first that stays
 
 
 def class_names(labels, where):
@@ -268,7 +313,7 @@ class FileSource:
             state = f"{found.st_size} {found.st_mtime_ns}"
         except OSError:
             state = "missing"
-        return _digest(f"{label} {state} {name}")
+        return _digest(f"{label} {state} {name}".encode(*ENCODING))
 
     def examples(self, indices):
         """Returns the examples as a list of `Example`, named by their paths.
@@ -299,7 +344,7 @@ class Folder:
     """The splits, classes and files under a folder.
 
     Listing the training folder once gives the classes; `files` lists the files of a
-    split (ImageNet's training images take 3.5 s from a local disk).
+    split (a million take 3.7 s: docs/performance.md, "Cost of growth").
     """
 
     def __init__(self, root, holdout, by):
@@ -396,7 +441,19 @@ class Folder:
         return found
 
     def files(self, split):
-        folder = self._folders.get(split, "")
+        if self._folders:
+            return self._list(self._folders[split])
+        files, held = self._whole
+        return files.take(np.flatnonzero(held == (split != "train")))
+
+    @functools.cached_property
+    def _whole(self):
+        """The files without splits, and which are of "validation", bool [N]."""
+        files = self._list("")
+        return files, files.held_out(self._holdout, self._by)
+
+    def _list(self, folder):
+        """Returns the files of the class folders in `folder`, which is in the root."""
         classes, strays, ignored = _entries(self.root / folder)
         if strays:
             stray = as_text(self.root / folder / strays[0])
@@ -410,23 +467,15 @@ class Folder:
                     f"{where}: {self._folders['train']} has no "
                     f"class {name!r}{_only(name, self.label_names)}."
                 )
-            here = Counter()
-            paths = sorted(_images(self.root, posixpath.join(folder, label), here))
-            if not paths:
+            here, before = Counter(), len(files)
+            for path in _images(self.root, posixpath.join(folder, label), here):
+                files.add(path, numbers[name])
+            if len(files) == before:
                 others = f", but {kinds(here)}" if here else ""
                 raise DataError(f"{where} holds no images{others}.")
             ignored += here
-            for path in self._part(split, paths):
-                files.add(path, numbers[name])
         self.findings.ignored[folder] = ignored
         return files
-
-    def _part(self, split, paths):
-        """Returns those of a class's files that belong to `split`."""
-        if self._folders:
-            return paths
-        held = held_out(paths, self._holdout, self._by)
-        return [p for p, h in zip(paths, held, strict=True) if h == (split != "train")]
 
 
 def _drawn(holdout, by):
@@ -442,13 +491,16 @@ def _entries(path):
     try:
         with os.scandir(path) as entries:
             for entry in entries:
-                kind = os.path.splitext(entry.name)[1].lower()
-                if entry.name.startswith(".") or entry.name.lower() in LITTER:
+                name = entry.name
+                lower = name.lower()
+                _, dot, kind = lower.rpartition(".")
+                kind = dot and dot + kind
+                if lower.startswith(".") or lower in LITTER:
                     others[HIDDEN] += 1
                 elif entry.is_dir():
-                    folders.append(entry.name)
+                    folders.append(name)
                 elif kind in EXTENSIONS:
-                    images.append(entry.name)
+                    images.append(name)
                 else:
                     others[as_text(kind) or "without extension"] += 1
     except OSError as error:
@@ -461,13 +513,16 @@ def _entries(path):
 def _images(root, folder, others):
     """Yields the paths, relative to root, of the image files in and under a folder.
 
-    It adds the kinds of other files to the Counter `others`.
+    They are sorted, because "/" takes part in the order of the names. The kinds of
+    other files are added to the Counter `others`.
     """
     folders, images, here = _entries(os.path.join(root, folder))
     others.update(here)
-    yield from (f"{folder}/{name}" for name in images)
-    for name in folders:
-        yield from _images(root, f"{folder}/{name}", others)
+    for name in sorted(images + [f"{name}/" for name in folders]):
+        if name.endswith("/"):
+            yield from _images(root, f"{folder}/{name[:-1]}", others)
+        else:
+            yield f"{folder}/{name}"
 
 
 def _holds_images(folder):
@@ -486,28 +541,31 @@ def kinds(others):
 
 
 class Table:
-    """The splits, classes and files that a CSV names; attributes are as in Folder."""
+    """The splits, classes and files that a CSV names; attributes are as in Folder.
+
+    Its lines are kept in columns, sorted by path: the paths with the place of their
+    label in `_labels`, the numbers of the lines, and those of the splits.
+    """
 
     def __init__(self, path, holdout, by):
-        self.root = path.parent
-        self._rows, remarks = _rows(path)
-        self._csv = path = as_text(path)
-        self.findings = Findings(remarks=remarks)
-        if not self._rows:
+        self.root, self.findings = path.parent, Findings()
+        self._csv = as_text(path)
+        self._read(path)
+        labels, path = self._labels, self._csv
+        if not labels:
             raise DataError(f"{path} names no images.")
-        self.splits = {split for _, split, _ in self._rows.values()}
-        without = None in self.splits
+        without = self._splits[0] < 0
         if without:
+            self._splits = self._files.held_out(holdout, by)  # train 0, validation 1
             self.splits = {"train", "validation"}
             self.findings.held_out = _drawn(holdout, by)
-            self._draw(holdout, by)
+        else:
+            self.splits = {s for s, n in NUMBERS.items() if n in self._splits}
         if "train" not in self.splits:
             raise DataError(f"{path} has no line of the split train.")
-        labels = {
-            label
-            for label, split, _ in self._rows.values()
-            if without or split == "train"
-        }
+        if not without:
+            training = np.array(self._files.labels)[self._splits == NUMBERS["train"]]
+            labels = [self._labels[number] for number in np.unique(training)]
         integers = all(label.isdecimal() for label in labels)
         if integers:
             numbers = sorted(map(int, labels))
@@ -520,48 +578,80 @@ class Table:
         self.label_names = class_names(labels, path)
         self.findings.remarks += _alike(self.label_names)
 
-    def _draw(self, holdout, by):
-        """Gives each row its split."""
-        classes = defaultdict(list)
-        for path, (label, _, _) in self._rows.items():
-            classes[label].append(path)
-        for paths in classes.values():
-            for path, held in zip(paths, held_out(paths, holdout, by), strict=True):
-                label, _, line = self._rows[path]
-                self._rows[path] = label, "validation" if held else "train", line
+    def _read(self, path):
+        """Fills the columns; the split of a line without one has the number -1.
+
+        Raises:
+          DataError: lines are wrong, of which it names the first.
+        """
+        files, lines, splits, labels = Files(), array.array("q"), array.array("b"), {}
+        problem = None
+        try:
+            for name, label, split, line in _rows(path, self.findings.remarks):
+                files.add(name, labels.setdefault(label, len(labels)))
+                lines.append(line)
+                splits.append(NUMBERS.get(split, -1))
+        except DataError as error:
+            problem = error
+        order = files.order()
+        self._files, self._labels = files.take(order), list(labels)
+        self._lines, self._splits = np.array(lines)[order], np.array(splits)[order]
+        if repeated := self._repeated():
+            raise DataError(repeated)
+        if problem:
+            raise problem
+
+    def _repeated(self):
+        """Says which line is the first whose path is in a line before it, if any."""
+        pairs = itertools.pairwise(self._files)
+        at = [i for i, (path, after) in enumerate(pairs) if path == after]
+        if not at:
+            return None
+        first = min(at, key=lambda i: self._lines[i + 1])
+        line, again = self._lines[first : first + 2]
+        return f"{self._csv}, line {again}: {self._files[first]} is in line {line} too."
 
     def files(self, split):
         """Returns the files of a split, all of which must exist.
 
         Listing each folder is much faster than looking at each file.
         """
+        rows = np.flatnonzero(self._splits == NUMBERS[split])
+        files = self._files.take(rows)
         numbers = {label: number for number, label in enumerate(self.label_names)}
-        files, present = Files(), {}
-        for path in sorted(self._rows):
-            label, given, line = self._rows[path]
-            if given != split:
-                continue
+
+        @functools.lru_cache(maxsize=4)  # a folder and those in it take turns
+        def present(folder):
+            try:
+                return frozenset(os.listdir(self.root / folder))
+            except OSError:
+                return frozenset()
+
+        for i, path in enumerate(files):
             folder, _, name = path.rpartition("/")
-            if folder not in present:
-                try:
-                    present[folder] = set(os.listdir(self.root / folder))
-                except OSError:
-                    present[folder] = ()
-            if name not in present[folder]:
-                hint = " (a header has words such as path,label)" if line == 1 else ""
-                raise DataError(f"{self._csv}, line {line}: {path} is missing{hint}.")
-            if label not in numbers:
-                raise DataError(
-                    f"{self._csv}, line {line}: no training image has the class "
-                    f"{label!r}{_only(label, self.label_names)}."
-                )
-            files.add(path, numbers[label])
+            label, problem = self._labels[files.labels[i]], None
+            if name not in present(folder):
+                first = self._lines[rows[i]] == 1
+                hint = " (a header has words such as path,label)" if first else ""
+                problem = f"{path} is missing{hint}"
+            elif label not in numbers:
+                like = _only(label, self.label_names)
+                problem = f"no training image has the class {label!r}{like}"
+            if problem:
+                raise DataError(f"{self._csv}, line {self._lines[rows[i]]}: {problem}.")
+            files.labels[i] = numbers[label]
         return files
 
 
-def _rows(file):
-    """Reads a CSV as ({path: (label, split or None, line number)}, remarks)."""
-    rows, columns, remarks, line = {}, None, [], 1
+def _rows(file, remarks):
+    """Yields (path, label, split or None, line number) of a CSV's lines.
+
+    It adds to the list `remarks` what is odd.
+
+    Raises:
+      DataError: a line is wrong.
+    """
+    columns, line = None, 1
     try:
         with open(file, newline="", encoding="utf-8-sig") as lines:
             reader = csv.reader(lines, strict=True)
@@ -574,7 +664,7 @@ def _rows(file):
                     width, (columns, unread) = len(row), _header(row)
                     if columns:
                         if unread:
-                            remarks = [f"columns not read: {', '.join(unread)}"]
+                            remarks.append(f"columns not read: {', '.join(unread)}")
                         continue
                     columns = tuple(range(width))
                 used = [row[c] for c in columns if c < len(row)]
@@ -584,21 +674,17 @@ def _rows(file):
                     problem = f"{','.join(row)!r} is not path,label or path,label,split"
                 elif len(used) == 3 and not split:
                     problem = f"the split {used[2]!r} is none of {', '.join(SPLITS)}"
-                else:
-                    path, label = posixpath.normpath(used[0]), used[1]
-                    if label.isdecimal():
-                        label = str(int(label))
-                    if path in rows:
-                        problem = f"{path} is in line {rows[path][2]} too"
                 if problem:
                     raise DataError(f"{as_text(file)}, line {line}: {problem}.")
-                rows[path] = label, split, line
+                path, label = posixpath.normpath(used[0]), used[1]
+                if label.isdecimal():
+                    label = str(int(label))
+                yield path, label, split, line
     except (OSError, UnicodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(
             f"{as_text(file)} cannot be read after line {line}: {reason}."
         ) from error
-    return rows, remarks
 
 
 def _header(row):

@@ -126,7 +126,7 @@ def prepare_files(name, data_dir, dataset, *, file_format="array_record", holdou
     Files keep their bytes; their paths become the feature file_name.
 
     Raises:
-      DataError: as for image_folder.open_split, or the disk is too small.
+      DataError: as for image_folder.open_splits, or the disk is too small.
     """
     import tensorflow_datasets as tfds
 

@@ -218,8 +218,8 @@ def setup(config, num_devices=None):
       ConfigError: the parts do not fit together; the message names the field.
     """
     mesh = make_mesh(config.num_devices if num_devices is None else num_devices)
-    train_split = open_split(config.dataset, config.dataset.train_split)
-    eval_split = open_split(config.dataset, config.dataset.eval_split)
+    names = config.dataset.train_split, config.dataset.eval_split
+    train_split, eval_split = open_splits(config.dataset, names)
     lengths = make_durations(config, len(train_split))
     preprocessing, view = make_view(
         config, train_split.image_shape, lengths.epoch_steps
@@ -255,10 +255,16 @@ def setup(config, num_devices=None):
 
 
 def open_split(dataset, split):
-    """Opens a split of config.dataset's data set, from its cache if it has one."""
-    opened = data_source.open_split(
+    """Opens one split, as `open_splits` does."""
+    (opened,) = open_splits(dataset, (split,))
+    return opened
+
+
+def open_splits(dataset, splits):
+    """Opens splits of config.dataset's data set, from its cache if it has one."""
+    opened = data_source.open_splits(
         dataset.name,
-        split,
+        splits,
         data_dir=dataset.data_dir or None,
         download=dataset.download,
         holdout=dataset.holdout,
@@ -266,14 +272,17 @@ def open_split(dataset, split):
     )
     if not dataset.cache:
         return opened
-    return cache.open_cached(
-        opened,
-        dataset.cache,
-        dataset.cache_dir,
-        dataset.cache_side,
-        interpolation=dataset.interpolation,
-        num_threads=dataset.num_threads or None,
-    )
+    return [
+        cache.open_cached(
+            split,
+            dataset.cache,
+            dataset.cache_dir,
+            dataset.cache_side,
+            interpolation=dataset.interpolation,
+            num_threads=dataset.num_threads or None,
+        )
+        for split in opened
+    ]
 
 
 def reading(dataset):

@@ -241,6 +241,19 @@ def test_the_order_is_not_that_of_the_file_system(flat, monkeypatch):
     assert names(open_split(f"folder:{flat}", "train")) == before
 
 
+def test_the_order_is_that_of_whole_paths(tmp_path):
+    """Of "-", "/", "0" and letters, "/" is the second."""
+    paths = "x/a-b/1.png x/a-b.png x/a.png x/a/2.png x/a/b/3.png x/a/b.png x/a0.png"
+    paths = [*paths.split(), "y/é/1.png", "y/\uffee.png", "y/🐕.png", "y/🐕/1.png"]
+    paths.append(os.fsdecode(b"y/\xff.png"))
+    write(tmp_path, paths)
+    split = open_split(f"folder:{tmp_path}", "train", holdout=0.0)
+    assert names(split) == [data_source.as_text(path) for path in sorted(paths)]
+    (tmp_path / "l.csv").write_text("".join(f"{p},{p[0]}\n" for p in paths[:-1]))
+    split = open_split(f"csv:{tmp_path}/l.csv", "train", holdout=0.0)
+    assert names(split) == sorted(paths[:-1])
+
+
 def test_files_without_splits_are_held_out_by_their_names(flat):
     train = open_split(f"folder:{flat}", "train")
     validation = open_split(f"folder:{flat}", "auto")
@@ -265,11 +278,13 @@ def test_files_without_splits_are_held_out_by_their_names(flat):
 
 def test_what_is_held_out_stays_what_it_is():
     # A change would mix the training images of yesterday's run into its validation.
-    paths = [f"ant/{i:03}.png" for i in range(60)]
+    files = image_folder.Files()
+    for i in range(60):
+        files.add(f"ant/{i:03}.png", 0)
 
     def held(by, share=0.1, number=60):
-        found = image_folder.held_out(paths[:number], share, by)
-        return [i for i in range(number) if found[i]]
+        found = image_folder.held_out(files.hashes()[:number], share, by)
+        return np.flatnonzero(found).tolist()
 
     assert held("path") == [20, 21, 23, 29, 30, 33, 35, 36, 50, 53, 56]
     assert len(held("class")) == 6 and set(held("class")) < set(held("path"))
@@ -519,6 +534,8 @@ def test_a_header_says_which_columns_are_read(tmp_path):
         ("a.png,x\nno/b.png,y\n", "line 2: no/b.png is missing"),
         ("bild,klasse\na.png,x\n", "line 1: bild is missing .a header has words such"),
         ("a.png,x\nb.png,x\n./a.png,y\n", "line 3: a.png is in line 1 too"),
+        ("a.png,x\nb.png,x\nb.png,y\na.png,y\n", "line 3: b.png is in line 2 too"),
+        ("a.png,x\na.png,x\na.png,y\nb.png\n", "line 2: a.png is in line 1 too"),
         ("a.png,x,train\nb.png,x,rest\n", "line 2: the split 'rest' is none of train,"),
         (
             "a.png,x,train\nb.png,y,train\nd.png,z,test\n",
