@@ -22,7 +22,6 @@ after the imports. The command prints tables and draws growth_<what>.png for eac
 """
 
 import argparse
-import ctypes
 import json
 import os
 import pathlib
@@ -142,13 +141,14 @@ def measure(name=None, **sizes):
 def measure_opening(name):
     """Opens a data set; returns its images, the seconds and the bytes."""
     import data_source
+    from training import memory as planning
 
     baseline = start_of_peak()
     start = time.process_time()
     splits = data_source.open_splits(name, ("train", "auto"))
     seconds = time.process_time() - start
     peak = memory.resident("VmHWM") - baseline
-    ctypes.CDLL(None).malloc_trim(0)  # glibc
+    planning.give_back()
     held = memory.resident("VmRSS") - baseline
     images = sum(map(len, splits))
     return {"images": images, "seconds": seconds, "peak": peak, "held": held}
@@ -158,10 +158,10 @@ def measure_step(depth, batch, side):
     """Trains a ResNet for some steps; returns seconds and bytes."""
     import jax
 
-    from benchmarks import train_step
+    from benchmarks import side_by_side, train_step
     from training import memory as planning
 
-    class Task(train_step.Task):
+    class Task(side_by_side.Task):
         num_classes = 10
 
     jax.devices()
