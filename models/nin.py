@@ -21,7 +21,6 @@ import functools
 import flax.linen as nn
 import jax.numpy as jnp
 
-from kernels import ops
 from models import checks
 from models.layers import Classifier, Conv, MaxPool, global_avg_pool
 
@@ -74,7 +73,7 @@ class NINBackbone(nn.Module):
 
         def layer(x, name, *shape):
             conv = convolution(self.variant, name, *shape, self.dtype)
-            stages[name] = ops.relu(conv(x))
+            stages[name] = nn.relu(conv(x))
             return stages[name]
 
         blocks, cccp = BLOCKS[self.variant], 0
