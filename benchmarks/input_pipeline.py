@@ -4,6 +4,7 @@ The photographs, --images=400 of each size, come from benchmarks/photographs.py.
 pipeline reads files that are in memory and gives batches of 64 as uint8:
 
     ours      the pipeline of main.py; antialiased
+    host      ours without the flip, which an accelerator would do
     tf.data   decode_and_crop_jpeg, which decodes only the crop; not antialiased
     tf.data antialiased
               the same except for the resize
@@ -13,8 +14,8 @@ pipeline reads files that are in memory and gives batches of 64 as uint8:
     decoding  simplejpeg decodes whole photographs on Grain's threads and no more: a
               limit of ours, which decodes the rows down to the end of the crop
 
-Ours alone also reads the two caches of data_source/cache.py, and from that of pixels
-makes crops of 224 of 256 pixels, too, which are not resized. Each pipeline has its own
+Ours and its host also read the two caches of data_source/cache.py, and make crops of
+224 of 256 pixels, which are not resized, from that of pixels. Each pipeline has its own
 process with as many threads (Grain: twice as many) or workers as there are cores. They
 work in turn, while the others wait, --rounds=3 times; the table has the medians. A CPU
 second is one second of one core; it does not count what other programs take. The cells
@@ -99,11 +100,7 @@ def open_photographs(directory, name):
 def ours(split, threads, view="inception_crop"):
     import jax
 
-    import input_pipeline
-    from transforms import augment, policies
-
-    plan = input_pipeline.TrainPlan(len(split), BATCH, seed=0)
-    crops = policies.HostAugmentation(view=view)
+    from transforms import augment
 
     @jax.jit
     def flip(batch):
@@ -111,16 +108,27 @@ def ours(split, threads, view="inception_crop"):
         options = augment.Augmentation(flip=True)
         return augment.augment(batch["image"], keys, options)
 
-    batches = input_pipeline.train_batches(
+    return (np.asarray(flip(batch)) for batch in batches(split, threads, view))
+
+
+def host(split, threads, view="inception_crop"):
+    return (batch["image"] for batch in batches(split, threads, view))
+
+
+def batches(split, threads, view):
+    import input_pipeline
+    from transforms import policies
+
+    crops = policies.HostAugmentation(view=view)
+    return input_pipeline.train_batches(
         split,
-        plan,
+        input_pipeline.TrainPlan(len(split), BATCH, seed=0),
         0,
         10**9,
         num_threads=threads,
         prefetch=PREFETCH,
         view=preprocessings.TrainView(crops, ((0, SIZE),)),
     )
-    return (np.asarray(flip(batch)) for batch in batches)
 
 
 def decoding(split, threads):
@@ -226,6 +234,7 @@ def torch_loader(split, threads):
 
 CONTESTANTS = {
     "ours": ours,
+    "host": host,
     "tf.data": functools.partial(tf_data, antialias=False),
     "tf.data antialiased": functools.partial(tf_data, antialias=True),
     "torch": torch_loader,
@@ -297,7 +306,7 @@ def compare(directory, names, contestants, threads, rounds, batches):
                     text=True,
                 )
         for _, name, contestant in itertools.product(range(rounds), names, contestants):
-            if name in CACHES and contestant != "ours":
+            if name in CACHES and contestant not in ("ours", "host"):
                 continue
             server = servers[contestant]
             print(json.dumps([name, batches]), file=server.stdin, flush=True)
