@@ -104,9 +104,7 @@ def compiled(function, *arguments):
 
 def network(row):
     """Returns the model, a batch, the function that prepares it, and the task."""
-    model = models.create(
-        "faster_rcnn", num_classes=10, **{"depth": row.depth, **row.fields}
-    )
+    model = models.create("faster_rcnn", num_classes=10, depth=row.depth, **row.fields)
     prepare = functools.partial(inputs.network_input, mean=(128.0,), std=(64.0,))
     task = objective.Detection(model, prepare, roi_batch=row.regions)
     return model, make_batch(row.images), prepare, task
@@ -229,6 +227,7 @@ def torch_parts(row, device, inference):
     shape = count * number, trunk(images).shape[1], side, side
     regions = torch.randn(shape, device=device)
     regions = regions.to(memory_format=torch.channels_last)
+    regions.requires_grad_(not inference)
 
     def run(part, inputs):
         if inference:
@@ -241,7 +240,6 @@ def torch_parts(row, device, inference):
         if device == "cuda":
             torch.cuda.synchronize()
 
-    regions.requires_grad_(not inference)
     return {
         "trunk": functools.partial(run, trunk, images),
         "conv5": functools.partial(run, network.layer4, regions),

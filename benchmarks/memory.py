@@ -17,6 +17,7 @@ step, so the peak of ours would be higher.
 """
 
 import argparse
+import bisect
 import functools
 import json
 import os
@@ -97,13 +98,8 @@ def largest(fits, start):
     enough, too_many = 0, start
     while fits(too_many):
         enough, too_many = too_many, 2 * too_many
-    while too_many - enough > 1:
-        middle = (enough + too_many) // 2
-        if fits(middle):
-            enough = middle
-        else:
-            too_many = middle
-    return enough
+    batches = range(too_many)
+    return bisect.bisect_left(batches, True, enough + 1, key=lambda b: not fits(b)) - 1
 
 
 def fit_torch(network, batch, size, contestant, budget):

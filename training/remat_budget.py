@@ -10,6 +10,7 @@ no gradient, because it is frozen, keeps nothing anyway.
 Whether a step fits is not estimated: its compiled program says so (memory.plan).
 """
 
+import bisect
 import dataclasses
 
 import flax.linen as nn
@@ -179,15 +180,9 @@ def shortest(ranking, plan_of, budget):
 
     if fits(0):
         return (), plans[0]
-    few, enough = 0, len(ranking)
-    if not ranking or not fits(enough):
+    if not ranking or not fits(len(ranking)):
         raise memory.OutOfMemory(_too_much(ranking, plans, budget))
-    while enough - few > 1:
-        middle = (few + enough) // 2
-        if fits(middle):
-            enough = middle
-        else:
-            few = middle
+    enough = bisect.bisect_left(range(len(ranking)), True, lo=1, key=fits)
     return ranking[:enough], plans[enough]
 
 
