@@ -16,6 +16,7 @@ CONFIG = "--config=configs/lenet5.py:modern"
 
 # Saves and evaluations often enough that a kill meets them.
 OFTEN = {
+    "model.name": "tiny_networks:WithKernels",
     "batch_size": 16,
     "dataset.train_split": "train[:160]",
     "dataset.eval_split": "test[:53]",
@@ -33,10 +34,15 @@ def uninterrupted(tmp_path_factory):
     @functools.cache
     def state(epochs):
         path = tmp_path_factory.mktemp("uninterrupted") / "run"
-        finish(path, epochs)
+        result = runs.call_main(command(path, epochs))
+        assert result.returncode == 0, result.stderr
         return runs.final_state(path)
 
     return state
+
+
+def command(path, epochs):
+    return runs.command(CONFIG, f"--workdir={path}", num_epochs=epochs, **OFTEN)
 
 
 def start(path, epochs):
@@ -44,7 +50,7 @@ def start(path, epochs):
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     try:
         return subprocess.Popen(
-            runs.command(CONFIG, f"--workdir={path}", num_epochs=epochs, **OFTEN),
+            command(path, epochs),
             cwd=runs.ROOT,
             env=runs.environment(),
             stdout=subprocess.PIPE,

@@ -1,7 +1,9 @@
 """Networks that compile in no time, for tests to which any network will do.
 
 Configs name them "tiny_networks:Tiny", which runs.py takes unless a test says
-otherwise, and "tiny_networks:Pooled".
+otherwise, and "tiny_networks:Pooled". Their convolutions are so small that they become
+products of matrices: a program that calls other kernels stays out of the compilation
+cache, and each test compiles it again. "tiny_networks:WithKernels" has such a call.
 """
 
 import flax.linen as nn
@@ -14,9 +16,14 @@ from models import layers, vgg
 class Backbone(nn.Module):
     """A convolution and batch normalisation."""
 
+    kernels: bool = False
+
     @nn.compact
     def __call__(self, x, *, train):
-        x = layers.Conv(8, 5, 4, padding=1, name="conv1")(x)
+        if self.kernels:
+            x = layers.Conv(8, 5, 4, padding=1, name="conv1")(x)
+        else:
+            x = layers.Conv(8, 3, padding=1, name="conv1")(x[:, ::4, ::4])
         norm = nn.BatchNorm(not train, momentum=0.9, name="bn1")
         return {"conv1": nn.relu(norm(x))}
 
@@ -44,6 +51,14 @@ class Tiny(layers.Classifier):
         self.head = Head(self.num_classes)
 
 
+class WithKernels(Tiny):
+    """Tiny with a convolution by a kernel of the processor at hand."""
+
+    def setup(self):
+        self.backbone = Backbone(kernels=True)
+        self.head = Head(self.num_classes)
+
+
 class Pooled(layers.Classifier):
     """Takes images of any size."""
 
@@ -52,7 +67,7 @@ class Pooled(layers.Classifier):
 
     @nn.compact
     def __call__(self, x, *, train):
-        x = nn.relu(layers.Conv(8, 5, 4, padding=1)(x))
+        x = nn.relu(layers.Conv(8, 3, padding=1)(x[:, ::4, ::4]))
         return nn.Dense(self.num_classes)(x.mean((1, 2)))
 
 

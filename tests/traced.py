@@ -9,6 +9,7 @@ import models
 from comparison import counting
 from comparison.published import PUBLISHED
 from kernels import ops
+from models.layers import shapes_only
 
 # They take over a minute of tracing together. Shallower members of their families are
 # traced in `make test`, these in `make parity`.
@@ -31,9 +32,10 @@ def create(name):
 def eval_shape(function, *arguments):
     """`jax.eval_shape` by XLA's operations, which takes a third of the time.
 
-    Our kernels do not change shapes. tests/configs traces the networks with them.
+    Neither our kernels nor initial values change shapes. tests/configs traces the
+    networks with both.
     """
-    with ops.portable():
+    with ops.portable(), shapes_only():
         return jax.eval_shape(function, *arguments)
 
 

@@ -169,7 +169,7 @@ def test_micro_batches_give_what_one_batch_gives(tmp_path):
     """The network has neither batch normalisation nor dropout."""
     for name, micro in (("one", 1), ("four", 4)):
         changes = {"num_epochs": 1.0, "optimizer__accumulate": micro}
-        runs.train_small(tmp_path / name, "modern", **changes)
+        runs.train_small(tmp_path / name, model__name="tiny_networks:Pooled", **changes)
     one, four = (runs.final_state(tmp_path / name)[0] for name in ("one", "four"))
     runs.assert_close(four, one)
 

@@ -241,9 +241,20 @@ def photographs(tmp_path_factory):
     return data_source.open_split(f"folder:{path}", "train")
 
 
-@pytest.mark.parametrize(
-    "recipe", [r for r in RECIPES if load(r).dataset.name == "imagenet2012"]
-)
+def one_of_each_view():
+    """The recipes for ImageNet; one that repeats another's views is slow."""
+    found, shown = [], []
+    for recipe in RECIPES:
+        config = load(recipe)
+        if config.dataset.name == "imagenet2012":
+            view = config.dataset, config.augment, config.model.dtype
+            marks = pytest.mark.slow if view in shown else ()
+            found.append(pytest.param(recipe, marks=marks))
+            shown.append(view)
+    return found
+
+
+@pytest.mark.parametrize("recipe", one_of_each_view())
 def test_training_images_as_the_recipe_shows_them(recipe, photographs):
     """Decodes, crops and changes images on the host and in jit, at the last size."""
     config = load(recipe)

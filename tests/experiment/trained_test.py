@@ -46,6 +46,7 @@ def test_the_kernels_of_a_run_stand_in_its_record_and_a_change_is_said(tmp_path,
     arguments = runs.command(
         "--config=configs/lenet5.py:modern",
         f"--workdir={tmp_path}/run",
+        model__name="tiny_networks:WithKernels",
         schedule__name="constant",
         batch_size=4,
         dataset__eval_split="test[:8]",

@@ -23,7 +23,7 @@ def draw(count, seed=0, side=40, whole=True):
 
 def plain_iou(a, b):
     """The IoU of two boxes by its definition, in float64."""
-    a, b = np.float64(a), np.float64(b)
+    a, b = [*map(float, a)], [*map(float, b)]
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])
     shared = max(width, 0) * max(height, 0)

@@ -47,7 +47,7 @@ def random(tree, seed=0):
     rng = np.random.default_rng(seed)
 
     def draw(path, x):
-        values = rng.normal(size=x.shape).astype(x.dtype)
+        values = rng.standard_normal(x.shape, x.dtype)
         return np.abs(values) if path[-1].key == "var" else values
 
     return jax.tree_util.tree_map_with_path(draw, tree)
