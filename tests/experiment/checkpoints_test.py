@@ -120,8 +120,7 @@ def test_restore_without_a_model_gives_numpy_as_saved(tmp_path):
     state, step, _ = Checkpoints(tmp_path).restore()
     assert step == 3
     assert_same(state["params"], jax.tree.map(np.asarray, make_state(3).params))
-    assert state["batch_stats"] == {}
-    assert state["ema"] is None
+    assert state.keys() == {"step", "params", "opt_state"}  # the rest is empty
 
 
 @pytest.mark.parametrize("ema", [False, True])
@@ -224,7 +223,7 @@ def test_any_damage_to_any_file_is_noticed_or_harmless(tmp_path, warned):
 
 
 def test_a_flipped_bit_of_an_array_is_noticed(tmp_path, warned):
-    """Orbax itself restores it without an error."""
+    """TensorStore itself reads it without an error."""
     run = Checkpoints(tmp_path)
     for step in (1, 2):
         run.save(step, {"x": np.random.default_rng(step).random(30_000)})
