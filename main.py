@@ -25,6 +25,7 @@ from kernels import huge_pages
 
 if __name__ == "__main__":
     huge_pages.start_anew()  # before the imports, which it would otherwise repeat
+    gc.disable()  # imports leave little garbage; `_run` enables it
     sys.stdout.reconfigure(errors="backslashreplace")  # paths may hold any bytes
 
 from absl import logging  # noqa: E402
@@ -140,7 +141,7 @@ def main(argv):
 
 
 def _run(options):
-    from experiment import checks, workdir
+    from experiment import configuration, workdir
 
     if options.mode not in ("train", "sweep", "demo"):
         gc.set_threshold(100_000, 50, 100)  # imports and traces leave little garbage
@@ -150,7 +151,11 @@ def _run(options):
         return _plot(options, config, runs)
     if runs and (config or options.mode != "sweep"):  # which may have begun before
         config = runs[0].continued(config)
-    if config:
+    if config and MODES[options.mode] in USES:  # its training has checked the values
+        configuration.check_fields(config)
+    elif config:
+        from experiment import checks
+
         checks.check(config)
     if options.mode != "summarize":
         import jax
@@ -167,7 +172,10 @@ def _run(options):
             options.process_id,
         )
         if options.mode == "train":
+            from experiment import checks
+
             checks.check_devices(config, jax.device_count(), jax.process_count())
+    gc.enable()
     return MODES[options.mode](options, config, runs)
 
 

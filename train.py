@@ -148,6 +148,8 @@ class Trainer:
         )
         self.profiler = profiling.Profiler(config.log, run.path / "profile")
         self.objective, (self.schedule, _) = setup.objective(), setup.optimizer()
+        if config.schedule.name != "constant":  # else each operation has a program
+            self.schedule = jax.jit(self.schedule)
         self.feed = setup.feed(self.objective.keys, self.step)
         self.programs = chosen or programs.Programs(setup, self.feed)
         self.curvature = programs.Curvature(setup)

@@ -149,6 +149,10 @@ class Checkpoints:
         ranked = self._ranking.ranked(self.all_steps())
         return ranked[0] if ranked else None
 
+    def exist(self):
+        """True if there is a checkpoint, good or damaged, as process 0 sees it."""
+        return self._next_candidate(None, False, {}) is not None
+
     def all_steps(self):
         """Finished steps in order, except those that restore found damaged."""
         return [s for s in self._steps_on_disk() if s not in self._damaged]

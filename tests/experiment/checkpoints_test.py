@@ -103,6 +103,7 @@ def restored_step(directory):
 def test_round_trip(tmp_path, ema, warned):
     run = Checkpoints(tmp_path / "new" / "checkpoints")
     assert run.restore(abstract(make_state())) is None
+    assert not run.exist()
     assert not (tmp_path / "new").exists()  # reading makes nothing
     run.save(7, make_state(7, ema=ema), {"error": 0.5}, {"epoch": 1.5, "names": ["a"]})
     run.close()
@@ -110,7 +111,7 @@ def test_round_trip(tmp_path, ema, warned):
     state, step, meta = run.restore(abstract(make_state(ema=ema)))
     assert_same(state, make_state(7, ema=ema))
     assert (step, meta) == (7, {"epoch": 1.5, "names": ["a"]})
-    assert (run.all_steps(), run.best_step()) == ([7], 7)
+    assert (run.all_steps(), run.best_step(), run.exist()) == ([7], 7, True)
     assert not run.reached_preemption(7)
     assert not warned
 
