@@ -79,6 +79,16 @@ class Setup:
             self.config, self.durations.epoch_steps, self.durations.total
         )
 
+    def schedule(self):
+        """Returns the function: step -> learning rate, as a program if it is long.
+
+        Without jit, each operation is compiled on its own.
+        """
+        schedule, _ = self.optimizer()
+        return (
+            schedule if self.config.schedule.name == "constant" else jax.jit(schedule)
+        )
+
     def init(self):
         """Returns the function: seed -> train_step.TrainState at step 0."""
         from training import train_step
