@@ -32,8 +32,8 @@ if __name__ == "__main__":
 from absl import logging  # noqa: E402
 
 from errors import PREEMPTED, UserError, foreign  # noqa: E402
-from experiment import options as flags  # noqa: E402
 from experiment import configuration, peers, stopping, workdir  # noqa: E402
+from experiment import options as flags  # noqa: E402
 
 # Each mode maps (options, config, runs) to what is printed, and imports what it needs.
 
