@@ -26,6 +26,7 @@ from data_source import cache, report
 from errors import ConfigError
 from evaluation import eval_step, evaluator
 from experiment import balance
+from kernels import ops
 from models import layers
 from training import durations, remat
 from transforms import augment, policies
@@ -478,7 +479,7 @@ def abstract_variables(model, shape):
     """
     init = functools.partial(model.init, train=False)
     images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-    with refusing(model, shape), layers.shapes_only():
+    with refusing(model, shape), layers.shapes_only(), ops.portable():  # the quickest
         return jax.eval_shape(init, jax.eval_shape(jax.random.key, 0), images)
 
 
