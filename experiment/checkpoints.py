@@ -379,10 +379,8 @@ def _load(path, abstract_state, parts):
     if parts is not None:
         recorded = {n: v for n, v in recorded.items() if n.split("/")[0] in parts}
     leaves = _read_arrays(path / "state", recorded)
-    found = {name: _describe(leaf) for name, leaf in leaves.items()}
-    if found != recorded:
-        names = {*found, *recorded}
-        bad = sorted(n for n in names if found.get(n) != recorded.get(n))
+    bad = sorted(n for n, leaf in leaves.items() if _describe(leaf) != recorded[n])
+    if bad:
         raise ValueError(f"checksum mismatch in {', '.join(bad[:3])}")
     if abstract_state is None:
         return traverse_util.unflatten_dict(leaves, sep="/"), record["meta"]

@@ -1,4 +1,4 @@
-"""The networks by name: one dict for classifiers, one for detectors, and `create`.
+"""The networks by name: `create`, MODELS for classifiers, and DETECTORS.
 
 A network elsewhere is named by its module and class, as in "mine.networks:Small", which
 Python must find (PYTHONPATH, or the folder of main.py).
