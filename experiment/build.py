@@ -86,9 +86,8 @@ class Setup:
         Without jit, each operation is compiled on its own.
         """
         schedule, _ = self.optimizer()
-        return (
-            schedule if self.config.schedule.name == "constant" else jax.jit(schedule)
-        )
+        constant = self.config.schedule.name in ("constant", "plateau")
+        return schedule if constant else jax.jit(schedule)
 
     def init(self):
         """Returns the function: seed -> train_step.TrainState at step 0."""
