@@ -23,15 +23,17 @@ import sys
 
 from kernels import huge_pages
 
+THRESHOLD = gc.get_threshold()
 if __name__ == "__main__":
     huge_pages.start_anew()  # before the imports, which it would otherwise repeat
+    gc.set_threshold(100_000, 50, 100)  # imports and traces leave little garbage
     sys.stdout.reconfigure(errors="backslashreplace")  # paths may hold any bytes
 
 from absl import logging  # noqa: E402
 
 from errors import PREEMPTED, UserError, foreign  # noqa: E402
+from experiment import configuration, peers, stopping, workdir  # noqa: E402
 from experiment import options as flags  # noqa: E402
-from experiment import peers, stopping  # noqa: E402
 
 # Each mode maps (options, config, runs) to what is printed, and imports what it needs.
 
@@ -140,34 +142,27 @@ def main(argv):
 
 
 def _run(options):
-    from experiment import checks, workdir
-
-    if options.mode not in ("train", "sweep", "demo"):
-        gc.set_threshold(100_000, 50, 100)  # imports and traces leave little garbage
     runs = [workdir.Workdir(path) for path in flags.run_paths(options)]
     config = options.config
     if options.mode == "plot":
         return _plot(options, config, runs)
     if runs and (config or options.mode != "sweep"):  # which may have begun before
         config = runs[0].continued(config)
-    if config:
+    if config and MODES[options.mode] in USES:  # its training has checked the values
+        configuration.check_fields(config)
+    elif config:
+        from experiment import checks
+
         checks.check(config)
     if options.mode != "summarize":
-        import jax
-
         from experiment import devices
         from kernels import ops
 
         ops.use(options.kernels)
-        devices.start(
-            options.compilation_cache,
-            options.distributed,
-            options.coordinator,
-            options.num_processes,
-            options.process_id,
-        )
-        if options.mode == "train":
-            checks.check_devices(config, jax.device_count(), jax.process_count())
+        cluster = options.coordinator, options.num_processes, options.process_id
+        devices.start(options.compilation_cache, options.distributed, *cluster)
+    if options.mode in ("train", "sweep", "demo"):  # which run for long
+        gc.set_threshold(*THRESHOLD)
     return MODES[options.mode](options, config, runs)
 
 

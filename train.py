@@ -18,6 +18,7 @@ from evaluation.evaluator import Interrupted, Result
 from experiment import (
     budget,
     checkpoints,
+    checks,
     data_report,
     divergence,
     image_statistics,
@@ -79,11 +80,13 @@ def train(config, run, stop, until=1):
 
     Raises:
       Owned: another process trains in this directory.
-      ConfigError: the run is past the end that `config` asks for.
+      ConfigError: the run is past the end that `config` asks for, or its batch cannot
+        be split over the devices.
       Preempted: a stop was asked for; the state is saved.
       NonFiniteLoss: the loss is not a number; the last good state is saved.
       OutOfMemory: a device cannot hold a step.
     """
+    checks.check_devices(config, jax.device_count(), jax.process_count())
     with (
         run.lock,
         contextlib.closing(Trainer(config, run, stop, until)) as trainer,
@@ -147,7 +150,7 @@ class Trainer:
             self.step, self.total, config.batch_size, len(setup.train_split)
         )
         self.profiler = profiling.Profiler(config.log, run.path / "profile")
-        self.objective, (self.schedule, _) = setup.objective(), setup.optimizer()
+        self.objective, self.schedule = setup.objective(), setup.schedule()
         self.feed = setup.feed(self.objective.keys, self.step)
         self.programs = chosen or programs.Programs(setup, self.feed)
         self.curvature = programs.Curvature(setup)

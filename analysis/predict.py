@@ -12,7 +12,7 @@ import numpy as np
 
 import data_source
 import models
-from analysis import answers, detect, image_files, pictures
+from analysis import answers, image_files, pictures
 from experiment import trained
 from models import layers
 from transforms import resizing
@@ -103,6 +103,8 @@ def predict_run(run, checkpoint, images, output=None):
     first answers is <run>/predictions/step-<step>.png.
     """
     if models.is_detector(run.config().model.name):
+        from analysis import detect
+
         return detect.detect_run(run, checkpoint, images, output)
     network = trained.open_run(run, checkpoint)
     found = Predictions(str(run), network.step, output)

@@ -1,7 +1,8 @@
 """Builds the objects of a run from its config; no other module reads it for them.
 
 `setup` builds everything that training needs, for the trainer and the sweep alike. The
-functions that it calls build one part each, for callers that need only that part.
+functions that it calls build one part each, for callers that need only that part. What
+only a training needs, such as optax, is imported where it is built.
 """
 
 import contextlib
@@ -24,17 +25,10 @@ import models
 from data_source import cache, report
 from errors import ConfigError
 from evaluation import eval_step, evaluator
-from experiment import balance, checks
+from experiment import balance
+from kernels import ops
 from models import layers
-from training import (
-    durations,
-    losses,
-    objective,
-    optimizers,
-    remat,
-    schedules,
-    train_step,
-)
+from training import durations, remat
 from transforms import augment, policies
 from transforms import preprocessing as preprocessings
 
@@ -86,8 +80,19 @@ class Setup:
             self.config, self.durations.epoch_steps, self.durations.total
         )
 
+    def schedule(self):
+        """Returns the function: step -> learning rate, as a program if it is long.
+
+        Without jit, each operation is compiled on its own.
+        """
+        schedule, _ = self.optimizer()
+        constant = self.config.schedule.name in ("constant", "plateau")
+        return schedule if constant else jax.jit(schedule)
+
     def init(self):
         """Returns the function: seed -> train_step.TrainState at step 0."""
+        from training import train_step
+
         _, tx = self.optimizer()
         ema = self.config.optimizer.ema_decay
         return train_step.make_init(self.model, tx, self.input_shape, ema)
@@ -99,6 +104,8 @@ class Setup:
 
     def train_step(self):
         """Returns the function: (state, batch, seed) -> (state, sums)."""
+        from training import train_step
+
         optimizer = self.config.optimizer
         return train_step.make_train_step(
             self.objective(),
@@ -110,6 +117,8 @@ class Setup:
 
     def eval_step(self):
         """Returns the function: (variables, batch) -> sums."""
+        from training import losses
+
         loss = losses.make_loss(self.config.loss)
         prepare = functools.partial(
             preprocessings.network_input, preprocessing=self.eval_preprocessing
@@ -217,6 +226,8 @@ def setup(config, num_devices=None):
       DataError: the data is not available.
       ConfigError: the parts do not fit together; the message names the field.
     """
+    from experiment import checks
+
     mesh = make_mesh(config.num_devices if num_devices is None else num_devices)
     names = config.dataset.train_split, config.dataset.eval_split
     train_split, eval_split = open_splits(config.dataset, names)
@@ -467,7 +478,7 @@ def abstract_variables(model, shape):
     """
     init = functools.partial(model.init, train=False)
     images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-    with refusing(model, shape), layers.shapes_only():
+    with refusing(model, shape), layers.shapes_only(), ops.portable():  # the quickest
         return jax.eval_shape(init, jax.eval_shape(jax.random.key, 0), images)
 
 
@@ -505,6 +516,8 @@ def check_sizes(model, variables, shapes):
 
 def make_optimizer(config, epoch_steps, total_steps):
     """Returns a config's (step -> learning rate, optax transformation)."""
+    from training import optimizers, schedules
+
     optimizer = config.optimizer
     rate = optimizer.learning_rate
     if optimizer.per_examples:
@@ -532,6 +545,8 @@ def make_optimizer(config, epoch_steps, total_steps):
 
 def make_objective(config, model, preprocessing, class_weights=None):
     """The training.objective of a config."""
+    from training import losses, objective
+
     mix = None
     if config.augment.mixup or config.augment.cutmix:
         mix = functools.partial(

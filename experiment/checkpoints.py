@@ -3,7 +3,8 @@
 A checkpoint is `<directory>/<step>` as Orbax writes it: item `state` (the pytree, as
 host arrays, so that it does not depend on the number of devices or processes) and item
 `meta` (JSON: the caller's value, the metrics, and dtype, shape and CRC-32 of every
-leaf). Orbax reads a flipped bit without complaint; the checksums here catch it.
+leaf). Nothing else notices a flipped bit; the checksums here catch it.
+experiment/checkpoint_writer.py writes with Orbax. Reading needs TensorStore alone.
 
 Reading never writes, so evaluation works on a read-only directory and while training
 runs. Only `save` removes what a killed run left (`*.orbax-checkpoint-tmp`) and renames
@@ -11,7 +12,6 @@ what `restore` found damaged to `damaged-<step>`. A checkpoint whose record cann
 read may be the best one, so `save` never deletes it.
 """
 
-import asyncio
 import contextlib
 import dataclasses
 import json
@@ -20,13 +20,10 @@ import pathlib
 import re
 import shutil
 import zlib
-from collections.abc import Callable
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 from absl import logging
-from etils import epath
 from flax import traverse_util
 from jax.experimental import multihost_utils
 
@@ -79,6 +76,8 @@ class Checkpoints:
         as it is, but gets the metrics if it has none: of an evaluation that a stop cut
         short. Raises CheckpointError if this save or the previous one failed.
         """
+        from experiment import checkpoint_writer
+
         self.wait()
         self._open()
         if metrics:
@@ -88,10 +87,7 @@ class Checkpoints:
         leaves = {name: _describe(leaf) for name, leaf in _named_leaves(host).items()}
         record = {"meta": meta, "metrics": metrics or None, "leaves": leaves}
         record = json.loads(json.dumps(record))
-        args = ocp.args.Composite(
-            state=ocp.args.PyTreeSave(host),
-            meta=ocp.args.JsonSave({**record, "crc32": _json_crc(record)}),
-        )
+        record["crc32"] = _json_crc(record)
         step = int(step)
         if step not in self.all_steps():
             self._ranking.metrics[step] = record["metrics"]
@@ -101,7 +97,7 @@ class Checkpoints:
                 _add_metrics(self._path(step), metrics)
         with self._reporting(step):
             if jax.process_index() == 0 and step not in self._manager.all_steps():
-                self._manager.save(step, args=args, force=True)
+                checkpoint_writer.save(self._manager, step, host, record)
         self._saving = step
 
     def restore(self, abstract_state=None, step=None, best=False, parts=None):
@@ -111,9 +107,9 @@ class Checkpoints:
         a metric, which is said in a warning.
 
         `abstract_state` is a pytree of ShapeDtypeStructs whose shardings say where the
-        arrays go. Without it the state comes as saved: nested dicts and lists of numpy
-        arrays, for callers that build no optimizer. `parts` names the entries of the
-        state, nested dicts of arrays, that these callers need; others are not read.
+        arrays go. Without it the state is nested dicts of numpy arrays, for callers
+        that build no optimizer; what holds no array is left out. `parts` names the
+        entries of the state that these callers need; others are not read.
         A damaged checkpoint is skipped with a warning; with `step` it is an error.
         Raises IncompatibleCheckpoint if names, shapes or dtypes differ from those of
         `abstract_state`, CheckpointError if checkpoints exist and all are damaged.
@@ -124,7 +120,7 @@ class Checkpoints:
             loaded, error = None, None
             try:
                 loaded = _load(self._path(found), abstract_state, parts)
-            except Exception as e:  # a damaged file makes Orbax raise anything
+            except Exception as e:  # a damaged file raises anything
                 error = e
             reason = _agreed_damage(error)
             if reason is None and error is not None:
@@ -153,6 +149,10 @@ class Checkpoints:
         ranked = self._ranking.ranked(self.all_steps())
         return ranked[0] if ranked else None
 
+    def exist(self):
+        """True if there is a checkpoint, good or damaged, as process 0 sees it."""
+        return self._next_candidate(None, False, {}) is not None
+
     def all_steps(self):
         """Finished steps in order, except those that restore found damaged."""
         return [s for s in self._steps_on_disk() if s not in self._damaged]
@@ -175,7 +175,9 @@ class Checkpoints:
 
         It is always False in a run of one process without jax.distributed.
         """
-        return ocp.utils.reached_preemption(step)
+        with contextlib.suppress(RuntimeError):  # JAX's preemption service is off
+            return multihost_utils.reached_preemption_sync_point(step)
+        return False
 
     # Writing.
 
@@ -185,6 +187,8 @@ class Checkpoints:
         Only process 0 writes: it has the whole state on its host, and Orbax's own
         barriers leave the other processes waiting for 20 minutes when a write fails.
         """
+        from experiment import checkpoint_writer
+
         if self._ready and not self._damaged:
             return
         self._release()
@@ -196,7 +200,9 @@ class Checkpoints:
                     _set_aside(self._path(step))
                 self._ranking.warn("so it is kept until you remove it", self._damaged)
                 self._ranking.unreadable = {}  # once is enough
-                self._manager = _writer(self._directory, self._ranking.kept)
+                self._manager = checkpoint_writer.open_manager(
+                    self._directory, self._ranking.kept
+                )
         self._damaged = {}
         self._ready = True
 
@@ -369,101 +375,39 @@ def _load(path, abstract_state, parts):
     if abstract_state is not None:
         saved = {name: tuple(leaf[:2]) for name, leaf in record["leaves"].items()}
         refuse_another_model(path, saved, forms(abstract_state))
-    recorded, args = record["leaves"], None
+    recorded = record["leaves"]
     if parts is not None:
         recorded = {n: v for n, v in recorded.items() if n.split("/")[0] in parts}
-        tree = traverse_util.unflatten_dict({tuple(n.split("/")): 0 for n in recorded})
-        args = ocp.args.PyTreeRestore(tree, partial_restore=True)
-    state = _tree_handler().restore(epath.Path(path / "state"), args=args)
-    leaves = _named_leaves(state)
-    found = {name: _describe(leaf) for name, leaf in leaves.items()}
-    if found != recorded:
-        names = {*found, *recorded}
-        bad = sorted(n for n in names if found.get(n) != recorded.get(n))
+    leaves = _read_arrays(path / "state", recorded)
+    bad = sorted(n for n, leaf in leaves.items() if _describe(leaf) != recorded[n])
+    if bad:
         raise ValueError(f"checksum mismatch in {', '.join(bad[:3])}")
-    if abstract_state is not None:
-        wanted = _named_leaves(abstract_state).items()
-        placed = [_place(leaves[name], like) for name, like in wanted]
-        state = jax.tree.unflatten(jax.tree.structure(abstract_state), placed)
+    if abstract_state is None:
+        return traverse_util.unflatten_dict(leaves, sep="/"), record["meta"]
+    wanted = _named_leaves(abstract_state).items()
+    placed = [_place(leaves[name], like) for name, like in wanted]
+    state = jax.tree.unflatten(jax.tree.structure(abstract_state), placed)
     return state, record["meta"]
 
 
-class _ArrayHandler(ocp.type_handlers.NumpyHandler):
-    """Lets every read or write end before it raises the first error.
+def _read_arrays(folder, names):
+    """Reads {name: numpy array} from the OCDBT database that Orbax wrote, all at once.
 
-    Otherwise those that are still running report to a closed event loop, each with a
-    traceback that nobody can catch.
+    Orbax keeps the leaf "params/C1/kernel" as the Zarr array "params.C1.kernel".
     """
+    import tensorstore
 
-    async def deserialize(self, infos, args=None):
-        read = super().deserialize
-        args = args or [ocp.RestoreArgs()] * len(infos)
-        reads = [read([info], [arg]) for info, arg in zip(infos, args, strict=True)]
-        return [result[0] for result in await _ended(reads)]
+    database = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{folder}/"}}
+    context = tensorstore.Context()
 
-    async def _background_serialize(self, values, infos, args=None):
-        write = super()._background_serialize
-        each = zip(values, infos, args, strict=True)
-        await _ended([write([v], [info], [arg]) for v, info, arg in each])
+    def opened(name):
+        store = {**database, "path": f"{name.replace('/', '.')}/"}
+        spec = {"driver": "zarr", "kvstore": store}
+        return tensorstore.open(spec, context=context, open=True, read=True)
 
-
-async def _ended(coroutines):
-    """The results of all; raises the first error when the last has ended."""
-    results = await asyncio.gather(*coroutines, return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
-    return results
-
-
-# Process 0 writes without waiting for the others.
-_ALONE = ocp.options.MultiprocessingOptions(
-    primary_host=0, active_processes={0}, barrier_sync_key_prefix="checkpoints"
-)
-
-
-def _tree_handler():
-    arrays = _ArrayHandler(deepcopy_host_arrays=False)  # _to_host has copied them
-    registry = ocp.type_handlers.create_type_handler_registry((np.ndarray, arrays))
-    return ocp.PyTreeCheckpointHandler(
-        type_handler_registry=registry, multiprocessing_options=_ALONE
-    )
-
-
-def _writer(directory, kept):
-    return ocp.CheckpointManager(
-        directory,
-        item_handlers={
-            "state": _tree_handler(),
-            "meta": ocp.JsonCheckpointHandler(multiprocessing_options=_ALONE),
-        },
-        options=ocp.CheckpointManagerOptions(
-            create=False,
-            save_root_metadata=False,
-            preservation_policy=_Preserve(kept),
-            multiprocessing_options=_ALONE,
-            # In the background, failing to make a directory leaves threads that keep
-            # the process from ending for ten minutes.
-            async_options=ocp.options.AsyncOptions(
-                create_directories_asynchronously=False
-            ),
-        ),
-    )
-
-
-@dataclasses.dataclass
-class _Preserve:
-    """An Orbax PreservationPolicy: `kept` chooses which existing steps to keep.
-
-    Orbax's LatestN and BestN are not used: with them the manager reads every step's
-    metrics file when it starts, and one damaged file is an error.
-    """
-
-    kept: Callable
-
-    def should_preserve(self, checkpoints, *, context):
-        kept = self.kept([c.step for c in checkpoints])
-        return [c.step in kept for c in checkpoints]
+    arrays = {name: opened(name) for name in names}
+    reads = {name: array.result().read() for name, array in arrays.items()}
+    return {name: read.result() for name, read in reads.items()}
 
 
 def _to_host(leaf):
@@ -482,7 +426,7 @@ def _place(value, like):
 
 
 def _named_leaves(tree):
-    """{"params/C1/kernel": leaf}, the same for a dataclass as for what Orbax reads."""
+    """{"params/C1/kernel": leaf}, the same for a dataclass as for nested dicts."""
     paths, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(k, simple=True, separator="/"): v for k, v in paths}
 
@@ -560,7 +504,3 @@ def _os_reason(error):
         return error.strerror
     code = re.search(r"os_error_code='(\d+)'", str(error))
     return os.strerror(int(code[1])) if code else f"{type(error).__name__}: {error}"
-
-
-# The errors raised here say what matters; Orbax logs the same in 200 lines.
-logging.get_absl_logger().addFilter(lambda record: "/orbax/" not in record.pathname)

@@ -1,5 +1,6 @@
 """Opens a trained run, and writes what its network's users need for that."""
 
+import concurrent.futures
 import dataclasses
 import functools
 import typing
@@ -8,7 +9,7 @@ import jax
 
 from data_source import classes
 from errors import ConfigError
-from experiment import budget, build, checkpoints, image_statistics
+from experiment import build, checkpoints, image_statistics
 from experiment.workdir import Workdir, WorkdirError
 from kernels import ops
 from transforms import preprocessing as preprocessings
@@ -150,7 +151,11 @@ def load_variables(run, model, shape, checkpoint="latest"):
             f"--checkpoint={checkpoint} is neither latest, best nor a step"
         )
     step = int(checkpoint) if checkpoint.isdecimal() else None
-    restored = saved.restore(step=step, best=checkpoint == "best", parts=PARTS)
+    best = checkpoint == "best"
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(saved.restore, step=step, best=best, parts=PARTS)
+        expected = build.abstract_variables(model, shape)
+    restored = reading.result()
     saved.close()
     if restored is None:
         raise checkpoints.CheckpointError(f"{run} holds no checkpoint yet")
@@ -161,7 +166,7 @@ def load_variables(run, model, shape, checkpoint="latest"):
     checkpoints.refuse_another_model(
         run.checkpoints / str(step),
         checkpoints.forms(variables),
-        checkpoints.forms(build.abstract_variables(model, shape)),
+        checkpoints.forms(expected),
     )
     return variables, step
 
@@ -189,6 +194,8 @@ def describe(run, setup, params):
       WorkdirError: the run was made from images of another shape or other classes.
     """
     from clu import parameter_overview
+
+    from experiment import budget
 
     split, preprocessing = setup.train_split, setup.eval_preprocessing
     if run.has("dataset.json"):

@@ -1,4 +1,4 @@
-"""The networks by name: one dict for classifiers, one for detectors, and `create`.
+"""The networks by name: `create`, MODELS for classifiers, and DETECTORS.
 
 A network elsewhere is named by its module and class, as in "mine.networks:Small", which
 Python must find (PYTHONPATH, or the folder of main.py).
@@ -8,71 +8,57 @@ import dataclasses
 import difflib
 import functools
 import importlib
+import os
 
 import jax
 import jax.numpy as jnp
 
-from models import (
-    alexnet,
-    bn_inception,
-    densenet,
-    dpn,
-    faster_rcnn,
-    fractalnet,
-    googlenet,
-    googlenet_bn,
-    inception_v3,
-    inception_v4,
-    layers,
-    lenet,
-    lenet_modern,
-    nin,
-    overfeat,
-    preact_resnet,
-    resnet,
-    resnext,
-    senet,
-    vgg,
-    wide_resnet,
-    zfnet,
-)
+from models import layers
 
-MODELS = (
-    alexnet.MODELS
-    | bn_inception.MODELS
-    | densenet.MODELS
-    | dpn.MODELS
-    | fractalnet.MODELS
-    | googlenet.MODELS
-    | googlenet_bn.MODELS
-    | inception_v3.MODELS
-    | inception_v4.MODELS
-    | lenet.MODELS
-    | lenet_modern.MODELS
-    | nin.MODELS
-    | overfeat.MODELS
-    | preact_resnet.MODELS
-    | resnet.MODELS
-    | resnext.MODELS
-    | senet.MODELS
-    | vgg.MODELS
-    | wide_resnet.MODELS
-    | zfnet.MODELS
-)
-# Networks for detection, which no table of classifiers lists.
-DETECTORS = faster_rcnn.DETECTORS
+# The files of the classifiers. One is imported when a network of it is asked for.
+FILES = (
+    "alexnet bn_inception densenet dpn fractalnet googlenet googlenet_bn "
+    "inception_v3 inception_v4 lenet lenet_modern nin overfeat preact_resnet resnet "
+    "resnext senet vgg wide_resnet zfnet"
+).split()
+# Networks for detection, each in the file of its name; no table of classifiers lists
+# them.
+DETECTORS = ("faster_rcnn",)
+_imported = {}  # the constructors of the files that are imported, by name
+
+
+def __getattr__(name):
+    """MODELS has the constructors of all classifiers by name, and imports them all."""
+    if name != "MODELS":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    _import_until(None)
+    return _imported
+
+
+def _import_until(name):
+    """Imports files, those with the likest names first, until one has the network."""
+
+    def unlike(file):
+        return -len(os.path.commonprefix([file, str(name)]))
+
+    for file in sorted(FILES, key=unlike):
+        if name in _imported:
+            return
+        _imported.update(importlib.import_module(f"models.{file}").MODELS)
 
 
 def constructor(name):
-    """Returns what makes the network: MODELS[name], DETECTORS[name], or "module:Class".
+    """Returns what makes the network called `name`, or "module:Class".
 
     Raises:
       ValueError: an unknown name; the message names the nearest real ones, or says why
         the module or class cannot be had.
     """
     if ":" not in str(name):
-        networks = MODELS | DETECTORS
-        return networks[_known("model", name, networks)]
+        if name in DETECTORS:
+            return importlib.import_module(f"models.{name}").DETECTORS[name]
+        _import_until(name)
+        return _imported[_known("model", name, [*_imported, *DETECTORS])]
     module, _, attribute = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)

@@ -29,7 +29,7 @@ _shapes_only = contextvars.ContextVar("shapes_only", default=False)
 
 @contextlib.contextmanager
 def shapes_only():
-    """Traces initialisations inside with zeros for the random kernels of `Conv`.
+    """Traces initialisations inside with zeros for what `random_init` is given.
 
     Random numbers take half the time of a trace. This is for those who want shapes, or
     who have the kernels: flax traces each one's initialisation to check its shape.
@@ -39,6 +39,11 @@ def shapes_only():
         yield
     finally:
         _shapes_only.reset(token)
+
+
+def random_init(init):
+    """Returns the initializer `init`, or that of zeros inside `shapes_only`."""
+    return nn.initializers.zeros if _shapes_only.get() else init
 
 
 class Conv(nn.Conv):
@@ -65,7 +70,7 @@ class Conv(nn.Conv):
         """[B, H, W, C] to [B, h, w, features]."""
         groups = self.feature_group_count
         shape = (*self.kernel_size, x.shape[-1] // groups, self.features)
-        init = nn.initializers.zeros if _shapes_only.get() else self.kernel_init
+        init = random_init(self.kernel_init)
         kernel = self.param("kernel", init, shape, self.param_dtype)
         bias = None
         if self.use_bias:
@@ -153,7 +158,7 @@ class FullyConnected(nn.Module):
         if self.has_variable("params", "kernel"):
             window = self.get_variable("params", "kernel").shape[:2]
         shape = (*window, x.shape[-1], self.features)
-        kernel = self.param("kernel", self.kernel_init, shape)
+        kernel = self.param("kernel", random_init(self.kernel_init), shape)
         bias = self.param("bias", self.bias_init, (self.features,))
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
         if x.shape[1:3] == window:

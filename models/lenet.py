@@ -23,7 +23,7 @@ import numpy as np
 from jax import lax
 
 from kernels import ops
-from models.layers import Classifier, Conv
+from models.layers import Classifier, Conv, random_init
 
 # Table I: which maps of S2 (rows) feed which maps of C3 (columns).
 C3_TABLE = """
@@ -88,7 +88,7 @@ def uniform_fan_in(fan_in):
         bound = np.broadcast_to(bound, shape).astype(dtype)
         return bound * jax.random.uniform(key, shape, dtype, -1, 1)
 
-    return init
+    return random_init(init)
 
 
 class SubSampling(nn.Module):

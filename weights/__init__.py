@@ -288,12 +288,12 @@ def _read_run(path, key):
         raise WeightsError(f"{path} is no run directory: it has no config.json")
     model = run.config().model
     saved = checkpoints.Checkpoints(run.checkpoints)
-    restored = saved.restore()
+    restored = saved.restore(parts=trained.PARTS)
     saved.close()
     if restored is None:
         raise WeightsError(f"{run} holds no checkpoint yet")
     state, _, _ = restored
-    kept = [name for name in ("ema", "params") if state[name]]
+    kept = [name for name in ("ema", "params") if state.get(name)]
     if key and key not in kept:
         raise WeightsError(
             f"{run} has no config.init_key = {key!r}; it has {', '.join(kept)}"
@@ -305,7 +305,7 @@ def _read_run(path, key):
             "Polyak average, or params, those that were trained",
         )
     variables = {"params": state[key or kept[0]]}
-    variables |= {"batch_stats": state["batch_stats"] or {}}
+    variables |= {"batch_stats": state.get("batch_stats", {})}
     flat = flax.traverse_util.flatten_dict(variables, sep="/")
     arrays = {name: np.asarray(array) for name, array in flat.items()}
     return Contents("ours", arrays, notes), model.name, model.fields.to_dict()

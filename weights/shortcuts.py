@@ -9,7 +9,6 @@ with the channels of each stage in another order, so the arrays are reordered.
 import re
 
 import numpy as np
-import scipy.special
 
 from weights import names
 from weights.formats import WeightsError
@@ -178,10 +177,12 @@ def _error(arrays, blocks, before):
 
 def _rectified(mean, variance):
     """The mean and the variance of max(0, x) for a normally distributed x."""
+    from scipy import special
+
     deviation = np.sqrt(variance) + 1e-12
     z = mean / deviation
     density = np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
-    share = scipy.special.ndtr(z)
+    share = special.ndtr(z)
     first = mean * share + deviation * density
     second = (mean**2 + variance) * share + mean * deviation * density
     return first, np.maximum(second - first**2, 0)

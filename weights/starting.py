@@ -100,12 +100,11 @@ def restore(setup, saved, name=""):
     says where the run is resumed. Returns None without a checkpoint.
     Raises ConfigError if that checkpoint is past the end of the training.
     """
+    if not saved.exist():
+        return None
     seed = np.int64(setup.config.seed)
     abstract = build.replicated_shapes(setup.mesh, setup.init(), seed)
-    restored = saved.restore(abstract)
-    if restored is None:
-        return None
-    state, step, meta = restored
+    state, step, meta = saved.restore(abstract)
     total, config = setup.durations.total, setup.config
     if step > total:
         by_steps = config.num_steps and config.num_epochs  # 0 epochs train nothing

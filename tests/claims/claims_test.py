@@ -164,7 +164,7 @@ def test_sigmoids():
         ("claims.networks:Missing", "has no attribute 'Missing'"),
         ("claims.nothing:FourLayers", "No module named 'claims.nothing'"),
         ("claims.networks:MAPS", "is no models.layers.Classifier"),
-        ("fourlayers", "is none of alexnet"),
+        ("fourlayers", "unknown model 'fourlayers'.*are: alexnet"),
     ],
 )
 def test_a_network_elsewhere_that_cannot_be_had(name, message):

@@ -17,7 +17,8 @@ RATES = ("dropout", "auxiliary_dropout", "drop_path", "norm_momentum")
 def classes():
     """{class: the name of one of its networks}."""
     found = {}
-    for name, constructor in (models.MODELS | models.DETECTORS).items():
+    for name in (*models.MODELS, *models.DETECTORS):
+        constructor = models.constructor(name)
         while isinstance(constructor, functools.partial):
             constructor = constructor.func
         found.setdefault(constructor, name)

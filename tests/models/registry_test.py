@@ -5,6 +5,7 @@ import functools
 import flax.linen as nn
 import jax.numpy as jnp
 import pytest
+import runs
 import traced
 
 import models
@@ -189,6 +190,19 @@ def agree(value, expected):
         places = len(digits.partition(".")[2])
         return f"{value / {'M': 1e6, 'G': 1e9}[unit]:.{places}f}" == digits
     return expected is None or value == expected
+
+
+def test_a_network_imports_no_file_of_another():
+    code = (
+        "import sys, models; models.create('wrn_28_10', num_classes=10); "
+        "print(*(name for name in models.FILES if f'models.{name}' in sys.modules))"
+    )
+    # Those of wide ResNets, and what these extend.
+    assert runs.run_code(code).stdout.split() == [
+        "preact_resnet",
+        "resnet",
+        "wide_resnet",
+    ]
 
 
 def test_create_passes_the_fields_on():
