@@ -328,6 +328,11 @@ def train_batches(
 
     def load(step):
         index, epoch = (a[0, rows] for a in plan.indices(step, step + 1))
+        batch = views(step, index, epoch) if view else _read_stored(split, index)
+        mask = np.ones(len(index), np.float32)
+        return batch | {"mask": mask, "index": index, "epoch": epoch}
+
+    def views(step, index, epoch):
         # The 1 sets this stream apart from that of `_permutation`.
         numbers = np.stack([epoch, index, np.ones_like(index)], axis=1)
         states = generators.states(plan.seed, numbers)
@@ -335,12 +340,7 @@ def train_batches(
         def show(at, image, target):
             return view(image, target, generators.generator(states[at]), step)
 
-        if view:
-            batch = read_views(split, index, show, damaged)
-        else:
-            batch = _read_stored(split, index)
-        mask = np.ones(len(index), np.float32)
-        return batch | {"mask": mask, "index": index, "epoch": epoch}
+        return read_views(split, index, show, damaged)
 
     return stream(load, start, stop, num_threads, prefetch)
 
