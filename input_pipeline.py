@@ -12,6 +12,7 @@ the prefetch depth and the number of processes never change what a batch holds.
 
 import dataclasses
 import functools
+import math
 import typing
 
 import jax
@@ -21,7 +22,7 @@ from absl import logging
 from jax.sharding import NamedSharding, PartitionSpec
 
 import data_source
-from transforms import decode
+from transforms import decode, generators
 
 # Which examples, when.
 
@@ -327,18 +328,19 @@ def train_batches(
 
     def load(step):
         index, epoch = (a[0, rows] for a in plan.indices(step, step + 1))
-
-        def show(at, image, target):
-            # The 1 sets this stream apart from that of `_permutation`.
-            seed = (plan.seed, int(epoch[at]), int(index[at]), 1)
-            return view(image, target, np.random.default_rng(seed), step)
-
-        if view:
-            batch = read_views(split, index, show, damaged)
-        else:
-            batch = _read_stored(split, index)
+        batch = views(step, index, epoch) if view else _read_stored(split, index)
         mask = np.ones(len(index), np.float32)
         return batch | {"mask": mask, "index": index, "epoch": epoch}
+
+    def views(step, index, epoch):
+        # The 1 sets this stream apart from that of `_permutation`.
+        numbers = np.stack([epoch, index, np.ones_like(index)], axis=1)
+        states = generators.states(plan.seed, numbers)
+
+        def show(at, image, target):
+            return view(image, target, generators.generator(states[at]), step)
+
+        return read_views(split, index, show, damaged)
 
     return stream(load, start, stop, num_threads, prefetch)
 
@@ -416,11 +418,23 @@ def read_views(split, index, show, damaged):
     for at in range(len(index)):
         image, target = _readable(split, int(index[at]), damaged, at, show)
         if images is None:
-            images = np.empty((len(index), *image.shape), np.uint8)
+            images = _aligned((len(index), *image.shape))
         images[at] = image
         targets.append(target)
-    stacked = {name: np.stack([t[name] for t in targets]) for name in targets[0]}
+    # For numbers this is twenty times as fast as np.stack.
+    stacked = {name: np.array([t[name] for t in targets]) for name in targets[0]}
     return {"image": images, **stacked}
+
+
+def _aligned(shape):
+    """Returns an empty uint8 array that XLA's CPU backend takes without a copy.
+
+    Its memory begins at a multiple of 64 bytes.
+    """
+    size = math.prod(shape)
+    memory = np.empty(size + 63, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + size].reshape(shape)
 
 
 def _readable(split, index, damaged, at, show):

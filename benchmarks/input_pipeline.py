@@ -20,6 +20,9 @@ process with as many threads (Grain: twice as many) or workers as there are core
 work in turn, while the others wait, --rounds=3 times; the table has the medians. A CPU
 second is one second of one core; it does not count what other programs take. The cells
 of packages that are not installed stay empty.
+
+`--parts` shows where the time of ours goes instead: what each of its parts takes alone,
+in microseconds of a core for an image. The parts are the methods of `Parts`.
 """
 
 import argparse
@@ -91,6 +94,10 @@ def open_photographs(directory, name):
     return cache.open_cached(
         split, CACHES[name], directory / "caches", 256, report=lambda line: None
     )
+
+
+def view_of(name):
+    return "rescale_crop" if name.endswith("crops") else "inception_crop"
 
 
 # The pipelines. Each takes a split and a number of threads and returns an endless
@@ -259,7 +266,7 @@ def serve(contestant, directory, threads):
             try:
                 if name not in running:
                     split = open_photographs(directory, name)
-                    view = {"view": "rescale_crop"} if name.endswith("crops") else {}
+                    view = {"view": view_of(name)} if name in CACHES else {}
                     running[name] = CONTESTANTS[contestant](split, threads, **view)
                 answer = measure(running[name], batches)
             except ImportError as error:
@@ -322,6 +329,110 @@ def compare(directory, names, contestants, threads, rounds, batches):
     return found
 
 
+class Parts:
+    """The parts of our pipeline; each method below works on one batch."""
+
+    def __init__(self, split, view):
+        import jax
+
+        import input_pipeline
+        from transforms import decode, policies
+
+        self.split = split
+        plan = input_pipeline.TrainPlan(len(split), BATCH, seed=0)
+        self.index = plan.indices(0, 1)[0][0]
+        self.examples = split.examples(self.index)
+        self.stored = [decode.decode_lazily(x.image, 3) for x in self.examples]
+        self.images = [image[:, :] for image in self.stored]
+        self.rngs = self.seed()
+        self.boxes = self.choose()
+        self.augmentation = policies.HostAugmentation(view=view)
+        self.crops = self.crop()
+        self.running = batches(split, 0, view)  # without threads
+        self.batch, self.other = (next(self.running)["image"] for _ in range(2))
+        self.handed = input_pipeline.stream(lambda _: self.batch, 0, 10**9, 1, PREFETCH)
+        mesh = jax.make_mesh((1,), ("data",), devices=jax.devices()[:1])
+        self.sharding = jax.NamedSharding(mesh, jax.P("data"))
+
+    def read(self):
+        """Takes the examples: the bytes of files, or pixels that are mapped."""
+        return self.split.examples(self.index)
+
+    def seed(self):
+        """Makes the examples' random generators."""
+        from transforms import generators
+
+        numbers = np.stack([self.index] * 3, axis=1)
+        return [generators.generator(x) for x in generators.states(0, numbers)]
+
+    def choose(self):
+        """Draws the places of Inception crops."""
+        from transforms import resizing
+
+        pairs = zip(self.images, self.rngs, strict=True)
+        return [resizing.inception_box(*x.shape[:2], rng) for x, rng in pairs]
+
+    def decode(self):
+        """Decodes whole images."""
+        return [image[:, :].shape for image in self.stored]
+
+    def decode_rows(self):
+        """Decodes images down to the end of an Inception crop."""
+        pairs = zip(self.stored, self.boxes, strict=True)
+        return [x[: top + rows, :].shape for x, (top, _, rows, _) in pairs]
+
+    def crop(self):
+        """Draws the places of the crops; cuts and resizes them."""
+        pairs = zip(self.images, self.rngs, strict=True)
+        return [self.augmentation(image, rng, SIZE) for image, rng in pairs]
+
+    def copy_crops(self):
+        """Copies the crops into a batch."""
+        for row, image in zip(self.batch, self.crops, strict=True):
+            np.copyto(row, image)
+
+    def copy_batch(self):
+        """Copies a whole batch: what the memory allows."""
+        np.copyto(self.batch, self.other)
+
+    def hand_on(self):
+        """Takes a batch that is there already from one of Grain's threads."""
+        next(self.handed)
+
+    def send(self):
+        """Sends a batch to JAX's first device."""
+        import input_pipeline
+
+        input_pipeline.put(self.other, self.sharding).block_until_ready()
+
+    def whole(self):
+        """Makes a batch from the split, without threads."""
+        next(self.running)
+
+
+PARTS = [name for name in vars(Parts) if not name.startswith("_")]
+
+
+def time_parts(directory, name, rounds):
+    """Returns {part: median microseconds of a core for an image}."""
+    parts = Parts(open_photographs(directory, name), view_of(name))
+    times = {part: [] for part in PARTS}
+    for _, part in itertools.product(range(rounds), PARTS):
+        began = time.process_time()
+        getattr(parts, part)()
+        times[part].append(1e6 * (time.process_time() - began) / BATCH)
+    return {part: statistics.median(found) for part, found in times.items()}
+
+
+def table_of_parts(found):
+    """Makes the lines of a Markdown table from {photographs: times of parts}."""
+    lines = [f"| part | {' | '.join(found)} |", f"|---|{'---:|' * len(found)}"]
+    for part in PARTS:
+        cells = [f"{times[part]:,.1f}" for times in found.values()]
+        lines.append(f"| {part.replace('_', ' ')} | {' | '.join(cells)} |")
+    return lines
+
+
 def table(found, threads):
     """Makes the lines of a Markdown table."""
     lines = [
@@ -353,6 +464,7 @@ def main(argv=None):
     parser.add_argument("--images", type=int, default=400, help="files of each kind")
     parser.add_argument("--batches", type=int, default=40, help="of 64, in a round")
     parser.add_argument("--only", default=",".join(CONTESTANTS), help="contestants")
+    parser.add_argument("--parts", action="store_true", help="time the parts of ours")
     args = parser.parse_args(argv)
     contestants = args.only.split(",")
     if unknown := set(contestants) - set(CONTESTANTS):
@@ -368,6 +480,10 @@ def main(argv=None):
             sizes = [f.stat().st_size for f in (directory / name).iterdir()]
             print(f"{name}: {len(sizes)} files of {np.mean(sizes) / 1e3:.0f} kB")
         names = [*PHOTOS, *CACHES]
+        if args.parts:
+            found = {name: time_parts(directory, name, args.rounds) for name in names}
+            print("\n" + "\n".join(table_of_parts(found)))
+            return
         found = compare(directory, names, contestants, cores, args.rounds, args.batches)
     for contestant in contestants:
         answer = found[next(iter(PHOTOS)), contestant][0]

@@ -142,18 +142,15 @@ class CachedSource:
         """Returns a list of `Example`; pixels are views of the mapped file."""
         found = []
         for index in indices:
-            record = self._index[index]
-            start, size = int(record["offset"]), int(record["size"])
+            start, size, name_size, label, shape = self._index[index].item()
             stop = start + size
             image = self._bytes[start:stop]
             if self._kind == "pixels" and size:
-                image = image.reshape(record["shape"])
+                image = image.reshape(shape)
             else:
                 image = image.tobytes()
-            name = self._bytes[stop : stop + int(record["name_size"])]
-            found.append(
-                Example(image, int(record["label"]), name.tobytes().decode("utf-8"))
-            )
+            name = self._bytes[stop : stop + name_size].tobytes().decode("utf-8")
+            found.append(Example(image, label, name))
         return found
 
     def read(self, indices):

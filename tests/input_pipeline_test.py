@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 from tiny_datasets import (
     assert_same,
     concatenate,
@@ -285,6 +286,22 @@ def test_processes_together_equal_one(tiny, count):
         assert_same(batch, concatenate(p[step] for p in parts))
     with pytest.raises(ValueError, match="batch of 8 over 3 processes"):
         input_pipeline.train_batches(tiny, plan, 0, 6, process_count=3)
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 6])
+def test_views_reach_a_cpu_device_without_a_copy(tiny, batch_size):
+    plan = TrainPlan(20, batch_size, seed=1)
+    mesh = jax.make_mesh((1,), ("data",), devices=jax.devices("cpu")[:1])
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
+
+    def view(image, target, rng, step):
+        return image, target
+
+    for batch in input_pipeline.train_batches(tiny, plan, 0, 9, view=view):
+        image = input_pipeline.put(batch["image"], sharding)
+        shard = image.addressable_shards[0].data
+        assert shard.unsafe_buffer_pointer() == batch["image"].ctypes.data
+        np.testing.assert_array_equal(image, tiny.read(batch["index"])[0])
 
 
 def test_closing_early_leaves_no_thread(tiny):

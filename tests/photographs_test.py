@@ -75,6 +75,18 @@ def test_batches_depend_on_seed_and_step_alone(split):
             tiny_datasets.assert_same(left, right)
 
 
+def test_a_view_draws_from_seed_epoch_and_index(split):
+    whole = tiny_datasets.concatenate(batches(split, 0, 7))  # two passes of one size
+    places = whole["epoch"].tolist(), whole["index"].tolist()
+    for row, (epoch, index) in enumerate(zip(*places, strict=True)):
+        (example,) = split.examples([index])
+        rng = np.random.default_rng((3, epoch, index, 1))
+        image, target = VIEW(decode.decode(example.image, 3), example.target, rng, 0)
+        np.testing.assert_array_equal(whole["image"][row], image)
+        assert whole["label"][row] == target["label"]
+    assert whole["label"].dtype == np.int32
+
+
 def test_every_pass_crops_anew(split):
     whole = tiny_datasets.concatenate(batches(split, 0, 7))  # two passes of one size
     index, epoch = whole["index"], whole["epoch"]

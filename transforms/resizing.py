@@ -196,13 +196,14 @@ def inception_box(height, width, rng, area=(0.08, 1.0), aspect=(3 / 4, 4 / 3)):
     until one fits; if none does, the result is the largest centred part whose ratio
     lies within `aspect`.
     """
-    logarithms = np.log(aspect)
+    logarithms = np.log(aspect).tolist()
     for _ in range(10):
         share, ratio = rng.uniform(*area), math.exp(rng.uniform(*logarithms))
         rows = round(math.sqrt(height * width * share / ratio))
         columns = round(math.sqrt(height * width * share * ratio))
         if 0 < rows <= height and 0 < columns <= width:
-            top, left = rng.integers((height - rows + 1, width - columns + 1)).tolist()
+            top = int(rng.integers(height - rows + 1))
+            left = int(rng.integers(width - columns + 1))
             return top, left, rows, columns
     ratio = min(max(width / height, aspect[0]), aspect[1])
     rows = min(height, max(1, round(width / ratio)))

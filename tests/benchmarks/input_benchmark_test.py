@@ -64,6 +64,36 @@ def test_caches(directory):
         assert isinstance(image, np.ndarray if kind == "pixels" else bytes)
 
 
+@pytest.mark.parametrize("name", ["JPEG 50x40", "pixel cache, crops"])
+def test_parts_do_their_work(directory, name):
+    split = benchmark.open_photographs(directory, name)
+    parts = benchmark.Parts(split, benchmark.view_of(name))
+    assert [e.name for e in parts.read()] == [e.name for e in parts.examples]
+    assert [image.shape for image in parts.images] == parts.decode()
+    ends = [top + rows for top, _, rows, _ in parts.boxes]
+    assert [rows for rows, _, _ in parts.decode_rows()] == ends
+    parts.copy_crops()
+    np.testing.assert_array_equal(parts.batch, np.stack(parts.crops))
+    parts.copy_batch()
+    np.testing.assert_array_equal(parts.batch, parts.other)
+    times = benchmark.time_parts(directory, name, rounds=1)
+    assert list(times) == benchmark.PARTS and times["whole"] > 0
+
+
+def test_table_of_parts():
+    found = {
+        "JPEG": dict.fromkeys(benchmark.PARTS, 1234.56),
+        "cache": dict.fromkeys(benchmark.PARTS, 0.24),
+    }
+    lines = benchmark.table_of_parts(found)
+    assert lines[:3] == [
+        "| part | JPEG | cache |",
+        "|---|---:|---:|",
+        "| read | 1,234.6 | 0.2 |",
+    ]
+    assert len(lines) == 2 + len(benchmark.PARTS)
+
+
 def test_table():
     found = {
         ("JPEG", "ours"): [

@@ -228,6 +228,20 @@ def test_inception_box_of_extreme_images_is_in_their_middle(shape, expected):
     assert box == expected
 
 
+def test_inception_boxes_are_those_of_earlier_runs():
+    boxes = [
+        resizing.inception_box(375, 500, np.random.default_rng(seed))
+        for seed in range(5)
+    ]
+    assert boxes == [
+        (35, 302, 171, 129),
+        (3, 19, 282, 366),
+        (48, 219, 260, 231),
+        (34, 273, 186, 160),
+        (10, 133, 359, 334),
+    ]
+
+
 def test_inception_crop_is_the_box_resized(photo):
     for seed in range(20):
         box_rng, rng = np.random.default_rng(seed), np.random.default_rng(seed)
