@@ -24,27 +24,22 @@ FILES = (
 # Networks for detection, each in the file of its name; no table of classifiers lists
 # them.
 DETECTORS = ("faster_rcnn",)
-_imported = {}  # the constructors of the files that are imported, by name
 
 
 def __getattr__(name):
     """MODELS has the constructors of all classifiers by name, and imports them all."""
     if name != "MODELS":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    _import_until(None)
-    return _imported
+    return _all_networks()
 
 
-def _import_until(name):
-    """Imports files, those with the likest names first, until one has the network."""
+@functools.cache
+def _all_networks():
+    return {name: make for file in FILES for name, make in _networks(file).items()}
 
-    def unlike(file):
-        return -len(os.path.commonprefix([file, str(name)]))
 
-    for file in sorted(FILES, key=unlike):
-        if name in _imported:
-            return
-        _imported.update(importlib.import_module(f"models.{file}").MODELS)
+def _networks(file):
+    return importlib.import_module(f"models.{file}").MODELS
 
 
 def constructor(name):
@@ -55,10 +50,7 @@ def constructor(name):
         the module or class cannot be had.
     """
     if ":" not in str(name):
-        if name in DETECTORS:
-            return importlib.import_module(f"models.{name}").DETECTORS[name]
-        _import_until(name)
-        return _imported[_known("model", name, [*_imported, *DETECTORS])]
+        return _ours(name)
     module, _, attribute = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)
@@ -67,6 +59,21 @@ def constructor(name):
     if not (isinstance(found, type) and issubclass(found, layers.Classifier)):
         raise ValueError(f"model {name!r} is no models.layers.Classifier")
     return found
+
+
+def _ours(name):
+    if name in DETECTORS:
+        return importlib.import_module(f"models.{name}").DETECTORS[name]
+
+    def unlike(file):
+        return -len(os.path.commonprefix([file, str(name)]))
+
+    for file in sorted(FILES, key=unlike):  # mostly the first has it
+        if name in _networks(file):
+            return _networks(file)[name]
+    if name in _all_networks():  # which a program may have added to
+        return _all_networks()[name]
+    raise ValueError(_unknown("model", name, [*_all_networks(), *DETECTORS]))
 
 
 def is_detector(name):
@@ -102,7 +109,8 @@ def create(name, *, num_classes, dtype=jnp.float32, **values):
     """
     known = fields(name)
     for field in values:
-        _known(f"field of model {name!r}", field, known)
+        if field not in known:
+            raise ValueError(_unknown(f"field of model {name!r}", field, known))
     return constructor(name)(num_classes=num_classes, dtype=dtype, **values)
 
 
@@ -127,11 +135,8 @@ def class_map(model, variables, images, *, image_size):
     )
 
 
-def _known(what, name, names):
-    """Returns `name` if it is one of `names`."""
-    if name in names:
-        return name
+def _unknown(what, name, names):
     near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
     hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
     choices = ", ".join(sorted(names))
-    raise ValueError(f"unknown {what} {name!r}{hint} The choices are: {choices}")
+    return f"unknown {what} {name!r}{hint} The choices are: {choices}"
