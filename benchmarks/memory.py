@@ -3,7 +3,8 @@
 Each figure comes from its own process: the largest resident set (VmHWM) in two training
 steps minus the resident set after the imports. The steps use SGD with momentum, float32
 and random images. `ours` is the step as train.py compiles it, `remat` the same with
-every stage rematerialised, `torch` torchvision's network in eager mode, channels last.
+every stage rematerialised, `torch` the same network in PyTorch's eager mode, channels
+last. benchmarks/train_step.py has the networks.
 For ours, `planned` is the compiled program's own estimate, which train.py prints before
 the first step; compilation has a peak of its own, which counts in `peak` if it is
 higher.
@@ -39,7 +40,7 @@ def main(argv=None):
     parser.add_argument("--networks", default=",".join(NETWORKS))
     parser.add_argument("--only", help="some of the rows, as torch,ours")
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--size", type=int, default=224, help="pixels")
+    parser.add_argument("--size", type=int, help="pixels; by default the network's own")
     parser.add_argument("--fits", help="a budget such as 8GiB: find the largest batch")
     parser.add_argument("--child", help=argparse.SUPPRESS)  # network:contestant
     args = parser.parse_args(argv)
@@ -61,22 +62,22 @@ def main(argv=None):
     if args.fits:
         report_fits(networks, names, args.batch, args.size, args.fits)
         return
-    print(f"batch {args.batch}, {args.size}x{args.size}, MiB")
-    print(f"{'':13}{'':7}{'peak':>8}{'compiling':>11}{'planned':>9}")
+    print(f"batch {args.batch}, {args.size or 'own'} pixels, MiB")
+    print(f"{'':16}{'':7}{'peak':>8}{'compiling':>11}{'planned':>9}")
     for network in networks:
         for name in names:
             found = child(network, name, args.batch, args.size)
             numbers = [found["peak"], found.get("compiling"), found.get("planned")]
             cells = ["" if n is None else f"{n / 2**20:,.0f}" for n in numbers]
             print(
-                f"{network:13}{name:7}{cells[0]:>8}{cells[1]:>11}{cells[2]:>9}",
+                f"{network:16}{name:7}{cells[0]:>8}{cells[1]:>11}{cells[2]:>9}",
                 flush=True,
             )
 
 
 def report_fits(networks, names, batch, size, budget):
     """Prints the largest batch of each network within a budget, "8GiB"."""
-    print(f"largest batch within {budget}, {size}x{size}")
+    print(f"largest batch within {budget}, {size or 'own'} pixels")
     for network in networks:
         for name in names:
             fit = fit_torch if name == "torch" else fit_ours_in_child
@@ -84,7 +85,7 @@ def report_fits(networks, names, batch, size, budget):
             stages, more = found.get("stages"), found.get("slowdown", 0)
             twice = f"{', '.join(stages)}, {100 * more:.0f} % more" if stages else ""
             print(
-                f"{network:13}{name:7}{found['batch']:>8,}"
+                f"{network:16}{name:7}{found['batch']:>8,}"
                 f"{found['bytes'] / 2**20:>11,.0f} MiB  {twice}".rstrip(),
                 flush=True,
             )
@@ -123,7 +124,8 @@ def fit_ours_in_child(network, batch, size, contestant, budget):
 def child(network, contestant, batch, size, *flags):
     """Measures in a fresh process; raises SystemExit with its message if that fails."""
     command = [sys.executable, "-m", "benchmarks.memory", f"--batch={batch}", *flags]
-    command += [f"--size={size}", f"--child={network}:{contestant}"]
+    command += [f"--size={size}"] if size else []
+    command += [f"--child={network}:{contestant}"]
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     if result.returncode:
@@ -139,12 +141,13 @@ class Ours:
         import optax
 
         import models
+        from benchmarks import side_by_side
         from kernels import ops
         from training import remat, train_step
 
-        self.shape = (size, size, 3)
-        fields = {"stride_on": "3x3"} if network == "resnet50" else {}  # as torchvision
-        self.model = models.create(network, num_classes=classes(size), **fields)
+        self.shape, fields = shape_of(network, size), side_by_side.NETWORKS[network][1]
+        self.classes = classes(self.shape[0])
+        self.model = models.create(network, num_classes=self.classes, **fields)
         trained = self.model
         if stages:
             trained = remat.rematerialised(self.model, stages, self.shape)
@@ -169,6 +172,14 @@ class Ours:
         return objective.Classification(network, loss, lambda data, seed: data["image"])
 
 
+def shape_of(network, size):
+    """[H, W, C] of a network's images, with sides of `size` if that is given."""
+    from benchmarks import side_by_side
+
+    (height, width, channels), _ = side_by_side.NETWORKS[network]
+    return size or height, size or width, channels
+
+
 def classes(size):
     """The classes of benchmarks/torch_networks.py."""
     return 10 if size <= 32 else 1000
@@ -190,7 +201,7 @@ def measure_ours(network, batch, size, contestant):
     images = rng.standard_normal((batch, *ours.shape), np.float32)
     data = {
         "image": jax.device_put(images),
-        "label": jax.device_put(rng.integers(0, classes(size), batch, np.int32)),
+        "label": jax.device_put(rng.integers(0, ours.classes, batch, np.int32)),
     }
     state, sums = jax.jit(ours.init)(0), ours.zeros()
     program = ours.run_steps.lower(state, sums, data, 1, 0).compile()
@@ -265,16 +276,20 @@ def measure_torch(network, batch, size, contestant):
 
     twins.torchvision_models()
     torch.ones(8, 8) @ torch.ones(8, 8)
+    height, width, channels = shape_of(network, size)
     baseline = resident("VmRSS")
 
     model = torch_networks.create(network).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
-    images = torch.randn(batch, 3, size, size)
+    images = torch.randn(batch, channels, height, width)
     images = images.to(memory_format=torch.channels_last)
-    labels = torch.randint(classes(size), (batch,))
+    labels = torch.randint(classes(height), (batch,))
     for _ in range(STEPS):
         optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(model(images), labels).backward()
+        outputs = model(images)  # of a network with side heads, a tuple
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        entropy = torch.nn.functional.cross_entropy
+        sum(entropy(output, labels) for output in outputs).backward()
         optimizer.step()
     return {"peak": resident("VmHWM") - baseline}
 
