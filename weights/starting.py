@@ -126,6 +126,7 @@ def new_state(setup, start=None):
     options = {"xla_backend_optimization_level": 1}
     init = jax.jit(setup.init(), out_shardings=replicated, compiler_options=options)
     state = init(np.int64(setup.config.seed))
+    init.clear_cache()  # GoogLeNet's program takes 70 MiB
     if start is None:
         return state
     own = {"params": state.params, "batch_stats": state.batch_stats}
