@@ -21,6 +21,7 @@ import functools
 import flax.linen as nn
 import jax.numpy as jnp
 
+from kernels import ops
 from models import checks
 from models.layers import Classifier, Conv, MaxPool, global_avg_pool
 
@@ -73,7 +74,7 @@ class NINBackbone(nn.Module):
 
         def layer(x, name, *shape):
             conv = convolution(self.variant, name, *shape, self.dtype)
-            stages[name] = nn.relu(conv(x))
+            stages[name] = ops.relu(conv(x))
             return stages[name]
 
         blocks, cccp = BLOCKS[self.variant], 0
@@ -102,7 +103,7 @@ class ClassMaps(nn.Module):
         del train
         name = f"cccp{1 + sum(len(mixing) for _, mixing in BLOCKS[self.variant])}"
         shape = (self.num_classes, 1, 1, 0)
-        x = nn.relu(convolution(self.variant, name, *shape, self.dtype)(x))
+        x = ops.relu(convolution(self.variant, name, *shape, self.dtype)(x))
         return global_avg_pool(x, window)
 
 
