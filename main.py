@@ -32,8 +32,8 @@ if __name__ == "__main__":
 from absl import logging  # noqa: E402
 
 from errors import PREEMPTED, UserError, foreign  # noqa: E402
-from experiment import configuration, peers, stopping, workdir  # noqa: E402
 from experiment import options as flags  # noqa: E402
+from experiment import peers, stopping, workdir  # noqa: E402
 
 # Each mode maps (options, config, runs) to what is printed, and imports what it needs.
 
@@ -148,9 +148,7 @@ def _run(options):
         return _plot(options, config, runs)
     if runs and (config or options.mode != "sweep"):  # which may have begun before
         config = runs[0].continued(config)
-    if config and MODES[options.mode] in USES:  # its training has checked the values
-        configuration.check_fields(config)
-    elif config:
+    if config:
         from experiment import checks
 
         checks.check(config)

@@ -4,6 +4,7 @@ import numpy as np
 
 import input_pipeline
 from errors import ConfigError, shortened
+from training import losses
 
 SHOWN = 6  # most classes that a line lists
 
@@ -27,8 +28,6 @@ def find(config, split):
     if weights == "balanced" or power:
         labels = split.labels()
         if weights == "balanced":
-            from training import losses
-
             counts = np.bincount(labels, minlength=split.num_classes)
             weights = losses.balanced_weights(counts)
         balanced = input_pipeline.Balance(labels, power) if power else None

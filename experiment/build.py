@@ -1,8 +1,7 @@
 """Builds the objects of a run from its config; no other module reads it for them.
 
 `setup` builds everything that training needs, for the trainer and the sweep alike. The
-functions that it calls build one part each, for callers that need only that part. What
-only a training needs, such as optax, is imported where it is built.
+functions that it calls build one part each, for callers that need only that part.
 """
 
 import contextlib
@@ -25,10 +24,18 @@ import models
 from data_source import cache, report
 from errors import ConfigError
 from evaluation import eval_step, evaluator
-from experiment import balance
+from experiment import balance, checks
 from kernels import ops
 from models import layers
-from training import durations, remat
+from training import (
+    durations,
+    losses,
+    objective,
+    optimizers,
+    remat,
+    schedules,
+    train_step,
+)
 from transforms import augment, policies
 from transforms import preprocessing as preprocessings
 
@@ -91,8 +98,6 @@ class Setup:
 
     def init(self):
         """Returns the function: seed -> train_step.TrainState at step 0."""
-        from training import train_step
-
         _, tx = self.optimizer()
         ema = self.config.optimizer.ema_decay
         return train_step.make_init(self.model, tx, self.input_shape, ema)
@@ -104,8 +109,6 @@ class Setup:
 
     def train_step(self):
         """Returns the function: (state, batch, seed) -> (state, sums)."""
-        from training import train_step
-
         optimizer = self.config.optimizer
         return train_step.make_train_step(
             self.objective(),
@@ -117,8 +120,6 @@ class Setup:
 
     def eval_step(self):
         """Returns the function: (variables, batch) -> sums."""
-        from training import losses
-
         loss = losses.make_loss(self.config.loss)
         prepare = functools.partial(
             preprocessings.network_input, preprocessing=self.eval_preprocessing
@@ -226,8 +227,6 @@ def setup(config, num_devices=None):
       DataError: the data is not available.
       ConfigError: the parts do not fit together; the message names the field.
     """
-    from experiment import checks
-
     mesh = make_mesh(config.num_devices if num_devices is None else num_devices)
     names = config.dataset.train_split, config.dataset.eval_split
     train_split, eval_split = open_splits(config.dataset, names)
@@ -516,8 +515,6 @@ def check_sizes(model, variables, shapes):
 
 def make_optimizer(config, epoch_steps, total_steps):
     """Returns a config's (step -> learning rate, optax transformation)."""
-    from training import optimizers, schedules
-
     optimizer = config.optimizer
     rate = optimizer.learning_rate
     if optimizer.per_examples:
@@ -545,8 +542,6 @@ def make_optimizer(config, epoch_steps, total_steps):
 
 def make_objective(config, model, preprocessing, class_weights=None):
     """The training.objective of a config."""
-    from training import losses, objective
-
     mix = None
     if config.augment.mixup or config.augment.cutmix:
         mix = functools.partial(

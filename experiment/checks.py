@@ -15,8 +15,7 @@ from data_source import cache
 from detection import evaluator, objective, views
 from errors import ConfigError
 from evaluation import protocols
-from experiment import configuration
-from experiment.configuration import flatten, nearest
+from experiment.configuration import OPEN, flatten, nearest
 from models.faster_rcnn import TESTED, FasterRCNN
 from training import memory, optimizers, remat
 from transforms import policies, resizing, whitening
@@ -103,9 +102,18 @@ CHOICES = {
 
 def check(config):
     """Raises ConfigError for the first field whose value cannot be run."""
-    configuration.check_fields(config)
     fields = flatten(config)
     known = flatten(default.get_config())
+    for name in fields:
+        if name not in known and not name.startswith(OPEN):
+            raise ConfigError(f"config.{name}: no such field{nearest(name, known)}")
+
+    for name in known:
+        if name not in fields and not name.startswith(OPEN):
+            raise ConfigError(
+                f"config.{name} is missing; start from configs/default.py"
+            )
+
     for name, value in fields.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"config.{name} = {value} is not a finite number")

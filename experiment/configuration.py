@@ -35,19 +35,6 @@ def flatten(config, prefix=""):
     return flat
 
 
-def check_fields(config):
-    """Raises ConfigError if a field is unknown or missing."""
-    known, fields = flatten(default.get_config()), flatten(config)
-    for name in fields:
-        if name not in known and not name.startswith(OPEN):
-            raise ConfigError(f"config.{name}: no such field{nearest(name, known)}")
-    for name in known:
-        if name not in fields and not name.startswith(OPEN):
-            raise ConfigError(
-                f"config.{name} is missing; start from configs/default.py"
-            )
-
-
 def changed(before, after):
     """Returns {field: value} of the fields that `after` has otherwise than `before`."""
     old = flatten(before)
