@@ -59,8 +59,8 @@ def measure(folder, arguments):
     return answer, whole, until, usage.ru_utime + usage.ru_stime
 
 
-def commands(folder, names):
-    """Trains what is needed in `folder`; returns {name: arguments of main.py}."""
+def commands(folder, names, trainer):
+    """Trains in `folder` by the version in `trainer`; {name: arguments of main.py}."""
     image = folder / "image.png"
     pixels = np.random.default_rng(0).integers(0, 256, (28, 28), np.uint8)
     Image.fromarray(pixels).save(image)
@@ -72,7 +72,7 @@ def commands(folder, names):
             continue
         run = f"--workdir={folder}/{name}"
         training = [sys.executable, "main.py", *start_up.RUNS[name], *SMALL, *STEP, run]
-        subprocess.run([*training, cache], cwd=ROOT, check=True, capture_output=True)
+        subprocess.run([*training, cache], cwd=trainer, check=True, capture_output=True)
         found[name] = ["--mode=predict", f"--images={image}", run, cache]
     return found
 
@@ -90,7 +90,9 @@ def main():
     print("| command | version | answer | all | CPU: answer | all |")
     print("|---|---|---:|---:|---:|---:|")
     with tempfile.TemporaryDirectory() as folder:
-        for name, arguments in commands(pathlib.Path(folder), names).items():
+        trainer = args.against or ROOT  # A version reads the runs of older ones.
+        runs = commands(pathlib.Path(folder), names, trainer)
+        for name, arguments in runs.items():
             measured = {version: [] for version in versions}
             for place in versions.values():
                 measure(place, arguments)  # fills the caches
