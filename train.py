@@ -226,16 +226,16 @@ class Trainer:
         interval has been sent to it.
         """
         self._report()
-        self.pending = (self.step, self.sums)
+        self.pending = self.step, self.sums, self.progress.when_ready(self.sums)
         self.sums = self.programs.new_sums()
 
     def _report(self):
         """Reports the sums that `_log` put aside, if any."""
         if self.pending is None:
             return
-        (step, sums), self.pending = self.pending, None
+        (step, sums, ready), self.pending = self.pending, None
         sums = self._checked(sums)
-        rates = self.progress.report(step)
+        rates = self.progress.report(step, ready.result())
         images = rates.pop("images")
         counted = self.objective.scalars(sums, images)
         scalars = {

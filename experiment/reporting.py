@@ -7,7 +7,9 @@ TensorFlow (4 to 12 s of start-up); tensorboardX writes the same event files wit
 import json
 import sys
 import time
+from concurrent import futures
 
+import jax
 import numpy as np
 
 # If torch is installed, tensorboardX imports it (0.8 to 5 s) for a writer that is not
@@ -111,7 +113,11 @@ def _step(line):
 
 
 class Progress:
-    """Counts images, seconds, and the seconds spent waiting for data."""
+    """Counts images, seconds, and the seconds spent waiting for data.
+
+    The host sends steps to the device ahead of it, and how far ahead changes around an
+    evaluation. So `when_ready` has a thread note when the device was at a report's end.
+    """
 
     def __init__(self, step, total_steps, batch_size, num_examples):
         self._total = total_steps
@@ -119,6 +125,16 @@ class Progress:
         self._epoch_steps = num_examples / batch_size
         self._start = self._last = (step, time.perf_counter())
         self._waited = 0.0
+        self._watch = futures.ThreadPoolExecutor(1)
+
+    def when_ready(self, arrays):
+        """Returns a future: the time at which the device has computed `arrays`."""
+
+        def wait():
+            jax.block_until_ready(arrays)
+            return time.perf_counter()
+
+        return self._watch.submit(wait)
 
     def waiting(self, seconds):
         """Adds `seconds` to the time spent waiting for data."""
@@ -129,9 +145,9 @@ class Progress:
         step, start = self._last
         self._last = (step, start + seconds)
 
-    def report(self, step):
-        """The rates since the last report, as scalars."""
-        now = time.perf_counter()
+    def report(self, step, now=None):
+        """The rates since the last report, as scalars; `now` is when `step` ended."""
+        now = time.perf_counter() if now is None else now
         before, then = self._last
         self._last = (step, now)
         seconds = max(now - then, 1e-9)

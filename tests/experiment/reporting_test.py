@@ -7,6 +7,7 @@ import os
 import resource
 import subprocess
 import sys
+import threading
 import types
 
 import numpy as np
@@ -243,6 +244,20 @@ def test_time_that_was_no_training_does_not_count(clock):
     )
     clock.now += 1
     assert progress.report(20)["progress/images_per_second"] == 100.0  # once
+
+
+def test_an_interval_ends_when_the_device_has_computed_it(clock):
+    computed = threading.Event()
+    sums = types.SimpleNamespace(block_until_ready=lambda: computed.wait(60))
+    progress = reporting.Progress(0, 1000, batch_size=10, num_examples=100)
+    ready = progress.when_ready({"loss": sums})
+    clock.now += 4
+    computed.set()
+    assert ready.result(60) == clock.now
+    clock.now += 100  # until the host asks
+    rates = progress.report(20, ready.result())
+    assert rates["progress/images_per_second"] == 50.0
+    assert progress.report(40)["progress/images_per_second"] == 2.0
 
 
 def test_a_report_without_time_or_steps_is_finite(clock):
