@@ -62,9 +62,8 @@ CLUSTERS = (
 # MLPerf 3.0 (docs/scaling.md); VGG-16's is scaled from it by multiply-adds.
 RATES = {"resnet50": 7000.0, "vgg16": 1750.0}
 BACKWARD = 2 / 3  # share of a step during which gradients can travel
-# JPEGs that a core decodes, crops and flips per second; two cores of this project's
-# machine did 1,090 to 1,270.
-DECODED = 600.0
+# JPEGs that a core decodes, crops and flips per second: RESULTS.md, AMD EPYC.
+DECODED = 1076.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ from absl import logging
 from claims import harness
 from claims.harness import catalogue, report
 from errors import PREEMPTED, UsageError, UserError, foreign
+from kernels import huge_pages
 
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "claims"
@@ -119,6 +120,7 @@ def _runner(options, folder):
 
 
 if __name__ == "__main__":
+    huge_pages.start_anew()  # as main.py does
     logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)
     sys.exit(main())

@@ -38,13 +38,17 @@ def measure(results):
 def verdict(numbers):
     """The convolution that matters least decides."""
     errors = numbers["errors"]
-    losses = {
-        label: intervals.difference(values, errors[WHOLE])
-        for label, values in errors.items()
-        if label != WHOLE
-    }
-    least = min(losses, key=lambda label: losses[label].low)
-    return intervals.sign(losses[least], True, f"the loss {least} in points")
+    return intervals.weakest(
+        *(
+            intervals.sign(
+                intervals.difference(values, errors[WHOLE]),
+                True,
+                f"the loss {label} in points",
+            )
+            for label, values in errors.items()
+            if label != WHOLE
+        )
+    )
 
 
 def figure(figure, numbers):

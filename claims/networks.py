@@ -34,6 +34,9 @@ ACTIVATIONS = {"relu": nn.relu, "tanh": nn.tanh, "sigmoid": nn.sigmoid}
 # (He et al., 2015; Glorot and Bengio, 2010).
 GAIN = {"relu": 2.0, "tanh": 1.0, "sigmoid": 1.0}
 MAPS = (32, 32, 64)
+# Of the net for CIFAR-10 by AlexNet's author, for pixels that are not divided by their
+# deviation, which is about 63.
+LRN_ALPHA = 0.001 * 63**2
 
 
 def weights(activation):
@@ -67,8 +70,9 @@ class FourLayersBackbone(nn.Module):
         stages, act = {}, ACTIVATIONS[self.activation]
         for number, maps in enumerate(MAPS, 1):
             if number != self.without:
+                last = number == len(MAPS)
                 x = Conv(
-                    round(maps * self.width),
+                    maps if last else round(maps * self.width),
                     5,
                     padding=2,
                     use_bias=self.norm != "batch",
@@ -84,9 +88,7 @@ class FourLayersBackbone(nn.Module):
             x = max_pool(x, window, 2, ((0, window - 2), (0, window - 2)))
             stages[f"pool{number}"] = x
             if self.norm == "lrn" and number < 3:
-                # AlexNet's n, alpha, beta and k (Section 3.3); its author's net for
-                # CIFAR-10 had n = 9 and alpha = 0.001.
-                x = LocalResponseNorm(5, 1e-4, 0.75, 2.0)(x)
+                x = LocalResponseNorm(9, LRN_ALPHA, 0.75, 1.0)(x)
                 stages[f"norm{number}"] = x
         if self.hidden:
             x = x.reshape(len(x), 1, 1, -1)
@@ -124,7 +126,7 @@ class FourLayers(Classifier):
       hidden: units of a further fully connected layer; 0 for none.
       dropout: the part of these units that training drops.
       groups: towers: each map of a later convolution sees 1 / groups of the maps.
-      width: the factor of all maps.
+      width: the factor of the maps of all convolutions but the last.
       without: the number of a convolution to leave out; 0 for none.
 
     Raises:

@@ -8,7 +8,8 @@ and there was no regularisation of any kind.
 Here the network is `FourLayers` of claims/networks.py; the paper does not describe its
 own. The training error is that of the images as they are learned, as in training it is
 averaged over an epoch; there is no augmentation, weight decay or dropout. Both arms
-choose their rate among the same six. Epochs are interpolated between two reports.
+choose their rate among the same six. Epochs are interpolated between two reports. A run
+that never gets there counts as if it did at its end, which is too early.
 """
 
 from claims.harness import intervals, pictures, recipes
@@ -19,12 +20,13 @@ SOURCE = "AlexNet (2012), Section 3.1 and Figure 1"
 STATED = "6 times (5 and 35 epochs)"
 MINUTES = {"small": 75, "paper": 75}
 TARGET = 25.0  # per cent of the training images
+EPOCHS = 40
 
 
 def experiment(scale):
     del scale  # the paper's own experiment is small
     return Experiment(
-        recipes.four_layers(epochs=40),
+        recipes.four_layers(EPOCHS),
         arms={
             "ReLU": {"model.fields.activation": "relu"},
             "tanh": {"model.fields.activation": "tanh"},
@@ -45,11 +47,10 @@ def measure(results):
 
 
 def verdict(numbers):
-    relu, tanh = numbers["epochs"]["ReLU"], numbers["epochs"]["tanh"]
-    if None in relu:
-        return intervals.Verdict(intervals.CONTRADICTED, "ReLUs do not reach 25 %")
-    if None in tanh:
-        return intervals.Verdict(intervals.REPRODUCED, "tanh never reaches 25 %")
+    relu, tanh = (
+        [EPOCHS if epochs is None else epochs for epochs in numbers["epochs"][arm]]
+        for arm in ("ReLU", "tanh")
+    )
     found = intervals.ratio(tanh, relu)
     return intervals.judge(found, 3, 1, "the ratio of the epochs to 25 %")
 

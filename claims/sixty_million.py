@@ -7,12 +7,12 @@ operations than ResNet-152, a higher error, and takes longer to train; and that 
 trains in about the time of Inception, which needs a tenth of the memory.
 
 Parameters and multiply-adds are counted by `comparison`; the errors are the published
-ones that it lists, ten crops for AlexNet, one for GoogLeNet and ResNet-152, several for
-VGG-16, all of which favour ResNet less than equal tests would. Memory is taken both as
-that of the parameters and as what a training step plans. A step of the four is measured
-in turn, in float32 with 8 images. The article's machine and measurements are not known;
-on a GPU of 2012 with other kernels they may have been right. Direction only means that
-some of the sentences hold: the rule of each is in `sentences`.
+ones that it lists, ten crops for AlexNet, one for GoogLeNet and ResNet-152, a dense
+test for VGG-16, all of which favour ResNet less than equal tests would. Memory is taken
+both as that of the parameters and as what a training step plans. A step of the four is
+measured in turn, in float32 with 8 images. The article's machine and measurements are
+not known; on a GPU of 2012 with other kernels they may have been right. Direction only
+means that some of the sentences hold: the rule of each is in `sentences`.
 """
 
 import models

@@ -3,12 +3,12 @@
 AlexNet's Section 3.2 has two towers, one on each GPU, most of whose layers see only the
 maps of their own tower. They have 1.7 and 1.2 points less error (top-1 and top-5) than
 a network with half as many kernels in each convolution on one GPU. (The paper notes
-that the two have about the same number of parameters, as most are in the fully
-connected layers, which were not halved.)
+that this one keeps all kernels of the last convolution and the fully connected layers,
+so that the two have about as many parameters.)
 
 Here the network is `FourLayers` of claims/networks.py on CIFAR-10 with the recipe of
-the claim lrn: two groups in the second and third convolution against half the maps. The
-parameters of both are reported.
+the claim lrn: two groups in the second and third convolution against half the maps of
+the first and second. The parameters of both are reported.
 """
 
 from claims import lrn

@@ -16,7 +16,7 @@
 :digits_step1 to :digits_step4, and :paper_step1 to :paper_step4, are the four steps of
 the alternating training (Ren et al., Section 3.2). docs/detection.md has the commands.
 
-docs/detection.md has what :digits reaches; the others have not been run to their end.
+docs/detection.md has what :digits and :bccd reach; the others have not been run.
 The first three need the weights of a ResNet classifier in config.init_from, whose batch
 normalisation stays as it is. The paper's ResNet has its strides on the 1x1
 convolutions, torchvision's on the 3x3: config.model.fields.stride_on says which.

@@ -10,9 +10,10 @@ from experiment import workdir
 
 HEAD = """# The claims of the papers
 
-Each row is something that a paper of the line asserts, and what came out when we tried
-it. `python -m claims NAME` repeats a row. The rules of the verdicts are older than the
-runs. Minutes are of the clock, on two cores that had other work too. The verdicts mean:
+Each row is something that a paper or an article asserts, and what came out when we
+tried it. `python -m claims NAME` repeats a row. Each rule was committed before its
+first run. Minutes are of the clock, on two cores that had other work too. The verdicts
+mean:
 
 {words}
 
@@ -20,7 +21,7 @@ runs. Minutes are of the clock, on two cores that had other work too. The verdic
 WORDS = {
     intervals.REPRODUCED: "the 95 % interval is on the claimed side of the bound",
     intervals.DIRECTION: "it is on the claimed side of no effect, not of the bound",
-    intervals.INVISIBLE: "it holds no effect",
+    intervals.INVISIBLE: "it includes no effect: a difference of 0, or a ratio of 1",
     intervals.CONTRADICTED: "it is on the other side of no effect",
     intervals.ARITHMETIC: "it follows from the tables",
 }

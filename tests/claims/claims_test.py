@@ -46,8 +46,10 @@ MADE_UP = [
     ("relu_vs_tanh", {"epochs": {"ReLU": [5, 5.1, 4.9], "tanh": [9, 9.1, 9.2]}}, 1),
     ("relu_vs_tanh", {"epochs": {"ReLU": [5, 6, 7], "tanh": [7, 6, 5]}}, 2),
     ("relu_vs_tanh", {"epochs": {"ReLU": [9, 9.1, 9], "tanh": [5, 5, 5.1]}}, 3),
-    ("relu_vs_tanh", {"epochs": {"ReLU": [9, None, 9], "tanh": [5, 5, 5.1]}}, 3),
-    ("relu_vs_tanh", {"epochs": {"ReLU": [9, 9, 9], "tanh": [5, None, 5.1]}}, 0),
+    ("relu_vs_tanh", {"epochs": {"ReLU": [None] * 3, "tanh": [5, 5, 5.1]}}, 3),
+    ("relu_vs_tanh", {"epochs": {"ReLU": [9, 9, 9.1], "tanh": [None] * 3}}, 0),
+    ("relu_vs_tanh", {"epochs": {"ReLU": [20, 20, 21], "tanh": [None] * 3}}, 1),
+    ("relu_vs_tanh", {"epochs": {"ReLU": [9, 9, 9], "tanh": [5, None, 5.1]}}, 2),
     ("lrn", {"errors": pair([20, 20.1, 20.2], [18, 18.1, 18.2])}, 0),
     ("lrn", {"errors": pair([20, 20.1, 20.2], [19.5, 19.6, 19.7])}, 1),
     ("lrn", {"errors": pair([20, 20.1, 20.2], [20.1, 20.1, 20.1])}, 2),
@@ -72,6 +74,22 @@ MADE_UP = [
             "epochs": pair([5, 5, 5], [10, 10, 10], ("without", "dropout")),
         },
         0,
+    ),
+    (
+        "dropout",  # an error of 30 % is not reached
+        {
+            "gaps": pair([30, 31, 32], [10, -1, 10], ("without", "dropout")),
+            "epochs": pair([5, 5, 5], [10, None, 10], ("without", "dropout")),
+        },
+        2,
+    ),
+    (
+        "dropout",
+        {
+            "gaps": pair([30, 31, 32], [10, 10, 10], ("without", "dropout")),
+            "epochs": pair([5, 5, 5], [10, None, 10], ("without", "dropout")),
+        },
+        1,
     ),
     (
         "dropout",  # the gap, but not the time
@@ -136,6 +154,10 @@ def test_the_arithmetic_of_the_bottleneck():
         ({"norm": "batch"}, 75 * 32 + 800 * 96 + 2 * 128 + 1024 * 10 + 10),
         ({"hidden": 512, "dropout": 0.5}, 79_328 + 1024 * 512 + 512 + 5120 + 10),
         ({"groups": 2}, 75 * 32 + 400 * 96 + 128 + 10_250),
+        (
+            {"width": 0.5},  # but not of the last
+            75 * 16 + 16 + 400 * 16 + 16 + 400 * 64 + 64 + 10_250,
+        ),
         ({"without": 2}, 75 * 32 + 32 + 800 * 64 + 64 + 10_250),
         ({"pool": 2, "norm": "lrn"}, 79_328 + 10_250),
     ],
