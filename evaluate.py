@@ -151,6 +151,8 @@ def evaluate_ensemble(runs, configs, checkpoint="latest", batch_stats="moving"):
         evaluations.append(evaluation)
         members.append(predictions)
     (average,) = averages
+    for config in configs:
+        checks.check_average(config)
     total = scoring.ensemble(members, average, report=trained.say)
     worst = scoring.worst_classes(total)
     return Ensemble(evaluations, average, scoring.score(total), worst)

@@ -80,7 +80,7 @@ def open_cached(
     if kind not in KINDS:
         raise DataError(f"config.dataset.cache {kind!r} is none of {', '.join(KINDS)}")
     name = f"{split.name}-{split.split}-{kind}-{side}"
-    place = Path(directory).expanduser() / re.sub(r"[^\w.-]+", "_", name)
+    place = Path(directory).expanduser() / _in_a_path(name)
     encode = functools.partial(
         _encode,
         kind=kind,
@@ -187,6 +187,12 @@ class CachedSource:
 
 def _digest(names):
     return hashlib.sha256("\n".join(names).encode()).hexdigest()[:12]
+
+
+def _in_a_path(name):
+    """A name as a file's; train[:90%] and train[90%:] must not get the same one."""
+    plain = re.sub(r"[^\w.-]+", "_", name)
+    return plain if plain == name else f"{plain}-{_digest([name])}"
 
 
 def _is_complete(place, made_from, stamps):

@@ -96,6 +96,16 @@ class Split:
             with contextlib.suppress(DataError):
                 self.arrays()
 
+    def has_labels(self):
+        """Whether the first example has a label; a split has all of them or none."""
+        if not len(self):
+            return True
+        try:
+            (first,) = self.examples([0])
+        except DataError:
+            return True  # It is damaged, which is another matter.
+        return first.label >= 0
+
     def labels(self):
         """Returns the class of each example, int32 [N].
 

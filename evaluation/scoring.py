@@ -14,6 +14,7 @@ import io
 import re
 import sys
 import warnings
+from zipfile import BadZipFile
 
 import numpy as np
 from absl import logging
@@ -60,9 +61,9 @@ def read(path):
       PredictionsError: the file holds no predictions.
     """
     try:
-        with np.load(path) as file:
+        with open(path, "rb") as opened, np.load(opened) as file:
             values = {f.name: file[f.name] for f in FIELDS}
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile) as error:
         raise PredictionsError(f"{path} holds no predictions: {error}") from error
     return Predictions(**values | {"average": str(values["average"])})
 

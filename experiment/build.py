@@ -230,6 +230,13 @@ def setup(config, num_devices=None):
     mesh = make_mesh(config.num_devices if num_devices is None else num_devices)
     names = config.dataset.train_split, config.dataset.eval_split
     train_split, eval_split = open_splits(config.dataset, names)
+    splits = {"train_split": train_split, "eval_split": eval_split}
+    for field, split in splits.items():
+        if not split.has_labels():
+            raise ConfigError(
+                f"config.dataset.{field} = {split.split!r}: the images of this split "
+                f"of {split.name} have no labels; choose another"
+            )
     lengths = make_durations(config, len(train_split))
     preprocessing, view = make_view(
         config, train_split.image_shape, lengths.epoch_steps

@@ -283,11 +283,14 @@ def _check_eval(config):
             f"config.eval.scales = {scales}: the protocol 'single' has one scale, "
             "config.eval.short_side; choose another with config.eval.protocol"
         )
-    if (
-        config.loss.name != "softmax_cross_entropy"
-        and not single
-        and config.eval.average == "softmax"
-    ):
+    if not single:
+        check_average(config)
+
+
+def check_average(config):
+    """Checks what is averaged over views or over the runs of an ensemble."""
+    log_probabilities = config.loss.name == "softmax_cross_entropy"
+    if config.eval.average == "softmax" and not log_probabilities:
         raise ConfigError(
             f"config.eval.average = 'softmax': config.loss.name = {config.loss.name!r} "
             "is not a loss of log probabilities; choose 'logits'"
@@ -325,7 +328,11 @@ def _check_images(config):
             f"config.dataset.cache = {dataset.cache!r} needs config.dataset.cache_dir"
         )
     sides = [config.eval.short_side, *config.eval.scales]
-    sides += [dataset.short_side] if dataset.fit == "crop" else []
+    sizes = [dataset.image_size, *(pixels for _, pixels in augment.image_sizes)]
+    if dataset.fit == "crop":
+        sides.append(dataset.short_side)
+    else:  # whole images are resized
+        sides += [*sizes, config.eval.image_size]
     sides += augment.short_side if augment.view == "rescale_crop" else ()
     if dataset.cache and max(sides) > dataset.cache_side:
         raise ConfigError(
@@ -333,7 +340,6 @@ def _check_images(config):
             f"{max(sides)} pixels of the short side that this config asks for: raise "
             'it, or config.dataset.cache = ""'
         )
-    sizes = [dataset.image_size, *(pixels for _, pixels in augment.image_sizes)]
     if augment.view == "rescale_crop" and max(sizes) > augment.short_side[0]:
         raise ConfigError(
             f"config.augment.short_side = {augment.short_side} is less than "
@@ -412,6 +418,12 @@ def _check_optimizer(optimizer):
             f"{nearest(optimizer.name, names)}"
         )
     accepted = set(inspect.signature(optimizers.constructor(optimizer.name)).parameters)
+    masks = accepted & {"mask", "weight_decay_mask"}
+    if optimizer.decay_mask != "all" and "weight_decay" in accepted and not masks:
+        raise ConfigError(
+            f"config.optimizer.decay_mask = {optimizer.decay_mask!r}: optax's "
+            f"{optimizer.name} decays all parameters; 'all' says so"
+        )
     accepted -= {"learning_rate", "weight_decay", "mask", "weight_decay_mask"}
     for name in optimizer.kwargs:
         if name not in accepted:

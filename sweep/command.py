@@ -157,7 +157,8 @@ def submit(runs, options, flags=()):
     with runs.parent.lock:
         runs.parent.lock.take()
         runs.write()
-        return runner.submit(runs.all)
+        cut = runs.record.cut
+        return runner.submit([run for run in runs.all if str(run) not in cut])
 
 
 def _queued(parent):

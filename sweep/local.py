@@ -28,6 +28,7 @@ class Slot:
     environment: dict
     run: object = None
     process: object = None
+    log_start: int = 0  # bytes of earlier attempts
 
 
 class Local:
@@ -82,6 +83,7 @@ class Local:
         os.sched_setaffinity(0, slot.cores)  # which the child inherits
         try:
             with open(run.workdir.path / LOG, "ab") as log:
+                slot.log_start = log.tell()
                 slot.process = subprocess.Popen(
                     command,
                     stdin=subprocess.DEVNULL,
@@ -105,7 +107,7 @@ class Local:
         elif code == PREEMPTED:
             text = "stopped by a signal; its state is saved"
         else:
-            text = failure(run, code)
+            text = failure(run, code, slot.log_start)
             outcomes.write_failure(run.workdir, code, text)
             text = f"failed: {text}"
         print(f"[{self._ended}/{self._number}] {run}: {text}", flush=True)
@@ -150,11 +152,15 @@ def gpus():
     return [str(n) for n in range(len(glob.glob("/dev/nvidia[0-9]*")))]
 
 
-def failure(run, code):
-    """Returns the line that says why the process of a run failed."""
+def failure(run, code, start):
+    """Returns the line that says why the process of a run failed.
+
+    Its output is what the run's log has from byte `start` on.
+    """
     if code < 0:
         return f"killed by signal {-code}; see {run.workdir.path / LOG}"
-    lines = (run.workdir.path / LOG).read_text(errors="replace").splitlines()
+    output = (run.workdir.path / LOG).read_bytes()[start:]
+    lines = output.decode(errors="replace").splitlines()
     errors = [line for line in lines if line.startswith("error: ")]
     if code in (1, USAGE) and errors:
         return errors[-1].removeprefix("error: ")

@@ -86,11 +86,10 @@ def merged(parent, config, overrides):
         return Record(config, overrides)
     found = read(parent)
     everywhere = set.intersection(*map(set, [*found.overrides, *overrides]))
-    differences = [
-        name
-        for name in configuration.not_resumable(found.config, config)
-        if name not in everywhere
-    ]
+    names = configuration.not_resumable(found.config, config)
+    # A single run may become longer, but the runs of a sweep are compared.
+    names += [n for n in ("num_epochs", "num_steps") if config[n] != found.config[n]]
+    differences = [name for name in names if name not in everywhere]
     if differences:
         name = differences[0]
         old, new = (configuration.flatten(c).get(name) for c in (found.config, config))

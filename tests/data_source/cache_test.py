@@ -346,6 +346,12 @@ def test_other_parameters(tmp_path):
         opened(split, "jpeg", tmp_path)
 
 
+def test_the_two_parts_of_a_split_have_caches_of_their_own(tmp_path):
+    for seed, part in enumerate(("train[:90%]", "train[90%:]")):
+        opened(PhotoSplit(Photos(seed=seed), split=part), "pixels", tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 @pytest.mark.parametrize("name", ["examples", "index", "stamps"])
 def test_a_file_that_was_cut_is_named(tmp_path, name):
     split = PhotoSplit(Photos())

@@ -690,6 +690,11 @@ def test_an_ensemble_averages_its_runs(photograph_run, tmp_path):
     logits = checks.change(second.config(), ["eval.average=logits"])
     with pytest.raises(ConfigError, match="not the same in all runs"):
         evaluate.evaluate_ensemble(members, [run.config(), logits])
+    penalties = run.config()
+    with penalties.unlocked():
+        penalties.loss.name = "binary_cross_entropy"
+    with pytest.raises(ConfigError, match="not a loss of log probabilities"):
+        evaluate.evaluate_ensemble(members, [penalties, second.config()])
 
 
 # The command line.

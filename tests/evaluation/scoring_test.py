@@ -201,6 +201,23 @@ def test_a_split_without_labels_has_no_errors_to_count():
         predictions(label=np.full(57, -1))
 
 
+@pytest.mark.parametrize("content", ["", "PK\x03\x04", "cut"])
+def test_a_file_that_holds_no_predictions(tmp_path, content):
+    file = tmp_path / "predictions.npz"
+    file.write_text(content)
+    if content == "cut":
+        predictions().write(file)
+        file.write_bytes(file.read_bytes()[:-200])
+    with pytest.raises(scoring.PredictionsError, match="holds no predictions"):
+        scoring.read(file)
+
+
+def test_an_array_holds_no_predictions(tmp_path):
+    np.save(tmp_path / "logits.npy", np.zeros(3))
+    with pytest.raises(scoring.PredictionsError, match="holds no predictions"):
+        scoring.read(tmp_path / "logits.npy")
+
+
 def test_the_command_scores_files_again(tmp_path):
     members = [predictions(seed) for seed in (0, 1)]
     paths = [str(tmp_path / f"{seed}.npz") for seed in (0, 1)]

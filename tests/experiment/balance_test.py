@@ -40,6 +40,22 @@ def unlike(tmp_path):
     }
 
 
+def test_a_split_without_labels_is_refused(tmp_path):
+    images = np.zeros((6, 28, 28, 1), np.uint8)
+    tiny_datasets.prepare(
+        tmp_path, images, [0, 1, 2] * 2, test=(images[:3], [-1, -1, -1])
+    )
+    config = runs.small_config(
+        dataset__name="tiny",
+        dataset__data_dir=str(tmp_path),
+        dataset__train_split="train",
+        dataset__eval_split="test",
+        batch_size=2,
+    )
+    with pytest.raises(ConfigError, match="eval_split = 'test': .* have no labels"):
+        build.setup(config)
+
+
 def test_weights_and_draws_come_from_the_training_labels(unlike):
     config = runs.small_config(loss__class_weights="balanced", **unlike)
     setup = build.setup(config)

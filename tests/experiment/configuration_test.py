@@ -230,6 +230,26 @@ def test_a_loss_of_penalties_takes_averaged_logits_only():
     checks.check(config)
 
 
+def test_an_optimizer_without_a_mask_refuses_one():
+    config = lenet5.get_config("modern")
+    config.optimizer.name = "novograd"
+    config.optimizer.kwargs = {}
+    checks.check(config)
+    config.optimizer.decay_mask = "kernels"
+    with pytest.raises(ConfigError, match="novograd decays all parameters; 'all'"):
+        checks.check(config)
+
+
+def test_a_cache_is_not_smaller_than_what_is_made_of_it():
+    config = lenet5.get_config("modern")
+    config.dataset.image_size = 384
+    config.dataset.cache, config.dataset.cache_dir = "pixels", "cache"
+    with pytest.raises(ConfigError, match="cache_side = 256 keeps less than the 384"):
+        checks.check(config)
+    config.dataset.cache_side = 384
+    checks.check(config)
+
+
 def test_what_evaluates_can_be_changed():
     config = lenet5.get_config("modern").lock()
     changes = [

@@ -60,6 +60,8 @@ def test_a_sweep_is_found_again_and_grows(tmp_path, monkeypatch):
     assert again.all[-1].values == {"schedule.boundaries": (1.0, 2.0), "seed": 9}
     with pytest.raises(ConfigError, match="holds a sweep with config.batch_size = 32"):
         sweep(tmp_path, ["seed=0,1"], batch_size=16)
+    with pytest.raises(ConfigError, match="holds a sweep with config.num_epochs = "):
+        sweep(tmp_path, ["seed=4"], num_epochs=9.0)  # its runs would be compared
     sweep(tmp_path, ["seed=0,1"], log__every_steps=2)  # which changes no run
     assert trained == [2, 3, 1, 2]
     with open(tmp_path / "results.csv", newline="") as file:

@@ -37,6 +37,18 @@ def test_the_mean_over_seeds_decides():
     assert [run.values["optimizer.learning_rate"] for run in lost] == [1]
 
 
+def test_slurm_trains_no_run_that_was_cut(tmp_path, monkeypatch):
+    found = []
+    monkeypatch.setattr(
+        "sweep.slurm.Slurm.submit", lambda self, runs: found.extend(map(str, runs))
+    )
+    parent, config = workdir.Workdir(tmp_path), runs.small_config()
+    all_of_them = command.Runs(config, parent, ["seed=0..2"], factor=3)
+    all_of_them.record.cut = ("seed=0", "seed=2")
+    command.submit(all_of_them, "")
+    assert found == ["seed=1"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "schedule",  # of runs that share a program, and of runs that do not

@@ -113,6 +113,14 @@ def test_why_a_process_failed(tmp_path, monkeypatch, script, note):
         assert reason.startswith(note)
 
 
+def test_why_a_process_failed_is_not_why_it_failed_before(tmp_path, monkeypatch):
+    fake(tmp_path, monkeypatch, "import sys; print('error: full'); sys.exit(1)")
+    script = "raise KeyError('seed')"
+    for state, reason in fake(tmp_path, monkeypatch, script).values():
+        assert state == "failed"
+        assert reason.startswith("exit code 1: KeyError: 'seed'; see ")
+
+
 def test_two_processes_run_at_once(tmp_path, monkeypatch):
     """Each ends when it has seen the other."""
     script = (
