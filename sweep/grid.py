@@ -6,8 +6,8 @@ import hashlib
 import json
 import re
 
-from errors import ConfigError, UserError
-from experiment import checks, outcomes, workdir
+from errors import PREEMPTED, ConfigError, UserError, foreign
+from experiment import checks, outcomes, ownership, workdir
 from sweep import table, vary
 
 LONGEST = 120  # letters of a directory's name
@@ -47,6 +47,21 @@ class Run:
     def read(self):
         """Reads result.json, if there is one."""
         self.result = outcomes.read(self.workdir)
+
+    def note_failure(self, error):
+        """Says why it failed, also in its failure.json; the other runs go on.
+
+        Raises:
+          Exception: the error again, if it is a stop or nobody knows what it means.
+        """
+        known = foreign.as_user_error(error)
+        if known is None or known.exit_code == PREEMPTED:
+            raise error
+        if isinstance(error, ownership.Owned):
+            print(f"{self} is left out: {error}", flush=True)
+            return
+        outcomes.write_failure(self.workdir, known.exit_code, str(known))
+        print(f"{self} failed: {known}", flush=True)
 
     def row(self, queued=(), cut=()):
         """Returns the table.Row about this run."""

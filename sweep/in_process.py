@@ -1,12 +1,12 @@
 """Trains the runs of a sweep in this process, those that can in a common program."""
 
+import contextlib
 import gc
 
 import jax
 
 import train
-from errors import PREEMPTED, foreign, shortened
-from experiment import outcomes, ownership
+from errors import shortened
 from sweep import together
 from train import Preempted
 
@@ -62,10 +62,24 @@ class InProcess:
             at_once = 1 if jax.default_backend() == "cpu" else len(pending)
         left = len(pending)
         print(f"{left} runs share a program: {shortened(pending)}", flush=True)
-        for part in together.groups(program, pending, at_once):
+        for part in together.parts(program, pending, at_once):
             self._check_stop(left)
-            part.train(lambda: self._stop.requested, until)
-            left -= len(part.runs)
+            left -= len(part)
+            with contextlib.ExitStack() as owned:
+                mine = [run for run in part if self._take(run, until, owned)]
+                for group in together.groups(program, mine):
+                    group.train(lambda: self._stop.requested, until)
+
+    def _take(self, run, until, owned):
+        """Becomes a run's owner; false if others train it, or did so meanwhile."""
+        owned.enter_context(run.workdir.lock)
+        try:
+            run.workdir.lock.take()
+        except Exception as error:
+            run.note_failure(error)
+            return False
+        run.read()
+        return not run.reached(until)
 
     def _train_alone(self, run, until):
         print(f"{run}:", flush=True)
@@ -74,14 +88,8 @@ class InProcess:
             print(train.train(run.config, run.workdir, self._stop, until), flush=True)
         except train.NonFiniteLoss as error:
             print(f"{run}: {error}", flush=True)
-        except ownership.Owned as error:
-            print(f"{run} is left out: {error}", flush=True)
         except Exception as error:
-            known = foreign.as_user_error(error)
-            if known is None or known.exit_code == PREEMPTED:
-                raise
-            outcomes.write_failure(run.workdir, known.exit_code, str(known))
-            print(f"{run} failed: {known}", flush=True)
+            run.note_failure(error)
         run.read()
         _free_programs()
 

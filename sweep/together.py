@@ -196,18 +196,40 @@ class Program:
         return setup.eval_step()(variables, batch)
 
 
-def groups(program, runs, at_once):
-    """Yields the `Group`s of at most `at_once` runs that are at the same step."""
-    found = {id(run): program.restore(run) for run in runs}
+def parts(program, runs, at_once):
+    """Yields lists of at most `at_once` runs whose last checkpoints have one step."""
+
+    def step(run):
+        return max(program.checkpoints(run).all_steps(), default=0)
+
+    for equal in _by(step, runs):
+        for start in range(0, len(equal), at_once):
+            yield equal[start : start + at_once]
+
+
+def groups(program, runs):
+    """Yields the `Group`s of runs that are at the same step.
+
+    A run that cannot be restored has its reason in failure.json; the others go on.
+    """
+    found = {}
+    for run in runs:
+        try:
+            found[id(run)] = program.restore(run)
+        except Exception as error:
+            run.note_failure(error)
 
     def step(run):
         return int(found[id(run)][0].step) if found[id(run)] else 0
 
-    for _, equal in itertools.groupby(sorted(runs, key=step, reverse=True), step):
-        equal = list(equal)
-        for start in range(0, len(equal), at_once):
-            part = equal[start : start + at_once]
-            yield Group(program, part, [found.pop(id(run)) for run in part])
+    for equal in _by(step, [run for run in runs if id(run) in found]):
+        yield Group(program, equal, [found.pop(id(run)) for run in equal])
+
+
+def _by(step, runs):
+    """Lists of the runs that have the same step; those with the most come first."""
+    ordered = sorted(runs, key=step, reverse=True)
+    return [list(equal) for _, equal in itertools.groupby(ordered, step)]
 
 
 class Group:
@@ -234,6 +256,7 @@ class Group:
             self.step, program.total, batch * len(runs), examples * len(runs)
         )
         self.results = [None] * len(runs)  # of the last evaluation in this process
+        self.failed = set()  # the numbers of runs that cannot be written
 
     def _begin(self, number):
         """Makes the run's directory and returns the writer of its metrics."""
@@ -249,19 +272,22 @@ class Group:
         )
 
     def train(self, stop=lambda: False, until=1):
-        """The loop: step, log, evaluate, and save at the end or if `stop()` is true.
+        """The loop: step, log, evaluate, and save, also if `stop()` is true.
 
         The end is the first evaluation after the fraction `until` of the training.
         """
         program, log_every = self.program, self.program.config.log.every_steps
         eval_every = program.setup.durations.eval_every
+        save_every = program.setup.durations.save_every
+        save_every_steps = program.config.checkpoint.every_steps
         with contextlib.ExitStack() as stack:
             for run in self.runs:
                 stack.enter_context(run.workdir.lock)
             self.writers = []
             for number in range(len(self.runs)):
-                self.writers.append(self._begin(number))
-                stack.callback(self.writers[-1].close)
+                self.writers.append(self._unless_failed(number, self._begin))
+                if self.writers[-1] is not None:
+                    stack.callback(self.writers[-1].close)
             self.end = self._end(until)
             if due(self.step, eval_every) or self.step == self.end:
                 self._evaluate(stop)  # what a stop cut short
@@ -272,14 +298,19 @@ class Group:
                     self.end,
                     next_due(self.step, log_every),
                     next_due(self.step, eval_every),
+                    next_due(self.step, save_every),
+                    next_due(self.step, save_every_steps),
                 )
                 self.advance(step)
                 last = self.step == self.end
-                evaluating = last or due(self.step, eval_every)
-                if evaluating or due(self.step, log_every):
+                if last or due(self.step, log_every):
                     self._log()
-                if evaluating:
+                if last or due(self.step, eval_every):
                     self._evaluate(stop)
+                if not last and (
+                    due(self.step, save_every) or due(self.step, save_every_steps)
+                ):
+                    self._save_all()
 
     def _end(self, until):
         """The step of the first evaluation after the fraction `until`."""
@@ -288,8 +319,18 @@ class Group:
         return min(total, step if due(step, every) else next_due(step, every))
 
     def _going(self):
-        """The numbers of the runs that have neither ended nor diverged."""
-        return [n for n, run in enumerate(self.runs) if not run.ended]
+        """The numbers of the runs that have neither ended, diverged nor failed."""
+        going = (n for n, run in enumerate(self.runs) if not run.ended)
+        return [number for number in going if number not in self.failed]
+
+    def _unless_failed(self, number, work):
+        """Returns work(number), or None if it fails; the other runs go on."""
+        try:
+            return work(number)
+        except Exception as error:
+            self.runs[number].note_failure(error)
+            self.failed.add(number)
+            return None
 
     def advance(self, until):
         """Calls the program once: steps_per_dispatch steps, or those up to `until`."""
@@ -305,6 +346,7 @@ class Group:
 
     def _log(self):
         """Reports the steps since the last report, and which runs diverged in them."""
+        self._note_diverged()
         sums = jax.device_get(self.sums)
         zero = jax.tree.map(jnp.zeros_like, self.sums)
         self.sums = {**zero, "bad_step": self.sums["bad_step"]}
@@ -317,9 +359,6 @@ class Group:
         }
         for number in self._going():
             run = self.runs[number]
-            if sums["bad_step"][number] >= 0:
-                self._diverged(run, int(sums["bad_step"][number]))
-                continue
             schedule, _ = self.program.of(run.config).optimizer()
             scalars = {
                 "progress/epoch": rates["progress/epoch"],
@@ -333,12 +372,20 @@ class Group:
             line = self.progress.line(self.step, {**rates, **means}, words)
             print(f"{line}  ({len(going)} runs)", flush=True)
 
+    def _note_diverged(self):
+        """Notes the runs that had a loss that is not finite."""
+        bad_steps = jax.device_get(self.sums["bad_step"])
+        for number in self._going():
+            if bad_steps[number] >= 0:
+                self._diverged(self.runs[number], int(bad_steps[number]))
+
     def _diverged(self, run, step):
         run.result = outcomes.write_diverged(run.workdir, step)
         print(f"{run}: the loss of step {step} is not finite", flush=True)
 
     def _evaluate(self, stop):
         """Evaluates each run as `--mode=evaluate` does; at the end, also saves it."""
+        self._note_diverged()
         start, program = time.perf_counter(), self.program
         for number in self._going():
             if self.evaluated[number] == self.step < self.end:
@@ -360,16 +407,25 @@ class Group:
     def _finish(self, number, result):
         """Saves the end of a run as the checkpoint that `--mode=train` would save."""
         run = self.runs[number]
-        if self._save(number):
+        if self._unless_failed(number, self._save):
             total = self.program.total
             run.result = outcomes.write(run.workdir, self.step, total, result)
+
+    def _save_all(self):
+        """Saves the runs under way; returns how many were saved."""
+        self._note_diverged()
+        start = time.perf_counter()
+        saved = [self._unless_failed(number, self._save) for number in self._going()]
+        self.progress.exclude(time.perf_counter() - start)
+        return sum(map(bool, saved))
 
     def _save(self, number):
         """Saves the state of a run; false if it is not finite, and so diverged."""
         program, run = self.program, self.runs[number]
         run.workdir.lock.check()
         state = take(self.state, number)
-        if not all(np.isfinite(x).all() for x in jax.tree.leaves(state.params)):
+        learned = state.params, state.batch_stats, state.ema
+        if not all(np.isfinite(x).all() for x in jax.tree.leaves(learned)):
             self._diverged(run, self.step)
             return False
         # A run's own optimizer chain leaves out a decay of 0, the sweep's does not; a
@@ -387,11 +443,9 @@ class Group:
 
     def _stop(self):
         """Saves the runs under way and raises Preempted."""
-        if self.step > self.reported:
-            self._log()  # also finds those that diverged
-        saved = [number for number in self._going() if self._save(number)]
+        saved = self._save_all()
         raise Preempted(
-            f"stopped at step {self.step} of {self.program.total}; {len(saved)} runs "
+            f"stopped at step {self.step} of {self.program.total}; {saved} runs "
             "under way are saved; the same command goes on from there"
         )
 

@@ -98,6 +98,7 @@ def resnet20(epochs):
 def _for_claims(config, every):
     config.log.every_steps = every
     config.log.tensorboard = False
+    config.checkpoint.every_epochs = 5.0
     config.checkpoint.keep_last = 1
     config.checkpoint.keep_best = 0
     return config

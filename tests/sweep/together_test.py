@@ -12,7 +12,7 @@ import runs
 import data_source
 import evaluate
 import train
-from errors import ConfigError, UsageError
+from errors import ConfigError, UsageError, UserError
 from experiment import workdir
 from sweep import grid, together
 from sweep.vary import parse
@@ -112,6 +112,41 @@ def test_a_run_that_diverges_is_reported_and_harms_nobody(tmp_path, at_once):
         runs.train_small(tmp_path / "bad", **(SMALL | changes))
 
 
+def test_runs_of_a_program_save_on_the_way_and_fail_alone(tmp_path, monkeypatch):
+    settings = SMALL | {"checkpoint__every_steps": 4, "eval__every_epochs": 0.5}
+    vary, saved = ["seed=0..2"], lambda seed: tmp_path / f"seed={seed}" / "checkpoints"
+
+    def steps(seed):
+        return sorted(int(path.name) for path in saved(seed).iterdir())
+
+    # The directory of seed 1 is full; seed 0 is stopped behind its first checkpoint.
+    save = together.Group._save
+
+    def full(group, number):
+        run = group.runs[number]
+        if run.config.seed == 1:
+            raise UserError("the disk is full")
+        return save(group, number)
+
+    monkeypatch.setattr(together.Group, "_save", full)
+    with pytest.raises(train.Preempted):
+        runs.sweep(tmp_path, vary, AtCall(3), at_once=1, **settings)
+    assert steps(0) == [4, 5]
+    (saved(0) / "4" / "meta" / "metadata").write_text("cut")
+    (saved(0) / "5" / "meta" / "metadata").write_text("cut")
+    _, result = runs.sweep(tmp_path, vary, at_once=1, **settings)
+    found = {row.name: (row.state, row.note) for row in result.rows}
+    assert found["seed=0"][0] == found["seed=1"][0] == "failed"
+    assert "are damaged" in found["seed=0"][1]
+    assert found["seed=1"][1] == "the disk is full"
+    assert found["seed=2"] == ("done", "")
+    assert steps(2) == [8, 10]
+    # Evaluations on the way are no reports, as in a training of one run.
+    runs.train_small(tmp_path / "alone", **settings | {"seed": 2})
+    rows = [losses(tmp_path / name).keys() for name in ("seed=2", "alone")]
+    assert rows[0] == rows[1]
+
+
 def test_what_is_finished_is_not_run_again(tmp_path, monkeypatch):
     constant = {"schedule__name": "constant"}  # else the length is part of the run
     first = sweep_small(tmp_path, "seed=0,1", at_once=1, **constant)
@@ -120,7 +155,7 @@ def test_what_is_finished_is_not_run_again(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "train", lambda *a: trained.append(a))
     assert sweep_small(tmp_path, "seed=0,1", **constant) == first
     assert not trained
-    with pytest.raises(ConfigError, match="num_epochs = 2.0"):
+    with pytest.raises(ConfigError, match="num_epochs = 1.0, not 2.0"):
         sweep_small(tmp_path, "seed=0,1", num_epochs=2.0, **constant)
     (tmp_path / "seed=1" / "result.json").unlink()
     monkeypatch.undo()
