@@ -62,7 +62,7 @@ class InProcess:
             at_once = 1 if jax.default_backend() == "cpu" else len(pending)
         left = len(pending)
         print(f"{left} runs share a program: {shortened(pending)}", flush=True)
-        for part in together.parts(program, pending, at_once):
+        for part in together.parts(pending, at_once):
             self._check_stop(left)
             left -= len(part)
             with contextlib.ExitStack() as owned:

@@ -196,11 +196,12 @@ class Program:
         return setup.eval_step()(variables, batch)
 
 
-def parts(program, runs, at_once):
+def parts(runs, at_once):
     """Yields lists of at most `at_once` runs whose last checkpoints have one step."""
 
     def step(run):
-        return max(program.checkpoints(run).all_steps(), default=0)
+        saved = checkpoints.Checkpoints(run.workdir.checkpoints)
+        return max(saved.all_steps(), default=0)
 
     for equal in _by(step, runs):
         for start in range(0, len(equal), at_once):
