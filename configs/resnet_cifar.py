@@ -4,7 +4,8 @@
 
 The argument is the network: resnet20 (the default), 32, 44, 56, 110, 1202 or
 plain20, 32, 44, 56, 110. The paper reports 8.75, 7.51, 7.17, 6.97, 6.43 and 7.93 %
-error for the residual networks. Not yet run here.
+error for the residual networks. resnet20 was run here whole, for seed 0: 8.18 %; the
+others were not.
 
 Differs from the paper: the warm-up of ResNet-110 and deeper lasts exactly 400 steps;
 the paper's lasts until the training error is below 80 % ("about 400 iterations").
