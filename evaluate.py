@@ -145,14 +145,14 @@ def evaluate_ensemble(runs, configs, checkpoint="latest", batch_stats="moving"):
             "config.eval.average is not the same in all runs; choose with "
             "--change=eval.average=softmax"
         )
+    for config in configs:
+        checks.check_average(config)
     evaluations, members = [], []
     for run, config in zip(runs, configs, strict=True):
         evaluation, predictions = _evaluate_run(run, config, checkpoint, batch_stats)
         evaluations.append(evaluation)
         members.append(predictions)
     (average,) = averages
-    for config in configs:
-        checks.check_average(config)
     total = scoring.ensemble(members, average, report=trained.say)
     worst = scoring.worst_classes(total)
     return Ensemble(evaluations, average, scoring.score(total), worst)
