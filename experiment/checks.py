@@ -293,7 +293,8 @@ def check_average(config):
     if config.eval.average == "softmax" and not log_probabilities:
         raise ConfigError(
             f"config.eval.average = 'softmax': config.loss.name = {config.loss.name!r} "
-            "is not a loss of log probabilities; choose 'logits'"
+            "is not a loss of log probabilities; choose 'logits', "
+            "in a test by --change=eval.average=logits"
         )
 
 
