@@ -9,8 +9,9 @@ errors in %: dpn68 23.57 and 6.93, dpn92 20.73 and 5.37, dpn98 20.15 and 5.15, d
 
 The paper gives batches of 32 images on each of 40 GPUs (24 for DPN-131) and a learning
 rate that starts from the root of 0.1 (0.4 for DPN-98) and drops in steps to a tenth. It
-does not say when: the epochs and the weight decay here are those of the ResNeXt that it
-compares with.
+does not say when, nor how long training lasts and how weights decay: 90 epochs with
+drops after 30 and 60, and 1e-4, are fb.resnet.torch's. Nor does it have DPN-68 and
+DPN-107, which train here with the batch of DPN-92.
 
 Differs from the paper: the authors add up to 20 of 180 to the hue and up to 40 and 50
 of 255 to saturation and lightness, where saturation and brightness are multiplied here;

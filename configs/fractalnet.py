@@ -34,7 +34,7 @@ def get_config(network="paper"):
     config.optimizer.name = "sgd"
     config.optimizer.learning_rate = 0.02
     config.optimizer.kwargs.momentum = 0.9
-    config.optimizer.rate_factors = (("conv/bias", 2.0),)
+    config.optimizer.rate_factors = (("(conv|fc)/bias$", 2.0),)
     # The rate falls to a tenth each time half of the remaining epochs have passed.
     config.schedule.name = "step"
     config.schedule.boundaries = (200.0, 300.0, 350.0, 375.0)

@@ -2,9 +2,10 @@
 
     python main.py --config=configs/zfnet.py --workdir=runs/zfnet
 
-The argument is the network: zfnet (the default) or zfnet_b. With 10 crops the paper
-reports 38.4 % top-1 and 16.5 % top-5 error on the validation images for the first,
-37.5 % and 16.0 % for (b). Not yet run here.
+The argument is the network: zfnet (the default) or zfnet_b. The paper reports 38.4 %
+top-1 and 16.5 % top-5 error on the validation images for the first, 37.5 % and 16.0 %
+for (b). It does not describe its test, which is that of AlexNet's ten crops here. Not
+yet run here.
 
 Differs from the paper: crops lie anywhere in the image, not only in the four corners
 and the centre; channel means replace each pixel's mean; the rate falls when the error

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import importlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -109,6 +110,20 @@ def test_the_learning_rate_is_the_papers_at_its_milestones(recipe):
         peak = config.optimizer.learning_rate * config.batch_size
         peak /= config.optimizer.per_examples or config.batch_size
         assert float(schedule(at)) == pytest.approx(rate, rel=1e-4, abs=2e-4 * peak), at
+
+
+def test_weights_of_nin_decay_as_in_cuda_convnet():
+    """cuda-convnet takes wc * epsW, 1e-5 * 1, off a weight in each step."""
+    optimizer = load("nin").optimizer
+    assert optimizer.learning_rate * optimizer.weight_decay == pytest.approx(1e-5)
+
+
+def test_all_biases_of_fractalnet_learn_at_twice_the_rate():
+    ((pattern, factor),) = load("fractalnet").optimizer.rate_factors
+    assert factor == 2.0
+    for path in ("backbone/block1/conv/bias", "head/fc/bias"):
+        assert re.search(pattern, path)
+    assert not re.search(pattern, "backbone/bn1/bias")
 
 
 @pytest.mark.parametrize("recipe", MILESTONES)
