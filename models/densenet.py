@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from kernels import ops
 from models import checks
 from models.layers import AvgPool, Classifier, MaxPool, PooledLinear
-from models.resnet import conv_and_norm
+from models.resnet import conv_and_norm, he_fan_out
 
 # Table 1: growth rate, and layers in the four dense blocks.
 IMAGENET = {
@@ -36,13 +36,10 @@ IMAGENET = {
 CIFAR = ((40, 12), (100, 12), (100, 24))
 CIFAR_BC = ((100, 12), (250, 24), (190, 40))
 
-he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-
 
 def conv_norm_and_dropout(dtype, dropout, train):
     """The parts of all layers; the dropout follows a convolution (Section 4.2)."""
-    conv, norm = conv_and_norm(dtype, train)
-    conv = functools.partial(conv, kernel_init=he_normal)
+    conv, norm = conv_and_norm(dtype, train, he_fan_out)
     return conv, norm, nn.Dropout(dropout, deterministic=not train)
 
 

@@ -133,6 +133,9 @@ class GoogLeNetBackbone(nn.Module):
 class AuxiliaryHead(nn.Module):
     """Section 5: a small classifier on a map [B, 14, 14, C]; logits [B, K]."""
 
+    KERNEL_INIT = staticmethod(xavier)
+    BIAS_INIT = staticmethod(bias)
+
     num_classes: int
     conv: Callable
     dropout: float
@@ -142,8 +145,9 @@ class AuxiliaryHead(nn.Module):
     def __call__(self, x, *, train):
         size = x.shape[1:3]
         x = self.conv(self.pool(x), 128, 1, train=train, name="conv")
-        dense = {"kernel_init": xavier, "dtype": self.dtype}
-        x = nn.relu(FullyConnected(1024, bias_init=bias, name="fc1", **dense)(x))
+        dense = {"kernel_init": self.KERNEL_INIT, "dtype": self.dtype}
+        x = FullyConnected(1024, bias_init=self.BIAS_INIT, name="fc1", **dense)(x)
+        x = nn.relu(x)
         if x.shape[1:3] != (1, 1):
             raise ValueError(
                 f"a map of {size[0]}x{size[1]} is not of the size that the side heads "

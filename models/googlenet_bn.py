@@ -4,7 +4,7 @@ It differs from models/googlenet.py in this: batch normalisation after every con
 replaces biases and local response normalisation; what Table 1 calls 5x5 are 3x3
 kernels; the pool before inception_5a is 2x2; the side heads average over 4x4
 overlapping parts of a map of any size; dropout is 0.2; and weights start from
-N(0, 0.01^2).
+N(0, 0.01^2), biases at 0.
 
 Counts: tests/models/registry_test.py; published results: comparison/published.py; twin:
 weights/names.py, compared in tests/parity/googlenet_test.py.
@@ -17,8 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from models import googlenet
-from models.googlenet import AUXILIARY, xavier
+from models.googlenet import AUXILIARY
 from models.layers import BatchNorm, Conv, MaxPool, PooledLinear
+
+normal = nn.initializers.normal(0.01)
 
 
 def conv_norm_relu(x, features, kernel, strides=1, *, train, name, dtype):
@@ -29,7 +31,7 @@ def conv_norm_relu(x, features, kernel, strides=1, *, train, name, dtype):
         strides,
         padding=kernel // 2,
         use_bias=False,
-        kernel_init=nn.initializers.normal(0.01),
+        kernel_init=normal,
         dtype=dtype,
         name=name,
     )(x)
@@ -77,6 +79,9 @@ class AdaptiveAvgPool(nn.Module):
 class AuxiliaryHead(googlenet.AuxiliaryHead):
     """The small classifier, on a map of any size."""
 
+    KERNEL_INIT = staticmethod(normal)
+    BIAS_INIT = staticmethod(nn.initializers.zeros)
+
     def pool(self, x):
         return AdaptiveAvgPool(4, name="pool")(x)
 
@@ -94,7 +99,7 @@ class GoogLeNetBN(googlenet.GoogLeNet):
         conv = functools.partial(conv_norm_relu, dtype=self.dtype)
         inception = functools.partial(Inception, conv=conv, naive=self.naive)
         self.backbone = GoogLeNetBNBackbone(conv, inception, self.lrn_k)
-        self.head = PooledLinear(self.num_classes, self.dtype, self.dropout, xavier)
+        self.head = PooledLinear(self.num_classes, self.dtype, self.dropout, normal)
         side_head = self.num_classes, conv, self.auxiliary_dropout, self.dtype
         self.side_heads = {name: AuxiliaryHead(*side_head) for name in AUXILIARY}
 

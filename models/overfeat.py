@@ -107,7 +107,8 @@ class OverFeat(Classifier):
         the fast one, s = 2: its offset 2 would be the next window of offset 0.
 
         Every s-th score is also in `class_map`. Some offsets may have more windows than
-        others (not at the sizes of Table 5, chosen to avoid it); all are kept.
+        others (the accurate network's do not at the sizes of Table 5, which were
+        chosen to avoid it); all are kept.
         """
         *_, unpooled, _ = self.backbone(x, train=False).values()
         step = split(VARIANTS[self.variant])[0][-1].pool

@@ -104,7 +104,7 @@ class CifarPreactBackbone(PreactBackbone):
     """For 32x32 images: conv1 is a 3x3 convolution to 16 maps, without a pool."""
 
     def stem(self, x, *, train):
-        conv, norm = conv_and_norm(self.dtype, train)
+        conv, norm = conv_and_norm(self.dtype, train, self.kernel_init)
         x = conv(16, 3, padding=1, name="conv1")(x)
         return nn.relu(norm(name="bn1")(x))
 

@@ -38,8 +38,12 @@ SHORTCUTS = ("A", "B", "C", "none")
 # The convolution of a bottleneck that has its stride.
 STRIDES_ON = ("1x1", "3x3")
 
-# Section 3.4 and https://arxiv.org/abs/1502.01852: N(0, 2 / n), n the inputs of a unit.
+# Section 3.4 and https://arxiv.org/abs/1502.01852: mean 0 and variance 2 / n, n the
+# inputs of a unit; flax cuts the normal distribution off at two deviations.
 he_normal = nn.initializers.he_normal()
+# N(0, 2 / n) with n the kernel's pixels times all outputs: fb.resnet.torch, and the
+# authors' code of its descendants (Wide ResNet, DenseNet, ResNeXt).
+he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class BasicBlock(nn.Module):
@@ -51,10 +55,11 @@ class BasicBlock(nn.Module):
     zero_init: bool
     dtype: jnp.dtype
     drop_path: float = 0.0
+    kernel_init: nn.initializers.Initializer = he_normal
 
     @nn.compact
     def __call__(self, x, *, train):
-        conv, norm = conv_and_norm(self.dtype, train)
+        conv, norm = conv_and_norm(self.dtype, train, self.kernel_init)
         y = conv(self.features, 3, self.strides, padding=1, name="conv1")(x)
         y = nn.relu(norm(name="bn1")(y))
         y = conv(self.features, 3, padding=1, name="conv2")(y)
@@ -81,10 +86,11 @@ class Bottleneck(nn.Module):
     width: int = 64  # of the 3x3 convolution at 64 features; in proportion at others
     groups: int = 1  # of the 3x3 convolution
     drop_path: float = 0.0
+    kernel_init: nn.initializers.Initializer = he_normal
 
     @nn.compact
     def __call__(self, x, *, train):
-        conv, norm = conv_and_norm(self.dtype, train)
+        conv, norm = conv_and_norm(self.dtype, train, self.kernel_init)
         first, second = self.strides, 1
         if self.stride_on == "3x3":
             first, second = second, first
@@ -105,13 +111,13 @@ class Bottleneck(nn.Module):
         return y
 
 
-def conv_and_norm(dtype, train):
+def conv_and_norm(dtype, train, kernel_init=he_normal):
     """The convolution, without bias, and the batch normalisation of all networks here.
 
     torch's momentum of 0.1 (fb.resnet.torch) is 0.9 here: the weight of the old value.
     """
     conv = functools.partial(
-        Conv, use_bias=False, kernel_init=he_normal, dtype=dtype, padding=0
+        Conv, use_bias=False, kernel_init=kernel_init, dtype=dtype, padding=0
     )
     norm = functools.partial(
         BatchNorm,
@@ -180,6 +186,7 @@ class ResNetBackbone(nn.Module):
     dtype: jnp.dtype
     features: int = 64  # of the blocks in conv2_x; twice as many in every next stage
     drop_path: float = 0.0  # of the last block
+    kernel_init: nn.initializers.Initializer = he_normal  # of conv1
 
     @nn.compact
     def __call__(self, x, *, train, first=None, last=None):
@@ -214,7 +221,7 @@ class ResNetBackbone(nn.Module):
         return {"drop_path": rate} if rate else {}
 
     def stem(self, x, *, train):
-        conv, norm = conv_and_norm(self.dtype, train)
+        conv, norm = conv_and_norm(self.dtype, train, self.kernel_init)
         x = conv(64, 7, 2, padding=3, name="conv1")(x)
         return nn.relu(norm(name="bn1")(x))
 
@@ -228,7 +235,7 @@ class CifarBackbone(ResNetBackbone):
     features: int = 16  # of conv1 too
 
     def stem(self, x, *, train):
-        conv, norm = conv_and_norm(self.dtype, train)
+        conv, norm = conv_and_norm(self.dtype, train, self.kernel_init)
         x = conv(self.features, 3, padding=1, name="conv1")(x)
         return nn.relu(norm(name="bn1")(x))
 

@@ -49,7 +49,9 @@ class ResNeXt(Classifier):
 
     def setup(self):
         sizes = STAGE_SIZES[self.depth]
-        self.backbone = resnet.ResNetBackbone(bottleneck(self), sizes, self.dtype)
+        self.backbone = resnet.ResNetBackbone(
+            bottleneck(self), sizes, self.dtype, kernel_init=resnet.he_fan_out
+        )
         self.head = PooledLinear(self.num_classes, self.dtype)
 
 
@@ -73,7 +75,11 @@ class CifarResNeXt(Classifier):
 
     def setup(self):
         self.backbone = resnet.CifarBackbone(
-            bottleneck(self), CIFAR_STAGE_SIZES, self.dtype, features=64
+            bottleneck(self),
+            CIFAR_STAGE_SIZES,
+            self.dtype,
+            features=64,
+            kernel_init=resnet.he_fan_out,
         )
         self.head = PooledLinear(self.num_classes, self.dtype)
 
@@ -88,6 +94,7 @@ def bottleneck(net):
         stride_on="3x3",
         width=net.cardinality * net.bottleneck_width,
         groups=net.cardinality,
+        kernel_init=resnet.he_fan_out,
     )
 
 

@@ -20,7 +20,7 @@ from kernels import ops
 from models import checks, resnet
 from models.layers import Classifier, PooledLinear
 from models.preact_resnet import CifarPreactBackbone
-from models.resnet import conv_and_norm
+from models.resnet import conv_and_norm, he_fan_out
 
 # Tables 4, 5 and 6: depth and widening factor.
 CIFAR = (
@@ -46,7 +46,7 @@ class WideUnit(nn.Module):
 
     @nn.compact
     def __call__(self, x, *, train):
-        conv, norm = conv_and_norm(self.dtype, train)
+        conv, norm = conv_and_norm(self.dtype, train, he_fan_out)
         y = nn.relu(norm(name="bn1")(x)) if self.preactivate else x
         z = conv(self.features, 3, self.strides, padding=1, name="conv1")(y)
         z = nn.relu(norm(name="bn2")(z))
@@ -82,7 +82,9 @@ class CifarWideResNet(Classifier):
         unit = functools.partial(WideUnit, dropout=self.dropout)
         n = (self.depth - 4) // 6
         features = int(16 * self.widening_factor)
-        self.backbone = CifarPreactBackbone(unit, (n, n, n), self.dtype, features)
+        self.backbone = CifarPreactBackbone(
+            unit, (n, n, n), self.dtype, features, kernel_init=he_fan_out
+        )
         self.head = PooledLinear(self.num_classes, self.dtype)
 
 
@@ -110,14 +112,17 @@ class WideResNet(Classifier):
 
     def setup(self):
         block, stage_sizes = resnet.TABLE_1[self.depth]
+        init = {"kernel_init": he_fan_out}
         block = functools.partial(
-            block, shortcut="B", zero_init=self.zero_init, dtype=self.dtype
+            block, shortcut="B", zero_init=self.zero_init, dtype=self.dtype, **init
         )
         features = int(64 * self.widening_factor)
         if block.func is resnet.Bottleneck:
             options = {"stride_on": self.stride_on, "width": features}
             block, features = functools.partial(block, **options), 64
-        self.backbone = resnet.ResNetBackbone(block, stage_sizes, self.dtype, features)
+        self.backbone = resnet.ResNetBackbone(
+            block, stage_sizes, self.dtype, features, **init
+        )
         self.head = PooledLinear(self.num_classes, self.dtype)
 
 

@@ -155,6 +155,22 @@ def test_initial_weights_are_caffes():
     assert 0.999 * bound < jnp.abs(params["kernel"]).max() <= bound
 
 
+def test_initial_weights_of_googlenet_bn_are_torchvisions():
+    model = models.create("googlenet_bn", num_classes=1000)
+    image = jnp.zeros((1, 64, 64, 3))
+    init = jax.jit(functools.partial(model.init, train=True))
+    params = init(jax.random.key(0), image)["params"]
+    layers = {
+        "conv": params["backbone"]["inception_4a"]["3x3"],
+        "fc": params["head"]["fc"],
+        "fc1": params["side_heads_aux1"]["fc1"],
+        "fc2": params["side_heads_aux2"]["fc2"],
+    }
+    for name, layer in layers.items():
+        np.testing.assert_allclose(layer["kernel"].std(), 0.01, rtol=0.02, err_msg=name)
+        assert not layer.get("bias", np.zeros(1)).any(), name
+
+
 @pytest.mark.parametrize("size", [1, 3, 4, 7, 14])
 def test_adaptive_average_covers_the_map_with_overlapping_parts(size):
     x = np.random.default_rng(0).normal(size=(2, size, size + 2, 3)).astype(np.float32)
