@@ -6,6 +6,7 @@ may also be ((top, bottom), (left, right)). No layer pads unless it is told to.
 
 import contextlib
 import contextvars
+import dataclasses
 import math
 
 import flax.linen as nn
@@ -46,13 +47,25 @@ def random_init(init):
     return nn.initializers.zeros if _shapes_only.get() else init
 
 
+def _refuse_changed(layer, *fields):
+    """Raises ValueError if one of flax's fields that `layer` does not read is given."""
+    defaults = {field.name: field.default for field in dataclasses.fields(layer)}
+    for name in fields:
+        if getattr(layer, name) is not defaults[name]:
+            raise ValueError(
+                f"{type(layer).__name__}: {name} is not supported; it must be "
+                f"{defaults[name]!r}"
+            )
+
+
 class Conv(nn.Conv):
     """`nn.Conv` whose padding is given in numbers.
 
     With a stride, flax's 'SAME' pads differently from the papers and torch.
 
     Raises:
-      ValueError: the padding is missing or a string.
+      ValueError: the padding is missing or a string, or a field of flax's is given that
+        this layer does not have.
     """
 
     padding: int | tuple[int | tuple[int, int], ...] = None
@@ -61,6 +74,7 @@ class Conv(nn.Conv):
     def __post_init__(self):
         if self.padding is None or isinstance(self.padding, str):
             raise ValueError(f"Conv: padding must be numbers, not {self.padding!r}")
+        _refuse_changed(self, "input_dilation", "mask", "conv_general_dilated_cls")
         if isinstance(self.kernel_size, int):
             self.kernel_size = _pair(self.kernel_size)
         super().__post_init__()
@@ -109,7 +123,18 @@ class BatchNorm(nn.BatchNorm):
     The parameters and statistics are flax's: the mean and E[x^2] - E[x]^2, in float32
     at least. But flax computes (x - mean) * a + bias, and XLA keeps x - mean for the
     gradient: one more array of x's size to write and to read.
+
+    Raises:
+      ValueError: use_running_average is not given, or a field of flax's is that this
+        layer does not have.
     """
+
+    def __post_init__(self):
+        if self.use_running_average is None:
+            raise ValueError("BatchNorm: use_running_average must be True or False")
+        _refuse_changed(self, "axis", "axis_name", "axis_index_groups")
+        _refuse_changed(self, "use_fast_variance", "force_float32_reductions")
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, x):
@@ -256,11 +281,10 @@ class AvgPool(nn.Module):
     window: int | tuple
     strides: int | tuple
     padding: int | tuple = 0
-    ceil: bool = False
     count_include_pad: bool = True
 
     def __call__(self, x):
-        options = (self.padding, self.ceil, self.count_include_pad)
+        options = (self.padding, self.count_include_pad)
         return avg_pool(x, self.window, self.strides, *options)
 
 
@@ -276,24 +300,20 @@ def max_pool(x, window, strides, padding=0, ceil=False):
     return ops.max_pool(x, window, strides, pads)
 
 
-def avg_pool(x, window, strides, padding=0, ceil=False, count_include_pad=True):
-    """Mean over windows, arguments as of `max_pool`; padding is zeros.
+def avg_pool(x, window, strides, padding=0, count_include_pad=True):
+    """Mean over windows that fit, arguments as of `max_pool`; padding is zeros.
 
-    They count in the mean or, with `count_include_pad=False`, do not. What `ceil` lets
-    stick out never counts.
+    They count in the mean or, with `count_include_pad=False`, do not.
     """
-    window, strides, given = _pair(window), _pair(strides), _pads(padding)
-    pads = _ceil_pads(x, window, strides, given) if ceil else given
-    if pads == given and (count_include_pad or not any(map(any, given))):
-        return ops.avg_pool(x, window, strides, given)
+    window, strides, pads = _pair(window), _pair(strides), _pads(padding)
+    if count_include_pad or not any(map(any, pads)):
+        return ops.avg_pool(x, window, strides, pads)
     counts = []
     for axis in range(2):
-        size, (low, high) = x.shape[1 + axis], given[axis]
-        first, last = (-low, size + high) if count_include_pad else (0, size)
-        stop = size + pads[axis][1] - window[axis]
-        starts = np.arange(-low, stop + 1, strides[axis])
-        ends = np.minimum(starts + window[axis], last)
-        counts.append(ends - np.maximum(starts, first))
+        size, (low, high) = x.shape[1 + axis], pads[axis]
+        starts = np.arange(-low, size + high - window[axis] + 1, strides[axis])
+        ends = np.minimum(starts + window[axis], size)
+        counts.append(ends - np.maximum(starts, 0))
     count = np.outer(*counts)[None, :, :, None]
     total = ops.avg_pool(x, window, strides, pads) * np.prod(window)
     return total / count.astype(x.dtype)

@@ -141,6 +141,43 @@ def pooled(x, window, stride, padding, ceil, reduce):
     return result
 
 
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"input_dilation": 2},
+        {"mask": np.ones((3, 3, 1, 8))},
+        {"conv_general_dilated_cls": jax.lax.conv_general_dilated},
+    ],
+)
+def test_a_convolution_refuses_fields_that_it_does_not_read(field):
+    layers.Conv(8, 3, padding=1)
+    (name,) = field
+    with pytest.raises(ValueError, match=f"Conv: {name} is not supported"):
+        layers.Conv(8, 3, padding=1, **field)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"axis": 1},
+        {"axis_name": "batch"},
+        {"axis_index_groups": [[0]]},
+        {"use_fast_variance": False},
+        {"force_float32_reductions": False},
+    ],
+)
+def test_batch_norm_refuses_fields_that_it_does_not_read(field):
+    (name,) = field
+    with pytest.raises(ValueError, match=f"BatchNorm: {name} is not supported"):
+        layers.BatchNorm(use_running_average=True, **field)
+
+
+def test_batch_norm_is_told_which_statistics_to_use():
+    """By flax's default of None it would take the batch's in an evaluation too."""
+    with pytest.raises(ValueError, match="use_running_average must be True or False"):
+        layers.BatchNorm()
+
+
 CEIL_CASES = [
     # size, window, stride, padding; what torch and Caffe give
     ((8, 3, 2, 0), 4),
@@ -161,9 +198,7 @@ def test_pools_walk_along_the_image(case, out, ceil):
 
     @jax.jit
     def pools(image):
-        averages = [
-            layers.avg_pool(image, *case[1:], ceil, count) for count in (True, False)
-        ]
+        averages = [layers.avg_pool(image, *case[1:], count) for count in (True, False)]
         return layers.max_pool(image, *case[1:], ceil), *averages
 
     maximum, *averages = (np.asarray(x)[0, :, :, 0] for x in pools(image))
@@ -178,7 +213,7 @@ def test_pools_walk_along_the_image(case, out, ceil):
     for average, mean in zip(averages, means, strict=True):
         np.testing.assert_allclose(
             average,
-            pooled(x, *case[1:], ceil, mean),
+            pooled(x, *case[1:], False, mean),
             rtol=0,
             atol=1e-6,  # a sum of up to nine numbers of size 1
         )
