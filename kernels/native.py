@@ -87,7 +87,10 @@ def build():
         return target
     if sys.platform != "linux":
         raise BuildError(f"they were never tested on {sys.platform}")
-    names = (os.environ.get("CXX"), "c++", "g++", "clang++")
+    chosen = os.environ.get("CXX")
+    if chosen and not shutil.which(chosen):
+        raise BuildError(f"CXX={chosen} names no program")
+    names = (chosen, "c++", "g++", "clang++")
     compiler = next(filter(None, map(shutil.which, filter(None, names))), None)
     if compiler is None:
         raise BuildError("there is no c++, g++ or clang++, and CXX names no compiler")

@@ -300,6 +300,13 @@ def test_without_a_compiler(monkeypatch, tmp_path, capsys):
     assert not list(tmp_path.rglob("*.so"))
 
 
+def test_a_compiler_that_is_not_there_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    monkeypatch.setenv("CXX", "ccache g++")
+    with pytest.raises(native.BuildError, match=r"CXX=ccache g\+\+ names no program"):
+        native.build()
+
+
 @built
 def test_building(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
