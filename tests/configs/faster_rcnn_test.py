@@ -31,7 +31,7 @@ def load(variant):
 def made_up(variant):
     """A split of four images, wide and tall, with an object in each."""
     sizes = [(128, 128)] * 4 if variant == "digits" else [(375, 500), (500, 375)] * 2
-    rows = [records.Row("row", (5, 5, 90, 90), (5, 5, 90, 90), 0, 1)]
+    rows = [records.Row("row", (5, 5, 90, 90), (5, 5, 90, 90), 0)]
     objects = tuple(
         records.objects(f"{i}.jpg", i + 1, size, rows, records.Damage())
         for i, size in enumerate(sizes)

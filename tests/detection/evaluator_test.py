@@ -29,7 +29,7 @@ def made(sizes, ids=None, **flags):
     objects, reads = [], []
     for i, (height, width) in enumerate(sizes):
         box = 2, 3, width - 1, height - 2
-        row = records.Row("row", box, box, i % 2, 1, **flags)
+        row = records.Row("row", box, box, i % 2, **flags)
         image = i if ids is None else ids[i]
         objects.append(
             records.objects(str(i), image, (height, width), [row], records.Damage())

@@ -13,9 +13,7 @@ NAMES = ("ant", "bee")
 
 
 def objects(rows, name="a/b.jpg", size=(30, 40)):
-    rows = [
-        records.Row("row", box, box, label, 1, **flags) for box, label, flags in rows
-    ]
+    rows = [records.Row("row", box, box, label, **flags) for box, label, flags in rows]
     return records.objects(name, 1, size, rows, records.Damage())
 
 
