@@ -254,4 +254,3 @@ def test_the_worst_images_come_first():
     ]
     assert results.mistakes(split, found).tolist() == [0, 1, 2, 2, 1]
     assert results.mistakes(split, found, 0.4).tolist() == [0, 0, 2, 2, 1]
-    assert results.worst(split, found, 3) == [2, 3, 1]
