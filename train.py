@@ -160,7 +160,7 @@ class Trainer:
             config.batch_size,
             config.optimizer.accumulate,
         )
-        self.pixels = None  # side of the images for which memory was planned
+        self.planned = set()  # sizes of images for which memory was planned
         self.sums, self.pending = self.programs.new_sums(), None
         self.result = None
 
@@ -211,8 +211,8 @@ class Trainer:
         self.progress.waiting(time.perf_counter() - start)
         arguments = (self.state, self.sums, data, count, self.seed)
         pixels = self.setup.view.size(self.step) if self.setup.view else 0
-        if pixels != self.pixels:
-            self.pixels = pixels
+        if pixels not in self.planned:
+            self.planned.add(pixels)
             line = self.memory.expect(*arguments)
             if self.first:
                 print(line, flush=True)

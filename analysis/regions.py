@@ -115,8 +115,8 @@ class Network:
             rois, there, scores = model.scored_proposals(
                 logits, deltas, x.shape[1:3], sizes, train=False
             )
-            found = model.second_stage([(x, sizes)], rois, sizes, train=False)
-            found = model.detections(rois, there, *found, sizes)
+            maps = [(x, sizes)]
+            found = model.detected(maps, rois, there, sizes, train=False)
             return rois, there, jax.nn.sigmoid(scores), found
 
         return jax.jit(functools.partial(self.model.apply, method=look))

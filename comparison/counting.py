@@ -24,7 +24,8 @@ from models.layers import (
 class Layer:
     """A row of the layer table; the counts are for one image, or for one region of it.
 
-    The name is the module's path without "backbone" and "head".
+    The name is the module's path without "backbone" and "head". A layer that is called
+    again has its parameters in its first row.
 
     Multiply-adds are those of convolutions, fully connected layers and RBF units.
     Connections also include biases and the inputs that sub-sampling units sum, as in
@@ -67,6 +68,7 @@ def layers(model, shape):
     rows, open_calls, parts = [], [], []
     traced = {}  # layers by signature, because a deep network has many equal ones
     kept = {}  # arrays already counted, by id; held here so that no id is used again
+    called = set()  # paths of layers whose parameters are counted
 
     def record(next_call, args, kwargs, context):
         module = context.module
@@ -95,10 +97,13 @@ def layers(model, shape):
             new = {id(x): x for x in jax.tree.leaves(args) if id(x) not in kept}
             activations = sum(x.size for x in new.values())
             kept.update(new)
+        again = module.path in called
+        called.add(module.path)
         rows.append(
             dataclasses.replace(
                 layer,
                 name=_name(module),
+                parameters=0 if again else layer.parameters,
                 activations=activations,
                 **dict.fromkeys(parts, True),
             )

@@ -65,7 +65,8 @@ class DetectorSummary:
 
     Those of the second stage have the counts of one region, whose sums are `region`;
     the sums of the others are `image`. An image has `regions` of them in testing, of
-    which context makes one more.
+    which context makes one more. Refinement lists the second stage twice, as it sees a
+    region twice.
     """
 
     title: str

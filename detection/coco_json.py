@@ -17,6 +17,9 @@ LISTS = {
     "categories": ("id", "name"),
 }
 
+# How files write that an object is a crowd, in any capitals.
+CROWD = {"0": False, "false": False, "1": True, "true": True}
+
 
 def read(folder, path, classes=None, damage=None):
     """Returns the `records.Annotations` of all images that a JSON names.
@@ -43,12 +46,11 @@ def read(folder, path, classes=None, damage=None):
     }
     rows = {image["id"]: [] for image in images}
     for place, item in enumerate(annotations, 1):
-        number = item.get("id", place)
-        where = f"{path}, annotation {number}"
+        where = f"{path}, annotation {item.get('id', place)}"
         if item["image_id"] not in rows or item["category_id"] not in labels:
             field = "category_id" if item["image_id"] in rows else "image_id"
             raise DataError(f"{where}: no item has the {field} {item[field]!r}")
-        row = _row(item, labels[item["category_id"]], number, where)
+        row = _row(item, labels[item["category_id"]], where)
         rows[item["image_id"]].append(row)
     files = [Path(folder) / image["file_name"] for image in images]
     found = []
@@ -74,24 +76,35 @@ def _lists(path):
         if not isinstance(items, list):
             raise DataError(f"{path} has no list {name!r}; is it of COCO's instances?")
         for number, item in enumerate(items):
+            where = f"{path}: {name}[{number}]"
             for field in fields:
-                if field not in item:
-                    raise DataError(f"{path}: {name}[{number}] has no {field!r}")
+                if not isinstance(item, dict) or field not in item:
+                    raise DataError(f"{where} has no {field!r}")
+                value = item[field]
+                if field.endswith("id") and not isinstance(value, int | float | str):
+                    raise DataError(
+                        f"{where}: {field} is {value!r}, neither a number nor text"
+                    )
     for name in ("images", "categories"):
-        if len({item["id"] for item in content[name]}) < len(content[name]):
+        ids = [item["id"] for item in content[name]]
+        if len({*ids}) < len(ids):
             raise DataError(f"{path}: two {name} have the same id")
+    if len({isinstance(key, str) for key in ids}) > 1:
+        raise DataError(f"{path}: some ids of categories are numbers, and some texts")
     return [content[name] for name in LISTS]
 
 
-def _row(item, label, number, where):
-    box, area = item["bbox"], item.get("area")
+def _row(item, label, where):
+    box, area, crowd = item["bbox"], item.get("area"), item.get("iscrowd", 0)
     if not isinstance(box, list) or len(box) != 4:
         raise DataError(f"{where}: bbox is {box!r}, not x, y, width and height")
+    said = str(crowd).lower().removesuffix(".0")
+    if said not in CROWD:
+        raise DataError(f"{where}: iscrowd is {crowd!r}, neither 0 nor 1")
     x, y, width, height = (records.number(z, f"{where}: bbox") for z in box)
     corners = x, y, x + width, y + height
     return records.Row(
         *(where, corners, corners, label),
-        id=int(records.number(number, f"{where}: id")),
-        crowd=bool(item.get("iscrowd", 0)),
+        crowd=CROWD[said],
         area=None if area is None else records.number(area, f"{where}: area"),
     )

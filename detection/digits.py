@@ -55,7 +55,7 @@ def canvas(split, index, seed=0):
         boxes = np.concatenate([boxes, box[None]])
         name = f"{split} canvas {index}, digit {len(boxes)}"
         box = x1, y1, x2, y2
-        rows.append(records.Row(name, box, box, int(labels[number]), len(boxes)))
+        rows.append(records.Row(name, box, box, int(labels[number])))
     name = f"digits, {split}, canvas {index}"
     size = SIDE, SIDE
     return pixels, records.objects(name, index + 1, size, rows, records.Damage())

@@ -153,7 +153,10 @@ def _grid(number):
 
 
 def draw_curves(path, split, detections, rule="voc"):
-    """Draws each class's precision by recall at an IoU of 0.5, with its AP there."""
+    """Draws each class's precision by recall at an IoU of 0.5, with its AP there.
+
+    The AP is by VOC's rule `rule`. With "coco" it is VOC's area, as the legend says.
+    """
     scored = evaluator.curves(split, detections, rule)
     known = [
         (name, one)
@@ -179,6 +182,8 @@ def draw_curves(path, split, detections, rule="voc"):
     mean = 100 * np.mean([one.ap for _, one in known])
     axis.set_title(f"{split.split}: mean AP at an IoU of 0.5: {mean:.1f} %", fontsize=9)
     axis.legend(
+        title="AP by VOC's area, IoU 0.5" if rule == "coco" else None,
+        title_fontsize=8,
         loc="center left",
         bbox_to_anchor=(1.0, 0.5),
         frameon=False,

@@ -38,7 +38,7 @@ class Objects:
       difficult: bool [N], VOC's objects that neither count nor harm.
       crowd: bool [N], COCO's regions of many objects.
       area: float64 [N] in square pixels; COCO gives that of the object's outline.
-      id: int64 [N], the objects' numbers in the file, or from 1.
+      stamp: what changes when the image's file does; "" if it has none.
       proposals: float32 [M, 4], what another network proposes in the upright image.
     """
 
@@ -50,7 +50,7 @@ class Objects:
     difficult: np.ndarray
     crowd: np.ndarray
     area: np.ndarray
-    id: np.ndarray
+    stamp: str = ""
     proposals: np.ndarray = dataclasses.field(
         default_factory=functools.partial(np.zeros, (0, 4), np.float32)
     )
@@ -142,7 +142,6 @@ class Row(NamedTuple):
     raw: tuple
     box: tuple
     label: int
-    id: int
     difficult: bool = False
     crowd: bool = False
     area: float | None = None
@@ -168,7 +167,6 @@ def objects(name, image, size, rows, damage):
         difficult=np.array([row.difficult for row in rows], bool),
         crowd=np.array([row.crowd for row in rows], bool),
         area=np.array(areas, np.float64),
-        id=np.array([row.id for row in rows], np.int64),
     )
 
 

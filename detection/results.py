@@ -71,9 +71,3 @@ def _mistakes(one, found):
         hits = round(counted * scored.precision[-1]) if counted else 0
         wrong += scored.objects - hits + counted - hits
     return wrong
-
-
-def worst(split, detections, number, least=SHOWN):
-    """Returns the `number` images with the most `mistakes`, the worst first."""
-    order = np.argsort(-mistakes(split, detections, least), kind="stable")
-    return order[:number].tolist()

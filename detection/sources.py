@@ -10,10 +10,10 @@ A name is one of
     NAME               a TFDS set with objects, such as voc/2007, coco/2017 or bccd
 
 or several of these, "A,B". They are joined, with a split for each, "train,trainval",
-which is empty where a set is not used. Their classes are numbered as in the first. A
-split may be a sum of slices, "train[:80%]+val"; that of files takes them in the order
-of a hash of their names. "auto" is the split to evaluate on: "validation" or "val" if
-there is one, else "test".
+which is empty where a set is not used. Their classes are numbered as in the first that
+is used. A split may be a sum of slices, "train[:80%]+val"; that of files takes them in
+the order of a hash of their names. "auto" is the split to evaluate on: "validation" or
+"val" if there is one, else "test".
 """
 
 import concurrent.futures
@@ -261,8 +261,22 @@ def _header(file):
 
 
 def _upright(objects, unclear):
+    """Returns the objects in the pixels of the upright image, with its file's stamp.
+
+    Raises:
+      DataError: there is no such file, or it has another size than its boxes.
+    """
+    path = Path(objects.name)
     try:
-        stored, orientation = _header(objects.name)
+        found = path.stat()
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{path.parent} has no image {path.name}, which the annotations name"
+        ) from error
+    stamp = f"{found.st_size} {found.st_mtime_ns}"
+    objects = dataclasses.replace(objects, stamp=stamp)
+    try:
+        stored, orientation = _header(path)
     except Exception:  # whoever reads the image says what is wrong with it
         return objects
     return objects.upright(stored, orientation, unclear)
@@ -277,13 +291,14 @@ def _open_tfds(name, split, data_dir, download, damage, unclear):
     split, source = tfds_directory.open_records(builder, name, split)
     one_based = name.partition("/")[0].partition(":")[0] in ONE_BASED
     found = []
-    for index in range(len(source)):
+    for index, stamp in enumerate(source.stamps().tolist()):
         example = source.features(index)
         try:
             stored, orientation = _header(io.BytesIO(example["image"]))
         except Exception as error:
             raise DataError(f"{name}, {split}, record {index}: {error}") from error
         one = tfds_features.read(example, stored, damage, one_based)
+        one = dataclasses.replace(one, stamp=str(stamp))
         found.append(one.upright(stored, orientation, unclear))
     images = tuple(functools.partial(_record, source, i) for i in range(len(found)))
     ids = COCO_IDS if len(names) == len(COCO_IDS) and name.startswith("coco") else ()
@@ -294,10 +309,12 @@ def _features(name, builder):
     """Returns the channels of a TFDS set's images, and the names of its classes."""
     features = dict(builder.info.features)
     objects = dict(getattr(features.get("objects"), "feature", {}))
-    if "image" not in features or not {"bbox", "label"} <= {*objects}:
+    named = not {"image/filename", "image/id"}.isdisjoint(features)
+    if "image" not in features or not named or not {"bbox", "label"} <= {*objects}:
         raise DataError(
-            f"{name!r} is not a set of annotated objects: it needs an image and objects"
-            f" with bbox and label, and has {sorted(features)}"
+            f"{name!r} is not a set of annotated objects: it needs an image, its "
+            "image/filename or image/id, and objects with bbox and label, and has "
+            f"{sorted(features)}"
         )
     return features["image"].shape[-1], tuple(objects["label"].names)
 

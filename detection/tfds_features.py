@@ -16,7 +16,6 @@ from detection.voc_folder import continuous
 DIGITS = 3
 # The fields of a `records.Row` that only some sets have, and their names there.
 FEATURES = {
-    "id": "id",
     "difficult": "is_difficult",
     "crowd": "is_crowd",
     "area": "area",
@@ -31,8 +30,9 @@ def read(example, size, damage, one_based):
       damage: a `records.Damage`, which is told of bad boxes.
       one_based: whether the numbers are VOC's; those of coco are continuous.
     """
-    objects, name = example["objects"], as_text(example["image/filename"]).strip()
-    height, width = size
+    objects, height, width = example["objects"], *size
+    image = example.get("image/id")
+    name = as_text(example.get("image/filename", f"image {image}")).strip()
     corners = np.float64(objects["bbox"]).reshape(-1, 4)
     corners = np.round(corners * [height, width, height, width], DIGITS).tolist()
     rows = []
@@ -45,7 +45,7 @@ def read(example, size, damage, one_based):
             if feature in objects
         }
         label = int(objects["label"][i])
-        row = records.Row(f"{name}, object {i + 1}", raw, box, label, i + 1)
+        row = records.Row(f"{name}, object {i + 1}", raw, box, label)
         rows.append(row._replace(**more))
-    image = int(example["image/id"]) if "image/id" in example else Path(name).stem
+    image = Path(name).stem if image is None else int(image)
     return records.objects(name, image, size, rows, damage)

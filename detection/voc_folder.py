@@ -98,7 +98,7 @@ def _image(path, file, classes, damage):
     root = _xml(path)
     # An object's parts have names and boxes too, so only children are asked.
     rows = [
-        _row(item, number, f"{path}, object {number}", classes)
+        _row(item, f"{path}, object {number}", classes)
         for number, item in enumerate(root.findall("object"), 1)
     ]
     sides = (root.findtext(f"size/{side}") for side in ("height", "width"))
@@ -106,7 +106,7 @@ def _image(path, file, classes, damage):
     return records.objects(str(file), path.stem, size, rows, damage)
 
 
-def _row(item, number, where, classes):
+def _row(item, where, classes):
     name, box = item.findtext("name"), item.find("bndbox")
     if not name or not name.strip():
         raise DataError(f"{where} has no name")
@@ -120,4 +120,4 @@ def _row(item, number, where, classes):
     if difficult not in ("", "0", "1"):
         raise DataError(f"{where}: difficult is {difficult!r}, neither 0 nor 1")
     label = classes.label(name, where)
-    return records.Row(where, raw, continuous(raw), label, number, difficult == "1")
+    return records.Row(where, raw, continuous(raw), label, difficult == "1")

@@ -22,6 +22,11 @@ from transforms import policies, resizing, whitening
 
 # What tests of a detector may change of its network, with their defaults.
 DETECTION = {name: getattr(FasterRCNN, name) for name in TESTED}
+# Fields of config.detection that they may change, too.
+TESTED_DETECTION = (
+    "short_side long_side buckets max_boxes damaged_boxes unclear stage proposals "
+    "metric test_scales"
+).split()
 # Fields that no detector has, beside those of augment and loss.
 OF_CLASSIFIERS = (
     "dataset.holdout dataset.holdout_by dataset.cache dataset.placement dataset.order "
@@ -243,6 +248,11 @@ def _check_task(config, fields, known):
         raise ConfigError(
             f"config.detection.test_scales = {scales} must hold whole pixels above "
             "zero that rise"
+        )
+    if scales and detection.stage == "rpn":
+        raise ConfigError(
+            f"config.detection.test_scales = {scales}: proposals, which are all that "
+            "config.detection.stage = 'rpn' tests, are of config.detection.short_side"
         )
     if not all(map(_is_bucket, detection.buckets)):
         raise ConfigError(
@@ -538,14 +548,16 @@ def change(config, changes):
     """A checked copy of a run's config with `changes`, strings "field=value".
 
     Only fields that evaluation reads may change: eval, dataset and num_devices, and for
-    a detector detection and the fields of its network that concern tests.
+    a detector the fields of detection and of its network that concern tests. Its stage
+    may only become "rpn".
     """
     fields, values = flatten(config), {}
     free, what = ("eval.", "dataset.", "num_dev"), "eval or dataset"
     if models.is_detector(config.model.name):
         tested = {f"model.fields.{name}": value for name, value in DETECTION.items()}
-        fields, free = tested | fields, (*free, "detection.", *tested)
-        what = "eval, dataset, detection or the tests of its network"
+        read = [f"detection.{name}" for name in TESTED_DETECTION]
+        fields, free = tested | fields, (*free, *read, *tested)
+        what = "eval, dataset, or detection and its network that tests read"
     for text in changes:
         name, _, value = text.partition("=")
         name = name.removeprefix("config.")
@@ -563,6 +575,12 @@ def change(config, changes):
             if isinstance(fields[name], tuple) and not isinstance(value, tuple):
                 value = (value,)
         values[name] = value
+    stage = values.get("detection.stage", "rpn")
+    if stage not in ("rpn", fields.get("detection.stage")):
+        raise ConfigError(
+            f"--change=detection.stage={stage}: a test can only change the stage to "
+            "rpn, which finds the recall of proposals"
+        )
     config = config.copy_and_resolve_references()
     with config.unlocked():  # the run may have left a field of its network alone
         for name in [name for name in values if name.startswith("model.fields.")]:

@@ -1,6 +1,7 @@
 """Builds the `Setup` of a detector, a network of models.DETECTORS."""
 
 import dataclasses
+import functools
 import re
 import typing
 
@@ -9,7 +10,7 @@ from absl import logging
 from jax.sharding import NamedSharding, PartitionSpec
 
 import models
-from data_source import DataError
+from data_source import DataError, classes
 from detection import (
     evaluator,
     inputs,
@@ -94,6 +95,13 @@ def setup(config, num_devices=None):
         open_split(config, name)
         for name in (config.dataset.train_split, config.dataset.eval_split)
     )
+    eval_split = alike(config, eval_split, train_split)
+    if (part := untrained(config)) and _loads(config, part):
+        raise ConfigError(
+            f"config.init_from = {config.init_from!r}: it trained one stage alone, and "
+            f"its {part} is as initialised; name the run of the step before, or leave "
+            f"the {part} out by config.init_layers"
+        )
     if config.detection.proposals:
         train_split = with_proposals(config, train_split, mesh, training=True)
     if untrained(config) == "rpn":
@@ -140,6 +148,31 @@ def open_split(config, split):
         download=dataset.download,
         damaged=detection.damaged_boxes,
         unclear=detection.unclear,
+    )
+
+
+def alike(config, eval_split, train_split):
+    """Returns the split to evaluate on with the classes numbered as in the training.
+
+    Raises:
+      DataError: it has other classes, or images of other channels.
+    """
+    name, here = eval_split.name, f"in config.dataset.eval_split = {eval_split.split!r}"
+    if eval_split.channels != train_split.channels:
+        raise DataError(
+            f"{name} has images of {eval_split.channels} channels {here}, and of "
+            f"{train_split.channels} in {train_split.split!r}"
+        )
+    advice = f"those here are {here}"
+    if set(eval_split.label_names) < set(train_split.label_names):
+        advice += "; --config.eval.classes=subset evaluates on some of the classes"
+    return classes.numbered_as(
+        eval_split,
+        train_split.label_names,
+        f"its split {train_split.split!r}",
+        advice,
+        subset=config.eval.classes == "subset",
+        report=lambda line: trained.say(f"{line}: {here}"),
     )
 
 
@@ -222,12 +255,22 @@ def make_evaluator(config, split, step, preprocessing, mesh):
 def untrained(config):
     """The part that a run of one stage leaves as initialised, "rpn" or "head", or "".
 
-    A part that config.init_from gives counts as trained.
+    A part that config.init_from gives counts as trained, unless that is a run which
+    left it as initialised itself.
     """
     part = {"rpn": "head", "fast_rcnn": "rpn"}.get(config.detection.stage, "")
+    if not part or not _loads(config, part):
+        return part
+    source = workdir.Workdir(config.init_from)
+    other = source.config() if source.has("config.json") else None
+    half = other and models.is_detector(other.model.name) and untrained(other)
+    return part if half == part else ""
+
+
+def _loads(config, part):
+    """Says whether config.init_from gives a part of the network, "rpn" or "head"."""
     loaded = (config.init_layers or (".",)) if config.init_from else ()
-    given = any(re.search(layer, f"{part}/cls/kernel") for layer in loaded)
-    return "" if given else part
+    return any(re.search(layer, f"{part}/cls/kernel") for layer in loaded)
 
 
 def with_proposals(config, split, mesh, *, training=False):
@@ -237,7 +280,7 @@ def with_proposals(config, split, mesh, *, training=False):
       ConfigError: that run has no trained region proposal network.
       DataError: it sees images of other channels.
     """
-    run = workdir.Workdir(config.detection.proposals)
+    run, start = map(workdir.Workdir, (config.detection.proposals, config.init_from))
     other = run.config()
     if not models.is_detector(other.model.name) or untrained(other) == "rpn":
         raise ConfigError(
@@ -250,12 +293,13 @@ def with_proposals(config, split, mesh, *, training=False):
             f"note: the proposals are of a network that learnt from "
             f"{other.dataset.name!r}, not from {config.dataset.name!r}"
         )
-    opened = open_run(run, split=split)
-    if opened.channels != split.channels:
-        raise DataError(
-            f"{run} sees images of {opened.channels} channels, and {split.name} has "
-            f"{split.channels}"
+    own = not untrained(config)  # it has a region proposal network of its own
+    if training and own and run.path.resolve() != start.path.resolve():
+        trained.say(
+            f"note: the second stage learns from the proposals of {run}, and the run's "
+            f"own network, which proposes in tests, is that of {start}"
         )
+    opened = open_run(run, split=split)
     return proposals.added(split, run, opened, mesh, training=training)
 
 
@@ -287,8 +331,9 @@ def open_run(run, checkpoint="latest", *, config=None, split=None):
       config: the run's own, or one that gives the same network.
       split: the images to look at; by default they are like those of the training.
 
-    The errors are those of `trained.open_run`, and without a split ConfigError for a
-    network of which one stage was not trained.
+    The errors are those of `trained.open_run`; DataError for a split whose images have
+    other channels; and without a split ConfigError for a network of which one stage was
+    not trained.
     """
     config = config or run.config()
     if split is None and (part := untrained(config)):
@@ -297,6 +342,11 @@ def open_run(run, checkpoint="latest", *, config=None, split=None):
             "of the last step has the whole detector (docs/detection.md)"
         )
     (*_, channels), label_names = trained.dataset(run)
+    if split is not None and split.channels != channels:
+        raise DataError(
+            f"{run} sees images of {channels} channels, and {split.name} has "
+            f"{split.channels}"
+        )
     preprocessing = _recorded(run)
     if split is not None:
         known = preprocessing.view.buckets
@@ -351,6 +401,7 @@ def evaluate_run(run, config, checkpoint="latest"):
       detections in COCO's results format, a CSV of the classes, the images with the
       most mistakes, and the curves of precision by recall beside it.
     """
+    _check_changes(run.config(), config)
     split = open_split(config, config.dataset.eval_split)
     subset = config.eval.classes == "subset"
     split = trained.numbered(split, run, subset=subset)
@@ -387,6 +438,21 @@ def evaluate_run(run, config, checkpoint="latest"):
     return Evaluation(str(run), opened.step, result, files, record)
 
 
+def _check_changes(own, config):
+    """Raises ConfigError if a run cannot be tested as `config` changes its `own`."""
+    before, now = own.detection, config.detection
+    if now.stage != before.stage and untrained(own) == "rpn":
+        raise ConfigError(
+            f"config.detection.stage = {now.stage!r} tests a region proposal network, "
+            "and that of this run is as initialised"
+        )
+    if now.proposals not in ("", before.proposals) and untrained(config) != "rpn":
+        raise ConfigError(
+            f"config.detection.proposals = {now.proposals!r}: a network with a region "
+            "proposal network that was trained is tested on its own proposals"
+        )
+
+
 def _write(run, suffix, record, split, found, result):
     """Writes what an evaluation found to <run>/<name>-<suffix>; returns the names."""
     name = f"evaluation-{suffix}.json"
@@ -400,9 +466,10 @@ def _write(run, suffix, record, split, found, result):
     for file, text in texts.items():
         run.write_text(file, text)
     files = [name, *texts]
+    draw_curves = functools.partial(pictures.draw_curves, rule=result.rule)
     draw = {
         f"worst-{suffix}.png": pictures.draw_worst,
-        f"precision-{suffix}.png": pictures.draw_curves,
+        f"precision-{suffix}.png": draw_curves,
     }
     for file, picture in draw.items():
         try:

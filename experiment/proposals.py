@@ -3,8 +3,8 @@
 Fast R-CNN trains on the proposals of another network in steps 2 and 4 of the four-step
 alternation (https://arxiv.org/abs/1506.01497, Section 3.2). They are computed once. The
 file's name depends on all that decides them, and its record says it again: the weights,
-the network, the images and how they are shown. So what belongs to other data or to an
-earlier training is never read.
+the network, the images with their files' sizes and times, and how they are shown. So
+what belongs to other data or to an earlier training is never read.
 """
 
 import dataclasses
@@ -71,7 +71,14 @@ def added(split, run, opened, mesh, *, training):
     if multihost_utils.process_allgather(np.array(found is None)).any():
         trained.say(f"proposals: computed for {split.split} by {run}")
         found = _computed(split, opened, mesh, training) | {"record": record}
-        _store(run, name, found)
+        if missing := np.count_nonzero(found["counts"] == 0):
+            trained.say(
+                f"warning: {missing:,} of {len(split):,} images have no proposals, as "
+                "those that cannot be read; so nothing is stored, and all are computed "
+                "at each start"
+            )
+        else:
+            _store(run, name, found)
     else:
         trained.say(f"proposals: of {split.split}, from {run.path / name}")
     each = np.split(found["boxes"], np.cumsum(found["counts"])[:-1])
@@ -84,7 +91,7 @@ def added(split, run, opened, mesh, *, training):
 
 def _record(split, opened, training):
     """Returns all that decides the proposals, as JSON has it."""
-    images = json.dumps([(str(one.image), one.size) for one in split.objects])
+    images = json.dumps([(str(x.image), x.size, x.stamp) for x in split.objects])
     network = 0
     for array in jax.tree.leaves(opened.variables):
         network = zlib.crc32(np.ascontiguousarray(array), network)
@@ -124,7 +131,7 @@ def _store(run, name, arrays):
 def _computed(split, opened, mesh, training):
     """Returns the proposals of all images as boxes [N, 4], and their counts.
 
-    An image that cannot be read has none; whoever reads it next says so.
+    An image that cannot be read has none.
     """
     config, preprocessing = opened.config, opened.preprocessing
     replicated = NamedSharding(mesh, PartitionSpec())

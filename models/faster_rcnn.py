@@ -7,11 +7,12 @@ boxes, and conv5_x sees what RoI pooling takes of the map for each of them.
 Differs from the paper: a proposal's least side is in pixels of the resized image, where
 the authors' code (py-faster-rcnn) has it in pixels of the original one. A decoded box
 is at most 62.5 times as large as its anchor (models/boxes.py). At equal scores around
-the last detection, fewer are kept. Four fields make Detectron2's form of the network
-(https://github.com/facebookresearch/detectron2): `objectness="sigmoid"` has one score
-per anchor, `pooling="align"` is RoIAlign, `box_outputs="classes"` leaves out the boxes
-of the background, and `anchor_style="centred"` does not round. `agnostic` boxes are of
-R-FCN (https://arxiv.org/abs/1605.06409).
+the last detection, fewer are kept. Five fields make Detectron2's form of the network
+(https://github.com/facebookresearch/detectron2): `rpn_channels=1024` are as many as
+conv4_x has, `objectness="sigmoid"` has one score per anchor, `pooling="align"` is
+RoIAlign, `box_outputs="classes"` leaves out the boxes of the background, and
+`anchor_style="centred"` does not round. `agnostic` boxes are of R-FCN
+(https://arxiv.org/abs/1605.06409).
 
 Three rows of Table 9 of the ResNet paper are here: box refinement (`refine`, `voting`),
 context (`context`), and tests at several scales (`scaled` of a call). The paper leaves
@@ -218,6 +219,15 @@ class FasterRCNN(nn.Module):
             (self.trunk(*one, train=train), one[1]) if one else (x, sizes)
             for one in scaled
         ]
+        return self.detected(maps, rois, there, sizes, train=train)
+
+    def detected(self, maps, rois, there, sizes, *, train):
+        """Makes `Detections` of proposals, which `refine` brings into a second look.
+
+        Args:
+          maps, rois, sizes: as for `second_stage`.
+          there: as for `detections`.
+        """
         regions = rois, there, *self.second_stage(maps, rois, sizes, train=train)
         if self.refine:
             rois = self.refined(rois, *regions[2:], sizes)

@@ -158,3 +158,21 @@ def prepare_voc(root, splits, size=(64, 48)):
         path.write_text("\n".join(names))
         for name in names:
             write_voc(root, name, size)
+
+
+def prepare_coco(root, split="train", count=3, names=(("bee", 7), ("ant", 9))):
+    """Writes a JSON with an object of the first category in each image."""
+    (root / split).mkdir(parents=True, exist_ok=True)
+    size = {"width": 40, "height": 30}
+    images = [{"id": i + 5, "file_name": f"{i}.png"} | size for i in range(count)]
+    for image in images:
+        Image.new("RGB", (40, 30)).save(root / split / image["file_name"])
+    content = {
+        "images": images,
+        "annotations": [
+            {"image_id": image["id"], "category_id": names[0][1], "bbox": [1, 2, 3, 4]}
+            for image in images
+        ],
+        "categories": [{"id": key, "name": name} for name, key in names],
+    }
+    (root / f"{split}.json").write_text(json.dumps(content))

@@ -3,6 +3,7 @@
 import fractions
 import functools
 import json
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +49,28 @@ def state_at(path, step):
     state, *_ = saved.restore(step=step)
     saved.close()
     return state
+
+
+def test_memory_is_planned_once_for_each_size_of_images(capsys):
+    """A detector's buckets alternate from step to step."""
+    trainer, sizes = object.__new__(train.Trainer), [64, 32, 64, 64, 32]
+    trainer.__dict__ |= {
+        "first": True,
+        "state": None,
+        "sums": None,
+        "seed": 0,
+        "step": 0,
+        "planned": set(),
+        "feed": SimpleNamespace(take=lambda step, until: (sizes[step], 1)),
+        "setup": SimpleNamespace(view=SimpleNamespace(size=sizes.__getitem__)),
+        "memory": SimpleNamespace(expect=lambda *x: f"memory for {x[2]}"),
+        "programs": SimpleNamespace(run_steps=lambda *x: (None, None)),
+        "progress": SimpleNamespace(waiting=lambda seconds: None),
+    }
+    for _ in sizes:
+        trainer._advance(len(sizes))
+    assert trainer.step == 5
+    assert capsys.readouterr().out == "memory for 64\nmemory for 32\n"
 
 
 def test_the_last_line_says_error_count_and_place(reference):

@@ -1,6 +1,9 @@
 """The pictures of a detector show what its two stages really see."""
 
+import copy
+
 import detector_runs
+import flax.linen as nn
 import numpy as np
 import pytest
 import runs
@@ -87,6 +90,24 @@ def test_proposals_and_what_is_detected(run, network, drawn):
         rows = zip(expected.labels, expected.scores, strict=True)
         assert detected.texts == tuple(f"{label} {score:.2f}" for label, score in rows)
     assert sum(len(layers[1].boxes) for _, _, layers in drawn[1::2]) > 0
+
+
+def test_a_refining_detector_is_shown_as_it_tests(network):
+    """Both looks at the regions are traced, as in a test."""
+    refining, looks = copy.copy(network), []
+    refining.model = network.model.clone(refine=True)
+    (seen, *_) = refining.images("test")
+
+    def count(next_call, args, kwargs, context):
+        looks.append(context.method_name)
+        return next_call(*args, **kwargs)
+
+    batch = {name: seen.batch[name] for name in ("image", "image_size")}
+    for own, number in ((network, 1), (refining, 2)):
+        looks.clear()
+        with nn.intercept_methods(count):
+            vars(type(own))["_look"].func(own).eval_shape(own.variables, batch)
+        assert looks.count("second_stage") == number
 
 
 @pytest.mark.slow

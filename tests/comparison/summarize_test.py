@@ -180,7 +180,11 @@ def test_a_detector_s_regions_have_rows_of_their_own(
     objects = tfds.features.Sequence(
         {"bbox": tfds.features.BBoxFeature(), "label": label}
     )
-    features = {"image": tfds.features.Image(shape=(None, None, 3)), "objects": objects}
+    features = {
+        "image": tfds.features.Image(shape=(None, None, 3)),
+        "image/filename": tfds.features.Text(),
+        "objects": objects,
+    }
     builder = types.SimpleNamespace(info=types.SimpleNamespace(features=features))
     monkeypatch.setattr(tfds_directory, "describing_builder", lambda *_: builder)
     config = faster_rcnn.get_config(variant)
@@ -222,6 +226,17 @@ def test_the_digits_of_a_detector_are_not_made_for_its_table(monkeypatch):
     config.model.fields.context = True
     with ops.portable():
         assert summarize.summarize(config).regions == 101
+
+
+def test_refinement_looks_twice_with_the_same_parameters():
+    config = faster_rcnn.get_config("digits")
+    with ops.portable():
+        plain = summarize.summarize(config)
+        config.model.fields.refine = True
+        found = summarize.summarize(config)
+    assert found.totals.parameters == plain.totals.parameters
+    assert found.region.multiply_adds == 2 * plain.region.multiply_adds
+    assert found.image == plain.image and found.regions == plain.regions
 
 
 def test_a_set_without_boxes_has_no_detector():

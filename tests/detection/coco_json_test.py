@@ -41,7 +41,7 @@ def test_objects_of_two_images(tmp_path):
     assert categories == (2, 13, 90)
     np.testing.assert_array_equal(first.boxes, [[2.5, 3, 12.5, 8], [0, 0, 40, 30]])
     assert first.labels.tolist() == [2, 0] and first.crowd.tolist() == [False, True]
-    assert first.area.tolist() == [31.25, 900.5] and first.id.tolist() == [501, 77]
+    assert first.area.tolist() == [31.25, 900.5]
     assert (first.image, first.size, first.name) == (
         7,
         (30, 40),
@@ -64,7 +64,25 @@ def test_fields_that_may_be_missing(tmp_path):
     images = [{"id": 7, "file_name": "b.jpg"}]
     (image,), _, _ = read(tmp_path, [annotation()], images)
     assert image.size == (30, 40) and image.area.tolist() == [50]
-    assert image.id.tolist() == [1] and not image.crowd.any()
+    assert not image.crowd.any()
+
+
+@pytest.mark.parametrize(
+    ("written", "crowd"),
+    [(0, 0), (1, 1), (1.0, 1), (True, 1), ("0", 0), ("1", 1), ("False", 0)],
+)
+def test_a_crowd_is_what_the_file_means(tmp_path, written, crowd):
+    (image, _), _, _ = read(tmp_path, [annotation(iscrowd=written)])
+    assert image.crowd.tolist() == [bool(crowd)]
+
+
+def test_ids_may_be_texts(tmp_path):
+    images = [{"id": "b", "file_name": "b.jpg", "width": 40, "height": 30}]
+    categories = [{"id": "k2", "name": "cat"}, {"id": "k1", "name": "dog"}]
+    annotations = [annotation(image="b", category="k2", id="a1b2")]
+    (image,), classes, ids = read(tmp_path, annotations, images, categories)
+    assert (image.image, classes, ids) == ("b", ("dog", "cat"), ("k1", "k2"))
+    assert image.labels.tolist() == [1]
 
 
 def test_bad_boxes_are_dropped_and_cut(tmp_path):
@@ -73,7 +91,6 @@ def test_bad_boxes_are_dropped_and_cut(tmp_path):
     annotations = [annotation(box, id=i) for i, box in enumerate(boxes, 11)]
     (image, _), _, _ = read(tmp_path, annotations, damage=damage)
     np.testing.assert_array_equal(image.boxes, [[35, 25, 40, 30]])
-    assert image.id.tolist() == [14]
     dropped, cut = damage.remarks()
     assert ": 4, " in dropped and "x.json, annotation 11 (2, 3" in dropped
     assert ": 1, " in cut and "x.json, annotation 14" in cut
@@ -92,6 +109,9 @@ def test_bad_boxes_are_dropped_and_cut(tmp_path):
         ({"bbox": [1, 2, 3, "w"]}, "annotation 1: bbox is 'w', not a number"),
         ({"bbox": None}, "annotation 1: bbox is None"),
         ({"area": "big", "id": 6}, "annotation 6: area is 'big', not a number"),
+        ({"area": "big", "id": "a1"}, "annotation a1: area is 'big', not a number"),
+        ({"iscrowd": "no"}, "annotation 1: iscrowd is 'no', neither 0 nor 1"),
+        ({"image_id": [7]}, r"annotations\[0\]: image_id is \[7\], neither a number n"),
     ],
 )
 def test_errors_name_the_file_and_the_annotation(tmp_path, changes, error):
@@ -106,6 +126,11 @@ def test_errors_name_the_file_and_the_annotation(tmp_path, changes, error):
         ({"images": [{"id": 1}]}, r"x.json: images\[0\] has no 'file_name'"),
         ({"categories": [CATEGORIES[0]] * 2}, "two categories have the same id"),
         ({"categories": None}, "x.json has no list 'categories'"),
+        ({"images": [7]}, r"x.json: images\[0\] has no 'id'"),
+        (
+            {"categories": [*CATEGORIES, {"id": "5", "name": "cow"}]},
+            "x.json: some ids of categories are numbers, and some texts",
+        ),
         ({"annotations": [{"image_id": 7}]}, r"annotations\[0\] has no 'category_id'"),
         (
             {"categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "Cat "}]},

@@ -29,7 +29,7 @@ def made(sizes, ids=None, **flags):
     objects, reads = [], []
     for i, (height, width) in enumerate(sizes):
         box = 2, 3, width - 1, height - 2
-        row = records.Row("row", box, box, i % 2, 1, **flags)
+        row = records.Row("row", box, box, i % 2, **flags)
         image = i if ids is None else ids[i]
         objects.append(
             records.objects(str(i), image, (height, width), [row], records.Damage())
@@ -254,4 +254,3 @@ def test_the_worst_images_come_first():
     ]
     assert results.mistakes(split, found).tolist() == [0, 1, 2, 2, 1]
     assert results.mistakes(split, found, 0.4).tolist() == [0, 0, 2, 2, 1]
-    assert results.worst(split, found, 3) == [2, 3, 1]

@@ -25,7 +25,6 @@ def objects(boxes, labels=None, difficult=None, crowd=None, area=None, image=0):
         difficult=no if difficult is None else np.array(difficult),
         crowd=no if crowd is None else np.array(crowd),
         area=np.prod(boxes[:, 2:] - boxes[:, :2], 1) if area is None else area,
-        id=np.arange(1, count + 1),
     )
 
 

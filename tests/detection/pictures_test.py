@@ -13,9 +13,7 @@ NAMES = ("ant", "bee")
 
 
 def objects(rows, name="a/b.jpg", size=(30, 40)):
-    rows = [
-        records.Row("row", box, box, label, 1, **flags) for box, label, flags in rows
-    ]
+    rows = [records.Row("row", box, box, label, **flags) for box, label, flags in rows]
     return records.objects(name, 1, size, rows, records.Damage())
 
 
@@ -143,6 +141,22 @@ def test_curves_of_precision(tmp_path, shown):
     np.testing.assert_allclose(line.get_ydata(), [1, 1, 0.5, 2 / 3])
     (label,) = axis.get_legend().get_texts()
     assert label.get_text() == "ant 83.3" and "83.3 %" in axis.get_title()
+    assert not axis.get_legend().get_title().get_text()
+
+
+def test_curves_have_the_ap_of_the_evaluation_s_rule(tmp_path, shown):
+    """Of 11 recalls, 0 to 0.5 have a precision of 1 and the others 2/3."""
+    box, other = (2, 3, 20, 25), (25, 3, 39, 25)
+    split = split_of(objects([(box, 0, {}), (other, 0, {})]))
+    found = [detections((box, 0.9, 0), ((0, 0, 3, 3), 0.8, 0), (other, 0.7, 0))]
+    for rule, text, title in (
+        ("voc07", "ant 84.8", ""),
+        ("coco", "ant 83.3", "AP by VOC's area, IoU 0.5"),
+    ):
+        pictures.draw_curves(tmp_path / "curves.png", split, found, rule)
+        legend = shown[-1][0].get_legend()
+        assert [x.get_text() for x in legend.get_texts()] == [text]
+        assert legend.get_title().get_text() == title
 
 
 def test_the_curve_of_a_class_that_is_never_found_is_empty(tmp_path, shown):

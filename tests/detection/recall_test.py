@@ -15,7 +15,7 @@ def made(boxes, **flags):
     objects = tuple(
         records.objects(
             *(str(number), number, (40, 40)),
-            [records.Row("row", box, box, 0, 1, **flags) for box in own],
+            [records.Row("row", box, box, 0, **flags) for box in own],
             records.Damage(),
         )
         for number, own in enumerate(boxes)

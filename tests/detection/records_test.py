@@ -12,9 +12,7 @@ SIZE = (20, 30)
 
 
 def row(box, label=0, **fields):
-    return records.Row(
-        "photo.xml, object 1", tuple(box), tuple(box), label, 1, **fields
-    )
+    return records.Row("photo.xml, object 1", tuple(box), tuple(box), label, **fields)
 
 
 def read(*boxes, rule="drop"):
@@ -27,11 +25,10 @@ def test_objects_have_these_types():
     found, damage = read((1, 2, 5, 8), (0, 0, 30, 20.0))
     assert len(found) == 2 and found.size == SIZE and not damage.remarks()
     np.testing.assert_array_equal(found.boxes, [[1, 2, 5, 8], [0, 0, 30, 20]])
-    assert [x.dtype for x in (found.boxes, found.labels, found.area, found.id)] == [
+    assert [x.dtype for x in (found.boxes, found.labels, found.area)] == [
         np.float32,
         np.int32,
         np.float64,
-        np.int64,
     ]
     assert found.area.tolist() == [24, 600] and found.labels.tolist() == [0, 1]
     assert found.difficult.dtype == found.crowd.dtype == bool

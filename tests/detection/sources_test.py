@@ -1,6 +1,5 @@
 """Splits of annotated objects, by name."""
 
-import json
 import os
 import pathlib
 
@@ -35,23 +34,6 @@ def voc(root, lists, names=("ant", "bee"), orientation=1, size=(40, 30)):
             path.write_text(f"<annotation>{text}</annotation>")
             Image.new("RGB", size).save(root / f"JPEGImages/{stem}.jpg", exif=exif)
     return f"voc:{root}"
-
-
-def coco(root, split="train", count=3, names=(("bee", 7), ("ant", 9))):
-    """Writes a JSON with an object of the first category in each image."""
-    (root / split).mkdir(parents=True, exist_ok=True)
-    images = [{"id": i + 5, "file_name": f"{i}.png"} for i in range(count)]
-    for image in images:
-        Image.new("RGB", (40, 30)).save(root / split / image["file_name"])
-    content = {
-        "images": images,
-        "annotations": [
-            {"image_id": image["id"], "category_id": names[0][1], "bbox": [1, 2, 3, 4]}
-            for image in images
-        ],
-        "categories": [{"id": key, "name": name} for name, key in names],
-    }
-    (root / f"{split}.json").write_text(json.dumps(content))
 
 
 def test_a_voc_folder(tmp_path):
@@ -115,8 +97,8 @@ def test_an_image_that_cannot_be_read_keeps_its_objects(tmp_path):
 
 
 def test_a_coco_set_whose_splits_have_a_json_each(tmp_path):
-    coco(tmp_path)
-    coco(tmp_path, "val", count=1)
+    tiny_datasets.prepare_coco(tmp_path)
+    tiny_datasets.prepare_coco(tmp_path, "val", count=1)
     name = f"coco:{tmp_path}/{{split}},{tmp_path}/{{split}}.json"
     split = sources.open_split(name, "train")
     assert split.label_names == ("bee", "ant") and split.categories == (7, 9)
@@ -127,8 +109,16 @@ def test_a_coco_set_whose_splits_have_a_json_each(tmp_path):
         sources.open_split(name, "test")
 
 
+def test_a_missing_image_is_named_at_once(tmp_path):
+    """A misspelt folder would else be found at the first evaluation."""
+    tiny_datasets.prepare_coco(tmp_path)
+    name = f"coco:{tmp_path}/trian,{tmp_path}/train.json"
+    with pytest.raises(DataError, match=f"{tmp_path}/trian has no image 0.png, which"):
+        sources.open_split(name, "all")
+
+
 def test_a_coco_set_of_one_json_has_slices(tmp_path):
-    coco(tmp_path)
+    tiny_datasets.prepare_coco(tmp_path)
     name = f"coco:{tmp_path}/train,{tmp_path}/train.json"
     assert len(sources.open_split(name, "all[:67%]")) == 2
     with pytest.raises(DataError, match="has one split, 'all', .* and not 'train'"):
@@ -143,7 +133,7 @@ def test_a_coco_set_of_one_json_has_slices(tmp_path):
 
 def test_sets_are_joined_with_the_classes_of_the_first(tmp_path):
     first = voc(tmp_path / "voc", {"train": ["a"], "val": ["b"]})
-    coco(tmp_path)
+    tiny_datasets.prepare_coco(tmp_path)
     second = f"coco:{tmp_path}/train,{tmp_path}/train.json"
     name = f"{first},{second},{first}"
     assert sources.set_names(name) == [first, second, first]
@@ -163,7 +153,7 @@ def test_sets_are_joined_with_the_classes_of_the_first(tmp_path):
 
 
 def test_classes_are_numbered_as_a_run_s(tmp_path):
-    coco(tmp_path)
+    tiny_datasets.prepare_coco(tmp_path)
     name = f"coco:{tmp_path}/train,{tmp_path}/train.json"
     split, said = sources.open_split(name, "all"), []
     names = "ant", "bee", "cow"
@@ -217,6 +207,7 @@ def test_a_tfds_set(tmp_path):
     split = sources.open_split("voc", "train", data_dir=tmp_path, download=False)
     assert [len(one) for one in split.objects] == [0, 1, 2, 3]
     assert split.label_names == ("ant", "bee") and split.objects[3].name == "3.png"
+    assert len({one.stamp for one in split.objects} - {""}) == 4
     np.testing.assert_array_equal(split.objects[1].boxes, [[2, 3, 20, 10]])
     (example,) = split.examples([2])
     np.testing.assert_array_equal(decode.decode(example.image, 3), images[2])
@@ -225,6 +216,11 @@ def test_a_tfds_set(tmp_path):
     tiny_datasets.prepare(tmp_path, images, [0, 1, 2, 0], name="tiny")
     with pytest.raises(DataError, match="'tiny' is not a set of annotated objects"):
         sources.open_split("tiny", "train", data_dir=tmp_path, download=False)
+    del features["image/filename"]
+    targets = [{"objects": target["objects"]} for target in targets]
+    tiny_datasets.prepare(tmp_path, images, targets, name="nameless", features=features)
+    with pytest.raises(DataError, match="it needs an image, its image/filename or i"):
+        sources.open_split("nameless", "train", data_dir=tmp_path, download=False)
 
 
 @pytest.mark.skipif(not BCCD.exists(), reason="needs bccd in TFDS_DATA_DIR")

@@ -32,21 +32,30 @@ def test_voc_s_numbers_count_from_1():
     np.testing.assert_array_equal(found.difficult, difficult)
     np.testing.assert_array_equal(found.labels, np.arange(499))
     assert (found.name, found.image) == ("000012.jpg", "000012")
-    assert found.id.tolist() == list(range(1, 500)) and not found.crowd.any()
+    assert not found.crowd.any()
 
 
 def test_coco_s_numbers_are_continuous():
     features = {
         "is_crowd": np.array([True, False]),
         "area": np.array([70, 12], np.int64),
-        "id": np.array([900_001, 5], np.int64),
     }
     corners = [[0, 0.25, 500, 375], [10.12, 20.34, 30.56, 41]]
     record = example(corners, **features) | {"image/id": np.int64(42)}
     found = tfds_features.read(record, SIZE, records.Damage(), one_based=False)
     np.testing.assert_array_equal(found.boxes, np.float32(corners))
     assert found.crowd.tolist() == [True, False] and found.area.tolist() == [70, 12]
-    assert found.id.tolist() == [900_001, 5] and found.image == 42
+    assert found.image == 42
+
+
+def test_a_set_without_file_names_has_its_images_ids():
+    """As lvis has; its names are for messages."""
+    record = example([[0, 0, 9, 9], [5, 5, 5, 5]]) | {"image/id": np.int64(42)}
+    del record["image/filename"]
+    damage = records.Damage()
+    found = tfds_features.read(record, SIZE, damage, one_based=False)
+    assert (found.name, found.image, len(found)) == ("image 42", 42, 1)
+    assert "image 42, object 2 (5, 5, 5, 5)" in damage.remarks()[0]
 
 
 def test_bccd_has_boxes_without_a_size():

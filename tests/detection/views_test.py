@@ -48,7 +48,7 @@ def made(sizes, count=2, crowd=(), difficult=()):
         for k in range(count if number else 0):
             box = k, 1 + k, width - 3 * k, height - k
             flags = {"crowd": k in crowd, "difficult": k in difficult}
-            rows.append(records.Row("row", box, box, k, k + 1, **flags))
+            rows.append(records.Row("row", box, box, k, **flags))
         size = height, width
         objects.append(
             records.objects(f"{number}.png", number, size, rows, records.Damage())

@@ -281,11 +281,20 @@ def test_what_tests_a_detector_can_be_changed():
     changed = checks.change(config, changes)
     assert (changed.model.fields.refine, changed.detection.metric) == (True, "voc")
     assert "refine" not in config.model.fields
+    changed = checks.change(config, ["detection.stage=rpn", "detection.max_boxes=9"])
+    assert (changed.detection.stage, changed.detection.max_boxes) == ("rpn", 9)
+    config = changed.lock()
+    with pytest.raises(ConfigError, match="can only change the stage to rpn"):
+        checks.change(config, ["detection.stage=joint"])
     for change, message in (
         ("model.fields.depth=50", "'model.fields.depth' is no field of eval"),
         ("model.fields.refin=True", "did you mean 'model.fields.refine'"),
         ("model.fields.voting=many", "'many' is no value"),
         ("eval.protocol=dense", "is for classifiers"),
+        ("detection.use_difficult=True", "'detection.use_difficult' is no field of"),
+        ("detection.roi_iou=0.4", "'detection.roi_iou' is no field of"),
+        ("detection.train_short_sides=64", "'detection.train_short_sides' is no fi"),
+        ("detection.stage=fast_rcnn", "can only change the stage to rpn"),
     ):
         with pytest.raises(ConfigError, match=message):
             checks.change(config, [change])

@@ -11,7 +11,8 @@ from tiny_datasets import box, write_voc
 
 from configs import faster_rcnn
 from data_source import DataError
-from detection import inputs
+from detection import evaluator, inputs, metrics, pictures, records
+from detection.split import Split
 from errors import ConfigError, UserError
 from experiment import build, checks, data_report, detectors, tasks, workdir
 
@@ -128,6 +129,8 @@ def test_proposals_are_for_fast_rcnn_and_fast_rcnn_needs_them():
         checks.check_start(config)
     with pytest.raises(ConfigError, match="stage = 'both' is none of joint, rpn, fast"):
         runs.small_detector(detection__stage="both")
+    with pytest.raises(ConfigError, match="test_scales = .*stage = 'rpn' tests, are"):
+        runs.small_detector(detection__stage="rpn", detection__test_scales=(32, 64))
 
 
 @pytest.mark.parametrize(
@@ -157,9 +160,49 @@ def test_a_stage_that_is_not_trained_is_known(stage, start, layers, part, tmp_pa
             detectors.with_proposals(proposing(run), None, None)
 
 
-def proposing(run):
+@pytest.mark.parametrize(("stage", "part"), [("rpn", "head"), ("fast_rcnn", "rpn")])
+def test_a_part_that_its_source_did_not_train_is_refused(
+    stage, part, tmp_path, monkeypatch
+):
+    """As step 3 from step 1, and step 4 from step 2."""
+    detector_runs.shrink(monkeypatch)
+    source = workdir.Workdir(tmp_path / "source")
+    source.create(runs.small_detector(detection__stage=stage))
+    changes = {"detection__stage": stage, "init_from": str(source)}
+    changes |= {"dataset__train_split": "train", "dataset__eval_split": "test"}
+    config = runs.small_detector(**changes)
+    assert detectors.untrained(config) == part
+    message = f"init_from = '{source}': it trained one .* its {part} is as initialised"
+    with pytest.raises(ConfigError, match=message):
+        detectors.setup(config)
+    again = workdir.Workdir(tmp_path / "again")
+    again.create(config)
+    config = runs.small_detector(**changes | {"init_from": str(again)})
+    assert detectors.untrained(config) == part
+    whole = workdir.Workdir(tmp_path / "whole")
+    whole.create(runs.small_detector())
+    config = runs.small_detector(**changes | {"init_from": str(whole)})
+    assert not detectors.untrained(config)
+
+
+def proposing(run, **more):
     stage = {"detection__stage": "fast_rcnn", "detection__proposals": str(run)}
-    return runs.small_detector(**stage)
+    return runs.small_detector(**stage | more)
+
+
+def test_a_test_changes_no_stage_that_was_not_trained(tmp_path):
+    run = workdir.Workdir(tmp_path / "run")
+    run.create(proposing("runs/1"))
+    changed = checks.change(run.config(), ["detection.proposals=runs/3"])
+    detectors._check_changes(run.config(), changed)
+    with pytest.raises(ConfigError, match="stage = 'rpn' tests a region .* is as init"):
+        changes = ["detection.stage=rpn", "detection.proposals="]
+        detectors.evaluate_run(run, checks.change(run.config(), changes))
+    run = workdir.Workdir(tmp_path / "whole")
+    run.create(proposing("runs/3", init_from=str(tmp_path / "3")))
+    with pytest.raises(ConfigError, match="proposals = 'runs/1': a network with .* o"):
+        changed = checks.change(run.config(), ["detection.proposals=runs/1"])
+        detectors.evaluate_run(run, changed)
 
 
 def test_proposals_are_of_a_detector_for_such_images(voc, tmp_path, capsys):
@@ -176,6 +219,42 @@ def test_proposals_are_of_a_detector_for_such_images(voc, tmp_path, capsys):
         detectors.with_proposals(config, split, None)
     note = f"a network that learnt from 'digits', not from {split.name!r}"
     assert note in capsys.readouterr().out
+
+
+def test_proposals_of_another_network_than_the_detector_s_are_said(
+    voc, tmp_path, capsys
+):
+    run = detector_runs.make(tmp_path / "run")
+    run.write_json("result.json", {"step": 4, "of": 4})
+    split = detectors.open_split(config_of(voc), "train")
+    for start, said in ((run, False), (tmp_path / "other", True)):
+        config = proposing(run, init_from=str(start))
+        with pytest.raises(DataError, match="sees images of 1 channels"):
+            detectors.with_proposals(config, split, None, training=True)
+        note = f"own network, which proposes in tests, is that of {start}"
+        assert (note in capsys.readouterr().out) == said
+
+
+def test_the_curves_of_an_evaluation_are_by_its_rule(tmp_path, monkeypatch):
+    box, rules = (2, 3, 20, 25), []
+    monkeypatch.setattr(pictures, "draw_worst", lambda *_: None)
+    monkeypatch.setattr(pictures, "draw_curves", lambda *_, rule: rules.append(rule))
+    row = records.Row("row", box, box, 0)
+    one = records.objects("a.png", 1, (30, 40), [row], records.Damage())
+    split = Split("made", "val", ("ant",), (one,), (None,))
+    found = [metrics.Detections(one.boxes, np.array([0.9]), np.array([0]))]
+    for rule in ("voc07", "coco"):
+        result = evaluator.score(split, found, rule)
+        run = workdir.Workdir(tmp_path)
+        detectors._write(run, "4", {}, split, found, result)
+    assert rules == ["voc07", "coco"]
+
+
+def test_a_run_is_not_opened_for_images_of_other_channels(tmp_path):
+    run = detector_runs.make(tmp_path / "run")
+    split = Split("made", "val", (), (), (), channels=3)
+    with pytest.raises(DataError, match=f"{run} sees images of 1 channels, and made h"):
+        detectors.open_run(run, split=split)
 
 
 # A folder of photographs with boxes.
@@ -293,6 +372,40 @@ def test_splits_that_cannot_be_used_are_named_before_training(voc):
     for name in "abc":
         write_voc(voc, name, content="")
     assert f"voc:{voc}, train: no image has objects" in says(voc)
+
+
+def test_the_split_to_evaluate_on_has_the_training_s_classes(tmp_path, capsys):
+    """A JSON numbers its own categories; its objects are of the first."""
+    tiny_datasets.prepare_coco(tmp_path, names=(("bee", 7), ("ant", 9)))
+    names = {
+        "dataset__name": f"coco:{tmp_path}/{{split}},{tmp_path}/{{split}}.json",
+        "dataset__eval_split": "val",
+    }
+
+    def setup(*categories, **more):
+        tiny_datasets.prepare_coco(tmp_path, "val", names=categories)
+        return tasks.setup(config_of(tmp_path, **names, **more))
+
+    found = setup(("ant", 7), ("bee", 9))
+    assert found.train_split.label_names == found.eval_split.label_names
+    assert [one.labels.tolist() for one in found.eval_split.objects] == [[1]] * 3
+    assert [one.labels.tolist() for one in found.train_split.objects] == [[0]] * 3
+    said = "numbered as there: in config.dataset.eval_split = 'val'"
+    assert said in capsys.readouterr().out
+    with pytest.raises(DataError, match="only there bee; .*--config.eval.classes=subs"):
+        setup(("ant", 7))
+    found = setup(("ant", 7), eval__classes="subset")
+    assert [one.labels.tolist() for one in found.eval_split.objects] == [[1]] * 3
+    assert found.eval_split.label_names == ("bee", "ant")
+    with pytest.raises(DataError, match="its split 'train': .*only here cow"):
+        setup(("ant", 7), ("cow", 9))
+
+
+def test_the_split_to_evaluate_on_has_the_training_s_channels():
+    config = runs.small_detector()
+    colour, grey = (Split("a", "b", (), (), (), channels=n) for n in (3, 1))
+    with pytest.raises(DataError, match="images of 1 channels in config.*, and of 3"):
+        detectors.alike(config, grey, colour)
 
 
 def test_means_that_do_not_fit_the_images_are_refused(voc):
