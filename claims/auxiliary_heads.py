@@ -40,7 +40,7 @@ def experiment(scale):
     return Experiment(
         config,
         arms,
-        seeds=3,
+        seeds=5,
         rates=(0.005, 0.01, 0.02, 0.04),
         choice={"num_epochs": 1.5},
     )

@@ -38,7 +38,7 @@ def experiment(scale):
     config = recipes.annealed(recipes.at_16(recipes.four_layers(epochs=12)))
     config.model.name = recipes.NARROW_NIN
     config.optimizer.weight_decay = 1e-5  # of NIN's authors
-    return Experiment(config, arms, 3, (0.01, 0.03, 0.1), {"num_epochs": 2.0})
+    return Experiment(config, arms, 5, (0.01, 0.03, 0.1), {"num_epochs": 2.0})
 
 
 def measure(results):

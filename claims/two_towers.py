@@ -25,7 +25,7 @@ TOWERS, HALF = "two towers", "one of half the maps"
 def experiment(scale):
     base = lrn.experiment(scale)
     arms = {TOWERS: {"model.fields.groups": 2}, HALF: {"model.fields.width": 0.5}}
-    return Experiment(base.config, arms, 3, base.rates, base.choice)
+    return Experiment(base.config, arms, 5, base.rates, base.choice)
 
 
 def measure(results):

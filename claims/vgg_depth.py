@@ -30,7 +30,7 @@ def experiment(scale):
     config.num_epochs = 6.0
     config.model.name = recipes.NARROW_VGG
     arms = {column: {"model.fields.configuration": column} for column in NETWORKS}
-    return Experiment(config, arms, 3, (0.03, 0.1), {"num_epochs": 2.0})
+    return Experiment(config, arms, 5, (0.03, 0.1), {"num_epochs": 2.0})
 
 
 def measure(results):
