@@ -27,12 +27,12 @@ HELD_OUT = {
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """Arms that differ in some fields, each trained with the same seeds.
+    """Arms that differ in some fields, trained with the same seeds.
 
     Attributes:
       config: what the arms have in common.
       arms: {label: {field: value}}.
-      seeds: how many; they are 0, 1, 2, ...
+      seeds: how many, or {label: how many}; they are 0, 1, 2, ...
       rates: the learning rates of which each arm gets the best on held-out training
         images (the last tenth), with seed 100; () for the config's or the arm's own.
       choice: changes for these trainings, such as a shorter length.
@@ -41,10 +41,14 @@ class Experiment:
 
     config: object
     arms: collections.abc.Mapping
-    seeds: int = 3
+    seeds: int | collections.abc.Mapping = 3
     rates: tuple = ()
     choice: collections.abc.Mapping = dataclasses.field(default_factory=dict)
     changes: collections.abc.Mapping = dataclasses.field(default_factory=dict)
+
+    def seeds_of(self, label):
+        """How many seeds an arm has."""
+        return self.seeds if isinstance(self.seeds, int) else self.seeds[label]
 
     def run(self, pool, values):
         """The grid.Run with other values of some fields."""
@@ -190,18 +194,15 @@ def name(config):
 def run(experiment, pool):
     """Trains what is missing of an experiment; returns its `Results`."""
     rates = choose(experiment, pool)
-    labels = list(experiment.arms)
-    runs = [
-        experiment.run(pool, values | {"seed": seed})
+    runs = {
+        label: [
+            experiment.run(pool, values | {"seed": seed})
+            for seed in range(experiment.seeds_of(label))
+        ]
         for label, values in _with_rates(experiment, rates).items()
-        for seed in range(experiment.seeds)
-    ]
-    trained = pool.train(runs)
-    n = experiment.seeds
-    arms = {
-        label: trained[number * n : (number + 1) * n]
-        for number, label in enumerate(labels)
     }
+    trained = iter(pool.train([run for arm in runs.values() for run in arm]))
+    arms = {label: [next(trained) for _ in arm] for label, arm in runs.items()}
     return Results(arms, rates)
 
 
