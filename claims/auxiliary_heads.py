@@ -54,7 +54,7 @@ def first_gradient(run):
 def measure(results):
     return {
         "errors": results.errors(),
-        "gradients": results.each(first_gradient),
+        "gradients": results.each(first_gradient, first_gradient),
         "rates": results.rates,
         "curves": pictures.curves(results, "train/error"),
     }

@@ -36,7 +36,7 @@ def experiment(scale):
 
 def measure(results):
     return {
-        "training": results.each(lambda run: run.last("train/error", epochs=0.9)),
+        "training": results.training_errors(epochs=0.9),
         "errors": results.errors(),
         "rates": results.rates,
         "curves": pictures.curves(results, "train/error"),

@@ -32,9 +32,11 @@ def experiment(scale):
 
 
 def measure(results):
-    training = results.each(lambda run: run.last("train/error"))
-    errors = results.errors()
-    return {"training": training, "errors": errors, "rates": results.rates}
+    return {
+        "training": results.training_errors(),
+        "errors": results.errors(),
+        "rates": results.rates,
+    }
 
 
 def verdict(numbers):

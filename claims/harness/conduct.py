@@ -33,13 +33,18 @@ class Conductor:
         if claim.trains():
             results, minutes = self._train(claim, changes)
             numbers, runs = claim.measure(results), report.runs_of(results)
+            lost = results.lost()
         else:
-            numbers, runs, minutes = claim.measure(), [], 0.0
+            numbers, runs, minutes, lost = claim.measure(), [], 0.0, ""
+        verdict = claim.verdict(numbers)
+        if lost:
+            reason = f"{verdict.reason}; {lost}"
+            verdict = dataclasses.replace(verdict, reason=reason)
         outcome = report.Outcome(
             name=claim.name,
             scale=self._scale,
             numbers=numbers,
-            verdict=claim.verdict(numbers),
+            verdict=verdict,
             runs=runs,
             minutes=minutes,
         )

@@ -14,7 +14,7 @@ import numpy as np
 
 from analysis import curves
 from errors import UserError
-from experiment import checks, configuration, outcomes, trained, workdir
+from experiment import build, checks, configuration, outcomes, trained, workdir
 from sweep import grid, vary
 
 RATE = "optimizer.learning_rate"
@@ -72,10 +72,18 @@ class Trained:
         """The error on the evaluation split after the last step, in per cent."""
         return outcomes.score(self.result)
 
+    @property
+    def chance(self):
+        """The error of a network that guesses, in per cent."""
+        return 100 * (1 - 1 / len(trained.class_names(self.workdir)))
+
     def parameters(self):
-        """How many parameters its network has."""
-        params = trained.open_run(self.workdir).variables["params"]
-        return sum(leaf.size for leaf in jax.tree.leaves(params))
+        """How many parameters its network has, which need not be saved."""
+        stored, names = trained.dataset(self.workdir)
+        view = build.make_preprocessing(self.config, stored, training=True)
+        model = build.make_model(self.config, len(names))
+        variables = build.abstract_variables(model, build.input_shape(view, stored))
+        return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
 
     def curve(self, name):
         """([epochs], [values]) of "train/error", "train/loss", "eval/error", ..."""
@@ -108,7 +116,8 @@ class Trained:
 class Results:
     """The runs of an experiment: `results["arm"]` is a list of `Trained`, by seed.
 
-    `rates` has the learning rate of each arm.
+    `rates` has the learning rate of each arm. A run that diverged counts as a network
+    that guesses, in tests and in training.
     """
 
     def __init__(self, arms, rates):
@@ -120,30 +129,56 @@ class Results:
     def __iter__(self):
         return iter(self._arms)
 
-    def each(self, measure):
-        """Returns {label: [measure(run), ...]}, by seed, of runs that did not diverge.
+    def each(self, measure, diverged=None):
+        """Returns {label: [measure(run), ...]}, by seed.
+
+        Of a run that diverged it is `diverged(run)`.
 
         Raises:
-          UserError: a run diverged.
+          UserError: a run diverged, and there is no `diverged`.
         """
         for label in self:
             for run in self[label]:
-                if run.diverged:
-                    step = run.result["step"]
-                    raise UserError(f"{label}: {run.workdir} diverged at step {step}")
-        return {label: [measure(run) for run in self[label]] for label in self}
+                if run.diverged and diverged is None:
+                    raise UserError(
+                        f"{label}: {run.workdir} diverged at step {run.result['step']},"
+                        " and what this claim measures needs a network that has "
+                        "learned; give its file smaller learning rates"
+                    )
+        return {
+            label: [(diverged if run.diverged else measure)(run) for run in self[label]]
+            for label in self
+        }
 
     def errors(self):
         """Returns {label: [error, ...]}, by seed, in per cent."""
-        return self.each(lambda run: run.error)
+        return self.each(lambda run: run.error, lambda run: run.chance)
+
+    def training_errors(self, epochs=0.2):
+        """Returns {label: [`Trained.last` of the training error, ...]}, by seed."""
+        return self.each(
+            lambda run: run.last("train/error", epochs), lambda run: run.chance
+        )
 
     def gaps(self):
         """Returns {label: [test error less the last training error, ...]}, by seed."""
-        return self.each(lambda run: run.error - run.last("train/error"))
+        return self.each(
+            lambda run: run.error - run.last("train/error"), lambda run: 0.0
+        )
 
     def epochs_until(self, name, value):
         """Returns {label: [`Trained.epochs_until`, ...]}, by seed."""
-        return self.each(lambda run: run.epochs_until(name, value))
+        return self.each(lambda run: run.epochs_until(name, value), lambda run: None)
+
+    def lost(self):
+        """Says how many runs of each arm diverged; "" if none did."""
+        counts = {label: sum(run.diverged for run in self[label]) for label in self}
+        said = [
+            f"{count} of {len(self[label])} runs of {label}"
+            for label, count in counts.items()
+            if count
+        ]
+        return f"{', '.join(said)} diverged and count as chance" if said else ""
 
 
 class Pool:

@@ -1,6 +1,12 @@
 """The trainings of claims: seeds, rates, runs that diverged, and what curves say."""
 
-from claims.harness import trainings
+import pytest
+import runs
+
+from claims import auxiliary_heads, lrn
+from claims.harness import catalogue, conduct, intervals, probes, report, trainings
+from errors import UserError
+from experiment import workdir
 
 
 class Pool:
@@ -20,3 +26,60 @@ def test_an_arm_may_have_more_seeds_than_another():
         "a": [{"x": 1, "seed": 0}],
         "b": [{"x": 2, "seed": 0}, {"x": 2, "seed": 1}],
     }
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """Makes a trainings.Trained of ten classes that has a test error or diverged."""
+
+    def make(name, error=None):
+        run = workdir.Workdir(tmp_path / name)
+        run.create(runs.small_config())
+        names = [str(digit) for digit in range(10)]
+        record = {"image_shape": [28, 28, 1], "label_names": names}
+        run.write_json("dataset.json", record)
+        result = {"step": 9, "of": 9, "error": error}
+        if error is None:
+            result = {"step": 7, "diverged": True}
+        else:
+            line = '{"step": 9, "progress/epoch": 1.0, "train/error": 4.0}\n'
+            run.write_text("metrics.jsonl", line)
+        return trainings.Trained(run.config(), run, result)
+
+    return make
+
+
+def test_a_run_that_diverged_counts_as_chance(trained, monkeypatch):
+    arms = {"a": [trained("0", 5.0), trained("1")], "b": [trained("2", 6.0)] * 2}
+    results = trainings.Results(arms, {})
+    assert results.errors() == {"a": [5.0, 90.0], "b": [6.0, 6.0]}
+    assert results.training_errors() == {"a": [4.0, 90.0], "b": [4.0, 4.0]}
+    assert results.gaps() == {"a": [1.0, 0.0], "b": [2.0, 2.0]}
+    assert results.epochs_until("train/error", 5)["a"] == [1.0, None]
+    assert results.lost() == "1 of 2 runs of a diverged and count as chance"
+    assert trainings.Results({"b": arms["b"]}, {}).lost() == ""
+    # Nothing of it is saved.
+    assert arms["a"][1].parameters() == arms["a"][0].parameters() > 0
+    with pytest.raises(UserError, match="a: .*/1 diverged at step 7.* smaller"):
+        results.each(len)
+    monkeypatch.setattr(probes, "gradients", lambda run, start: {"x": float(start)})
+    monkeypatch.setattr(auxiliary_heads, "FIRST", "x")
+    monkeypatch.setattr(trainings.Trained, "curve", lambda run, name: ([1.0], [4.0]))
+    found = auxiliary_heads.measure(results)
+    assert found["gradients"]["a"] == [1.0, 1.0]  # before the first step
+
+
+def test_a_verdict_on_runs_that_diverged_says_so(trained, tmp_path, monkeypatch):
+    arms = {
+        "without": [trained("0", 20.0), trained("1", 20.2), trained("2")],
+        "with LRN": [trained(str(n), 18.0) for n in (3, 4, 5)],
+    }
+    results = trainings.Results(arms, {})
+    monkeypatch.setattr(trainings, "run", lambda experiment, pool: results)
+    conductor = conduct.Conductor(tmp_path, tmp_path / "results", "small", None)
+    found = conductor.run(catalogue.Claim("lrn", lrn))
+    assert found.verdict.word == intervals.INVISIBLE
+    said = "1 of 3 runs of without diverged and count as chance"
+    assert found.verdict.reason.endswith(f"; {said}")
+    page = report.write(tmp_path / "results").read_text()
+    assert f"{said}." in page
