@@ -3,6 +3,7 @@
 import argparse
 import pathlib
 import sys
+import traceback
 
 from absl import logging
 
@@ -92,14 +93,25 @@ def _run(options):
     for claim in chosen:
         try:
             print(conductor.run(claim, options.change), flush=True)
-        except UserError as error:
-            stopped = error.exit_code == PREEMPTED and options.slurm is None
-            if stopped or len(chosen) == 1:
+        except Exception as error:
+            known = foreign.as_user_error(error)
+            if len(chosen) == 1 or _ends_all(known, options):
                 raise
             failed.append(claim.name)
-            print(f"{claim.name}: {error}", file=sys.stderr, flush=True)
+            if known is None:
+                traceback.print_exc()
+            said = known or repr(error)
+            print(f"{claim.name}: {said}", file=sys.stderr, flush=True)
     if failed:
         raise UserError(f"these claims have no verdict: {', '.join(failed)}")
+
+
+def _ends_all(error, options):
+    """True for a UserError that would meet the next claim, too: a stop, a full disk."""
+    if error is None:
+        return False
+    stopped = error.exit_code == PREEMPTED and options.slurm is None
+    return stopped or foreign.FULL_DISK in str(error)
 
 
 def _runner(options, folder):

@@ -11,13 +11,14 @@ import pytest
 import runs
 import traced
 
+import claims.__main__
 import models
 import train
 from claims import networks
 from claims.harness import catalogue, conduct, intervals, report, trainings
 from comparison import counting
 from configs import default
-from errors import PREEMPTED, UsageError
+from errors import PREEMPTED, UsageError, UserError
 from experiment import checks
 from sweep import in_process, slurm
 
@@ -322,6 +323,61 @@ def test_the_runs_of_a_claim_wait_in_slurms_queue(tmp_path, monkeypatch):
     ((parent, names, options, _),) = submitted
     assert (parent, options) == (folder, {"minutes": 5})
     assert sorted(names) == sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture
+def conducted(monkeypatch):
+    """Replaces what runs claims; `conducted` maps a claim's name to its error."""
+    errors, order = {}, []
+
+    class Conductor:
+        def __init__(self, *arguments):
+            pass
+
+        def run(self, claim, changes):
+            order.append(claim.name)
+            if claim.name in errors:
+                raise errors[claim.name]
+            return f"{claim.name} has a verdict"
+
+    monkeypatch.setattr(conduct, "Conductor", Conductor)
+    monkeypatch.setattr(claims.__main__, "_runner", lambda options, folder: None)
+    return types.SimpleNamespace(errors=errors, order=order)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (UserError("it diverged"), "bottleneck: it diverged"),
+        (MemoryError(), "bottleneck: out of memory"),
+        (OSError(13, "Permission denied", "x"), "bottleneck: x: Permission denied"),
+        (ValueError("a bug"), "bottleneck: ValueError('a bug')"),
+    ],
+)
+def test_one_claim_that_fails_does_not_end_all(conducted, error, said):
+    conducted.errors["bottleneck"] = error
+    names = ["bottleneck", "features", "lrn"]  # in the order of their costs
+    ended = runs.call_claims(names)
+    assert conducted.order == names
+    assert ended.stdout == "features has a verdict\nlrn has a verdict\n"
+    assert f"\n{said}" in f"\n{ended.stderr}"
+    assert ("Traceback" in ended.stderr) == isinstance(error, ValueError)
+    assert "these claims have no verdict: bottleneck" in ended.stderr
+    assert ended.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (train.Preempted("stopped"), PREEMPTED),
+        (OSError(28, "No space left on device"), 1),
+        (UserError("run x is failed: the disk is full: free some of it"), 1),
+    ],
+)
+def test_what_would_meet_the_next_claim_ends_all(conducted, error, code):
+    conducted.errors["bottleneck"] = error
+    assert runs.call_claims(["bottleneck", "lrn"]).returncode == code
+    assert conducted.order == ["bottleneck"]
 
 
 def test_the_list_and_what_is_refused():
