@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from analysis import curves
+from configs import default
 from errors import UserError
 from experiment import build, checks, configuration, outcomes, trained, workdir
 from sweep import grid, vary
@@ -218,9 +219,15 @@ class Pool:
 
 
 def name(config):
-    """The name of a run's directory: its network, and a digest of its config."""
-    flat = configuration.flatten(config)
+    """The name of a run's directory: its network, and a digest of its config.
+
+    The digest is of the fields that are not default.py's, so that a field that is added
+    there renames no run. Of those that may change on a resume it has the one that the
+    curves depend on.
+    """
+    flat = configuration.changed(default.get_config(), config)
     kept = {n: v for n, v in flat.items() if not configuration.is_free(n)}
+    kept["log.every_steps"] = config.log.every_steps
     content = json.dumps(kept, sort_keys=True, default=list)
     digest = hashlib.sha256(content.encode()).hexdigest()[:12]
     return f"{config.model.name.rpartition(':')[2]}-{digest}"

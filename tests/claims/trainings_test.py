@@ -4,9 +4,19 @@ import pytest
 import runs
 
 from claims import auxiliary_heads, lrn
-from claims.harness import catalogue, conduct, intervals, probes, report, trainings
+from claims.harness import (
+    catalogue,
+    conduct,
+    intervals,
+    probes,
+    recipes,
+    report,
+    trainings,
+)
+from configs import default
 from errors import UserError
 from experiment import workdir
+from sweep import vary
 
 
 class Pool:
@@ -26,6 +36,28 @@ def test_an_arm_may_have_more_seeds_than_another():
         "a": [{"x": 1, "seed": 0}],
         "b": [{"x": 2, "seed": 0}, {"x": 2, "seed": 1}],
     }
+
+
+def test_what_names_a_run(monkeypatch):
+    config = recipes.four_layers(epochs=3)
+    name = trainings.name(config)
+    assert name.startswith("FourLayers-")
+
+    def changed(field, value):
+        return trainings.name(vary.apply(config, {field: value}))
+
+    assert changed("optimizer.learning_rate", 0.01) == name  # as it was
+    assert changed("optimizer.learning_rate", 0.02) != name
+    assert changed("model.fields.groups", 2) != name
+    assert changed("checkpoint.every_epochs", 9.0) == name
+    assert changed("log.every_steps", 79) != name  # the curves are others
+
+    # A later version's default.py has one more field.
+    later = default.get_config()
+    later.optimizer.lookahead = config.optimizer.lookahead = 0
+    monkeypatch.setattr(default, "get_config", lambda: later)
+    assert trainings.name(config) == name
+    assert changed("optimizer.lookahead", 5) != name
 
 
 @pytest.fixture
