@@ -90,27 +90,49 @@ class Trained:
         """([epochs], [values]) of "train/error", "train/loss", "eval/error", ..."""
         return curves.read(self.workdir)[name]
 
+    def _reports(self, name):
+        """Arrays: a curve's epochs, its values, and the images of each report.
+
+        Reports are of fewer images after a resume and at the end. The images are None
+        for evaluations, and for runs of earlier versions, which did not write them.
+        """
+        found = curves.read(self.workdir)
+        epochs, values = found[name]
+        reported, images = found.get("progress/images", ([], []))
+        return (
+            np.array(epochs),
+            np.array(values),
+            np.array(images) if reported == epochs else None,
+        )
+
     def last(self, name, epochs=0.2):
         """The mean of a curve over the last `epochs`: 10,000 images of CIFAR-10.
 
-        A report counts for the steps since the one before, which are fewer at the end.
+        A report counts as much as the images that it is about.
         """
-        ends, values = map(np.array, self.curve(name))
-        steps, chosen = np.diff(ends, prepend=0.0), ends > ends[-1] - epochs
-        return float(np.average(values[chosen], weights=steps[chosen]))
+        ends, values, images = self._reports(name)
+        if images is None:
+            images = np.diff(ends, prepend=0.0)
+        chosen = ends > ends[-1] - epochs
+        return float(np.average(values[chosen], weights=images[chosen]))
 
     def epochs_until(self, name, value):
         """The epochs until a curve first falls to `value`, interpolated; None if never.
 
-        The first report counts as the value from 0 on.
+        The first report counts as the value from 0 on. A report of less than half the
+        usual images, as after a resume, is mostly chance and left out.
         """
-        epochs, values = self.curve(name)
+        epochs, values, images = self._reports(name)
+        if images is not None:
+            whole = images >= self.config.log.every_steps * self.config.batch_size / 2
+            epochs, values = epochs[whole], values[whole]
         for place, now in enumerate(values):
             if now <= value:
                 if place == 0:
-                    return epochs[0]
+                    return float(epochs[0])
                 part = (values[place - 1] - value) / (values[place - 1] - now)
-                return epochs[place - 1] + part * (epochs[place] - epochs[place - 1])
+                step = epochs[place] - epochs[place - 1]
+                return float(epochs[place - 1] + part * step)
         return None
 
 

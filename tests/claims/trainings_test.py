@@ -96,7 +96,6 @@ def test_a_run_that_diverged_counts_as_chance(trained, monkeypatch):
         results.each(len)
     monkeypatch.setattr(probes, "gradients", lambda run, start: {"x": float(start)})
     monkeypatch.setattr(auxiliary_heads, "FIRST", "x")
-    monkeypatch.setattr(trainings.Trained, "curve", lambda run, name: ([1.0], [4.0]))
     found = auxiliary_heads.measure(results)
     assert found["gradients"]["a"] == [1.0, 1.0]  # before the first step
 
@@ -115,3 +114,36 @@ def test_a_verdict_on_runs_that_diverged_says_so(trained, tmp_path, monkeypatch)
     assert found.verdict.reason.endswith(f"; {said}")
     page = report.write(tmp_path / "results").read_text()
     assert f"{said}." in page
+
+
+def test_the_last_value_of_a_curve_is_a_mean_over_steps(monkeypatch):
+    """The last report is about the few steps that are left; old ones do not say it."""
+    curve = [1.0, 2.0, 2.1], [10.0, 20.0, 40.0]
+    monkeypatch.setattr(trainings.curves, "read", lambda run: {"train/error": curve})
+    run = trainings.Trained(None, None, {})
+    assert run.last("train/error") == pytest.approx((20 + 0.1 * 40) / 1.1)
+    assert run.last("train/error", epochs=0.05) == pytest.approx(40)
+    assert run.last("train/error", epochs=9) == pytest.approx((10 + 20 + 4) / 2.1)
+
+
+REPORTS = {
+    "train/error": ([1.0, 2.0, 2.9, 3.0, 4.0], [80.0, 60.0, 10.0, 50.0, 30.0]),
+    "eval/error": ([1.0, 2.0, 4.0], [70.0, 50.0, 30.0]),
+    "progress/images": ([1.0, 2.0, 2.9, 3.0, 4.0], [256, 256, 100, 128, 256]),
+}
+
+
+def test_a_report_after_a_resume_counts_as_its_images(monkeypatch):
+    """At 2.9 a run was resumed, and chance put an error of 10 % there."""
+    monkeypatch.setattr(trainings.curves, "read", lambda run: REPORTS)
+    config = runs.small_config(batch_size=64, log__every_steps=4)
+    run = trainings.Trained(config, None, {})
+    assert run.epochs_until("train/error", 50) == 3.0  # of half as many images
+    assert run.epochs_until("train/error", 40) == 3.5
+    assert run.epochs_until("train/error", 5) is None
+    assert run.epochs_until("eval/error", 60) == 1.5
+    expected = (100 * 10 + 128 * 50 + 256 * 30) / 484
+    assert run.last("train/error", epochs=1.5) == pytest.approx(expected)
+    without = {name: REPORTS[name] for name in ("train/error", "eval/error")}
+    monkeypatch.setattr(trainings.curves, "read", lambda run: without)
+    assert run.epochs_until("train/error", 10) == 2.9
