@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import runs
 import traced
+from made_up import arms
 
 import claims.__main__
 import models
@@ -145,6 +146,40 @@ MADE_UP = [
 def test_the_rule_of_a_verdict(name, numbers, place):
     found = catalogue.load(name).verdict(numbers)
     assert found.word == intervals.WORDS[place], found.reason
+
+
+SPELT = {3: "three times sooner", 1: "a point and more", 1.1: "a tenth", 0.5: "halves"}
+JUDGED = {
+    "dropout": {
+        "gaps": arms(("without", "dropout"), 30, 10),
+        "epochs": arms(("without", "dropout"), 5, 10),
+    },
+    "lrn": {"errors": arms(("without", "with LRN"), 20, 18)},
+    "relu_vs_tanh": {"epochs": arms(("ReLU", "tanh"), 5, 30)},
+}
+JUDGED["augmentation"] = {
+    "errors": arms(("none", "crops and flips", "and colours"), 30, 20, 19)
+}
+JUDGED["auxiliary_heads"] = {
+    "errors": arms(("without", "with side heads"), 30, 20),
+    "gradients": arms(("without", "with side heads"), 1, 2),
+}
+JUDGED["two_towers"] = {"errors": arms(("two towers", "one of half the maps"), 20, 30)}
+
+
+@pytest.mark.parametrize("name", JUDGED)
+def test_a_claim_states_the_bound_of_its_rule(name, monkeypatch):
+    bounds, judge = [], intervals.judge
+
+    def noting(interval, bound, *arguments):
+        bounds.append(bound)
+        return judge(interval, bound, *arguments)
+
+    monkeypatch.setattr(intervals, "judge", noting)
+    claim = catalogue.load(name)
+    claim.verdict(JUDGED[name])
+    assert bounds
+    assert all(SPELT[bound] in claim.CLAIM for bound in bounds)
 
 
 def test_the_claim_in_the_docs():
