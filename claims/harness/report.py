@@ -17,11 +17,13 @@ diverged counts as a network that guesses, and the reason says so. The verdicts 
 
 {words}
 
+Some claims have a rule of their own, which their text or their reason gives.
+
 """
 WORDS = {
     intervals.REPRODUCED: "the 95 % interval is on the claimed side of the bound",
     intervals.DIRECTION: "it is on the claimed side of no effect, not of the bound",
-    intervals.INVISIBLE: "it includes no effect: a difference of 0, or a ratio of 1",
+    intervals.INVISIBLE: "the interval allows both answers",
     intervals.CONTRADICTED: "it is on the other side of no effect",
     intervals.ARITHMETIC: "it follows from the tables",
 }
