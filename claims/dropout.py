@@ -66,7 +66,7 @@ def verdict(numbers):
     doubled, here = False, "not reached"
     if None not in epochs["dropout"] + epochs["without"]:
         longer = intervals.ratio(epochs["dropout"], epochs["without"])
-        doubled, here = 1.5 <= longer.mean <= 3, longer.text()
+        doubled, here = 1.5 <= longer.mean <= 3, longer.text(None)
     word = found.word
     if word == intervals.REPRODUCED and not doubled:
         word = intervals.DIRECTION

@@ -31,7 +31,8 @@ from models.layers import (
 
 ACTIVATIONS = {"relu": nn.relu, "tanh": nn.tanh, "sigmoid": nn.sigmoid}
 # The variance of initial weights times the fan-in: it keeps that of the activations
-# (He et al., 2015; Glorot and Bengio, 2010).
+# (He et al., 2015; Glorot and Bengio, 2010). That of sigmoids it does not: their slope
+# is 1/4, for which 16 would make up.
 GAIN = {"relu": 2.0, "tanh": 1.0, "sigmoid": 1.0}
 MAPS = (32, 32, 64)
 # Of the net for CIFAR-10 by AlexNet's author, for pixels that are not divided by their

@@ -61,6 +61,14 @@ def test_a_quantity_that_should_be_small(low, high, word):
     assert (found.word, found.reason.split()[-2]) == (word, "most")
 
 
+def test_a_tiny_ratio_is_shown():
+    found = intervals.judge(Interval(7e-12, 6.54e-12, 8e-12, 3), 0.1, 1, "x")
+    assert found.here == "7e-12 (6.54e-12 to 8e-12)"
+    assert found.reason == f"x is {found.here}; the rule asks for at most 0.1"
+    found = intervals.judge(Interval(0.123, -1, 2, 3), 1, 0, "x")
+    assert found.here == "0.12 (-1.00 to 2.00)"
+
+
 @pytest.mark.parametrize("positive", [True, False])
 def test_a_sign(positive):
     side = 1 if positive else -1
