@@ -47,7 +47,7 @@ def experiment(scale):
         "plain-56": {"model.name": "plain56"},
         "residual-56": {"model.name": "resnet56"},
     }
-    return Experiment(config, arms, 3, (0.01, 0.1))
+    return Experiment(config, arms, 3, (0.001, 0.01, 0.1))
 
 
 def plain(depth, activation, batch_norm):

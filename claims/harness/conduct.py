@@ -33,9 +33,9 @@ class Conductor:
         if claim.trains():
             results, minutes = self._train(claim, changes)
             numbers, runs = claim.measure(results), report.runs_of(results)
-            lost = results.lost()
+            lost, choices = results.lost(), report.choices_of(results)
         else:
-            numbers, runs, minutes, lost = claim.measure(), [], 0.0, ""
+            numbers, runs, minutes, lost, choices = claim.measure(), [], 0.0, "", {}
         verdict = claim.verdict(numbers)
         if lost:
             reason = f"{verdict.reason}; {lost}"
@@ -47,6 +47,7 @@ class Conductor:
             verdict=verdict,
             runs=runs,
             minutes=minutes,
+            choices=choices,
         )
         outcome.write(self._results)
         report.draw(claim, outcome, self._results)

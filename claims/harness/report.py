@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import math
 import pathlib
 
 from claims.harness import catalogue, intervals
@@ -31,7 +32,11 @@ WORDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What a claim's runs gave."""
+    """What a claim's runs gave.
+
+    `choices` has the errors by which the arms' learning rates were chosen, in per cent:
+    {arm: {rate as text: error, or None if it diverged}}. Earlier results lack them.
+    """
 
     name: str
     scale: str
@@ -39,6 +44,7 @@ class Outcome:
     verdict: intervals.Verdict
     runs: list
     minutes: float
+    choices: dict = dataclasses.field(default_factory=dict)
 
     def __str__(self):
         lines = [f"{self.name}, {self.scale}: {self.verdict.word}"]
@@ -47,8 +53,25 @@ class Outcome:
             if isinstance(value, int | float | str):
                 shown = f"{value:,.4g}" if isinstance(value, float) else value
                 lines.append(f"  {name}: {shown}")
+        if self.choices:
+            lines.append(f"  {self.rates()}")
         lines.append(f"  {len(self.runs)} runs, {self.minutes:.0f} minutes")
         return "\n".join(lines)
+
+    def rates(self):
+        """Says which learning rate each arm chose, and whether others might be better.
+
+        At the end of the list a better one may lie beyond it.
+        """
+        chosen, said = {run["arm"]: run["learning_rate"] for run in self.runs}, []
+        for label, errors in self.choices.items():
+            tried, rate = sorted(map(float, errors)), chosen[label]
+            ends = {
+                tried[0]: " (the smallest tried)",
+                tried[-1]: " (the largest tried)",
+            }
+            said.append(f"{rate:g}{ends.get(rate, '')} for {label}")
+        return f"learning rates, chosen on held-out images: {'; '.join(said)}"
 
     def write(self, folder):
         """Writes folder/NAME-SCALE.json, which the report is made of."""
@@ -86,6 +109,17 @@ def runs_of(results):
         for label in results
         for run in results[label]
     ]
+
+
+def choices_of(results):
+    """The errors by which a trainings.Results chose its rates, for the JSON."""
+    return {
+        label: {
+            f"{rate:g}": error if math.isfinite(error) else None
+            for rate, error in errors.items()
+        }
+        for label, errors in results.choices.items()
+    }
 
 
 def _is_plain(value):
@@ -171,6 +205,9 @@ def _part(claim, outcome, date, folder):
         f"**{outcome.verdict.word}** ({outcome.scale}, {date}): "
         f"{outcome.verdict.reason}."
     )
+    if outcome.choices:
+        rates = outcome.rates()
+        lines.append(f"{rates[0].upper()}{rates[1:]}.")
     if figure := _figure(outcome, folder):
         lines.append(f"![{claim.CLAIM}]({figure})")
     return "\n\n".join(lines)

@@ -8,6 +8,7 @@ import collections.abc
 import dataclasses
 import hashlib
 import json
+import math
 
 import jax
 import numpy as np
@@ -139,12 +140,12 @@ class Trained:
 class Results:
     """The runs of an experiment: `results["arm"]` is a list of `Trained`, by seed.
 
-    `rates` has the learning rate of each arm. A run that diverged counts as a network
-    that guesses, in tests and in training.
+    `rates` has the learning rate of each arm, and `choices` what `choose` returns. A
+    run that diverged counts as a network that guesses, in tests and in training.
     """
 
-    def __init__(self, arms, rates):
-        self._arms, self.rates = arms, rates
+    def __init__(self, arms, rates, choices=()):
+        self._arms, self.rates, self.choices = arms, rates, dict(choices)
 
     def __getitem__(self, label):
         return self._arms[label]
@@ -257,7 +258,8 @@ def name(config):
 
 def run(experiment, pool):
     """Trains what is missing of an experiment; returns its `Results`."""
-    rates = choose(experiment, pool)
+    choices = choose(experiment, pool)
+    rates = {label: best(errors) for label, errors in choices.items()}
     runs = {
         label: [
             experiment.run(pool, values | {"seed": seed})
@@ -267,11 +269,15 @@ def run(experiment, pool):
     }
     trained = iter(pool.train([run for arm in runs.values() for run in arm]))
     arms = {label: [next(trained) for _ in arm] for label, arm in runs.items()}
-    return Results(arms, rates)
+    return Results(arms, rates, choices)
 
 
 def choose(experiment, pool):
-    """Returns {label: the best of `rates` on held-out images}; {} without rates."""
+    """Returns {label: {rate: its error on held-out images}}; {} without rates.
+
+    Raises:
+      UserError: an arm diverged at each of its rates.
+    """
     if not experiment.rates:
         return {}
     common = {"seed": SEED_OF_CHOICE, **HELD_OUT, **experiment.choice}
@@ -281,10 +287,22 @@ def choose(experiment, pool):
         for label, rate in pairs
     ]
     errors = dict(zip(pairs, (run.error for run in pool.train(runs)), strict=True))
+    for label in experiment.arms:
+        if all(math.isinf(errors[label, rate]) for rate in experiment.rates):
+            tried = ", ".join(f"{rate:g}" for rate in experiment.rates)
+            raise UserError(
+                f"{label} diverged at each of the learning rates {tried}; give the "
+                "claim's file smaller ones"
+            )
     return {
-        label: min(experiment.rates, key=lambda rate: (errors[label, rate], rate))
+        label: {rate: errors[label, rate] for rate in experiment.rates}
         for label in experiment.arms
     }
+
+
+def best(errors):
+    """The rate of the least error in {rate: error}; of equal ones the lowest rate."""
+    return min(errors, key=lambda rate: (errors[rate], rate))
 
 
 def _with_rates(experiment, rates):

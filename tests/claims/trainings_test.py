@@ -1,5 +1,9 @@
 """The trainings of claims: seeds, rates, runs that diverged, and what curves say."""
 
+import json
+import math
+import types
+
 import pytest
 import runs
 
@@ -147,3 +151,72 @@ def test_a_report_after_a_resume_counts_as_its_images(monkeypatch):
     without = {name: REPORTS[name] for name in ("train/error", "eval/error")}
     monkeypatch.setattr(trainings.curves, "read", lambda run: without)
     assert run.epochs_until("train/error", 10) == 2.9
+
+
+HELD_OUT = {
+    "a": {0.1: 30.0, 0.2: 20.0, 0.4: 40.0},
+    "b": {0.1: 30.0, 0.2: 30.0, 0.4: math.inf},
+    "c": {0.1: 30.0, 0.2: 20.0, 0.4: 10.0},
+}
+
+
+class Chooser(Pool):
+    """As Pool, with the errors of HELD_OUT for the runs that choose a rate."""
+
+    def __init__(self, errors):
+        self._errors = errors
+
+    def train(self, runs):
+        return [
+            types.SimpleNamespace(error=self._errors[run["x"]][run[trainings.RATE]])
+            if run["seed"] == trainings.SEED_OF_CHOICE
+            else run
+            for run in runs
+        ]
+
+
+def chosen(errors):
+    arms = {label: {"x": label} for label in errors}
+    experiment = trainings.Experiment(None, arms, 1, (0.1, 0.2, 0.4))
+    return trainings.run(experiment, Chooser(errors))
+
+
+def test_the_errors_of_a_choice_are_kept_and_its_edges_said(tmp_path):
+    found = chosen(HELD_OUT)
+    assert found.rates == {"a": 0.2, "b": 0.1, "c": 0.4}
+    assert found["c"] == [{"x": "c", "seed": 0, trainings.RATE: 0.4}]
+    outcome = report.Outcome(
+        name="lrn",
+        scale="small",
+        numbers={},
+        verdict=intervals.Verdict(intervals.INVISIBLE, "x is 1"),
+        runs=[{"arm": k, "learning_rate": rate} for k, rate in found.rates.items()],
+        minutes=1.0,
+        choices=report.choices_of(found),
+    )
+    outcome.write(tmp_path / "results")
+    text = (tmp_path / "results" / "lrn-small.json").read_text()
+    stored = json.loads(text, parse_constant=pytest.fail)["choices"]
+    assert stored["a"] == {"0.1": 30.0, "0.2": 20.0, "0.4": 40.0}
+    assert stored["b"]["0.4"] is None
+    said = (
+        "earning rates, chosen on held-out images: 0.2 for a; "
+        "0.1 (the smallest tried) for b; 0.4 (the largest tried) for c"
+    )
+    assert said in str(outcome)
+    assert f"\n\nL{said}.\n" in report.write(tmp_path / "results").read_text()
+
+
+def test_results_of_earlier_versions_are_still_reported(tmp_path):
+    for file in (runs.ROOT / "docs" / "claims").glob("*.json"):
+        stored = json.loads(file.read_text())
+        stored.pop("choices", None)
+        (tmp_path / "results").mkdir(exist_ok=True)
+        (tmp_path / "results" / file.name).write_text(json.dumps(stored))
+    assert "Learning rates" not in report.write(tmp_path / "results").read_text()
+
+
+def test_an_arm_that_diverges_at_each_rate_is_an_error():
+    lost = HELD_OUT | {"b": dict.fromkeys((0.1, 0.2, 0.4), math.inf)}
+    with pytest.raises(UserError, match="b diverged at each .* 0.1, 0.2, 0.4; give"):
+        chosen(lost)
