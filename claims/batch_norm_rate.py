@@ -10,9 +10,10 @@ thirty times this rate, which falls linearly to zero without warm-up. The paper 
 has GoogLeNet and BN-Inception on ImageNet, both by the recipe of BN-x30.
 
 A rate can be used if no run diverges and the mean error is at most 2 points above that
-at the network's usual rate. The claim is reproduced if thirty times the rate can be
-used with batch normalisation, and five times not without; if batch normalisation merely
-allows the larger multiple, the verdict is direction only.
+at the network's usual rate. Means decide, without an interval, so luck may where they
+are about 2 points apart; the figure shows how far. The claim is reproduced if thirty
+times the rate can be used with batch normalisation, and five times not without; if
+batch normalisation merely allows the larger multiple, the verdict is direction only.
 """
 
 import math
