@@ -60,6 +60,7 @@ def main(argv=None):
     """Does what the flags ask for; returns the exit code."""
     options = parser().parse_args(argv)
     try:
+        _check(options)
         if options.report:
             print(report.write(RESULTS))
         elif options.names or options.all:
@@ -74,6 +75,27 @@ def main(argv=None):
         out = sys.stdout if known.exit_code == PREEMPTED else sys.stderr
         print(f"error: {known}" if out is sys.stderr else known, file=out, flush=True)
         return known.exit_code
+
+
+def _check(options):
+    """Raises UsageError for flags of which some would be ignored."""
+    given = {
+        "--list": options.list,
+        "--report": options.report,
+        "--all": options.all,
+        " ".join(options.names): options.names,
+    }
+    given = [text for text, value in given.items() if value]
+    if len(given) > 1:
+        raise UsageError(f"{given[0]} and {given[1]} are two requests: give one")
+    runs = {
+        "--jobs": options.jobs,
+        "--slurm": options.slurm is not None,
+        "--change": options.change,
+    }
+    for flag, value in runs.items():
+        if value and not (options.names or options.all):
+            raise UsageError(f"{flag} is for runs: name claims, or give --all")
 
 
 def _run(options):

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 import types
 
 import jax.numpy as jnp
@@ -321,7 +322,66 @@ def test_a_claim_from_its_runs_to_its_result(tmp_path, monkeypatch):
     found, _ = report.read(tmp_path / "results", "toy", "small")
     assert found.numbers == json.loads(json.dumps(first.numbers))
     assert found.verdict == first.verdict
-    assert found.minutes >= first.minutes
+    assert found.choices == again.choices and len(found.choices["a"]) == 2
+
+
+def timed(clock, minutes, trained):
+    """The claim `toy`, trained or not, whose measure takes some minutes of a clock."""
+    claim = toy([])
+
+    def measured(*results):
+        clock.now += 60 * minutes
+        return {"errors": {"a": [1.0, 2.0], "b": [0.0, 0.5]}}
+
+    claim.module.measure = measured
+    if not trained:
+        del claim.module.experiment
+    return claim
+
+
+def test_minutes_are_of_training_and_measuring_without_tries(tmp_path, monkeypatch):
+    clock = types.SimpleNamespace(now=1000.0)
+    time = types.SimpleNamespace(monotonic=lambda: clock.now)
+    monkeypatch.setattr(conduct, "time", time)
+
+    def trains(minutes):
+        def run(experiment, pool):
+            clock.now += 60 * minutes
+            return trainings.Results({}, {})
+
+        monkeypatch.setattr(trainings, "run", run)
+
+    claim = timed(clock, 1, True)
+    trains(4)
+    assert conductor(tmp_path).run(claim).minutes == 5
+    trains(2)
+    assert conductor(tmp_path).run(claim).minutes == 4 + 2 + 1
+    trains(9)
+    tried = conductor(tmp_path).run(claim, ["num_epochs=0.5"])
+    assert tried.minutes == 9 + 1
+    trains(0)
+    assert conductor(tmp_path).run(claim).minutes == 4 + 2 + 1
+    assert conductor(tmp_path).run(timed(clock, 3, False)).minutes == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["num_epochs=1,2"], "--change=num_epochs=1,2: give one value each"),
+        (["num_epoch=1"], "--change=num_epoch=1: config has no field 'num_epoch'"),
+        (["seed=5"], "--change=seed=5: the claim itself sets seed"),
+        (["optimizer.learning_rate=0.05"], "claim itself sets optimizer.learning_rate"),
+        (["config.optimizer.weight_decay=0"], "itself sets optimizer.weight_decay"),
+        (["batch_size,seed=(8,1)"], "the claim itself sets seed"),
+    ],
+)
+def test_a_change_that_would_be_ignored_or_make_arms_alike(changes, message):
+    experiment = toy([]).experiment("small")
+    with pytest.raises(UsageError, match=re.escape(message)):
+        conduct.parse(experiment, changes)
+    found = conduct.parse(experiment, ["num_epochs=1", "batch_size=8"])
+    assert found == {"num_epochs": 1.0, "batch_size": 8}
+    assert conduct.parse(experiment, []) == {}
 
 
 @pytest.mark.slow
@@ -425,6 +485,18 @@ def test_the_list_and_what_is_refused():
     refused = runs.call_claims(["bottleneck", "--jobs=2", "--slurm="])
     assert refused.returncode == 2
     assert "--jobs and --slurm are two ways to train" in refused.stderr
+    for arguments, said in (
+        (["--list", "lrn"], "--list and lrn are two requests"),
+        (["--report", "lrn"], "--report and lrn are two"),
+        (["lrn", "--all"], "--all and lrn are two"),
+        (["--report", "--all"], "--report and --all are two"),
+        (["--change=num_epochs=1"], "--change is for runs"),
+        (["--report", "--jobs=2"], "--jobs is for runs"),
+        (["--list", "--slurm="], "--slurm is for runs"),
+    ):
+        refused = runs.call_claims(arguments)
+        assert refused.returncode == 2
+        assert said in refused.stderr
     refused = runs.call_claims(["bottleneck", "--scale=paper"])
     assert refused.returncode == 2
     assert "bottleneck has no runs at --scale=paper" in refused.stderr
