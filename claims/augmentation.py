@@ -27,11 +27,11 @@ NONE, CROPS, COLOURS = "none", "crops and flips", "and colours"
 
 def experiment(scale):
     base = lrn.experiment(scale)
-    base.config.augment.crop_mode = "zeros"  # colours change before normalisation
+    zeros = {"augment.crop_mode": "zeros"}  # colours change before normalisation
     arms = {
-        NONE: {"augment.crop": 0, "augment.flip": False},
-        CROPS: {},
-        COLOURS: {"augment.pca": 0.1},
+        NONE: {"augment.crop": 0, "augment.flip": False},  # weight_decay's arm of 5e-4
+        CROPS: zeros,
+        COLOURS: zeros | {"augment.pca": 0.1},
     }
     return Experiment(base.config, arms, 3, base.rates, base.choice)
 

@@ -64,6 +64,24 @@ def test_what_names_a_run(monkeypatch):
     assert changed("optimizer.lookahead", 5) != name
 
 
+@pytest.mark.parametrize(
+    ("name", "arm", "other", "same"),
+    [
+        ("augmentation", "none", "weight_decay", "5e-4"),
+        ("features", "dropout", "dropout", "dropout"),
+        ("one_by_one", "with 1x1", "global_average_pooling", "average"),
+        ("overlapping_pool", "3x3, stride 2", "lrn", "without"),
+        ("towers_specialise", "two towers", "two_towers", "two towers"),
+    ],
+)
+def test_claims_that_share_runs(name, arm, other, same):
+    names = []
+    for claim, label in ((name, arm), (other, same)):
+        found = catalogue.load(claim).experiment("small")
+        names.append(trainings.name(vary.apply(found.config, found.arms[label])))
+    assert names[0] == names[1]
+
+
 @pytest.fixture
 def trained(tmp_path):
     """Makes a trainings.Trained of ten classes that has a test error or diverged."""
