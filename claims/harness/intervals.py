@@ -43,8 +43,14 @@ class Verdict:
 
 
 def mean(values):
-    """The `Interval` of the mean of independent values; one value has no width."""
+    """The `Interval` of the mean of independent values; one value has no width.
+
+    Raises:
+      ValueError: a value is not finite, so that no verdict can follow from it.
+    """
     values = [float(value) for value in values]
+    if not all(map(math.isfinite, values)):
+        raise ValueError(f"no interval holds values that are not finite: {values}")
     center, n = statistics.fmean(values), len(values)
     half = 0.0
     if n > 1:

@@ -18,6 +18,12 @@ def test_the_mean_and_its_interval():
     assert intervals.mean([4]) == Interval(4.0, 4.0, 4.0, 1)
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_value_that_is_not_finite_gives_no_interval(value):
+    with pytest.raises(ValueError, match=f"not finite: .*1.0, {value}"):
+        intervals.difference([1.0, value], [0.0, 0.0])
+
+
 def test_differences_and_ratios_are_paired_by_seed():
     a, b = [10.0, 20.0, 30.0], [9.0, 19.0, 29.0]
     found = intervals.difference(a, b)
