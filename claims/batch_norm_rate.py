@@ -28,7 +28,7 @@ from configs import bn_inception
 CLAIM = "With batch normalisation thirty times the learning rate can be used"
 SOURCE = "Ioffe and Szegedy (2015), Section 4.2 and Figure 3"
 STATED = "30 times, and without less than 5"
-MINUTES = {"small": 40, "paper": 14_000}
+MINUTES = {"small": 36, "paper": 14_000}
 WITHOUT, WITH = "without", "batch normalisation"
 MULTIPLES = (1, 5, 30)
 TOLERANCE = 2.0  # points of test error

@@ -20,7 +20,7 @@ from sweep import vary
 CLAIM = "Dropout halves the gap between test and training error, in twice the time"
 SOURCE = "AlexNet (2012), Section 4.2"
 STATED = "substantial overfitting; 2 times"
-MINUTES = {"small": 40}
+MINUTES = {"small": 33}
 LEVEL = 30.0  # per cent of the training images
 SEEN = {"dataset.eval_split": "train[:20%]"}
 LEAST = 0.1  # points, of a gap

@@ -27,7 +27,7 @@ from experiment import trained
 CLAIM = "In every run one tower specialises in colours"
 SOURCE = "AlexNet (2012), Section 6.1 and Figure 3"
 STATED = "every run"
-MINUTES = {"small": 15, "paper": 1_500}
+MINUTES = {"small": 12, "paper": 1_500}
 SPLITS = 10_000
 
 

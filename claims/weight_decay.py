@@ -15,7 +15,7 @@ from claims.harness.trainings import Experiment
 CLAIM = "A weight decay of 5e-4 lowers the training error"
 SOURCE = "AlexNet (2012), Section 5"
 STATED = "no number"
-MINUTES = {"small": 40}
+MINUTES = {"small": 32}
 
 
 def experiment(scale):
