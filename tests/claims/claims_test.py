@@ -3,6 +3,7 @@
 import functools
 import json
 import re
+import shutil
 import types
 
 import jax.numpy as jnp
@@ -181,6 +182,14 @@ def test_a_claim_states_the_bound_of_its_rule(name, monkeypatch):
     claim.verdict(JUDGED[name])
     assert bounds
     assert all(SPELT[bound] in claim.CLAIM for bound in bounds)
+
+
+def test_the_page_is_written_from_the_results(tmp_path):
+    """After a change of a result, a claim's text or the report: claims --report."""
+    docs = runs.ROOT / "docs"
+    shutil.copytree(docs / "claims", tmp_path / "claims")
+    page = report.write(tmp_path / "claims").read_text()
+    assert page == (docs / "claims.md").read_text()
 
 
 def test_the_claim_in_the_docs():
