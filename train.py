@@ -236,7 +236,7 @@ class Trainer:
         (step, sums, ready), self.pending = self.pending, None
         sums = self._checked(sums)
         rates = self.progress.report(step, ready.result())
-        images = rates.pop("images")
+        images = rates["progress/images"]
         counted = self.objective.scalars(sums, images)
         scalars = {
             **rates,

@@ -72,7 +72,8 @@ def read(run):
     """Reads a run's curves: {"train/loss": ([epochs], [values]), ...}, also for eval/.
 
     It skips a line that a kill cut short. Evaluation lines have no epoch, so theirs
-    comes from the step.
+    comes from the step. "progress/images" counts the images that a report of training
+    is about; runs of earlier versions lack it.
     """
     run.config()  # raises where there is no run
     try:
@@ -93,15 +94,14 @@ def read(run):
             "config.log.every_steps steps"
         )
     curves = {}
-    for kind in ("train", "eval"):
-        for panel in PANELS:
-            name = f"{kind}/{panel}"
-            known = [line for line in lines if name in line]
-            if known:
-                curves[name] = (
-                    [line["step"] * epochs[-1] for line in known],
-                    [line[name] for line in known],
-                )
+    names = [f"{kind}/{panel}" for kind in ("train", "eval") for panel in PANELS]
+    for name in [*names, "progress/images"]:
+        known = [line for line in lines if name in line]
+        if known:
+            curves[name] = (
+                [line["step"] * epochs[-1] for line in known],
+                [line[name] for line in known],
+            )
     return curves
 
 

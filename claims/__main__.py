@@ -3,6 +3,7 @@
 import argparse
 import pathlib
 import sys
+import traceback
 
 from absl import logging
 
@@ -59,6 +60,7 @@ def main(argv=None):
     """Does what the flags ask for; returns the exit code."""
     options = parser().parse_args(argv)
     try:
+        _check(options)
         if options.report:
             print(report.write(RESULTS))
         elif options.names or options.all:
@@ -73,6 +75,27 @@ def main(argv=None):
         out = sys.stdout if known.exit_code == PREEMPTED else sys.stderr
         print(f"error: {known}" if out is sys.stderr else known, file=out, flush=True)
         return known.exit_code
+
+
+def _check(options):
+    """Raises UsageError for flags of which some would be ignored."""
+    given = {
+        "--list": options.list,
+        "--report": options.report,
+        "--all": options.all,
+        " ".join(options.names): options.names,
+    }
+    given = [text for text, value in given.items() if value]
+    if len(given) > 1:
+        raise UsageError(f"{given[0]} and {given[1]} are two requests: give one")
+    runs = {
+        "--jobs": options.jobs,
+        "--slurm": options.slurm is not None,
+        "--change": options.change,
+    }
+    for flag, value in runs.items():
+        if value and not (options.names or options.all):
+            raise UsageError(f"{flag} is for runs: name claims, or give --all")
 
 
 def _run(options):
@@ -92,14 +115,25 @@ def _run(options):
     for claim in chosen:
         try:
             print(conductor.run(claim, options.change), flush=True)
-        except UserError as error:
-            stopped = error.exit_code == PREEMPTED and options.slurm is None
-            if stopped or len(chosen) == 1:
+        except Exception as error:
+            known = foreign.as_user_error(error)
+            if len(chosen) == 1 or _ends_all(known, options):
                 raise
             failed.append(claim.name)
-            print(f"{claim.name}: {error}", file=sys.stderr, flush=True)
+            if known is None:
+                traceback.print_exc()
+            said = known or repr(error)
+            print(f"{claim.name}: {said}", file=sys.stderr, flush=True)
     if failed:
         raise UserError(f"these claims have no verdict: {', '.join(failed)}")
+
+
+def _ends_all(error, options):
+    """True for a UserError that would meet the next claim, too: a stop, a full disk."""
+    if error is None:
+        return False
+    stopped = error.exit_code == PREEMPTED and options.slurm is None
+    return stopped or foreign.FULL_DISK in str(error)
 
 
 def _runner(options, folder):

@@ -17,7 +17,7 @@ from claims.harness.trainings import Experiment
 CLAIM = "Batch normalisation lets a network of sigmoids learn faster and end better"
 SOURCE = "Ioffe and Szegedy (2015), Section 4.1 and Figure 1(a)"
 STATED = "a figure"
-MINUTES = {"small": 20, "paper": 20}
+MINUTES = {"small": 6, "paper": 6}
 LEVEL = 5.0  # per cent of the test images
 
 

@@ -25,7 +25,7 @@ from claims.harness.trainings import Experiment
 CLAIM = "The last hidden layer finds images of the same class, and codes of it do, too"
 SOURCE = "AlexNet (2012), Section 6.1"
 STATED = "a figure"
-MINUTES = {"small": 20}
+MINUTES = {"small": 18}
 ARM = "dropout"
 DATABASE, NEAREST, BITS = 10_000, 10, 64
 NAMES = ("features", "codes", "pixels", "codes of pixels")

@@ -31,7 +31,8 @@ from models.layers import (
 
 ACTIVATIONS = {"relu": nn.relu, "tanh": nn.tanh, "sigmoid": nn.sigmoid}
 # The variance of initial weights times the fan-in: it keeps that of the activations
-# (He et al., 2015; Glorot and Bengio, 2010).
+# (He et al., 2015; Glorot and Bengio, 2010). That of sigmoids it does not: their slope
+# is 1/4, for which 16 would make up.
 GAIN = {"relu": 2.0, "tanh": 1.0, "sigmoid": 1.0}
 MAPS = (32, 32, 64)
 # Of the net for CIFAR-10 by AlexNet's author, for pixels that are not divided by their
@@ -130,7 +131,7 @@ class FourLayers(Classifier):
       without: the number of a convolution to leave out; 0 for none.
 
     Raises:
-      ValueError: a field has another value.
+      ValueError: a field has another value, or there is dropout but nothing to drop.
     """
 
     num_classes: int
@@ -151,6 +152,8 @@ class FourLayers(Classifier):
         checks.choice(self, "without", (0, 1, 2, 3))
         checks.rates(self, "dropout")
         checks.at_least(self, 0, "hidden")
+        if self.dropout and not self.hidden:
+            raise ValueError(f"dropout {self.dropout!r} needs hidden units to drop")
         checks.at_least(self, 1, "groups")
         checks.positive(self, "width")
         super().__post_init__()
@@ -496,7 +499,17 @@ class ThinGoogLeNet(googlenet.GoogLeNet):
     """GoogLeNet for images of 32x32 pixels: modules on maps of 16, 8 and 4 pixels.
 
     The side heads are the paper's. There is no local response normalisation.
+
+    Raises:
+      ValueError: `naive` or an lrn_k, which it has not, or as for GoogLeNet.
     """
+
+    lrn_k: float | None = None
+
+    def __post_init__(self):
+        checks.choice(self, "naive", (False,))
+        checks.choice(self, "lrn_k", (None,))
+        super().__post_init__()
 
     def setup(self):
         conv = functools.partial(googlenet.conv_relu, dtype=self.dtype)

@@ -15,7 +15,7 @@ from claims.harness.trainings import Experiment
 CLAIM = "A weight decay of 5e-4 lowers the training error"
 SOURCE = "AlexNet (2012), Section 5"
 STATED = "no number"
-MINUTES = {"small": 40}
+MINUTES = {"small": 32}
 
 
 def experiment(scale):
@@ -32,9 +32,11 @@ def experiment(scale):
 
 
 def measure(results):
-    training = results.each(lambda run: run.last("train/error"))
-    errors = results.errors()
-    return {"training": training, "errors": errors, "rates": results.rates}
+    return {
+        "training": results.training_errors(),
+        "errors": results.errors(),
+        "rates": results.rates,
+    }
 
 
 def verdict(numbers):

@@ -8,6 +8,7 @@ import os
 
 from errors import UsageError, UserError
 
+FULL_DISK = "the disk is full"
 ADVICE = (
     "a smaller config.batch_size or config.eval.batch_size, "
     "config.optimizer.accumulate = N or config.model.remat = all take less"
@@ -24,7 +25,7 @@ def as_user_error(error):
         return UserError(f"out of memory; {ADVICE} ({text})")
     if _has(text, "No space left on device", "Disk quota exceeded"):
         return UserError(
-            f"the disk is full: free some of it, then the same command goes on ({text})"
+            f"{FULL_DISK}: free some of it, then the same command goes on ({text})"
         )
     if _has(text, "Unable to initialize backend", "Unknown backend"):
         given = os.environ.get("JAX_PLATFORMS", "")

@@ -146,7 +146,7 @@ class Progress:
         self._last = (step, start + seconds)
 
     def report(self, step, now=None):
-        """The rates since the last report, as scalars; `now` is when `step` ended."""
+        """Images and rates since the last report; `now` is when `step` ended."""
         now = time.perf_counter() if now is None else now
         before, then = self._last
         self._last = (step, now)
@@ -154,7 +154,7 @@ class Progress:
         waited, self._waited = self._waited, 0.0
         images = (step - before) * self._batch_size
         return {
-            "images": images,
+            "progress/images": images,
             "progress/epoch": step / self._epoch_steps,
             "progress/images_per_second": images / seconds,
             "progress/data_wait": min(waited / seconds, 1.0),

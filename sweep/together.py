@@ -362,6 +362,7 @@ class Group:
             run = self.runs[number]
             schedule, _ = self.program.of(run.config).optimizer()
             scalars = {
+                "progress/images": images,
                 "progress/epoch": rates["progress/epoch"],
                 **{name: values[number] for name, values in found.items()},
                 "train/learning_rate": schedule(self.step - 1),

@@ -103,6 +103,8 @@ def test_a_run_directory_is_complete(reference):
     assert {"train/loss", "train/learning_rate", "progress/images_per_second"} <= set(
         lines[0]
     )
+    images = [line["progress/images"] for line in lines if "train/loss" in line]
+    assert images == [4 * 16] * 7 + [2 * 16]  # of 30 steps
 
 
 @pytest.mark.parametrize(

@@ -27,9 +27,10 @@ class Interval:
     n: int
 
     def text(self, digits=2):
-        """Returns "1.20 (0.90 to 1.50)"."""
-        low, high = (f"{value:.{digits}f}" for value in (self.low, self.high))
-        return f"{self.mean:.{digits}f} ({low} to {high})"
+        """Returns "1.20 (0.90 to 1.50)"; without `digits`, as ratios are shown."""
+        form = ".3g" if digits is None else f".{digits}f"
+        mean, low, high = (f"{v:{form}}" for v in (self.mean, self.low, self.high))
+        return f"{mean} ({low} to {high})"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +43,14 @@ class Verdict:
 
 
 def mean(values):
-    """The `Interval` of the mean of independent values; one value has no width."""
+    """The `Interval` of the mean of independent values; one value has no width.
+
+    Raises:
+      ValueError: a value is not finite, so that no verdict can follow from it.
+    """
     values = [float(value) for value in values]
+    if not all(map(math.isfinite, values)):
+        raise ValueError(f"no interval holds values that are not finite: {values}")
     center, n = statistics.fmean(values), len(values)
     half = 0.0
     if n > 1:
@@ -72,6 +79,8 @@ def judge(interval, bound, neutral, what, digits=2):
         if the claim says that the quantity is small.
       neutral: the value that means no effect, 0 for differences and 1 for ratios.
       what: the quantity in words.
+      digits: of differences, after the point; ratios have three significant ones, as
+        they may be tiny.
 
     Returns:
       The `Verdict`: reproduced if the interval is beyond the bound, direction only if
@@ -90,8 +99,9 @@ def judge(interval, bound, neutral, what, digits=2):
     else:
         word = INVISIBLE
     words = "at least" if side > 0 else "at most"
-    text = f"{what} is {interval.text(digits)}; the rule asks for {words} {bound:g}"
-    return Verdict(word, text, interval.text(digits))
+    here = interval.text(None if neutral == 1 else digits)
+    text = f"{what} is {here}; the rule asks for {words} {bound:g}"
+    return Verdict(word, text, here)
 
 
 def sign(interval, positive, what, digits=2):

@@ -12,8 +12,8 @@ def four_layers(epochs):
     """FourLayers on CIFAR-10: SGD with momentum at a constant rate, no regularisation.
 
     Training errors are reported over 10,000 images at a time, as they were in the code
-    of AlexNet's author. The network is tested at the end alone: runs that are trained
-    together also report at each test, and a report of two steps is mostly chance.
+    of AlexNet's author. The network is tested at the end alone, as verdicts are about
+    its last step.
     """
     config = default.get_config()
     datasets.cifar10(config)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import math
 import pathlib
 
 from claims.harness import catalogue, intervals
@@ -12,16 +13,18 @@ HEAD = """# The claims of the papers
 
 Each row is something that a paper or an article asserts, and what came out when we
 tried it. `python -m claims NAME` repeats a row. Each rule was committed before its
-first run. Minutes are of the clock, on two cores that had other work too. The verdicts
-mean:
+first run. Minutes are of the clock, on two cores that had other work too. A run that
+diverged counts as a network that guesses, and the reason says so. The verdicts mean:
 
 {words}
+
+Some claims have a rule of their own, which their text or their reason gives.
 
 """
 WORDS = {
     intervals.REPRODUCED: "the 95 % interval is on the claimed side of the bound",
     intervals.DIRECTION: "it is on the claimed side of no effect, not of the bound",
-    intervals.INVISIBLE: "it includes no effect: a difference of 0, or a ratio of 1",
+    intervals.INVISIBLE: "the interval allows both answers",
     intervals.CONTRADICTED: "it is on the other side of no effect",
     intervals.ARITHMETIC: "it follows from the tables",
 }
@@ -29,7 +32,11 @@ WORDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What a claim's runs gave."""
+    """What a claim's runs gave.
+
+    `choices` has the errors by which the arms' learning rates were chosen, in per cent:
+    {arm: {rate as text: error, or None if it diverged}}. Earlier results lack them.
+    """
 
     name: str
     scale: str
@@ -37,6 +44,7 @@ class Outcome:
     verdict: intervals.Verdict
     runs: list
     minutes: float
+    choices: dict = dataclasses.field(default_factory=dict)
 
     def __str__(self):
         lines = [f"{self.name}, {self.scale}: {self.verdict.word}"]
@@ -45,8 +53,25 @@ class Outcome:
             if isinstance(value, int | float | str):
                 shown = f"{value:,.4g}" if isinstance(value, float) else value
                 lines.append(f"  {name}: {shown}")
+        if self.choices:
+            lines.append(f"  {self.rates()}")
         lines.append(f"  {len(self.runs)} runs, {self.minutes:.0f} minutes")
         return "\n".join(lines)
+
+    def rates(self):
+        """Says which learning rate each arm chose, and whether others might be better.
+
+        At the end of the list a better one may lie beyond it.
+        """
+        chosen, said = {run["arm"]: run["learning_rate"] for run in self.runs}, []
+        for label, errors in self.choices.items():
+            tried, rate = sorted(map(float, errors)), chosen[label]
+            ends = {
+                tried[0]: " (the smallest tried)",
+                tried[-1]: " (the largest tried)",
+            }
+            said.append(f"{rate:g}{ends.get(rate, '')} for {label}")
+        return f"learning rates, chosen on held-out images: {'; '.join(said)}"
 
     def write(self, folder):
         """Writes folder/NAME-SCALE.json, which the report is made of."""
@@ -84,6 +109,17 @@ def runs_of(results):
         for label in results
         for run in results[label]
     ]
+
+
+def choices_of(results):
+    """The errors by which a trainings.Results chose its rates, for the JSON."""
+    return {
+        label: {
+            f"{rate:g}": error if math.isfinite(error) else None
+            for rate, error in errors.items()
+        }
+        for label, errors in results.choices.items()
+    }
 
 
 def _is_plain(value):
@@ -169,6 +205,9 @@ def _part(claim, outcome, date, folder):
         f"**{outcome.verdict.word}** ({outcome.scale}, {date}): "
         f"{outcome.verdict.reason}."
     )
+    if outcome.choices:
+        rates = outcome.rates()
+        lines.append(f"{rates[0].upper()}{rates[1:]}.")
     if figure := _figure(outcome, folder):
         lines.append(f"![{claim.CLAIM}]({figure})")
     return "\n\n".join(lines)

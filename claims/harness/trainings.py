@@ -8,13 +8,15 @@ import collections.abc
 import dataclasses
 import hashlib
 import json
+import math
 
 import jax
 import numpy as np
 
 from analysis import curves
+from configs import default
 from errors import UserError
-from experiment import checks, configuration, outcomes, trained, workdir
+from experiment import build, checks, configuration, outcomes, trained, workdir
 from sweep import grid, vary
 
 RATE = "optimizer.learning_rate"
@@ -27,12 +29,12 @@ HELD_OUT = {
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """Arms that differ in some fields, each trained with the same seeds.
+    """Arms that differ in some fields, trained with the same seeds.
 
     Attributes:
       config: what the arms have in common.
       arms: {label: {field: value}}.
-      seeds: how many; they are 0, 1, 2, ...
+      seeds: how many, or {label: how many}; they are 0, 1, 2, ...
       rates: the learning rates of which each arm gets the best on held-out training
         images (the last tenth), with seed 100; () for the config's or the arm's own.
       choice: changes for these trainings, such as a shorter length.
@@ -41,10 +43,14 @@ class Experiment:
 
     config: object
     arms: collections.abc.Mapping
-    seeds: int = 3
+    seeds: int | collections.abc.Mapping = 3
     rates: tuple = ()
     choice: collections.abc.Mapping = dataclasses.field(default_factory=dict)
     changes: collections.abc.Mapping = dataclasses.field(default_factory=dict)
+
+    def seeds_of(self, label):
+        """How many seeds an arm has."""
+        return self.seeds if isinstance(self.seeds, int) else self.seeds[label]
 
     def run(self, pool, values):
         """The grid.Run with other values of some fields."""
@@ -68,47 +74,78 @@ class Trained:
         """The error on the evaluation split after the last step, in per cent."""
         return outcomes.score(self.result)
 
+    @property
+    def chance(self):
+        """The error of a network that guesses, in per cent."""
+        return 100 * (1 - 1 / len(trained.class_names(self.workdir)))
+
     def parameters(self):
-        """How many parameters its network has."""
-        params = trained.open_run(self.workdir).variables["params"]
-        return sum(leaf.size for leaf in jax.tree.leaves(params))
+        """How many parameters its network has, which need not be saved."""
+        stored, names = trained.dataset(self.workdir)
+        view = build.make_preprocessing(self.config, stored, training=True)
+        model = build.make_model(self.config, len(names))
+        variables = build.abstract_variables(model, build.input_shape(view, stored))
+        return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
 
     def curve(self, name):
         """([epochs], [values]) of "train/error", "train/loss", "eval/error", ..."""
         return curves.read(self.workdir)[name]
 
+    def _reports(self, name):
+        """Arrays: a curve's epochs, its values, and the images of each report.
+
+        Reports are of fewer images after a resume and at the end. The images are None
+        for evaluations, and for runs of earlier versions, which did not write them.
+        """
+        found = curves.read(self.workdir)
+        epochs, values = found[name]
+        reported, images = found.get("progress/images", ([], []))
+        return (
+            np.array(epochs),
+            np.array(values),
+            np.array(images) if reported == epochs else None,
+        )
+
     def last(self, name, epochs=0.2):
         """The mean of a curve over the last `epochs`: 10,000 images of CIFAR-10.
 
-        A report counts for the steps since the one before, which are fewer at the end.
+        A report counts as much as the images that it is about.
         """
-        ends, values = map(np.array, self.curve(name))
-        steps, chosen = np.diff(ends, prepend=0.0), ends > ends[-1] - epochs
-        return float(np.average(values[chosen], weights=steps[chosen]))
+        ends, values, images = self._reports(name)
+        if images is None:
+            images = np.diff(ends, prepend=0.0)
+        chosen = ends > ends[-1] - epochs
+        return float(np.average(values[chosen], weights=images[chosen]))
 
     def epochs_until(self, name, value):
         """The epochs until a curve first falls to `value`, interpolated; None if never.
 
-        The first report counts as the value from 0 on.
+        The first report counts as the value from 0 on. A report of less than half the
+        usual images, as after a resume, is mostly chance and left out.
         """
-        epochs, values = self.curve(name)
+        epochs, values, images = self._reports(name)
+        if images is not None:
+            whole = images >= self.config.log.every_steps * self.config.batch_size / 2
+            epochs, values = epochs[whole], values[whole]
         for place, now in enumerate(values):
             if now <= value:
                 if place == 0:
-                    return epochs[0]
+                    return float(epochs[0])
                 part = (values[place - 1] - value) / (values[place - 1] - now)
-                return epochs[place - 1] + part * (epochs[place] - epochs[place - 1])
+                step = epochs[place] - epochs[place - 1]
+                return float(epochs[place - 1] + part * step)
         return None
 
 
 class Results:
     """The runs of an experiment: `results["arm"]` is a list of `Trained`, by seed.
 
-    `rates` has the learning rate of each arm.
+    `rates` has the learning rate of each arm, and `choices` what `choose` returns. A
+    run that diverged counts as a network that guesses, in tests and in training.
     """
 
-    def __init__(self, arms, rates):
-        self._arms, self.rates = arms, rates
+    def __init__(self, arms, rates, choices=()):
+        self._arms, self.rates, self.choices = arms, rates, dict(choices)
 
     def __getitem__(self, label):
         return self._arms[label]
@@ -116,30 +153,56 @@ class Results:
     def __iter__(self):
         return iter(self._arms)
 
-    def each(self, measure):
-        """Returns {label: [measure(run), ...]}, by seed, of runs that did not diverge.
+    def each(self, measure, diverged=None):
+        """Returns {label: [measure(run), ...]}, by seed.
+
+        Of a run that diverged it is `diverged(run)`.
 
         Raises:
-          UserError: a run diverged.
+          UserError: a run diverged, and there is no `diverged`.
         """
         for label in self:
             for run in self[label]:
-                if run.diverged:
-                    step = run.result["step"]
-                    raise UserError(f"{label}: {run.workdir} diverged at step {step}")
-        return {label: [measure(run) for run in self[label]] for label in self}
+                if run.diverged and diverged is None:
+                    raise UserError(
+                        f"{label}: {run.workdir} diverged at step {run.result['step']},"
+                        " and what this claim measures needs a network that has "
+                        "learned; give its file smaller learning rates"
+                    )
+        return {
+            label: [(diverged if run.diverged else measure)(run) for run in self[label]]
+            for label in self
+        }
 
     def errors(self):
         """Returns {label: [error, ...]}, by seed, in per cent."""
-        return self.each(lambda run: run.error)
+        return self.each(lambda run: run.error, lambda run: run.chance)
+
+    def training_errors(self, epochs=0.2):
+        """Returns {label: [`Trained.last` of the training error, ...]}, by seed."""
+        return self.each(
+            lambda run: run.last("train/error", epochs), lambda run: run.chance
+        )
 
     def gaps(self):
         """Returns {label: [test error less the last training error, ...]}, by seed."""
-        return self.each(lambda run: run.error - run.last("train/error"))
+        return self.each(
+            lambda run: run.error - run.last("train/error"), lambda run: 0.0
+        )
 
     def epochs_until(self, name, value):
         """Returns {label: [`Trained.epochs_until`, ...]}, by seed."""
-        return self.each(lambda run: run.epochs_until(name, value))
+        return self.each(lambda run: run.epochs_until(name, value), lambda run: None)
+
+    def lost(self):
+        """Says how many runs of each arm diverged; "" if none did."""
+        counts = {label: sum(run.diverged for run in self[label]) for label in self}
+        said = [
+            f"{count} of {len(self[label])} runs of {label}"
+            for label, count in counts.items()
+            if count
+        ]
+        return f"{', '.join(said)} diverged and count as chance" if said else ""
 
 
 class Pool:
@@ -179,9 +242,15 @@ class Pool:
 
 
 def name(config):
-    """The name of a run's directory: its network, and a digest of its config."""
-    flat = configuration.flatten(config)
+    """The name of a run's directory: its network, and a digest of its config.
+
+    The digest is of the fields that are not default.py's, so that a field that is added
+    there renames no run. Of those that may change on a resume it has the one that the
+    curves depend on.
+    """
+    flat = configuration.changed(default.get_config(), config)
     kept = {n: v for n, v in flat.items() if not configuration.is_free(n)}
+    kept["log.every_steps"] = config.log.every_steps
     content = json.dumps(kept, sort_keys=True, default=list)
     digest = hashlib.sha256(content.encode()).hexdigest()[:12]
     return f"{config.model.name.rpartition(':')[2]}-{digest}"
@@ -189,24 +258,26 @@ def name(config):
 
 def run(experiment, pool):
     """Trains what is missing of an experiment; returns its `Results`."""
-    rates = choose(experiment, pool)
-    labels = list(experiment.arms)
-    runs = [
-        experiment.run(pool, values | {"seed": seed})
+    choices = choose(experiment, pool)
+    rates = {label: best(errors) for label, errors in choices.items()}
+    runs = {
+        label: [
+            experiment.run(pool, values | {"seed": seed})
+            for seed in range(experiment.seeds_of(label))
+        ]
         for label, values in _with_rates(experiment, rates).items()
-        for seed in range(experiment.seeds)
-    ]
-    trained = pool.train(runs)
-    n = experiment.seeds
-    arms = {
-        label: trained[number * n : (number + 1) * n]
-        for number, label in enumerate(labels)
     }
-    return Results(arms, rates)
+    trained = iter(pool.train([run for arm in runs.values() for run in arm]))
+    arms = {label: [next(trained) for _ in arm] for label, arm in runs.items()}
+    return Results(arms, rates, choices)
 
 
 def choose(experiment, pool):
-    """Returns {label: the best of `rates` on held-out images}; {} without rates."""
+    """Returns {label: {rate: its error on held-out images}}; {} without rates.
+
+    Raises:
+      UserError: an arm diverged at each of its rates.
+    """
     if not experiment.rates:
         return {}
     common = {"seed": SEED_OF_CHOICE, **HELD_OUT, **experiment.choice}
@@ -216,10 +287,22 @@ def choose(experiment, pool):
         for label, rate in pairs
     ]
     errors = dict(zip(pairs, (run.error for run in pool.train(runs)), strict=True))
+    for label in experiment.arms:
+        if all(math.isinf(errors[label, rate]) for rate in experiment.rates):
+            tried = ", ".join(f"{rate:g}" for rate in experiment.rates)
+            raise UserError(
+                f"{label} diverged at each of the learning rates {tried}; give the "
+                "claim's file smaller ones"
+            )
     return {
-        label: min(experiment.rates, key=lambda rate: (errors[label, rate], rate))
+        label: {rate: errors[label, rate] for rate in experiment.rates}
         for label in experiment.arms
     }
+
+
+def best(errors):
+    """The rate of the least error in {rate: error}; of equal ones the lowest rate."""
+    return min(errors, key=lambda rate: (errors[rate], rate))
 
 
 def _with_rates(experiment, rates):

@@ -36,6 +36,13 @@ def test_curves_by_epoch_without_the_line_that_was_cut(tmp_path):
     }
 
 
+def test_the_images_of_each_report(tmp_path):
+    lines = [line | {"progress/images": 320} for line in LINES[:2]]
+    path = make_run(tmp_path / "a", [*lines, *LINES[2:]])
+    found = curves.read(workdir.Workdir(path))
+    assert found["progress/images"] == ([0.5, 1.0], [320, 320])
+
+
 def test_one_figure_of_several_runs_as_png_and_svg(tmp_path):
     paths = [make_run(tmp_path / str(n), LINES) for n in range(9)]
     said = str(curves.plot_runs(paths, str(tmp_path / "all.png")))

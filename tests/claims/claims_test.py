@@ -2,21 +2,26 @@
 
 import functools
 import json
+import re
+import shutil
 import types
 
 import jax.numpy as jnp
 import matplotlib.figure
+import numpy as np
 import pytest
 import runs
 import traced
+from made_up import arms
 
+import claims.__main__
 import models
 import train
 from claims import networks
 from claims.harness import catalogue, conduct, intervals, report, trainings
 from comparison import counting
 from configs import default
-from errors import PREEMPTED, UsageError
+from errors import PREEMPTED, UsageError, UserError
 from experiment import checks
 from sweep import in_process, slurm
 
@@ -30,10 +35,31 @@ def test_a_claim_says_what_it_is_and_its_configs_are_checked(name):
     assert len(claim.text().splitlines()) > 4
     for scale in claim.MINUTES if claim.trains() else ():
         experiment = claim.experiment(scale)
-        assert experiment.seeds >= 3
+        assert min(map(experiment.seeds_of, experiment.arms)) >= 3
         for values in experiment.arms.values():
             config = trainings.vary.apply(experiment.config, {**values, "seed": 1})
             checks.check(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "arm", "most"),
+    [
+        ("auxiliary_heads", "without", 1.25),
+        ("global_average_pooling", "average", 1.25),
+        ("lrn", "without", 1.25),
+        ("overlapping_pool", "3x3, stride 2", 1.25),
+        ("population_statistics", "0.99", 0.85),
+        ("shortcuts", "A", 1.25),
+        ("two_towers", "two towers", 1.25),
+        ("vgg_depth", "A", 1.25),
+    ],
+)
+def test_a_small_effect_has_seeds_enough(name, arm, most):
+    """Half an interval is 2.48 standard deviations with three seeds, 1.24 with five."""
+    seeds = catalogue.load(name).experiment("small").seeds_of(arm)
+    noise = np.random.default_rng(0).normal(size=seeds)
+    found = intervals.mean(noise / noise.std(ddof=1))
+    assert found.high - found.mean < most
 
 
 # What a claim measures, made up, and the verdict that its rule gives.
@@ -122,6 +148,48 @@ MADE_UP = [
 def test_the_rule_of_a_verdict(name, numbers, place):
     found = catalogue.load(name).verdict(numbers)
     assert found.word == intervals.WORDS[place], found.reason
+
+
+SPELT = {3: "three times sooner", 1: "a point and more", 1.1: "a tenth", 0.5: "halves"}
+JUDGED = {
+    "dropout": {
+        "gaps": arms(("without", "dropout"), 30, 10),
+        "epochs": arms(("without", "dropout"), 5, 10),
+    },
+    "lrn": {"errors": arms(("without", "with LRN"), 20, 18)},
+    "relu_vs_tanh": {"epochs": arms(("ReLU", "tanh"), 5, 30)},
+}
+JUDGED["augmentation"] = {
+    "errors": arms(("none", "crops and flips", "and colours"), 30, 20, 19)
+}
+JUDGED["auxiliary_heads"] = {
+    "errors": arms(("without", "with side heads"), 30, 20),
+    "gradients": arms(("without", "with side heads"), 1, 2),
+}
+JUDGED["two_towers"] = {"errors": arms(("two towers", "one of half the maps"), 20, 30)}
+
+
+@pytest.mark.parametrize("name", JUDGED)
+def test_a_claim_states_the_bound_of_its_rule(name, monkeypatch):
+    bounds, judge = [], intervals.judge
+
+    def noting(interval, bound, *arguments):
+        bounds.append(bound)
+        return judge(interval, bound, *arguments)
+
+    monkeypatch.setattr(intervals, "judge", noting)
+    claim = catalogue.load(name)
+    claim.verdict(JUDGED[name])
+    assert bounds
+    assert all(SPELT[bound] in claim.CLAIM for bound in bounds)
+
+
+def test_the_page_is_written_from_the_results(tmp_path):
+    """After a change of a result, a claim's text or the report: claims --report."""
+    docs = runs.ROOT / "docs"
+    shutil.copytree(docs / "claims", tmp_path / "claims")
+    page = report.write(tmp_path / "claims").read_text()
+    assert page == (docs / "claims.md").read_text()
 
 
 def test_the_claim_in_the_docs():
@@ -263,7 +331,66 @@ def test_a_claim_from_its_runs_to_its_result(tmp_path, monkeypatch):
     found, _ = report.read(tmp_path / "results", "toy", "small")
     assert found.numbers == json.loads(json.dumps(first.numbers))
     assert found.verdict == first.verdict
-    assert found.minutes >= first.minutes
+    assert found.choices == again.choices and len(found.choices["a"]) == 2
+
+
+def timed(clock, minutes, trained):
+    """The claim `toy`, trained or not, whose measure takes some minutes of a clock."""
+    claim = toy([])
+
+    def measured(*results):
+        clock.now += 60 * minutes
+        return {"errors": {"a": [1.0, 2.0], "b": [0.0, 0.5]}}
+
+    claim.module.measure = measured
+    if not trained:
+        del claim.module.experiment
+    return claim
+
+
+def test_minutes_are_of_training_and_measuring_without_tries(tmp_path, monkeypatch):
+    clock = types.SimpleNamespace(now=1000.0)
+    time = types.SimpleNamespace(monotonic=lambda: clock.now)
+    monkeypatch.setattr(conduct, "time", time)
+
+    def trains(minutes):
+        def run(experiment, pool):
+            clock.now += 60 * minutes
+            return trainings.Results({}, {})
+
+        monkeypatch.setattr(trainings, "run", run)
+
+    claim = timed(clock, 1, True)
+    trains(4)
+    assert conductor(tmp_path).run(claim).minutes == 5
+    trains(2)
+    assert conductor(tmp_path).run(claim).minutes == 4 + 2 + 1
+    trains(9)
+    tried = conductor(tmp_path).run(claim, ["num_epochs=0.5"])
+    assert tried.minutes == 9 + 1
+    trains(0)
+    assert conductor(tmp_path).run(claim).minutes == 4 + 2 + 1
+    assert conductor(tmp_path).run(timed(clock, 3, False)).minutes == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["num_epochs=1,2"], "--change=num_epochs=1,2: give one value each"),
+        (["num_epoch=1"], "--change=num_epoch=1: config has no field 'num_epoch'"),
+        (["seed=5"], "--change=seed=5: the claim itself sets seed"),
+        (["optimizer.learning_rate=0.05"], "claim itself sets optimizer.learning_rate"),
+        (["config.optimizer.weight_decay=0"], "itself sets optimizer.weight_decay"),
+        (["batch_size,seed=(8,1)"], "the claim itself sets seed"),
+    ],
+)
+def test_a_change_that_would_be_ignored_or_make_arms_alike(changes, message):
+    experiment = toy([]).experiment("small")
+    with pytest.raises(UsageError, match=re.escape(message)):
+        conduct.parse(experiment, changes)
+    found = conduct.parse(experiment, ["num_epochs=1", "batch_size=8"])
+    assert found == {"num_epochs": 1.0, "batch_size": 8}
+    assert conduct.parse(experiment, []) == {}
 
 
 @pytest.mark.slow
@@ -302,6 +429,61 @@ def test_the_runs_of_a_claim_wait_in_slurms_queue(tmp_path, monkeypatch):
     assert sorted(names) == sorted(path.name for path in folder.iterdir())
 
 
+@pytest.fixture
+def conducted(monkeypatch):
+    """Replaces what runs claims; `conducted` maps a claim's name to its error."""
+    errors, order = {}, []
+
+    class Conductor:
+        def __init__(self, *arguments):
+            pass
+
+        def run(self, claim, changes):
+            order.append(claim.name)
+            if claim.name in errors:
+                raise errors[claim.name]
+            return f"{claim.name} has a verdict"
+
+    monkeypatch.setattr(conduct, "Conductor", Conductor)
+    monkeypatch.setattr(claims.__main__, "_runner", lambda options, folder: None)
+    return types.SimpleNamespace(errors=errors, order=order)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (UserError("it diverged"), "bottleneck: it diverged"),
+        (MemoryError(), "bottleneck: out of memory"),
+        (OSError(13, "Permission denied", "x"), "bottleneck: x: Permission denied"),
+        (ValueError("a bug"), "bottleneck: ValueError('a bug')"),
+    ],
+)
+def test_one_claim_that_fails_does_not_end_all(conducted, error, said):
+    conducted.errors["bottleneck"] = error
+    names = ["bottleneck", "features", "lrn"]  # in the order of their costs
+    ended = runs.call_claims(names)
+    assert conducted.order == names
+    assert ended.stdout == "features has a verdict\nlrn has a verdict\n"
+    assert f"\n{said}" in f"\n{ended.stderr}"
+    assert ("Traceback" in ended.stderr) == isinstance(error, ValueError)
+    assert "these claims have no verdict: bottleneck" in ended.stderr
+    assert ended.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (train.Preempted("stopped"), PREEMPTED),
+        (OSError(28, "No space left on device"), 1),
+        (UserError("run x is failed: the disk is full: free some of it"), 1),
+    ],
+)
+def test_what_would_meet_the_next_claim_ends_all(conducted, error, code):
+    conducted.errors["bottleneck"] = error
+    assert runs.call_claims(["bottleneck", "lrn"]).returncode == code
+    assert conducted.order == ["bottleneck"]
+
+
 def test_the_list_and_what_is_refused():
     listed = runs.call_claims([])
     for name in NAMES:
@@ -312,6 +494,18 @@ def test_the_list_and_what_is_refused():
     refused = runs.call_claims(["bottleneck", "--jobs=2", "--slurm="])
     assert refused.returncode == 2
     assert "--jobs and --slurm are two ways to train" in refused.stderr
+    for arguments, said in (
+        (["--list", "lrn"], "--list and lrn are two requests"),
+        (["--report", "lrn"], "--report and lrn are two"),
+        (["lrn", "--all"], "--all and lrn are two"),
+        (["--report", "--all"], "--report and --all are two"),
+        (["--change=num_epochs=1"], "--change is for runs"),
+        (["--report", "--jobs=2"], "--jobs is for runs"),
+        (["--list", "--slurm="], "--slurm is for runs"),
+    ):
+        refused = runs.call_claims(arguments)
+        assert refused.returncode == 2
+        assert said in refused.stderr
     refused = runs.call_claims(["bottleneck", "--scale=paper"])
     assert refused.returncode == 2
     assert "bottleneck has no runs at --scale=paper" in refused.stderr

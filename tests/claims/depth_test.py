@@ -149,13 +149,3 @@ def test_the_first_layers_share(monkeypatch):
     numbers = vanishing_gradients.measure(results)
     assert numbers["shares"]["a"] == [0.3333 / 2] * 2
     assert numbers["layers"]["after 500 steps"]["a"] == [[0.6667, 4.0], []]
-
-
-def test_the_last_value_of_a_curve_is_a_mean_over_steps(monkeypatch):
-    """The last report is about the few steps that are left."""
-    curve = [1.0, 2.0, 2.1], [10.0, 20.0, 40.0]
-    monkeypatch.setattr(trainings.curves, "read", lambda run: {"train/error": curve})
-    run = trainings.Trained(None, None, {})
-    assert run.last("train/error") == pytest.approx((20 + 0.1 * 40) / 1.1)
-    assert run.last("train/error", epochs=0.05) == pytest.approx(40)
-    assert run.last("train/error", epochs=9) == pytest.approx((10 + 20 + 4) / 2.1)

@@ -18,6 +18,12 @@ def test_the_mean_and_its_interval():
     assert intervals.mean([4]) == Interval(4.0, 4.0, 4.0, 1)
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_value_that_is_not_finite_gives_no_interval(value):
+    with pytest.raises(ValueError, match=f"not finite: .*1.0, {value}"):
+        intervals.difference([1.0, value], [0.0, 0.0])
+
+
 def test_differences_and_ratios_are_paired_by_seed():
     a, b = [10.0, 20.0, 30.0], [9.0, 19.0, 29.0]
     found = intervals.difference(a, b)
@@ -59,6 +65,14 @@ def test_a_quantity_that_should_be_large(low, high, word):
 def test_a_quantity_that_should_be_small(low, high, word):
     found = intervals.judge(Interval((low + high) / 2, low, high, 3), 0.5, 1, "x")
     assert (found.word, found.reason.split()[-2]) == (word, "most")
+
+
+def test_a_tiny_ratio_is_shown():
+    found = intervals.judge(Interval(7e-12, 6.54e-12, 8e-12, 3), 0.1, 1, "x")
+    assert found.here == "7e-12 (6.54e-12 to 8e-12)"
+    assert found.reason == f"x is {found.here}; the rule asks for at most 0.1"
+    found = intervals.judge(Interval(0.123, -1, 2, 3), 1, 0, "x")
+    assert found.here == "0.12 (-1.00 to 2.00)"
 
 
 @pytest.mark.parametrize("positive", [True, False])

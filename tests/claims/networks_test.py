@@ -154,6 +154,19 @@ def test_thin_googlenet_has_two_side_heads_in_training():
     assert [x.shape for x in jax.tree.leaves(sown)] == [(2, 10), (2, 10)]
 
 
+@pytest.mark.parametrize(
+    ("network", "fields", "message"),
+    [
+        (networks.FourLayers, {"dropout": 0.5}, "dropout 0.5 needs hidden units"),
+        (networks.ThinGoogLeNet, {"naive": True}, "naive True is none of False"),
+        (networks.ThinGoogLeNet, {"lrn_k": 1.0}, "lrn_k 1.0 is none of None"),
+    ],
+)
+def test_fields_that_would_do_nothing(network, fields, message):
+    with pytest.raises(ValueError, match=message):
+        network(10, **fields)
+
+
 @pytest.mark.parametrize("momentum", [0.9, 0.99])
 def test_moving_averages_of_another_momentum(shallow, momentum):
     """The batch's part of the averages is another; answers and weights are the same."""

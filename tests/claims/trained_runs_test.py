@@ -15,6 +15,7 @@ import models
 from analysis import retrieval
 from claims import (
     auxiliary_heads,
+    dropout,
     features,
     multi_view,
     population_statistics,
@@ -156,13 +157,28 @@ def test_views_and_ensembles(tmp_path, sides):
 
 @pytest.fixture(scope="module")
 def two_towers(tmp_path_factory):
-    """FourLayers in two groups, with hidden units."""
+    """FourLayers in two groups, with hidden units of which half are dropped."""
     return train(
         tmp_path_factory.mktemp("two_towers"),
         model__name="claims.networks:FourLayers",
         model__fields__groups=2,
         model__fields__hidden=16,
+        model__fields__dropout=0.5,
     )
+
+
+def test_the_gap_of_dropout(two_towers, monkeypatch):
+    """Its run is tested on a part of its training images, without dropout."""
+    monkeypatch.setattr(dropout, "SEEN", {"dataset.eval_split": "train[:40]"})
+    opened = trained.open_run(two_towers.workdir)
+    split = build.open_split(opened.config.dataset, "train[:40]")
+    batch = input_pipeline.read_examples(split, range(40))
+    apply = jax.jit(functools.partial(opened.model.apply, train=False))
+    logits = np.asarray(apply(opened.variables, opened.inputs(batch["image"])))
+    wrong = np.mean(logits.argmax(-1) != batch["label"])
+    expected = two_towers.error - 100 * wrong
+    assert dropout.gap(two_towers) == pytest.approx(expected, abs=1e-4)
+    assert dropout.gap(two_towers) != 0
 
 
 def test_searches_by_features_pixels_and_codes(two_towers, monkeypatch):
@@ -195,6 +211,8 @@ def test_the_chance_of_two_towers():
     assert towers_specialise.chance(np.full(8, 0.5), splits=100) == 1
     mixed = np.array([0.1, 0.8, 0.3, 0.7, 0.2, 0.9, 0.25, 0.75])
     assert towers_specialise.chance(mixed, splits=1000) > 0.3
+    with pytest.raises(ValueError, match="no share of colour: .* nan"):
+        towers_specialise.chance(np.array([0.1, 0.2, 0.3, np.nan]))
 
 
 def test_the_towers_of_a_trained_run(two_towers):

@@ -211,14 +211,14 @@ def test_rates_are_those_since_the_last_report(clock):
     progress.waiting(1.5)
     progress.waiting(1.0)
     assert progress.report(120) == {
-        "images": 1000,
+        "progress/images": 1000,
         "progress/epoch": 3.0,
         "progress/images_per_second": 100.0,
         "progress/data_wait": 0.25,
     }
     clock.now += 2
     assert progress.report(140) == {
-        "images": 1000,
+        "progress/images": 1000,
         "progress/epoch": 3.5,
         "progress/images_per_second": 500.0,
         "progress/data_wait": 0.0,

@@ -34,7 +34,10 @@ def losses(path):
     return {
         (x["step"], name): x[name]
         for x in map(json.loads, lines)
-        for name in ("train/loss", "train/error", "train/learning_rate", "eval/loss")
+        for name in (
+            *("train/loss", "train/error", "train/learning_rate", "eval/loss"),
+            "progress/images",
+        )
         if name in x
     }
 
