@@ -14,7 +14,7 @@ import models
 import weights
 from experiment import checkpoints, workdir
 from kernels import ops
-from weights import export
+from weights import export, exported
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +178,15 @@ def test_an_export_that_reads_back_differently_fails(tmp_path, monkeypatch):
     with pytest.raises(weights.WeightsError, match="resnet20.safetensors was removed"):
         export.export(model, "resnet20", variables, images, "safetensors", tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_nan_in_any_output_is_a_difference():
+    """Python's max(0.1, nan) is 0.1."""
+    expected = np.ones(2), np.ones(2)
+    assert exported.difference((np.array([1, 1.1]), np.ones(2)), expected) < 0.11
+    nan = np.array([1, np.nan])
+    for found in ((np.ones(2), nan), (nan, np.ones(2))):
+        assert np.isnan(exported.difference(found, expected))
 
 
 def test_a_missing_package_is_named_with_the_command(monkeypatch):
