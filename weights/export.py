@@ -112,33 +112,35 @@ def export(model, network, variables, images, form, folder, fields=None):
         "onnx": _onnx,
     }
     expected = np.asarray(jax.jit(logits)(variables, images))
-    path, others, by = writers[form](logits, network, variables, images, folder)
-    difference = exported.difference(others, expected)
-    if not difference < exported.TOLERANCE:
-        problem = "the logits of what was written differ by"
-        problem += f" {difference:.1e} of the largest ({by})"
-        exported.refuse(path, network, form, problem)
+    names_only = form == "torchvision" and network not in names.TWINS
+    suffix = ".torchvision.safetensors" if names_only else exported.SUFFIXES[form]
+    path = folder / f"{network}{suffix}"
+    with exported.verified(path) as part:
+        others, by = writers[form](logits, network, variables, images, part)
+        difference = exported.difference(others, expected)
+        if not difference < exported.TOLERANCE:
+            problem = "the logits of what was written differ by"
+            problem += f" {difference:.1e} of the largest ({by})"
+            exported.refuse(part, network, form, problem)
     return path, f"logits differ by {difference:.1e} of the largest ({by})"
 
 
-# Each function writes a file and returns (path, logits of what it read back, how).
+# Each function writes a file and returns (logits of what it read back, how).
 
 
-def _safetensors(logits, network, variables, images, folder, fields):
-    path = folder / f"{network}.safetensors"
+def _safetensors(logits, network, variables, images, path, fields):
     back = exported.safetensors(path, network, variables, fields)
-    return path, np.asarray(jax.jit(logits)(back, images)), "read by weights.load"
+    return np.asarray(jax.jit(logits)(back, images)), "read by weights.load"
 
 
-def _torchvision(logits, network, variables, images, folder):
-    """Writes a .pth for the twin by torch, or, without a twin, a .safetensors."""
+def _torchvision(logits, network, variables, images, path):
+    """Writes what the twin takes by torch, or, without a twin, safetensors."""
     arrays = weights.to_foreign(network, variables)
     if network not in names.TWINS:
-        path = folder / f"{network}.torchvision.safetensors"
         formats.write_safetensors(path, arrays, {"format": "pt", "network": network})
         back = exported.read_back(path, network, variables)
         found = np.asarray(jax.jit(logits)(back, images))
-        return path, found, "no twin, names only; read by weights.load"
+        return found, "no twin, names only; read by weights.load"
     package, _, _ = names.TWINS[network]
     try:
         import torch
@@ -147,27 +149,24 @@ def _torchvision(logits, network, variables, images, folder):
         net = twins.create(network, num_classes=classes)
     except (ImportError, OSError) as error:
         raise exported.torch_missing(network, package, error) from error
-    path = folder / f"{network}.pth"
     exported.state_dict(path, network, arrays, net)
     with torch.no_grad():
         found = net(exported.to_torch(images)).numpy()
-    return path, found, f"by {package}'s network"
+    return found, f"by {package}'s network"
 
 
-def _stablehlo(logits, network, variables, images, folder):
-    path = folder / f"{network}.stablehlo"
+def _stablehlo(logits, network, variables, images, path):
     call = exported.stablehlo(path, functools.partial(logits, variables), images)
-    return path, np.asarray(call(images)), "by jax.export"
+    return np.asarray(call(images)), "by jax.export"
 
 
-def _onnx(logits, network, variables, images, folder):
+def _onnx(logits, network, variables, images, path):
     # They log at length what they skip, for libraries that are not used here.
     for name in ("jax2onnx", "onnx_ir"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     jax2onnx, onnx, onnxruntime = (
         _import(name) for name in ("jax2onnx", "onnx", "onnxruntime")
     )
-    path = folder / f"{network}.onnx"
     try:
         proto = jax2onnx.to_onnx(
             exported.portable(functools.partial(logits, variables)),
@@ -180,9 +179,8 @@ def _onnx(logits, network, variables, images, folder):
         session = onnxruntime.InferenceSession(path)
         (found,) = session.run(None, {"images": images})
     except Exception as error:  # converter and runtime have no common base
-        path.unlink(missing_ok=True)
         raise WeightsError(f"{network} as onnx: {formats.first_line(error)}") from error
-    return path, found, "by onnxruntime"
+    return found, "by onnxruntime"
 
 
 def _import(name):

@@ -1,8 +1,9 @@
-"""Files of exports: written, read back, and removed if they are not right.
+"""Files of exports: written beside their place, read back, and put there if right.
 
 export.py and detectors.py say what lies in them.
 """
 
+import contextlib
 import json
 
 import flax
@@ -20,6 +21,12 @@ from weights.formats import WeightsError
 # float32. A wrong layer gives 1.
 TOLERANCE = 1e-4
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+SUFFIXES = {
+    "safetensors": ".safetensors",
+    "torchvision": ".pth",
+    "stablehlo": ".stablehlo",
+    "onnx": ".onnx",
+}
 
 
 def difference(found, expected):
@@ -32,11 +39,24 @@ def difference(found, expected):
     return float(np.max(ratios))
 
 
-def refuse(path, network, form, problem):
-    """Removes a file that does not give what the network gives, and raises."""
+@contextlib.contextmanager
+def verified(path):
+    """Yields NAME.part, which takes the place of `path` if the block does not raise.
+
+    Until then, an earlier export at `path` stays as it is.
+    """
+    part = path.with_name(f"{path.name}.part")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def refuse(part, network, form, problem):
+    """Raises because NAME.part does not give what the network gives."""
     notes = names.notes("torch", network) if form == "torchvision" else []
-    path.unlink()
-    problem = f"{network} as {form}: {problem}; {path} was removed"
+    problem = f"{network} as {form}: {problem}; {part.with_suffix('')} is not written"
     raise WeightsError("; ".join([problem, *notes]))
 
 
@@ -57,17 +77,11 @@ def read_back(path, network, variables):
     """Reads variables of these shapes back from `path`.
 
     Raises:
-      WeightsError: some of them are missing, or cannot be weights; the file is
-        removed.
+      WeightsError: some of them are missing, or cannot be weights.
     """
     nothing = jax.tree.map(np.zeros_like, variables)
-    try:
-        back, report = weights.load(path, network, nothing)
-    except WeightsError:
-        path.unlink()
-        raise
+    back, report = weights.load(path, network, nothing)
     if lost := report.missing + report.reinitialized:
-        path.unlink()
         raise WeightsError(
             f"{network}: {', '.join(lost)} did not come back from {path}"
         )
@@ -87,7 +101,7 @@ def state_dict(path, network, arrays, net):
     """Writes a state dict, and loads it from the file into torch's `net`.
 
     Raises:
-      WeightsError: it does not fit; the file is removed.
+      WeightsError: it does not fit.
     """
     import torch
 
@@ -95,7 +109,6 @@ def state_dict(path, network, arrays, net):
     try:
         net.load_state_dict(torch.load(path, weights_only=True))
     except RuntimeError as error:
-        path.unlink()
         raise WeightsError(
             f"{network} as torchvision: {' '.join(str(error).split())[:300]}"
         ) from error
