@@ -86,7 +86,7 @@ def load(source, network, variables, layers=(), fields=None, key=""):
         shape differs in more than the number of classes, arrays are missing, or their
         numbers cannot be weights; the message names both sides.
     """
-    (kind, arrays, notes), origin, theirs = _read(source, key)
+    (kind, arrays, notes), (origin, theirs, *_) = _read(source, key)
     needed, why = names.needed_fields(kind, network, arrays)
     if not layers and not needed.keys() <= (fields or {}).keys():
         raise WeightsError(
@@ -205,10 +205,12 @@ def class_names(source):
         return None
     if path.is_dir():
         return trained.class_names(workdir.Workdir(path))
-    labels = path.parent / "labels.txt"
-    if not labels.exists() or formats.recorded_network(path)[0] is None:
+    recorded, labels = formats.recorded(path), path.parent / "labels.txt"
+    if recorded.labels is not None:
+        return tuple(recorded.labels)
+    if recorded.network is None or not labels.exists():
         return None
-    return tuple(labels.read_text().split("\n")[:-1])
+    return tuple(labels.read_text().removesuffix("\n").split("\n"))
 
 
 def _is_chosen(name, layers):
@@ -265,23 +267,20 @@ def to_foreign(network, variables):
 
 
 def _read(source, key):
-    """Reads any `source`: (its `Contents`, its network's name, the network's fields).
-
-    The name and the fields are None where they are not recorded.
-    """
+    """Reads any `source`: (its `formats.Contents`, what it `formats.Recorded`)."""
     source = str(source)
     if source.startswith("hf:"):
         source = hub.download(source.removeprefix("hf:"))
     path = pathlib.Path(source).expanduser()
     if path.is_dir():
         return _read_run(path, key)
-    return formats.read(path, key), *formats.recorded_network(path)
+    return formats.read(path, key), formats.recorded(path)
 
 
 def _read_run(path, key):
     """Reads the latest checkpoint; the Polyak average if the run kept one, or by `key`.
 
-    It also returns the network's name, and the fields that the config sets.
+    It returns what `_read` does.
     """
     run = workdir.Workdir(path)
     if not (path / "config.json").exists():
@@ -308,7 +307,8 @@ def _read_run(path, key):
     variables |= {"batch_stats": state.get("batch_stats", {})}
     flat = flax.traverse_util.flatten_dict(variables, sep="/")
     arrays = {name: np.asarray(array) for name, array in flat.items()}
-    return Contents("ours", arrays, notes), model.name, model.fields.to_dict()
+    recorded = formats.Recorded(model.name, model.fields.to_dict())
+    return Contents("ours", arrays, notes), recorded
 
 
 def _to_ours(kind, array, shape):

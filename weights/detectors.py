@@ -31,12 +31,21 @@ SAME = 1e-3
 OTHERS = 0.05
 
 
-def export_run(run, checkpoint, form, folder):
-    """Writes the detector of a run as `form` into a folder, which is made.
+def open_run(run, checkpoint):
+    """Opens the detector of a run: (the detectors.Opened, [H, W, C] of its input)."""
+    opened = detectors.open_run(run, checkpoint)
+    sides = np.max(opened.preprocessing.view.buckets, 0).tolist()
+    return opened, (*sides, opened.channels)
+
+
+def export(opened, shape, form, folder):
+    """Writes a detectors.Opened as `form` into a folder, which is made.
+
+    Args:
+      shape: [H, W, C] of the images that it is compared on, and that a program takes.
 
     Returns:
-      (the detectors.Opened, [H, W, C] of its input, the file, the result of the
-      comparison in words).
+      (the file, the result of the comparison in words).
 
     Raises:
       WeightsError: the network has no such form, a package is missing, or the file does
@@ -47,20 +56,6 @@ def export_run(run, checkpoint, form, folder):
             "a detector has no --format=onnx: jax2onnx converts neither RoIPool nor "
             "NMS; --format=stablehlo has them inside"
         )
-    opened = detectors.open_run(run, checkpoint)
-    sides = np.max(opened.preprocessing.view.buckets, 0).tolist()
-    shape = (*sides, opened.channels)
-    path, said = export(opened, shape, form, folder)
-    if form == "stablehlo" and opened.preprocessing.view.test_scales:
-        said += "; it sees one scale, not those of detection.test_scales"
-    return opened, shape, path, said
-
-
-def export(opened, shape, form, folder):
-    """Writes a detectors.Opened for images of `shape` [H, W, C]; returns (path, line).
-
-    `line` is the result of the comparison in words.
-    """
     folder.mkdir(parents=True, exist_ok=True)
     model = opened.model.clone(dtype=jnp.float32)
     variables = jax.tree.map(np.asarray, opened.variables)
@@ -79,8 +74,8 @@ def export(opened, shape, form, folder):
 
 
 def _safetensors(opened, model, variables, shape, path):
-    network, fields = opened.config.model.name, opened.config.model.fields.to_dict()
-    back = exported.safetensors(path, network, variables, fields)
+    network = opened.config.model.name
+    back = exported.safetensors(path, network, variables, exported.metadata(opened))
     expected, inputs = _expected(model, variables, shape)
     found = jax.jit(_outputs(model))(back, *inputs)
     how = "read by weights.load"
@@ -168,6 +163,8 @@ def _stablehlo(opened, model, variables, shape, path):
         said = "no detections in the made-up images to compare (by jax.export)"
     if number - agree > OTHERS * number:
         exported.refuse(path, opened.config.model.name, "stablehlo", f"only {said}")
+    if opened.preprocessing.view.test_scales:
+        said += "; it sees one scale, not those of detection.test_scales"
     return said
 
 

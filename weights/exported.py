@@ -60,16 +60,21 @@ def refuse(part, network, form, problem):
     raise WeightsError("; ".join([problem, *notes]))
 
 
-def safetensors(path, network, variables, fields):
+def metadata(opened):
+    """What our safetensors record of a run: its network's fields, and its classes."""
+    fields = opened.config.model.fields.to_dict()
+    labels = list(opened.label_names)
+    return {"fields": json.dumps(fields), "labels": json.dumps(labels)}
+
+
+def safetensors(path, network, variables, recorded):
     """Writes our safetensors; returns the variables that `read_back` gives.
 
-    `fields` are config.model.fields, or None.
+    `recorded` is what `metadata` gave, or None.
     """
     flat = flax.traverse_util.flatten_dict(variables, sep="/")
-    metadata = {"format": formats.OURS, "network": network}
-    if fields is not None:
-        metadata["fields"] = json.dumps(fields)
-    formats.write_safetensors(path, flat, metadata)
+    own = {"format": formats.OURS, "network": network}
+    formats.write_safetensors(path, flat, own | (recorded or {}))
     return read_back(path, network, variables)
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shutil
 import warnings
 
 import jax
@@ -78,9 +79,12 @@ def test_a_run_as_safetensors_starts_another(run, tmp_path):
     )
 
 
+FIELDS = {"fields": "{}"}
+
+
 def test_lenet5_of_1998_as_safetensors(tmp_path):
     model, images, variables = network("lenet5", 32, 1)  # it has ten classes, always
-    export.export(model, "lenet5", variables, images, "safetensors", tmp_path, {})
+    export.export(model, "lenet5", variables, images, "safetensors", tmp_path, FIELDS)
     path = tmp_path / "lenet5.safetensors"
     found, report = weights.load(path, "lenet5", variables)
     jax.tree.map(np.testing.assert_array_equal, found, variables)
@@ -96,6 +100,34 @@ def test_a_file_that_cannot_be_read_back_is_not_written(tmp_path):
             model, "lenet5_modern", variables, images, "safetensors", tmp_path
         )
     assert not list(tmp_path.iterdir())
+
+
+def content(folder):
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder): path.read_bytes() for path in files}
+
+
+def test_a_run_directory_is_no_place_for_an_export(run, tmp_path):
+    before = content(run.path)
+    with pytest.raises(weights.WeightsError, match=f"--output={run} is a run direc"):
+        export.export_run(run, "latest", "safetensors", run.path)
+    assert content(run.path) == before
+    other = shutil.copytree(runs.OLD_RUN, tmp_path / "other")
+    with pytest.raises(weights.WeightsError, match=f"--output={other} is a run direct"):
+        export.export_run(run, "latest", "safetensors", other)
+    assert content(other) == content(runs.OLD_RUN)  # its mean image, say
+
+
+@pytest.mark.parametrize("file", ["labels.txt", "preprocessing.json"])
+def test_what_lies_beside_another_export_is_not_replaced(run, tmp_path, file):
+    for _ in range(2):  # an export may be repeated
+        path = export.export_run(run, "latest", "safetensors", tmp_path).path
+    (tmp_path / file).write_text("of another run")
+    before = content(tmp_path)
+    with pytest.raises(weights.WeightsError, match=f"/{file} .*another --output"):
+        export.export_run(run, "latest", "safetensors", tmp_path)
+    assert content(tmp_path) == before
+    assert weights.class_names(path) == tuple("0123456789")  # they are in the file
 
 
 def test_stablehlo_takes_any_batch_and_calls_nothing_of_this_process(tmp_path, shallow):
