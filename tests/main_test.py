@@ -226,7 +226,7 @@ def test_flags_of_predict(trained):
     arguments = ["--mode=predict", f"--workdir={path}", "--images=a.png"]
     fails([*arguments, "--output=answers.txt"], 2, "answers.txt: predict writes .csv")
     fails([*arguments, "--output=none/a.csv"], 2, "there is no folder none")
-    fails(["--mode=evaluate", *arguments[1:]], 2, "--images is for predict and inspect")
+    fails(["--mode=evaluate", *arguments[1:]], 2, "--images is for predict, inspect")
     fails(["--mode=evaluate", arguments[1], "--output=a.csv"], 2, "--output is for")
 
 
