@@ -324,8 +324,10 @@ def _check(options):
             raise UsageError(f"--output={options.output}: predict writes .csv or .json")
         if not os.path.isdir(folder or "."):
             raise UsageError(f"--output={options.output}: there is no folder {folder}")
-    if mode == "export" and os.path.splitext(options.output or "")[1]:
-        raise UsageError(f"--output={options.output}: export writes into a directory")
+    output = os.path.expanduser(options.output or "")
+    is_file = os.path.splitext(output)[1].lstrip(".") in (*FORMATS, "pth")
+    if mode == "export" and is_file and not os.path.isdir(output):
+        raise UsageError(f"--output={output}: export writes into a directory")
 
 
 def _check_sweep(options):

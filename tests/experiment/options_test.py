@@ -75,6 +75,15 @@ def test_a_flag_that_the_mode_does_not_read_is_refused(mode, flag):
         flags(mode, flag)
 
 
+def test_an_export_goes_into_a_directory_of_any_name(tmp_path):
+    (tmp_path / "a.onnx").mkdir()
+    for name in ("v1.0", "of.resnet50", "a.onnx"):
+        flags("export", f"--output={tmp_path}/{name}")
+    for name in ("b.onnx", "b.pth", "v1.0/b.safetensors", "b.stablehlo"):
+        with pytest.raises(UsageError, match=f"{name}: export writes into a directory"):
+            flags("export", f"--output={tmp_path}/{name}")
+
+
 def test_single_arguments_of_the_optimizer_and_fields_of_the_network():
     found = config(
         "--config.optimizer.name=adam",
