@@ -88,13 +88,20 @@ def load(source, network, variables, layers=(), fields=None, key=""):
     """
     (kind, arrays, notes), (origin, theirs, *_) = _read(source, key)
     needed, why = names.needed_fields(kind, network, arrays)
-    if not layers and not needed.keys() <= (fields or {}).keys():
+    whole = _takes_backbone(variables, layers)
+    if whole and not needed.keys() <= (fields or {}).keys():
         raise WeightsError(
-            f'{source}: {why}; add --config.model.fields="{needed}" for the network of '
-            "these weights, or other values for another one"
+            f"{source}: {why}; add {names.flags(needed)} for the network of these "
+            "weights, or other values for another one"
+        )
+    if whole and kind == "torch" and network in names.DOUBLES and origin != network:
+        raise WeightsError(
+            f"{source}: {names.DOUBLES[network]}; config.init_layers takes parts of it"
         )
     try:
-        variables, report = fit(source, kind, arrays, network, variables, layers)
+        variables, report = fit(
+            source, kind, arrays, network, variables, layers, fields
+        )
     except WeightsError as error:
         raise WeightsError("; ".join([str(error), *notes])) from error
     report.notes = [*notes, *report.notes]
@@ -123,7 +130,7 @@ def _compared_fields(network, ours, theirs):
     ]
 
 
-def fit(source, kind, arrays, network, variables, layers=()):
+def fit(source, kind, arrays, network, variables, layers=(), fields=None):
     """Does what `load` does, with {name: array} of a `kind` that formats.read gives."""
     flat = flax.traverse_util.flatten_dict(variables, sep="/")
     report = Report(str(source), network)
@@ -139,7 +146,7 @@ def fit(source, kind, arrays, network, variables, layers=()):
                 f"table; there are tables for {', '.join(names.TABLES[kind])}"
             )
         theirs = names.foreign(kind, network, flat)
-        report.notes = names.notes(kind, network, arrays)
+        report.notes = names.notes(kind, network, arrays, fields)
         arrays, head, adapted = _adapt(source, kind, network, arrays, theirs)
         report.notes += adapted
     chosen = [name for name in flat if not layers or _is_chosen(name, layers)]
@@ -193,6 +200,13 @@ def takes_head(variables, layers=()):
         names.is_class_score, flax.traverse_util.flatten_dict(variables, sep="/")
     )
     return not layers or any(_is_chosen(name, layers) for name in heads)
+
+
+def _takes_backbone(variables, layers):
+    """Tells whether `load` with `layers` takes the backbone as a whole."""
+    flat = flax.traverse_util.flatten_dict(variables, sep="/")
+    backbone = [name for name in flat if name.split("/")[1] == "backbone"]
+    return not layers or all(_is_chosen(name, layers) for name in backbone)
 
 
 def class_names(source):

@@ -133,7 +133,7 @@ def test_torchs_file_gives_the_scores_of_torchvision_s_parts(tmp_path, monkeypat
     assert "(by torchvision's parts)" in line
     opened = opening.open_run(made)
     path = made.path / "export" / "faster_rcnn.pth"
-    found, report = weights.load(path, "faster_rcnn", opened.variables)
+    found, report = weights.load(path, "faster_rcnn", opened.variables, fields=TWIN)
     assert len(report.loaded) == len(jax.tree.leaves(opened.variables))
     jax.tree.map(np.testing.assert_array_equal, found, opened.variables)
     grey = detector_runs.make(tmp_path / "grey", 1, **TWIN)
