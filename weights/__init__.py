@@ -27,6 +27,7 @@ __all__ = [
     "class_names",
     "fit",
     "load",
+    "preprocessing",
     "takes_head",
     "to_foreign",
 ]
@@ -227,6 +228,18 @@ def class_names(source):
     return tuple(labels.read_text().removesuffix("\n").split("\n"))
 
 
+def preprocessing(source):
+    """The preprocessing.json of a source: that of a run, or of one of our exports.
+
+    Returns None if there is none.
+    """
+    path = pathlib.Path(source).expanduser()
+    if path.is_file() and formats.recorded(path).network is not None:
+        path = path.parent
+    folder, file = workdir.Workdir(path), "preprocessing.json"
+    return folder.read_json(file) if folder.has(file) else None
+
+
 def _is_chosen(name, layers):
     return any(re.search(layer, name.split("/", 1)[1]) for layer in layers)
 
@@ -305,15 +318,15 @@ def _read_run(path, key):
     saved.close()
     if restored is None:
         raise WeightsError(f"{run} holds no checkpoint yet")
-    state, _, _ = restored
+    state, step, _ = restored
     kept = [name for name in ("ema", "params") if state.get(name)]
     if key and key not in kept:
         raise WeightsError(
             f"{run} has no config.init_key = {key!r}; it has {', '.join(kept)}"
         )
-    notes = ()
+    notes = (f"they are of step {step}, the latest",)
     if len(kept) > 1:
-        notes = (
+        notes += (
             f"they are the run's {key or kept[0]!r}; config.init_key chooses ema, the "
             "Polyak average, or params, those that were trained",
         )
