@@ -387,6 +387,23 @@ def test_summarize_from_the_command_line():
     assert "61,706" in result.stdout
 
 
+def test_summarize_of_a_run_asks_its_record_and_not_the_data(trained, tmp_path):
+    config, dataset = (
+        json.loads((trained[0] / f"{name}.json").read_text())
+        for name in ("config", "dataset")
+    )
+    config["dataset"]["name"] = f"folder:{tmp_path}/gone"
+    dataset["label_names"] += ["ten", "eleven"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    run = ["--mode=summarize", f"--workdir={tmp_path}"]
+    fails(run, 1, "gone")
+    (tmp_path / "dataset.json").write_text(json.dumps(dataset))
+    result = runs.call_main(run)
+    assert result.returncode == 0, result.stderr
+    assert ", input 32x32x1, 12 classes" in result.stdout
+    assert "10 classes" in runs.call_main([*run, CONFIG]).stdout  # what it trains
+
+
 def imported(arguments):
     """The modules that a command has imported before it draws anything."""
     code = (
