@@ -59,7 +59,12 @@ def _evaluate(options, config, runs):
 def _summarize(options, config, runs):
     from comparison import summarize
 
-    return summarize.summarize(config)
+    known = None
+    if options.config is None and runs[0].has("dataset.json"):
+        from experiment import trained
+
+        known = trained.dataset(runs[0])
+    return summarize.summarize(config, known)
 
 
 def _predict(options, config, runs):

@@ -1,5 +1,6 @@
 """Finds objects in image files with a trained detector."""
 
+import contextlib
 import dataclasses
 import itertools
 import math
@@ -100,14 +101,18 @@ def detect_run(run, checkpoint, images, output=None):
       images: what `image_files.find` takes. One that cannot be read gets no answer.
       output: a .csv or .json for the answers; None prints them.
 
-    The pictures of the first images are in <run>/predictions/step-<step>. They show
-    the objects with a score of at least 0.5, as what is printed does; a file has all.
+    The pictures of the first images are in <run>/predictions/step-<step>, and those of
+    an earlier call go. They show the objects with a score of at least 0.5, as what is
+    printed does; a file has all.
     """
     opened = detectors.open_run(run, checkpoint)
     find = Detector(opened)
     folder = run.path / "predictions" / f"step-{opened.step}"
     report = Found(str(run), opened.step, output, folder)
     names = itertools.count(1)
+    for earlier in folder.glob("[0-9][0-9]-*.png"):
+        with contextlib.suppress(OSError):  # a picture never costs a result
+            earlier.unlink()
     with answers.to(output, HEADER) as write:
         for name, data in image_files.find(images):
             try:

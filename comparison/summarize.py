@@ -108,19 +108,25 @@ def _table(title, rows, totals):
     return "\n".join([title, table[0], rule, *table[1:end], rule, *table[end:]])
 
 
-def summarize(config):
+def summarize(config, known=None):
     """Returns the `Summary` of the network that `config` trains, or `DetectorSummary`.
+
+    Args:
+      known: what `trained.dataset` gives of a run; without it the data is asked.
 
     Raises:
       ConfigError: the network has no such field, or cannot take images of this size.
       DataError: the dataset is unknown.
     """
     if models.is_detector(config.model.name):
-        return _detector(config)
+        return _detector(config, known)
     dataset = config.dataset
-    image_shape, num_classes = data_source.describe(
-        dataset.name, data_dir=dataset.data_dir or None
-    )
+    if known:
+        image_shape, num_classes = known[0], len(known[1])
+    else:
+        image_shape, num_classes = data_source.describe(
+            dataset.name, data_dir=dataset.data_dir or None
+        )
     # Where images differ in size, the input has the size that the config gives them.
     image_shape = tuple(
         dataset.image_size or n if n is None else n for n in image_shape
@@ -134,12 +140,15 @@ def summarize(config):
     return summary(title, rows)
 
 
-def _detector(config):
+def _detector(config, known):
     """Returns the `DetectorSummary` for the largest wide image that a config allows."""
     dataset, detection = config.dataset, config.detection
-    channels, num_classes = sources.dimensions(
-        dataset.name, dataset.train_split, data_dir=dataset.data_dir or None
-    )
+    if known:
+        channels, num_classes = known[0][-1], len(known[1])
+    else:
+        channels, num_classes = sources.dimensions(
+            dataset.name, dataset.train_split, data_dir=dataset.data_dir or None
+        )
     shape = detection.short_side, detection.long_side, channels
     model = build.make_model(config, num_classes)
     with build.refusing(model, shape):

@@ -16,6 +16,26 @@ MODES = "train evaluate summarize predict inspect plot export sweep demo".split(
 FORMATS = ["safetensors", "torchvision", "stablehlo", "onnx"]
 # Modes that use the run's config.
 OWN_CONFIG = ("predict", "inspect", "plot", "export", "demo")
+# The modes that read a flag; all modes take the flags that are not here.
+READ_BY = {
+    "checkpoint": ("evaluate", "predict", "inspect", "export", "demo"),
+    "change": ("evaluate",),
+    "batch_stats": ("evaluate",),
+    "images": ("predict", "inspect"),
+    "database": ("inspect", "demo"),
+    "host": ("demo",),
+    "port": ("demo",),
+    "format": ("export",),
+    "output": ("predict", "plot", "export"),
+    "until": ("train",),
+    "vary": ("sweep",),
+    "together": ("sweep",),
+    "jobs": ("sweep",),
+    "slurm": ("sweep",),
+    "halving": ("sweep",),
+    "dry_run": ("sweep",),
+    "status": ("sweep",),
+}
 CACHE = os.environ.get("JAX_COMPILATION_CACHE_DIR", "~/.cache/convnets/xla")
 
 
@@ -281,6 +301,9 @@ def _define(options, argv):
 def _check(options):
     """Raises UsageError for flags that need a missing one or contradict another."""
     mode, config, workdir = options.mode, options.config, options.workdir
+    for name, modes in READ_BY.items():
+        if options[name].present and mode not in modes:
+            raise UsageError(f"--{name} is for {', '.join(modes)}, not --mode={mode}")
     if mode == "predict" and not options.images:
         raise UsageError("--mode=predict needs --images=a.png,b.png")
     _check_sweep(options)
@@ -295,33 +318,20 @@ def _check(options):
         )
     if config is not None and mode in OWN_CONFIG:
         raise UsageError(f"--mode={mode} takes the run's own config, not --config")
-    if options.images and mode not in ("predict", "inspect"):
-        raise UsageError(f"--images is for predict and inspect, not --mode={mode}")
-    if options.output and mode not in ("predict", "plot", "export"):
-        raise UsageError(f"--output is for predict, plot, export, not --mode={mode}")
     if mode == "predict" and options.output:
         folder, name = os.path.split(options.output)
         if not name.endswith((".csv", ".json")):
             raise UsageError(f"--output={options.output}: predict writes .csv or .json")
         if not os.path.isdir(folder or "."):
             raise UsageError(f"--output={options.output}: there is no folder {folder}")
-    if mode == "export" and os.path.splitext(options.output or "")[1]:
-        raise UsageError(f"--output={options.output}: export writes into a directory")
-    for name in ("host", "port"):
-        if options[name].present and mode != "demo":
-            raise UsageError(f"--{name} is for demo, not --mode={mode}")
-    if options.change and mode != "evaluate":
-        raise UsageError(f"--change is for --mode=evaluate, not --mode={mode}")
+    output = os.path.expanduser(options.output or "")
+    is_file = os.path.splitext(output)[1].lstrip(".") in (*FORMATS, "pth")
+    if mode == "export" and is_file and not os.path.isdir(output):
+        raise UsageError(f"--output={output}: export writes into a directory")
 
 
 def _check_sweep(options):
-    """Raises UsageError for flags of a sweep that contradict each other or the mode."""
-    if options.mode != "sweep":
-        for name in ("vary", "together", "jobs", "slurm", "dry_run", "status"):
-            if options[name].present:
-                raise UsageError(f"--{name} is for sweep, not --mode={options.mode}")
-    if options.until != 1 and options.mode != "train":
-        raise UsageError(f"--until is for train, not --mode={options.mode}")
+    """Raises UsageError for flags of a sweep that contradict each other."""
     if options.config is None and options.vary:
         raise UsageError("--vary needs --config")
     if options.jobs and options.slurm is not None:

@@ -244,7 +244,13 @@ def test_predictions_are_those_of_an_evaluation(run, photographs, tmp_path):
 
 def test_predictions_as_a_table_and_as_text(run, photographs, tmp_path):
     images = photographs / "01.png", photographs / "missing.png"
+    folder = run / "predictions" / "step-6"
+    folder.mkdir(parents=True)
+    for name in ("01-before.png", "32-before.png", "of-mine.png", "01-before.txt"):
+        (folder / name).touch()
     result = predict(run, *images)
+    left = {path.name for path in folder.iterdir()}
+    assert left == {"01-01.png", "of-mine.png", "01-before.txt"}
     assert result.returncode == 1
     assert re.match(rf"{images[0]}:  \d+ objects? with a score of 0.5 o", result.stdout)
     assert f"{images[1]}:  no answer: --images: there is no file" in result.stdout

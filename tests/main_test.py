@@ -226,7 +226,7 @@ def test_flags_of_predict(trained):
     arguments = ["--mode=predict", f"--workdir={path}", "--images=a.png"]
     fails([*arguments, "--output=answers.txt"], 2, "answers.txt: predict writes .csv")
     fails([*arguments, "--output=none/a.csv"], 2, "there is no folder none")
-    fails(["--mode=evaluate", *arguments[1:]], 2, "--images is for predict and inspect")
+    fails(["--mode=evaluate", *arguments[1:]], 2, "--images is for predict, inspect")
     fails(["--mode=evaluate", arguments[1], "--output=a.csv"], 2, "--output is for")
 
 
@@ -385,6 +385,23 @@ def test_summarize_from_the_command_line():
     result = runs.call_main(["--mode=summarize", CONFIG])
     assert result.returncode == 0, result.stderr
     assert "61,706" in result.stdout
+
+
+def test_summarize_of_a_run_asks_its_record_and_not_the_data(trained, tmp_path):
+    config, dataset = (
+        json.loads((trained[0] / f"{name}.json").read_text())
+        for name in ("config", "dataset")
+    )
+    config["dataset"]["name"] = f"folder:{tmp_path}/gone"
+    dataset["label_names"] += ["ten", "eleven"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    run = ["--mode=summarize", f"--workdir={tmp_path}"]
+    fails(run, 1, "gone")
+    (tmp_path / "dataset.json").write_text(json.dumps(dataset))
+    result = runs.call_main(run)
+    assert result.returncode == 0, result.stderr
+    assert ", input 32x32x1, 12 classes" in result.stdout
+    assert "10 classes" in runs.call_main([*run, CONFIG]).stdout  # what it trains
 
 
 def imported(arguments):

@@ -237,8 +237,11 @@ def test_our_exports_name_their_classes(tmp_path):
     metadata = {"format": formats.OURS, "network": "lenet5_modern"}
     formats.write_safetensors(file, arrays, metadata)
     assert weights.class_names(file) is None
-    (tmp_path / "labels.txt").write_text("cat\nsea lion\n")
-    assert weights.class_names(file) == ("cat", "sea lion")
+    for text in ("cat\nsea lion\n", "cat\nsea lion"):
+        (tmp_path / "labels.txt").write_text(text)
+        assert weights.class_names(file) == ("cat", "sea lion")
+    formats.write_safetensors(file, arrays, {**metadata, "labels": '["ant", "bee"]'})
+    assert weights.class_names(file) == ("ant", "bee")
     formats.write_safetensors(file, arrays, {"format": "pt"})
     assert weights.class_names(file) is None  # labels.txt may be of anything
     assert weights.class_names("hf:timm/resnet50.a1_in1k") is None

@@ -27,6 +27,7 @@ __all__ = [
     "class_names",
     "fit",
     "load",
+    "preprocessing",
     "takes_head",
     "to_foreign",
 ]
@@ -86,15 +87,22 @@ def load(source, network, variables, layers=(), fields=None, key=""):
         shape differs in more than the number of classes, arrays are missing, or their
         numbers cannot be weights; the message names both sides.
     """
-    (kind, arrays, notes), origin, theirs = _read(source, key)
+    (kind, arrays, notes), (origin, theirs, *_) = _read(source, key)
     needed, why = names.needed_fields(kind, network, arrays)
-    if not layers and not needed.keys() <= (fields or {}).keys():
+    whole = _takes_backbone(variables, layers)
+    if whole and not needed.keys() <= (fields or {}).keys():
         raise WeightsError(
-            f'{source}: {why}; add --config.model.fields="{needed}" for the network of '
-            "these weights, or other values for another one"
+            f"{source}: {why}; add {names.flags(needed)} for the network of these "
+            "weights, or other values for another one"
+        )
+    if whole and kind == "torch" and network in names.DOUBLES and origin != network:
+        raise WeightsError(
+            f"{source}: {names.DOUBLES[network]}; config.init_layers takes parts of it"
         )
     try:
-        variables, report = fit(source, kind, arrays, network, variables, layers)
+        variables, report = fit(
+            source, kind, arrays, network, variables, layers, fields
+        )
     except WeightsError as error:
         raise WeightsError("; ".join([str(error), *notes])) from error
     report.notes = [*notes, *report.notes]
@@ -123,7 +131,7 @@ def _compared_fields(network, ours, theirs):
     ]
 
 
-def fit(source, kind, arrays, network, variables, layers=()):
+def fit(source, kind, arrays, network, variables, layers=(), fields=None):
     """Does what `load` does, with {name: array} of a `kind` that formats.read gives."""
     flat = flax.traverse_util.flatten_dict(variables, sep="/")
     report = Report(str(source), network)
@@ -139,7 +147,7 @@ def fit(source, kind, arrays, network, variables, layers=()):
                 f"table; there are tables for {', '.join(names.TABLES[kind])}"
             )
         theirs = names.foreign(kind, network, flat)
-        report.notes = names.notes(kind, network, arrays)
+        report.notes = names.notes(kind, network, arrays, fields)
         arrays, head, adapted = _adapt(source, kind, network, arrays, theirs)
         report.notes += adapted
     chosen = [name for name in flat if not layers or _is_chosen(name, layers)]
@@ -195,6 +203,13 @@ def takes_head(variables, layers=()):
     return not layers or any(_is_chosen(name, layers) for name in heads)
 
 
+def _takes_backbone(variables, layers):
+    """Tells whether `load` with `layers` takes the backbone as a whole."""
+    flat = flax.traverse_util.flatten_dict(variables, sep="/")
+    backbone = [name for name in flat if name.split("/")[1] == "backbone"]
+    return not layers or all(_is_chosen(name, layers) for name in backbone)
+
+
 def class_names(source):
     """The classes of a source by number: those of a run, or of one of our exports.
 
@@ -205,10 +220,24 @@ def class_names(source):
         return None
     if path.is_dir():
         return trained.class_names(workdir.Workdir(path))
-    labels = path.parent / "labels.txt"
-    if not labels.exists() or formats.recorded_network(path)[0] is None:
+    recorded, labels = formats.recorded(path), path.parent / "labels.txt"
+    if recorded.labels is not None:
+        return tuple(recorded.labels)
+    if recorded.network is None or not labels.exists():
         return None
-    return tuple(labels.read_text().split("\n")[:-1])
+    return tuple(labels.read_text().removesuffix("\n").split("\n"))
+
+
+def preprocessing(source):
+    """The preprocessing.json of a source: that of a run, or of one of our exports.
+
+    Returns None if there is none.
+    """
+    path = pathlib.Path(source).expanduser()
+    if path.is_file() and formats.recorded(path).network is not None:
+        path = path.parent
+    folder, file = workdir.Workdir(path), "preprocessing.json"
+    return folder.read_json(file) if folder.has(file) else None
 
 
 def _is_chosen(name, layers):
@@ -265,23 +294,20 @@ def to_foreign(network, variables):
 
 
 def _read(source, key):
-    """Reads any `source`: (its `Contents`, its network's name, the network's fields).
-
-    The name and the fields are None where they are not recorded.
-    """
+    """Reads any `source`: (its `formats.Contents`, what it `formats.Recorded`)."""
     source = str(source)
     if source.startswith("hf:"):
         source = hub.download(source.removeprefix("hf:"))
     path = pathlib.Path(source).expanduser()
     if path.is_dir():
         return _read_run(path, key)
-    return formats.read(path, key), *formats.recorded_network(path)
+    return formats.read(path, key), formats.recorded(path)
 
 
 def _read_run(path, key):
     """Reads the latest checkpoint; the Polyak average if the run kept one, or by `key`.
 
-    It also returns the network's name, and the fields that the config sets.
+    It returns what `_read` does.
     """
     run = workdir.Workdir(path)
     if not (path / "config.json").exists():
@@ -292,15 +318,15 @@ def _read_run(path, key):
     saved.close()
     if restored is None:
         raise WeightsError(f"{run} holds no checkpoint yet")
-    state, _, _ = restored
+    state, step, _ = restored
     kept = [name for name in ("ema", "params") if state.get(name)]
     if key and key not in kept:
         raise WeightsError(
             f"{run} has no config.init_key = {key!r}; it has {', '.join(kept)}"
         )
-    notes = ()
+    notes = (f"they are of step {step}, the latest",)
     if len(kept) > 1:
-        notes = (
+        notes += (
             f"they are the run's {key or kept[0]!r}; config.init_key chooses ema, the "
             "Polyak average, or params, those that were trained",
         )
@@ -308,7 +334,8 @@ def _read_run(path, key):
     variables |= {"batch_stats": state.get("batch_stats", {})}
     flat = flax.traverse_util.flatten_dict(variables, sep="/")
     arrays = {name: np.asarray(array) for name, array in flat.items()}
-    return Contents("ours", arrays, notes), model.name, model.fields.to_dict()
+    recorded = formats.Recorded(model.name, model.fields.to_dict())
+    return Contents("ours", arrays, notes), recorded
 
 
 def _to_ours(kind, array, shape):

@@ -32,6 +32,9 @@ def main():
     parser = argparse.ArgumentParser(prog="python -m weights.coverage")
     parser.add_argument("networks", nargs="*", default=["*"], help="names or patterns")
     patterns = parser.parse_args().networks
+    for pattern in patterns:
+        if not fnmatch.filter(published.PUBLISHED, pattern):
+            parser.error(f"no network matches {pattern!r}: see python -m comparison")
     jax.config.update("jax_platforms", "cpu")
     logging.getLogger().setLevel(logging.CRITICAL)  # jax2onnx logs what it skips
     print(f"{'network':<22} safetensors  torchvision  stablehlo  onnx")

@@ -31,12 +31,21 @@ SAME = 1e-3
 OTHERS = 0.05
 
 
-def export_run(run, checkpoint, form, folder):
-    """Writes the detector of a run as `form` into a folder, which is made.
+def open_run(run, checkpoint):
+    """Opens the detector of a run: (the detectors.Opened, [H, W, C] of its input)."""
+    opened = detectors.open_run(run, checkpoint)
+    sides = np.max(opened.preprocessing.view.buckets, 0).tolist()
+    return opened, (*sides, opened.channels)
+
+
+def export(opened, shape, form, folder):
+    """Writes a detectors.Opened as `form` into a folder, which is made.
+
+    Args:
+      shape: [H, W, C] of the images that it is compared on, and that a program takes.
 
     Returns:
-      (the detectors.Opened, [H, W, C] of its input, the file, the result of the
-      comparison in words).
+      (the file, the result of the comparison in words).
 
     Raises:
       WeightsError: the network has no such form, a package is missing, or the file does
@@ -47,34 +56,30 @@ def export_run(run, checkpoint, form, folder):
             "a detector has no --format=onnx: jax2onnx converts neither RoIPool nor "
             "NMS; --format=stablehlo has them inside"
         )
-    opened = detectors.open_run(run, checkpoint)
-    sides = np.max(opened.preprocessing.view.buckets, 0).tolist()
-    shape = (*sides, opened.channels)
-    path, said = export(opened, shape, form, folder)
-    if form == "stablehlo" and opened.preprocessing.view.test_scales:
-        said += "; it sees one scale, not those of detection.test_scales"
-    return opened, shape, path, said
-
-
-def export(opened, shape, form, folder):
-    """Writes a detectors.Opened for images of `shape` [H, W, C]; returns (path, line).
-
-    `line` is the result of the comparison in words.
-    """
     folder.mkdir(parents=True, exist_ok=True)
-    network = opened.config.model.name
     model = opened.model.clone(dtype=jnp.float32)
     variables = jax.tree.map(np.asarray, opened.variables)
-    if form == "stablehlo":
-        return _stablehlo(network, model, variables, shape, folder)
-    if form == "torchvision":
-        return _torchvision(opened, model, variables, shape, folder)
-    fields = opened.config.model.fields.to_dict()
-    path = folder / f"{network}.safetensors"
-    back = exported.safetensors(path, network, variables, fields)
+    path = folder / f"{opened.config.model.name}{exported.SUFFIXES[form]}"
+    writers = {
+        "safetensors": _safetensors,
+        "torchvision": _torchvision,
+        "stablehlo": _stablehlo,
+    }
+    with exported.verified(path) as part:
+        line = writers[form](opened, model, variables, shape, part)
+    return path, line
+
+
+# Each function writes a file, compares what it reads back, and says the result.
+
+
+def _safetensors(opened, model, variables, shape, path):
+    network = opened.config.model.name
+    back = exported.safetensors(path, network, variables, exported.metadata(opened))
     expected, inputs = _expected(model, variables, shape)
     found = jax.jit(_outputs(model))(back, *inputs)
-    return path, _compared(path, network, form, found, expected, "read by weights.load")
+    how = "read by weights.load"
+    return _compared(path, network, "safetensors", found, expected, how)
 
 
 # What both stages say, without boxes: the map of an image, scores and codes of its
@@ -109,8 +114,8 @@ def _compared(path, network, form, found, expected, how):
     return f"scores and codes {said}"
 
 
-def _torchvision(opened, model, variables, shape, folder):
-    network, path = opened.config.model.name, folder / f"{opened.config.model.name}.pth"
+def _torchvision(opened, model, variables, shape, path):
+    network = opened.config.model.name
     moments = opened.preprocessing.mean, opened.preprocessing.std
     moments = (tuple(np.divide(values, 255).tolist()) for values in moments)
     try:
@@ -121,7 +126,7 @@ def _torchvision(opened, model, variables, shape, folder):
     expected, inputs = _expected(model, variables, shape)
     found = _run_twin(net, *map(exported.to_torch, inputs))
     how = "by torchvision's parts"
-    return path, _compared(path, network, "torchvision", found, expected, how)
+    return _compared(path, network, "torchvision", found, expected, how)
 
 
 def _run_twin(net, image, regions):
@@ -145,11 +150,10 @@ def _run_twin(net, image, regions):
 # The whole program.
 
 
-def _stablehlo(network, model, variables, shape, folder):
+def _stablehlo(opened, model, variables, shape, path):
     def detect(images, sizes):
         return model.apply(variables, images, sizes, train=False)._asdict()
 
-    path = folder / f"{network}.stablehlo"
     inputs = _scenes(shape)
     call = exported.stablehlo(path, detect, *inputs)
     expected, found = (jax.device_get(jax.jit(f)(*inputs)) for f in (detect, call))
@@ -158,8 +162,10 @@ def _stablehlo(network, model, variables, shape, folder):
     if not number:
         said = "no detections in the made-up images to compare (by jax.export)"
     if number - agree > OTHERS * number:
-        exported.refuse(path, network, "stablehlo", f"only {said}")
-    return path, said
+        exported.refuse(path, opened.config.model.name, "stablehlo", f"only {said}")
+    if opened.preprocessing.view.test_scales:
+        said += "; it sees one scale, not those of detection.test_scales"
+    return said
 
 
 def _scenes(shape):

@@ -16,7 +16,6 @@ import importlib
 import json
 import logging
 import pathlib
-import shutil
 
 import jax
 import jax.numpy as jnp
@@ -57,37 +56,58 @@ def export_run(run, checkpoint, form, output=None):
       output: the directory; <run>/export by default.
 
     Raises:
-      WeightsError: the network has no such form, a package is missing, or the file does
-        not give the network's outputs.
+      WeightsError: the network has no such form, a package is missing, the file does
+        not give the network's outputs, or the directory is of a run or another export.
     """
-    detector = models.is_detector(run.config().model.name)
-    write = detectors.export_run if detector else _export_classifier
     folder = pathlib.Path(output).expanduser() if output else run.path / "export"
-    opened, shape, path, line = write(run, checkpoint, form, folder)
-    labels = "".join(f"{name}\n" for name in opened.label_names)
-    (folder / "labels.txt").write_text(labels)
-    preprocessing = run.read_json("preprocessing.json") | {"input_shape": shape}
-    (folder / "preprocessing.json").write_text(
-        json.dumps(preprocessing, indent=2) + "\n"
-    )
-    statistics = run.path / image_statistics.FILE
-    if statistics.exists():
-        shutil.copy(statistics, folder)
+    if (folder / "config.json").exists():
+        raise WeightsError(
+            f"--output={folder} is a run directory, whose preprocessing.json an export "
+            "would replace; choose another, such as its folder export"
+        )
+    if models.is_detector(run.config().model.name):
+        write, (opened, shape) = detectors.export, detectors.open_run(run, checkpoint)
+    else:
+        write, opened = _export_classifier, trained.open_run(run, checkpoint)
+        shape = opened.input_shape
+    beside = _beside(run, opened, shape)
+    for name, content in beside.items():
+        if (folder / name).exists() and (folder / name).read_bytes() != content:
+            raise WeightsError(
+                f"{folder / name} belongs to another export, and that of {run} "
+                "differs: choose another --output, or remove that export"
+            )
+    path, line = write(opened, shape, form, folder)
+    for name, content in beside.items():
+        (folder / name).write_bytes(content)
     return Export(path, line, opened.config.model.name, opened.step, str(run))
 
 
-def _export_classifier(run, checkpoint, form, folder):
-    """Returns (the trained.Trained, its input's [H, W, C], and what `export` gives)."""
-    opened = trained.open_run(run, checkpoint)
-    network, shape = opened.config.model.name, opened.input_shape
+def _beside(run, opened, shape):
+    """Returns the files that lie beside an export of a run: {name: bytes}."""
+    labels = "".join(f"{name}\n" for name in opened.label_names)
+    preprocessing = run.read_json("preprocessing.json") | {"input_shape": shape}
+    texts = {
+        "labels.txt": labels,
+        "preprocessing.json": json.dumps(preprocessing, indent=2) + "\n",
+    }
+    files = {name: text.encode() for name, text in texts.items()}
+    statistics = run.path / image_statistics.FILE
+    if statistics.exists():
+        files[image_statistics.FILE] = statistics.read_bytes()
+    return files
+
+
+def _export_classifier(opened, shape, form, folder):
+    """Does what `export` does with a trained.Trained, for images of `shape`."""
+    network = opened.config.model.name
     model = opened.model.clone(dtype=jnp.float32)
     images = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)
-    fields = opened.config.model.fields.to_dict()
-    written = export(model, network, opened.variables, images, form, folder, fields)
-    return opened, shape, *written
+    recorded = exported.metadata(opened)
+    return export(model, network, opened.variables, images, form, folder, recorded)
 
 
-def export(model, network, variables, images, form, folder, fields=None):
+def export(model, network, variables, images, form, folder, recorded=None):
     """Writes `variables` of a network, reads them back and compares logits on images.
 
     Args:
@@ -96,7 +116,7 @@ def export(model, network, variables, images, form, folder, fields=None):
       images: float32 [B, H, W, C], of the network's size.
       form: one of FORMATS.
       folder: a directory, which is made.
-      fields: config.model.fields, which our safetensors record.
+      recorded: what our safetensors record, by `exported.metadata`.
 
     Returns:
       (path, line): the file, and the result of the comparison in words.
@@ -106,39 +126,41 @@ def export(model, network, variables, images, form, folder, fields=None):
     variables = jax.tree.map(np.asarray, variables)
     logits = functools.partial(model.apply, train=False)
     writers = {
-        "safetensors": functools.partial(_safetensors, fields=fields),
+        "safetensors": functools.partial(_safetensors, recorded=recorded),
         "torchvision": _torchvision,
         "stablehlo": _stablehlo,
         "onnx": _onnx,
     }
     expected = np.asarray(jax.jit(logits)(variables, images))
-    path, others, by = writers[form](logits, network, variables, images, folder)
-    difference = exported.difference(others, expected)
-    if not difference < exported.TOLERANCE:
-        problem = "the logits of what was written differ by"
-        problem += f" {difference:.1e} of the largest ({by})"
-        exported.refuse(path, network, form, problem)
+    names_only = form == "torchvision" and network not in names.TWINS
+    suffix = ".torchvision.safetensors" if names_only else exported.SUFFIXES[form]
+    path = folder / f"{network}{suffix}"
+    with exported.verified(path) as part:
+        others, by = writers[form](logits, network, variables, images, part)
+        difference = exported.difference(others, expected)
+        if not difference < exported.TOLERANCE:
+            problem = "the logits of what was written differ by"
+            problem += f" {difference:.1e} of the largest ({by})"
+            exported.refuse(part, network, form, problem)
     return path, f"logits differ by {difference:.1e} of the largest ({by})"
 
 
-# Each function writes a file and returns (path, logits of what it read back, how).
+# Each function writes a file and returns (logits of what it read back, how).
 
 
-def _safetensors(logits, network, variables, images, folder, fields):
-    path = folder / f"{network}.safetensors"
-    back = exported.safetensors(path, network, variables, fields)
-    return path, np.asarray(jax.jit(logits)(back, images)), "read by weights.load"
+def _safetensors(logits, network, variables, images, path, recorded):
+    back = exported.safetensors(path, network, variables, recorded)
+    return np.asarray(jax.jit(logits)(back, images)), "read by weights.load"
 
 
-def _torchvision(logits, network, variables, images, folder):
-    """Writes a .pth for the twin by torch, or, without a twin, a .safetensors."""
+def _torchvision(logits, network, variables, images, path):
+    """Writes what the twin takes by torch, or, without a twin, safetensors."""
     arrays = weights.to_foreign(network, variables)
     if network not in names.TWINS:
-        path = folder / f"{network}.torchvision.safetensors"
         formats.write_safetensors(path, arrays, {"format": "pt", "network": network})
         back = exported.read_back(path, network, variables)
         found = np.asarray(jax.jit(logits)(back, images))
-        return path, found, "no twin, names only; read by weights.load"
+        return found, "no twin, names only; read by weights.load"
     package, _, _ = names.TWINS[network]
     try:
         import torch
@@ -147,27 +169,24 @@ def _torchvision(logits, network, variables, images, folder):
         net = twins.create(network, num_classes=classes)
     except (ImportError, OSError) as error:
         raise exported.torch_missing(network, package, error) from error
-    path = folder / f"{network}.pth"
     exported.state_dict(path, network, arrays, net)
     with torch.no_grad():
         found = net(exported.to_torch(images)).numpy()
-    return path, found, f"by {package}'s network"
+    return found, f"by {package}'s network"
 
 
-def _stablehlo(logits, network, variables, images, folder):
-    path = folder / f"{network}.stablehlo"
+def _stablehlo(logits, network, variables, images, path):
     call = exported.stablehlo(path, functools.partial(logits, variables), images)
-    return path, np.asarray(call(images)), "by jax.export"
+    return np.asarray(call(images)), "by jax.export"
 
 
-def _onnx(logits, network, variables, images, folder):
+def _onnx(logits, network, variables, images, path):
     # They log at length what they skip, for libraries that are not used here.
     for name in ("jax2onnx", "onnx_ir"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     jax2onnx, onnx, onnxruntime = (
         _import(name) for name in ("jax2onnx", "onnx", "onnxruntime")
     )
-    path = folder / f"{network}.onnx"
     try:
         proto = jax2onnx.to_onnx(
             exported.portable(functools.partial(logits, variables)),
@@ -180,9 +199,8 @@ def _onnx(logits, network, variables, images, folder):
         session = onnxruntime.InferenceSession(path)
         (found,) = session.run(None, {"images": images})
     except Exception as error:  # converter and runtime have no common base
-        path.unlink(missing_ok=True)
         raise WeightsError(f"{network} as onnx: {formats.first_line(error)}") from error
-    return path, found, "by onnxruntime"
+    return found, "by onnxruntime"
 
 
 def _import(name):

@@ -1,8 +1,9 @@
-"""Files of exports: written, read back, and removed if they are not right.
+"""Files of exports: written beside their place, read back, and put there if right.
 
 export.py and detectors.py say what lies in them.
 """
 
+import contextlib
 import json
 
 import flax
@@ -20,39 +21,60 @@ from weights.formats import WeightsError
 # float32. A wrong layer gives 1.
 TOLERANCE = 1e-4
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+SUFFIXES = {
+    "safetensors": ".safetensors",
+    "torchvision": ".pth",
+    "stablehlo": ".stablehlo",
+    "onnx": ".onnx",
+}
 
 
 def difference(found, expected):
     """The largest difference of two arrays, relative to the largest that is expected.
 
-    Of two tuples of arrays it is the largest of any pair.
+    Of two tuples of arrays it is the largest of any pair; NaN anywhere makes it NaN.
     """
-    return max(
-        np.abs(mine - other).max() / np.abs(other).max()
-        for mine, other in zip(
-            jax.tree.leaves(found), jax.tree.leaves(expected), strict=True
-        )
-    )
+    pairs = zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True)
+    ratios = [np.abs(one - other).max() / np.abs(other).max() for one, other in pairs]
+    return float(np.max(ratios))
 
 
-def refuse(path, network, form, problem):
-    """Removes a file that does not give what the network gives, and raises."""
+@contextlib.contextmanager
+def verified(path):
+    """Yields NAME.part, which takes the place of `path` if the block does not raise.
+
+    Until then, an earlier export at `path` stays as it is.
+    """
+    part = path.with_name(f"{path.name}.part")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def refuse(part, network, form, problem):
+    """Raises because NAME.part does not give what the network gives."""
     notes = names.notes("torch", network) if form == "torchvision" else []
-    path.unlink()
-    problem = f"{network} as {form}: {problem}; {path} was removed"
+    problem = f"{network} as {form}: {problem}; {part.with_suffix('')} is not written"
     raise WeightsError("; ".join([problem, *notes]))
 
 
-def safetensors(path, network, variables, fields):
+def metadata(opened):
+    """What our safetensors record of a run: its network's fields, and its classes."""
+    fields = opened.config.model.fields.to_dict()
+    labels = list(opened.label_names)
+    return {"fields": json.dumps(fields), "labels": json.dumps(labels)}
+
+
+def safetensors(path, network, variables, recorded):
     """Writes our safetensors; returns the variables that `read_back` gives.
 
-    `fields` are config.model.fields, or None.
+    `recorded` is what `metadata` gave, or None.
     """
     flat = flax.traverse_util.flatten_dict(variables, sep="/")
-    metadata = {"format": formats.OURS, "network": network}
-    if fields is not None:
-        metadata["fields"] = json.dumps(fields)
-    formats.write_safetensors(path, flat, metadata)
+    own = {"format": formats.OURS, "network": network}
+    formats.write_safetensors(path, flat, own | (recorded or {}))
     return read_back(path, network, variables)
 
 
@@ -60,17 +82,11 @@ def read_back(path, network, variables):
     """Reads variables of these shapes back from `path`.
 
     Raises:
-      WeightsError: some of them are missing, or cannot be weights; the file is
-        removed.
+      WeightsError: some of them are missing, or cannot be weights.
     """
     nothing = jax.tree.map(np.zeros_like, variables)
-    try:
-        back, report = weights.load(path, network, nothing)
-    except WeightsError:
-        path.unlink()
-        raise
+    back, report = weights.load(path, network, nothing)
     if lost := report.missing + report.reinitialized:
-        path.unlink()
         raise WeightsError(
             f"{network}: {', '.join(lost)} did not come back from {path}"
         )
@@ -90,7 +106,7 @@ def state_dict(path, network, arrays, net):
     """Writes a state dict, and loads it from the file into torch's `net`.
 
     Raises:
-      WeightsError: it does not fit; the file is removed.
+      WeightsError: it does not fit.
     """
     import torch
 
@@ -98,7 +114,6 @@ def state_dict(path, network, arrays, net):
     try:
         net.load_state_dict(torch.load(path, weights_only=True))
     except RuntimeError as error:
-        path.unlink()
         raise WeightsError(
             f"{network} as torchvision: {' '.join(str(error).split())[:300]}"
         ) from error

@@ -90,22 +90,27 @@ def read(path, key=""):
     return contents
 
 
-def recorded_network(path):
-    """The network that one of our safetensors files names, and its fields.
+class Recorded(typing.NamedTuple):
+    """What one of our safetensors files records; None where it does not tell."""
 
-    Either is None if the file does not tell.
-    """
+    network: str | None = None
+    fields: dict | None = None
+    labels: list | None = None
+
+
+def recorded(path):
+    """What a file `Recorded`, which is nothing if it is none of ours."""
     if _type(pathlib.Path(path))[1] is not _read_safetensors:
-        return None, None
+        return Recorded()
     try:
         with safetensors.safe_open(path, "numpy") as file:
             metadata = file.metadata() or {}
     except safetensors.SafetensorError:  # `read` says more
-        return None, None
+        return Recorded()
     if metadata.get("format") != OURS and CHECKSUM not in metadata:
-        return None, None
-    fields = metadata.get("fields")
-    return metadata.get("network"), None if fields is None else json.loads(fields)
+        return Recorded()
+    fields, labels = (json.loads(metadata.get(n, "null")) for n in ("fields", "labels"))
+    return Recorded(metadata.get("network"), fields, labels)
 
 
 def _type(path):

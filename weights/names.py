@@ -399,26 +399,42 @@ _CAFFE = (
     "their images were BGR, for which the first kernels are turned to RGB, and had "
     "dataset.mean=(123.68,116.779,103.939), std=(1,)"
 )
-# The fields of config.model that make a network theirs, and why.
-FIELDS = {
-    r"resnet(50|101|152)": (
-        {"stride_on": "3x3"},
-        "their strides are on the 3x3 convolutions",
+# The fields of config.model that make a network theirs in a file of torch that has such
+# a name, and why.
+_STRIDES = {"stride_on": "3x3"}, "their strides are on the 3x3 convolutions"
+_NEWER_SENET = r"\.se\.fc\d\."
+FIELDS = (
+    (r"resnet(50|101|152)", "", *_STRIDES),
+    (r"faster_rcnn", r"\blayer1\.0\.conv3\.", *_STRIDES),
+    (
+        r"faster_rcnn",
+        r"\broi_heads\.",
+        {"pooling": "align"},
+        "their regions are pooled by RoIAlign",
     ),
-    r"inception_v3": (
+    (
+        r"inception_v3",
+        "",
         {"count_include_pad": True},
         "their average pools count padding",
     ),
-}
-_NEWER_SENET = {
-    r"se_resnet.*": (
+    (
+        r"se_resnet.*",
+        _NEWER_SENET,
         {"stride_on": "3x3", "padded_pool": True},
         "of timm's newer networks strides are on the 3x3 and the first pool is padded",
     ),
-    r"se_resnext.*": (
+    (
+        r"se_resnext.*",
+        _NEWER_SENET,
         {"padded_pool": True},
         "of timm's newer networks the first pool is padded",
     ),
+)
+# Networks whose arrays another one there has, too, and how that one differs.
+DOUBLES = {
+    "vgg11_lrn": "its arrays are those of torchvision's VGG-11, which has no local "
+    "response normalisation and is config.model.name = 'vgg11'"
 }
 NOTES = {
     "torch": {
@@ -426,7 +442,7 @@ NOTES = {
         "normalisation, which is the same where bn1/scale is not negative",
         r"googlenet_bn|inception.*": _HALVES,
         r"dpn.*": "their images had dataset.mean=(124,117,104), std=(59.88,)",
-        r"faster_rcnn": f"{IMAGENET}, and torchvision's strides are on the 3x3",
+        r"faster_rcnn": IMAGENET,
         "|".join(n for n in TWINS if not re.match("googlenet|inception|dpn|pre", n)): (
             IMAGENET
         ),
@@ -454,17 +470,24 @@ CLASSIFIERS = re.compile(
 )
 
 
-def notes(kind, network, arrays=()):
+def notes(kind, network, arrays=(), fields=None):
     """Says what a file of `network` needs besides its names, one sentence each.
 
     Args:
       arrays: the file's own names; some of them tell the version.
+      fields: the network's fields that config.model.fields states.
     """
-    fields, why = needed_fields(kind, network, arrays)
-    needed = [f'{why}: --config.model.fields="{fields}"'] if fields else []
-    return needed + [
+    needed, why = needed_fields(kind, network, arrays)
+    given = {name: (fields or {}).get(name) for name in needed}
+    found = [f"{why}: {flags(needed)}"] if given != needed else []
+    return found + [
         note for pattern, note in NOTES[kind].items() if re.fullmatch(pattern, network)
     ]
+
+
+def flags(fields):
+    """The flags that set these fields and keep the others."""
+    return " ".join(f"--config.model.fields.{n}={v}" for n, v in fields.items())
 
 
 def needed_fields(kind, network, arrays=()):
@@ -473,12 +496,13 @@ def needed_fields(kind, network, arrays=()):
     Args:
       arrays: as in `notes`.
     """
-    newer = any(re.search(r"\.se\.fc\d\.", name) for name in arrays)
-    listed = _NEWER_SENET if newer else FIELDS if kind == "torch" else {}
-    for pattern, found in listed.items():
-        if re.fullmatch(pattern, network):
-            return found
-    return {}, ""
+    fields, reasons = {}, []
+    for networks, name, needed, why in FIELDS if kind == "torch" else ():
+        named = not name or any(re.search(name, own) for own in arrays)
+        if named and re.fullmatch(networks, network):
+            fields |= needed
+            reasons.append(why)
+    return fields, " and ".join(reasons)
 
 
 def table(kind, network):

@@ -1,6 +1,7 @@
 """Makes the state that training starts from: restored, new, or with loaded weights."""
 
 import functools
+import json
 
 import jax
 import numpy as np
@@ -60,9 +61,34 @@ def load_start(setup):
         config.init_key,
     )
     trained.say(report)
+    _compare_preprocessing(setup)
     if not report.reinitialized:
         _check_classes(setup)
     return found
+
+
+# Fields of a detector's preprocessing.json that its data decide.
+_OF_DATA = {"buckets", "max_boxes", "max_proposals"}
+
+
+def _compare_preprocessing(setup):
+    """Warns of what the source's preprocessing, if it is known, has otherwise."""
+    theirs = weights.preprocessing(setup.config.init_from)
+    if theirs is None:
+        return
+    ours = json.loads(json.dumps(setup.eval_preprocessing.as_dict()))  # tuples as lists
+    of_one_kind = ours.keys() <= theirs.keys()  # else a detector from a classifier
+    names = ours.keys() - _OF_DATA if of_one_kind else ("mean", "std")
+    differ = [
+        f"{name} {theirs.get(name)!r} there and {ours[name]!r} here"
+        for name in sorted(names)
+        if theirs.get(name) != ours[name]
+    ]
+    if differ:
+        trained.say(
+            f"warning: {setup.config.init_from} has another preprocessing, which its "
+            f"weights may need: {', '.join(differ)}"
+        )
 
 
 def _check_classes(setup):

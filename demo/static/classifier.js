@@ -26,6 +26,10 @@ export function parts(run, base, root) {
 
     const update = async () => {
       const key = action === "filters" ? base : blob;
+      if (!key) {
+        shown = null;
+        panel.replaceChildren();
+      }
       if (!part.open || !key || shown === key) return;
       shown = key;
       if (action === null) return showStages(panel);

@@ -32,7 +32,8 @@ async function navigate() {
   }
 }
 
-// Makes the column of a run; returns the function that shows an image in it.
+// Makes the column of a run; returns the function that shows an image in it and tells
+// whether there is an answer.
 function column(run, number) {
   const base = `/api/runs/${number}`;
   const root = byId("run").content.cloneNode(true).firstElementChild;
@@ -59,10 +60,12 @@ function column(run, number) {
     } catch (failed) {
       if (newest !== blob) return;
       result.replaceChildren();
+      update(null, "");
       error = failed;
     }
     problem.hidden = !error;
     problem.textContent = error ? error.message : "";
+    return !error;
   };
 }
 
@@ -74,7 +77,9 @@ async function begin() {
     return say(error.message, true);
   }
   const columns = found.runs.map(column);
+  let newest = null;
   const show = async (blob, drawn, text) => {
+    newest = blob;
     const image = byId("given-image");
     URL.revokeObjectURL(image.src);
     byId("given").hidden = drawn;
@@ -82,8 +87,11 @@ async function begin() {
     byId("given-text").textContent = text;
     say("computing …");
     const start = performance.now();
-    await Promise.all(columns.map((one) => one(blob, drawn ? "?drawn=1" : "")));
-    say(`answered in ${Math.round(performance.now() - start)} ms`);
+    const query = drawn ? "?drawn=1" : "";
+    const answered = await Promise.all(columns.map((one) => one(blob, query)));
+    const time = Math.round(performance.now() - start);
+    if (newest !== blob) return;
+    say(answered.includes(true) ? `answered in ${time} ms` : "");
   };
   input.start(found.runs, found.most_bytes, show, say);
 }

@@ -226,6 +226,8 @@ def test_the_digits_of_a_detector_are_not_made_for_its_table(monkeypatch):
     config.model.fields.context = True
     with ops.portable():
         assert summarize.summarize(config).regions == 101
+        known = summarize.summarize(config, ((None, None, 3), ("cat", "dog")))
+    assert known.title == "faster_rcnn, input 128x128x3, 2 classes"
 
 
 def test_refinement_looks_twice_with_the_same_parameters():

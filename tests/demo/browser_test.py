@@ -191,7 +191,8 @@ def test_a_digit_is_drawn_and_the_network_is_looked_into(page, trained, tmp_path
     page.drop("damaged.png", "no image")
     page.wait(lambda: page.one(".run .problem").is_displayed())
     assert page.one(".run .problem").text.startswith("this file is no readable PNG")
-    assert not page.all(".best")
+    assert not page.all(".best, .maps, .near, .panel figure")
+    page.wait(lambda: page.one("#status").text == "")
     damaged = tmp_path / "half.png"
     pixels = np.random.default_rng(0).integers(0, 256, (28, 28, 1), np.uint8)
     damaged.write_bytes(tiny_datasets.png(pixels)[:300])
@@ -203,6 +204,7 @@ def test_a_digit_is_drawn_and_the_network_is_looked_into(page, trained, tmp_path
     page.wait(lambda: page.one("#status").text == "the file is larger than 16 MiB")
     page.draw(SEVEN)
     assert not page.one(".run .problem").is_displayed()
+    page.wait(lambda: len(page.all(".near figure")) == 8)  # the panels come back
     page.check()
 
 

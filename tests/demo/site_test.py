@@ -193,6 +193,8 @@ def test_other_sites_cannot_use_the_page(port):
 def test_an_open_host_takes_any_name():
     with serving(None) as port:
         assert ask(port, "/api/runs", Host="lab.example")[0] == 200
+        page = ask(port, "/", Host="lab.example")[2]  # for other machines, too
+        assert b"this machine" not in page and b"are not stored" in page
         own, other = "http://lab.example", "http://evil.example"
         asked = {"path": "/api/runs/0/answer", "body": PNG, "Host": "lab.example"}
         assert ask(port, **asked, Origin=own)[0] == 200

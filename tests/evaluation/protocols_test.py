@@ -728,7 +728,7 @@ def test_main_takes_changes_and_several_runs(lenet_run):
 
     for arguments, message in (
         (["--mode=evaluate", both, "--config=configs/lenet5.py"], "of an ensemble"),
-        ([f"--workdir={lenet_run}", *TEN], "--change is for --mode=evaluate"),
+        ([f"--workdir={lenet_run}", *TEN], "--change is for evaluate"),
     ):
         result = runs.call_main(arguments)
         assert result.returncode == 2

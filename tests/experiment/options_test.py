@@ -52,6 +52,38 @@ def test_what_cannot_be_none_is_refused():
         config("--config.num_epochs=None")
 
 
+def flags(mode, *arguments):
+    mode = f"--mode={mode}"
+    return options.parse(["main.py", mode, "--workdir=run", *arguments])
+
+
+@pytest.mark.parametrize(
+    ("mode", "flag"),
+    [
+        ("train", "--checkpoint=best"),
+        ("plot", "--checkpoint=7"),
+        ("export", "--batch_stats=population"),
+        ("predict", "--format=onnx"),
+        ("evaluate", "--database=5"),
+        ("train", "--halving=3"),
+        ("evaluate", "--until=1"),
+    ],
+)
+def test_a_flag_that_the_mode_does_not_read_is_refused(mode, flag):
+    name = flag.partition("=")[0]
+    with pytest.raises(UsageError, match=f"^{name} is for .*, not --mode={mode}$"):
+        flags(mode, flag)
+
+
+def test_an_export_goes_into_a_directory_of_any_name(tmp_path):
+    (tmp_path / "a.onnx").mkdir()
+    for name in ("v1.0", "of.resnet50", "a.onnx"):
+        flags("export", f"--output={tmp_path}/{name}")
+    for name in ("b.onnx", "b.pth", "v1.0/b.safetensors", "b.stablehlo"):
+        with pytest.raises(UsageError, match=f"{name}: export writes into a directory"):
+            flags("export", f"--output={tmp_path}/{name}")
+
+
 def test_single_arguments_of_the_optimizer_and_fields_of_the_network():
     found = config(
         "--config.optimizer.name=adam",

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shutil
 import warnings
 
 import jax
@@ -14,7 +15,7 @@ import models
 import weights
 from experiment import checkpoints, workdir
 from kernels import ops
-from weights import export
+from weights import export, exported
 
 
 @pytest.fixture(scope="module")
@@ -78,16 +79,19 @@ def test_a_run_as_safetensors_starts_another(run, tmp_path):
     )
 
 
+FIELDS = {"fields": "{}"}
+
+
 def test_lenet5_of_1998_as_safetensors(tmp_path):
     model, images, variables = network("lenet5", 32, 1)  # it has ten classes, always
-    export.export(model, "lenet5", variables, images, "safetensors", tmp_path, {})
+    export.export(model, "lenet5", variables, images, "safetensors", tmp_path, FIELDS)
     path = tmp_path / "lenet5.safetensors"
     found, report = weights.load(path, "lenet5", variables)
     jax.tree.map(np.testing.assert_array_equal, found, variables)
     assert not report.warnings
 
 
-def test_a_file_that_cannot_be_read_back_is_removed(tmp_path):
+def test_a_file_that_cannot_be_read_back_is_not_written(tmp_path):
     model, images, variables = network("lenet5_modern", 28, 1)
     variables = jax.tree.map(np.copy, variables)
     variables["params"]["output"]["bias"] = np.full(10, np.nan, np.float32)
@@ -96,6 +100,34 @@ def test_a_file_that_cannot_be_read_back_is_removed(tmp_path):
             model, "lenet5_modern", variables, images, "safetensors", tmp_path
         )
     assert not list(tmp_path.iterdir())
+
+
+def content(folder):
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder): path.read_bytes() for path in files}
+
+
+def test_a_run_directory_is_no_place_for_an_export(run, tmp_path):
+    before = content(run.path)
+    with pytest.raises(weights.WeightsError, match=f"--output={run} is a run direc"):
+        export.export_run(run, "latest", "safetensors", run.path)
+    assert content(run.path) == before
+    other = shutil.copytree(runs.OLD_RUN, tmp_path / "other")
+    with pytest.raises(weights.WeightsError, match=f"--output={other} is a run direct"):
+        export.export_run(run, "latest", "safetensors", other)
+    assert content(other) == content(runs.OLD_RUN)  # its mean image, say
+
+
+@pytest.mark.parametrize("file", ["labels.txt", "preprocessing.json"])
+def test_what_lies_beside_another_export_is_not_replaced(run, tmp_path, file):
+    for _ in range(2):  # an export may be repeated
+        path = export.export_run(run, "latest", "safetensors", tmp_path).path
+    (tmp_path / file).write_text("of another run")
+    before = content(tmp_path)
+    with pytest.raises(weights.WeightsError, match=f"/{file} .*another --output"):
+        export.export_run(run, "latest", "safetensors", tmp_path)
+    assert content(tmp_path) == before
+    assert weights.class_names(path) == tuple("0123456789")  # they are in the file
 
 
 def test_stablehlo_takes_any_batch_and_calls_nothing_of_this_process(tmp_path, shallow):
@@ -167,17 +199,37 @@ def test_onnx_takes_any_batch(tmp_path):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_an_export_that_reads_back_differently_fails(tmp_path, monkeypatch):
-    model, images, variables = network("resnet20", 32)
+def test_an_export_that_reads_back_differently_keeps_that_of_before(
+    tmp_path, monkeypatch
+):
+    model, images, variables = network("lenet5_modern", 28, 1)
+    arguments = model, "lenet5_modern", variables, images, "safetensors", tmp_path
+    path, _ = export.export(*arguments)
+    before = path.read_bytes()
     write = export.formats.write_safetensors
 
     def damage(path, arrays, metadata):
         write(path, {n: v * np.float32(1.01) for n, v in arrays.items()}, metadata)
 
     monkeypatch.setattr(export.formats, "write_safetensors", damage)
-    with pytest.raises(weights.WeightsError, match="resnet20.safetensors was removed"):
-        export.export(model, "resnet20", variables, images, "safetensors", tmp_path)
-    assert not list(tmp_path.iterdir())
+    message = "logits .* differ .*/lenet5_modern.safetensors is not written"
+    with pytest.raises(weights.WeightsError, match=message):
+        export.export(*arguments)
+    assert list(tmp_path.iterdir()) == [path] and path.read_bytes() == before
+    monkeypatch.setattr(jax.export, "deserialize", lambda data: 1 / 0)  # or a kill
+    (tmp_path / "lenet5_modern.stablehlo").write_text("a verified one")
+    with pytest.raises(ZeroDivisionError):
+        export.export(*arguments[:4], "stablehlo", tmp_path)
+    assert (tmp_path / "lenet5_modern.stablehlo").read_text() == "a verified one"
+
+
+def test_nan_in_any_output_is_a_difference():
+    """Python's max(0.1, nan) is 0.1."""
+    expected = np.ones(2), np.ones(2)
+    assert exported.difference((np.array([1, 1.1]), np.ones(2)), expected) < 0.11
+    nan = np.array([1, np.nan])
+    for found in ((np.ones(2), nan), (nan, np.ones(2))):
+        assert np.isnan(exported.difference(found, expected))
 
 
 def test_a_missing_package_is_named_with_the_command(monkeypatch):

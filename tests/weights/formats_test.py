@@ -44,7 +44,7 @@ def test_the_content_tells_the_type(tmp_path, name):
     assert formats.read(path).kind == "torch"
     save(path, {"params/x/kernel": A}, {"format": formats.OURS, "network": "nin"})
     assert formats.read(path).kind == "ours"
-    assert formats.recorded_network(path) == ("nin", None)
+    assert formats.recorded(path) == ("nin", None, None)
     with h5py.File(path, "w") as file:
         group = file.create_group("layers/conv2d/vars")
         group.attrs["name"], group["0"] = "conv1", A

@@ -3,6 +3,7 @@
 import functools
 import json
 import shutil
+import types
 
 import flax
 import jax
@@ -14,9 +15,11 @@ import runs
 import models
 import train
 import weights
+from detection import inputs, views
 from errors import ConfigError
+from experiment import build, workdir
 from training import optimizers
-from weights import formats
+from weights import export, formats, starting
 
 FROZEN = {"optimizer__rate_factors": ((".", 0.0),), "num_epochs": 0.2}
 
@@ -60,6 +63,8 @@ def test_the_chosen_layers_are_those_of_the_source(source):
         np.testing.assert_array_equal(value, expected[path])
     assert report.loaded == [f"params/{path}" for path in sorted(chosen)]
     assert f"{source}: 2 of 2 arrays of lenet5_modern" in str(report)
+    step = runs.final_state(source)[1]
+    assert f"note: they are of step {step}, the latest" in str(report)
 
 
 def test_what_is_chosen_must_be_there_and_fit(source):
@@ -153,7 +158,38 @@ def test_other_fields_of_the_source_are_a_warning(source, tmp_path):
     listed, tupled = {"pool": ["max"]}, {"pool": ("max",)}  # as JSON changes it
     for theirs, ours in ((tanh, tanh), ({}, {}), (relu, {}), (listed, tupled)):
         report = reported(theirs, ours)
-        assert "note:" not in report and "warning:" not in report
+        assert "warning:" not in report
+
+
+def test_another_preprocessing_of_the_source_is_a_warning(source, tmp_path, capsys):
+    export.export_run(workdir.Workdir(source), "latest", "safetensors", tmp_path)
+    file = tmp_path / "lenet5_modern.safetensors"
+
+    def said(start, **changes):
+        config = runs.small_config("modern", init_from=str(start), **changes)
+        starting.load_start(build.setup(config))
+        lines = capsys.readouterr().out.splitlines()
+        return [line for line in lines if line.startswith("warning:")]
+
+    for start in (source, file):
+        assert not said(start)
+        changes = {"dataset__mean": (50.0,), "init_layers": ("C1",)}
+        (line,) = said(start, dataset__fit="resize", **changes)
+        assert line == (
+            f"warning: {start} has another preprocessing, which its weights may need: "
+            "fit 'pad' there and 'resize' here, mean [20.0] there and [50.0] here"
+        )
+
+
+def test_a_detector_has_the_mean_of_its_classifier_and_other_sizes(source, capsys):
+    view, config = views.View(((64, 64),), 4), types.SimpleNamespace(init_from=source)
+    for std in (200.0, 1.0):
+        preprocessing = inputs.Preprocessing(view, (20.0,), (std,))
+        setup = types.SimpleNamespace(config=config, eval_preprocessing=preprocessing)
+        starting._compare_preprocessing(setup)
+        said = capsys.readouterr().out
+        assert said.endswith(": std [200.0] there and [1.0] here\n" if std == 1 else "")
+        assert (said == "") == (std == 200)
 
 
 def test_a_first_loss_that_is_not_finite_is_blamed_on_the_weights(tmp_path):
