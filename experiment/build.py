@@ -410,8 +410,8 @@ def make_view(config, image_shape, epoch_steps):
         return preprocessing, None
     if config.dataset.placement == "device":
         raise ConfigError(
-            'config.dataset.placement = "device": images that differ in size, crops '
-            "and policies are made on the host"
+            'config.dataset.placement = "device": images that differ in size or are '
+            "not resized bilinearly, crops and policies are made on the host"
         )
     if augmentation.view or whole:
         preprocessing = dataclasses.replace(preprocessing, fit="crop")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 from tiny_datasets import (
+from PIL import Image
     assert_same,
     concatenate,
     png,
@@ -20,6 +21,7 @@ from tiny_datasets import (
 import input_pipeline
 from data_source import DataError, open_split
 from input_pipeline import Balance, GroupedPlan, TrainPlan
+from experiment import build
 from transforms import preprocessing as preprocessings
 from transforms.augment import Augmentation, augment
 from transforms.preprocessing import Preprocessing
@@ -417,6 +419,32 @@ def test_host_batches_equal_device_batches_bit_for_bit():
 
     @jax.jit
     def from_host(batch):
+@pytest.mark.parametrize("method", ["bicubic", "box", "lanczos", "nearest"])
+def test_images_of_one_size_are_resized_as_the_config_says(some, method):
+    image = some[0][0]
+    seen = Preprocessing(20, "resize", interpolation=method)
+    view = seen.view(image.shape)
+    filter = Image.Resampling[method.upper()]
+    expected = Image.fromarray(image[..., 0]).resize((20, 20), filter)
+    np.testing.assert_array_equal(view(image)[..., 0], expected)
+    # jit does the rest, and what needs no other interpolation.
+    found = preprocessings.network_input({"image": view(image)[None]}, seen)
+    np.testing.assert_array_equal(found[0, ..., 0], expected)
+    assert Preprocessing(8, "resize", interpolation=method).view(image.shape) is None
+    assert Preprocessing(20, "pad", interpolation=method).view(image.shape) is None
+    assert Preprocessing(20, "resize").view(image.shape) is None
+    config = runs.small_config(
+        dataset__fit="resize",
+        dataset__image_size=20,
+        dataset__interpolation=method,
+        augment__crop=0,
+    )
+    seen, view = build.make_view(config, image.shape, 1)
+    shown, _ = view(image, {}, np.random.default_rng(0), 0)
+    np.testing.assert_array_equal(shown[..., 0], expected)
+    assert build.input_shape(seen, image.shape) == (20, 20, 1)
+
+
         return batch | {
             "input": preprocessings.network_input(batch, LENET, ALL, seed=5)
         }
