@@ -149,7 +149,11 @@ class Setup:
         config, split, placement = self.config, self.train_split, self.placement()
         if placement == "device":
             return input_pipeline.DeviceFeed(
-                split, self.plan, self.mesh, config.steps_per_dispatch
+                split,
+                self.plan,
+                self.mesh,
+                config.steps_per_dispatch,
+                config.dataset.damaged,
             )
         return input_pipeline.HostFeed(
             split,
