@@ -206,21 +206,29 @@ def _evaluate_run(run, config, checkpoint, batch_stats):
 # The network and its statistics.
 
 
-def _population_variables(opened):
+def _population_variables(opened, trained_on):
     """Returns the variables with the statistics of a pass over the training data.
 
     Raises:
       ConfigError: the network has no batch normalisation.
     """
     config, variables = opened.config, opened.variables
+    If other data is tested, the pass reads that of the training, the run's own
+    config.dataset `trained_on`. Its batches are those that a step normalised together.
+
     if not variables.get("batch_stats"):
         raise ConfigError(
             f"--batch_stats=population: {config.model.name} has no batch normalisation"
         )
     split = build.open_split(config.dataset, config.dataset.train_split)
-    batch_size = min(config.batch_size, len(split))
+    build.check_hosts(split)
+    trained.say(f"batch statistics of a pass over {split.name}, {split.split}")
+    batch_size = min(config.batch_size // config.optimizer.accumulate, len(split))
     if jax.process_count() > 1:
         checks.check_devices(config, jax.device_count(), jax.process_count())
+    if config.dataset.name != trained_on.name:
+        config = config.copy_and_resolve_references()
+        config.dataset = trained_on
     # Fewer devices, if all of them cannot share a batch, find the same statistics.
     devices = math.gcd(batch_size, config.num_devices or jax.device_count())
     _, balanced = balance.find(config, split)
