@@ -387,7 +387,12 @@ def predict_split(config, split, steps, variables, protocol):
     if not np.array_equal(counted, np.arange(len(split))):
         raise AssertionError(f"not each image of {split.name} was counted once")
     predictions = scoring.Predictions(
-        names, labels, logits, np.array(split.label_names), protocol.average
+        names,
+        labels,
+        logits,
+        np.array(split.label_names),
+        protocol.average,
+        config.loss.name,
     )
     return predictions, names[damaged].tolist()
 
