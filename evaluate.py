@@ -167,6 +167,8 @@ def _evaluate_run(run, config, checkpoint, batch_stats):
         dataset = dataset.copy_and_resolve_references()
         dataset.cache = ""
     split = build.open_split(dataset, dataset.eval_split)
+    build.check_labels(split, "eval_split")
+    build.check_hosts(split)
     if split.findings and jax.process_index() == 0:
         print(report.describe(split), flush=True)
     split = trained.numbered(split, run, subset=config.eval.classes == "subset")

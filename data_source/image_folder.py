@@ -295,6 +295,14 @@ class FileSource:
     def labels(self):
         return np.array(self._files.labels, np.int32)
 
+    def digest(self, names):
+        """Returns `Split.digest`, with the `names` of the classes."""
+        found = hashlib.blake2b(self._files.text, digest_size=8)
+        found.update(np.array(self._files.ends, "<i8"))
+        names = b"".join(_digest(name.encode(*ENCODING)) for name in names)
+        found.update(np.frombuffer(names, "<u8")[self.labels])
+        return found.hexdigest()
+
     def stamps(self):
         """Returns `Split.stamps`: of each path with its file's size, time and label."""
 

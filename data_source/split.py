@@ -143,6 +143,15 @@ class Split:
 
     def renumbered(self, places, names):
         """Returns the split with `names`, whose class k has the number `places[k]`."""
+    def digest(self):
+        """Returns a hash, 16 hex digits, of the examples in their order.
+
+        Of image files it is of every path and class, and of a TFDS set of the number of
+        examples and of some of them (`records.SAMPLE`). It is the same in another place
+        or file format, in a cache, at another time, and with the classes renumbered.
+        """
+        return self.source.digest(self.label_names)
+
         source = Renumbered(self.source, places)
         return dataclasses.replace(self, source=source, label_names=names)
 
@@ -192,6 +201,9 @@ class Renumbered:
 
     def arrays(self):
         images, labels = self._source.arrays()
+    def digest(self, names):
+        return self._source.digest([names[place] for place in self._places[:-1]])
+
         return images, self._places[labels]
 
     def read(self, indices):

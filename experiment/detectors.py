@@ -94,6 +94,7 @@ def setup(config, num_devices=None):
         open_split(config, name)
         for name in (config.dataset.train_split, config.dataset.eval_split)
     )
+    build.check_hosts(train_split, eval_split)
     if config.detection.proposals:
         train_split = with_proposals(config, train_split, mesh, training=True)
     if untrained(config) == "rpn":
@@ -352,6 +353,7 @@ def evaluate_run(run, config, checkpoint="latest"):
       most mistakes, and the curves of precision by recall beside it.
     """
     split = open_split(config, config.dataset.eval_split)
+    build.check_hosts(split)
     subset = config.eval.classes == "subset"
     split = trained.numbered(split, run, subset=subset)
     mesh = build.make_mesh(config.num_devices)
