@@ -458,6 +458,7 @@ class Folder:
     def _whole(self):
         """The files without splits, and which are of "validation", bool [N]."""
         files = self._list("")
+        self.findings.files = len(files)
         return files, files.held_out(self._holdout, self._by)
 
     def _list(self, folder):
@@ -567,6 +568,7 @@ class Table:
             self._splits = self._files.held_out(holdout, by)  # train 0, validation 1
             self.splits = {"train", "validation"}
             self.findings.held_out = _drawn(holdout, by)
+            self.findings.files = len(self._files)
         else:
             self.splits = {s for s, n in NUMBERS.items() if n in self._splits}
         if "train" not in self.splits:
