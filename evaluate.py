@@ -167,19 +167,23 @@ def _evaluate_run(run, config, checkpoint, batch_stats):
         dataset = dataset.copy_and_resolve_references()
         dataset.cache = ""
     split = build.open_split(dataset, dataset.eval_split)
+    build.check_labels(split, "eval_split")
+    build.check_hosts(split)
     if split.findings and jax.process_index() == 0:
-        print(report.describe(split), flush=True)
+        others = dataset.name != run.config().dataset.name
+        print(report.describe(split, others=others), flush=True)
     split = trained.numbered(split, run, subset=config.eval.classes == "subset")
     opened = trained.open_run(run, checkpoint, config=config, split=split)
     protocol = make_protocol(config, opened.preprocessing, split.image_shape)
     variables = opened.variables
     if batch_stats == "population":
-        variables = _population_variables(opened)
+        variables = _population_variables(opened, run.config().dataset)
     steps = make_steps(opened, variables, protocol)
     predictions, damaged = predict_split(config, split, steps, variables, protocol)
     found = scoring.score(predictions)
-    found["loss"] = mean_loss(losses.make_loss(config.loss), predictions)
+    found["loss"] = mean_loss(losses.make_loss(config.loss), predictions, ~damaged)
     shown = protocol.describe()
+    damaged = predictions.id[damaged].tolist()
     changes = configuration.changed(run.config(), config)
     data = {"dataset": split.name, "split": split.split}
     record = {"step": opened.step, **data, **found, **shown}
@@ -206,8 +210,11 @@ def _evaluate_run(run, config, checkpoint, batch_stats):
 # The network and its statistics.
 
 
-def _population_variables(opened):
+def _population_variables(opened, trained_on):
     """Returns the variables with the statistics of a pass over the training data.
+
+    If other data is tested, the pass reads that of the training, the run's own
+    config.dataset `trained_on`. Its batches are those that a step normalised together.
 
     Raises:
       ConfigError: the network has no batch normalisation.
@@ -217,8 +224,13 @@ def _population_variables(opened):
         raise ConfigError(
             f"--batch_stats=population: {config.model.name} has no batch normalisation"
         )
+    if config.dataset.name != trained_on.name:
+        config = config.copy_and_resolve_references()
+        config.dataset = trained_on
     split = build.open_split(config.dataset, config.dataset.train_split)
-    batch_size = min(config.batch_size, len(split))
+    build.check_hosts(split)
+    trained.say(f"batch statistics of a pass over {split.name}, {split.split}")
+    batch_size = min(config.batch_size // config.optimizer.accumulate, len(split))
     if jax.process_count() > 1:
         checks.check_devices(config, jax.device_count(), jax.process_count())
     # Fewer devices, if all of them cannot share a batch, find the same statistics.
@@ -275,9 +287,15 @@ def make_protocol(config, preprocessing, image_shape):
         view = preprocessing.view(image_shape)
         if preprocessing.fit == "crop":
             scales = (preprocessing.short_side,)
-    else:
+    elif config.eval.scales or preprocessing.fit == "crop":
         usual = (preprocessing.short_side,)
         scales = config.eval.scales or protocols.SCALES.get(name, usual)
+    else:
+        raise ConfigError(
+            f"config.eval.protocol = {name!r} rescales images, and this network saw "
+            f"them without that (fit {preprocessing.fit!r}): say to which short sides "
+            f"in pixels, such as --change=eval.scales={preprocessing.image_size}"
+        )
     try:
         return protocols.Protocol(
             name,
@@ -345,7 +363,7 @@ def make_steps(opened, variables, protocol):
 
 
 def predict_split(config, split, steps, variables, protocol):
-    """Returns the scores of a split as scoring.Predictions, and the damaged images.
+    """Returns scoring.Predictions of a split, and which images are damaged, bool [N].
 
     Each process evaluates every n-th image on its own devices.
     """
@@ -379,9 +397,14 @@ def predict_split(config, split, steps, variables, protocol):
     if not np.array_equal(counted, np.arange(len(split))):
         raise AssertionError(f"not each image of {split.name} was counted once")
     predictions = scoring.Predictions(
-        names, labels, logits, np.array(split.label_names), protocol.average
+        names,
+        labels,
+        logits,
+        np.array(split.label_names),
+        protocol.average,
+        config.loss.name,
     )
-    return predictions, names[damaged].tolist()
+    return predictions, damaged
 
 
 REPORT_SECONDS = 30
@@ -417,10 +440,12 @@ def _from_all_processes(rows, count):
     return np.swapaxes(parts, 0, 1).reshape(-1, *rows.shape[1:])[:count].copy()
 
 
-def mean_loss(loss, predictions):
-    """Returns the loss per image that has an answer."""
-    answered = ~np.isnan(predictions.logits).any(1)
-    logits, labels = predictions.logits[answered], predictions.label[answered]
+def mean_loss(loss, predictions, read):
+    """Returns the loss per image that could be `read`, bool [N].
+
+    It is not a number if one of their answers is none.
+    """
+    logits, labels = predictions.logits[read], predictions.label[read]
     total = 0.0
     for start in range(0, len(labels), 4096):
         part = slice(start, start + 4096)

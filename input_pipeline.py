@@ -328,7 +328,10 @@ def train_batches(
 
     def load(step):
         index, epoch = (a[0, rows] for a in plan.indices(step, step + 1))
-        batch = views(step, index, epoch) if view else _read_stored(split, index)
+        if view:
+            batch = views(step, index, epoch)
+        else:
+            batch = read_examples(split, index, damaged=damaged)
         mask = np.ones(len(index), np.float32)
         return batch | {"mask": mask, "index": index, "epoch": epoch}
 
@@ -398,6 +401,20 @@ def read_examples(split, index, view=None, damaged="fail"):
     return read_views(split, index, show, damaged)
 
 
+def read_all(split, damaged="fail"):
+    """Returns all images uint8 [N, H, W, C] of one size, and their labels int32 [N].
+
+    `damaged` is as for `train_batches`.
+    """
+    try:
+        return split.arrays()
+    except data_source.DataError:
+        if damaged == "fail":
+            raise
+    found = read_examples(split, np.arange(len(split)), damaged=damaged)
+    return found["image"], found["label"]
+
+
 def _read_stored(split, index):
     image, label = split.read(index)
     return {"image": image, "label": label}
@@ -419,6 +436,11 @@ def read_views(split, index, show, damaged):
         image, target = _readable(split, int(index[at]), damaged, at, show)
         if images is None:
             images = _aligned((len(index), *image.shape))
+        if image.shape != images.shape[1:]:
+            raise data_source.DataError(
+                f"{split.name}, {split.split}: image {index[at]} has the shape "
+                f"{image.shape}, and image {index[0]} has {images.shape[1:]}"
+            )
         images[at] = image
         targets.append(target)
     # For numbers this is twenty times as fast as np.stack.
@@ -497,16 +519,19 @@ def device_batch(images, labels, index, epoch):
 
 
 class DeviceFeed:
-    """Keeps the whole split on every device; only indices travel, for many steps."""
+    """Keeps the whole split on every device; only indices travel, for many steps.
 
-    def __init__(self, split, plan, mesh, steps):
+    `damaged` is as for `train_batches`.
+    """
+
+    def __init__(self, split, plan, mesh, steps, damaged="fail"):
         replicated = NamedSharding(mesh, PartitionSpec())
         self._plan, self.steps = plan, steps
         self._columns = NamedSharding(mesh, PartitionSpec(None, "data"))
         self._local = process_slice(
             plan.batch_size, jax.process_index(), jax.process_count()
         )
-        self._arrays = tuple(put(x, replicated) for x in split.arrays())
+        self._arrays = tuple(put(x, replicated) for x in read_all(split, damaged))
 
     def take(self, step, stop):
         """Returns (data for make_run_steps, number of steps), up to step `stop`."""

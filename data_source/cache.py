@@ -107,20 +107,22 @@ def open_cached(
                 _try_again(split, place, made_from, stamps, encode, report)
             else:
                 _build(split, place, made_from, stamps, encode, num_threads, report)
-    source = CachedSource(place, kind, split.image_shape[-1])
+    source = CachedSource(place, kind, split.image_shape[-1], split.source)
+    if None in split.image_shape:  # images of one size are shown as without a cache
+        return dataclasses.replace(split, source=source)
     return dataclasses.replace(split, source=source, image_shape=source.image_shape)
 
 
 class CachedSource:
     """The examples of a complete cache; may be used by many threads."""
 
-    def __init__(self, place, kind, channels):
-        self._kind, self._channels = kind, channels
+    def __init__(self, place, kind, channels, origin):
+        self._kind, self._channels, self._origin = kind, channels, origin
         self._index = np.fromfile(place / "index", INDEX)
         # A plain array of the mapped file: a memmap's own slices are slow.
         self._bytes = np.asarray(np.memmap(place / "examples", np.uint8, "r"))
-        shapes = self._index["shape"]
-        alike = (shapes == shapes[0]).all()
+        shapes = self._index["shape"][self._index["size"] > 0]  # without the damaged
+        alike = len(shapes) and (shapes == shapes[0]).all()
         self.image_shape = (
             tuple(map(int, shapes[0])) if alike else (None, None, channels)
         )
@@ -132,6 +134,10 @@ class CachedSource:
     @property
     def labels(self):
         return self._index["label"]
+
+    def digest(self, names):
+        """Returns `Split.digest` of what the cache was made from."""
+        return self._origin.digest(names)
 
     def __getitem__(self, index):
         example = self.examples([index])[0]
@@ -315,47 +321,51 @@ def _build(split, place, made_from, stamps, encode, num_threads, report):
     began = reported = time.monotonic()
     first = done
     num_threads = num_threads or len(os.sched_getaffinity(0))
-    with (
-        concurrent.futures.ThreadPoolExecutor(num_threads) as pool,
-        open(place / "examples", "ab") as data,
-        open(place / "index", "ab") as index,
-    ):
-        while done < count:
-            stop = min(done + CHUNK, count)
-            starts = range(done, stop, BLOCK)
-            blocks = [range(i, min(i + BLOCK, stop)) for i in starts]
-            records = []
-            try:
-                for example, image, shape in itertools.chain.from_iterable(
-                    pool.map(encode_block, blocks)
-                ):
-                    if not image:
-                        fault = "is damaged" if len(example.image) else "cannot be read"
-                        report(
-                            f"{example.name} {fault}: the cache holds it as damaged, "
-                            "and each start tries it again"
-                        )
-                    name = example.name.encode()
-                    sizes = (data.tell(), len(image), len(name))
-                    records.append((*sizes, example.label, shape))
-                    data.write(image + name)
-                _sync(data)
-                index.write(np.array(records, INDEX).tobytes())
-                _sync(index)
-            except OSError as error:
-                if error.errno != errno.ENOSPC:
-                    raise
-                raise DataError(
-                    f"{place}: the disk is full after {done:,} of {count:,} images. "
-                    f"Free some of it and start again: the rest will be added."
-                ) from error
-            done = stop
-            if time.monotonic() - reported > REPORT_SECONDS:
-                reported = time.monotonic()
-                rate = (done - first) / (reported - began)
-                report(f"{place}: {done:,} of {count:,} images, {rate:,.0f}/s")
-        size = data.tell()
+    try:  # around the `with`, whose end writes what a full disk has not taken
+        with (
+            concurrent.futures.ThreadPoolExecutor(num_threads) as pool,
+            open(place / "examples", "ab") as data,
+            open(place / "index", "ab") as index,
+        ):
+            while done < count:
+                stop = min(done + CHUNK, count)
+                starts = range(done, stop, BLOCK)
+                blocks = [range(i, min(i + BLOCK, stop)) for i in starts]
+                found = pool.map(encode_block, blocks)
+                _append(data, index, itertools.chain.from_iterable(found), report)
+                done = stop
+                if time.monotonic() - reported > REPORT_SECONDS:
+                    reported = time.monotonic()
+                    rate = (done - first) / (reported - began)
+                    report(f"{place}: {done:,} of {count:,} images, {rate:,.0f}/s")
+            size = data.tell()
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise DataError(
+            f"{place}: the disk is full after {done:,} of {count:,} images. Free some "
+            "of it and start again: the rest will be added."
+        ) from error
     _describe(place, made_from, size)
+
+
+def _append(data, index, encoded, report):
+    """Appends (example, bytes, shape) to the files; records follow their examples."""
+    records = []
+    for example, image, shape in encoded:
+        if not image:
+            fault = "is damaged" if len(example.image) else "cannot be read"
+            report(
+                f"{example.name} {fault}: the cache holds it as damaged, and each "
+                "start tries it again"
+            )
+        name = example.name.encode()
+        sizes = (data.tell(), len(image), len(name))
+        records.append((*sizes, example.label, shape))
+        data.write(image + name)
+    _sync(data)
+    index.write(np.array(records, INDEX).tobytes())
+    _sync(index)
 
 
 def _try_again(split, place, made_from, stamps, encode, report):

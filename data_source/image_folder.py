@@ -295,6 +295,14 @@ class FileSource:
     def labels(self):
         return np.array(self._files.labels, np.int32)
 
+    def digest(self, names):
+        """Returns `Split.digest`, with the `names` of the classes."""
+        found = hashlib.blake2b(self._files.text, digest_size=8)
+        found.update(np.array(self._files.ends, "<i8"))
+        names = b"".join(_digest(name.encode(*ENCODING)) for name in names)
+        found.update(np.frombuffer(names, "<u8")[self.labels])
+        return found.hexdigest()
+
     def stamps(self):
         """Returns `Split.stamps`: of each path with its file's size, time and label."""
 
@@ -450,6 +458,7 @@ class Folder:
     def _whole(self):
         """The files without splits, and which are of "validation", bool [N]."""
         files = self._list("")
+        self.findings.files = len(files)
         return files, files.held_out(self._holdout, self._by)
 
     def _list(self, folder):
@@ -559,6 +568,7 @@ class Table:
             self._splits = self._files.held_out(holdout, by)  # train 0, validation 1
             self.splits = {"train", "validation"}
             self.findings.held_out = _drawn(holdout, by)
+            self.findings.files = len(self._files)
         else:
             self.splits = {s for s, n in NUMBERS.items() if n in self._splits}
         if "train" not in self.splits:

@@ -120,10 +120,11 @@ def prepare_imagenet(
         return output.write(pieces, as_tfds)
 
 
-def prepare_files(name, data_dir, dataset, *, file_format="array_record", holdout=0.1):
+def prepare_files(name, data_dir, dataset, *, file_format="array_record", holdout=None):
     """Prepares "folder:PATH" or "csv:PATH" as the TFDS set `dataset`, version 1.0.0.
 
-    Files keep their bytes; their paths become the feature file_name.
+    Files keep their bytes; their paths become the feature file_name. `holdout`, by
+    default 0.1, is for files without splits.
 
     Raises:
       DataError: as for image_folder.open_splits, or the disk is too small.
@@ -132,7 +133,9 @@ def prepare_files(name, data_dir, dataset, *, file_format="array_record", holdou
 
     if not re.fullmatch(r"[a-z]\w*", dataset):
         raise DataError(f"{dataset!r} is not a data set name such as 'birds'.")
-    listing = image_folder.find(name, holdout)
+    listing = image_folder.find(name, 0.1 if holdout is None else holdout)
+    if holdout is not None and not listing.findings.held_out:
+        raise DataError(f"{name} has splits, so nothing is held out: no --holdout.")
     splits, pieces = [], {}
     for split in ("train", "validation", "test"):
         if split not in listing.splits or not len(files := listing.files(split)):
@@ -386,8 +389,7 @@ def main(arguments=None):
     parser.add_argument(
         "--holdout",
         type=float,
-        default=0.1,
-        help="folder, csv: share for validation if the files have no splits",
+        help="folder, csv: share for validation if the files have no splits (0.1)",
     )
     parser.add_argument(
         "--file_format",
@@ -397,6 +399,11 @@ def main(arguments=None):
     )
     options = parser.parse_args(arguments)
     data_dir = Path(options.data_dir).expanduser()
+    files = options.source.startswith(("folder:", "csv:"))
+    for flag in ("manual_dir",) if files else ("name", "holdout"):
+        if getattr(options, flag) is not None:
+            kind = "a name of TFDS" if files else "image files"
+            parser.error(f"--{flag} is for {kind}, not for {options.source}")
     try:
         if options.source == "imagenet2012":
             if not options.manual_dir:
@@ -405,7 +412,7 @@ def main(arguments=None):
             done = prepare_imagenet(
                 manual_dir, data_dir, file_format=options.file_format
             )
-        elif options.source.startswith(("folder:", "csv:")):
+        elif files:
             if not options.name:
                 parser.error("image files need --name")
             done = prepare_files(

@@ -8,18 +8,24 @@ from errors import shortened
 NAMED = 5  # classes that a line names
 
 
-def describe(*splits):
+def describe(*splits, others=False):
     """Describes splits of one data set: classes, images, and what was not read.
 
     The images of each class are counted where the labels are known without reading the
-    records of a TFDS directory.
+    records of a TFDS directory. With `others`, of data that nothing was trained on, it
+    is said what a test of the one split leaves out because "validation" was held out.
     """
     first = splits[0]
     lines = [f"data: {first.name}, {first.num_classes:,} classes"]
     lines += {split.split: f"  {_images(split)}" for split in splits}.values()
     findings = [split.findings for split in splits if split.findings]
-    if len(findings) > 1 and findings[0].held_out:
+    if findings and findings[0].held_out and len(first) < findings[0].files:
         lines.append(f"  validation was held out: {findings[0].held_out}")
+        if others:
+            lines[-1] += (
+                f"; {findings[0].files - len(first):,} images are not tested, and "
+                "--change=dataset.eval_split=train+validation tests all"
+            )
     ignored = {}
     for found in findings:
         ignored |= found.ignored

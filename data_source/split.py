@@ -37,11 +37,13 @@ class Findings:
 
     Attributes:
       held_out: how "validation" was drawn, in words; "" if the files have splits.
+      files: how many files it was drawn from.
       remarks: lines about what is odd or was not read.
       ignored: {folder of a split: Counter of the kinds of its files that are not read}.
     """
 
     held_out: str = ""
+    files: int = 0
     remarks: list = dataclasses.field(default_factory=list)
     ignored: dict = dataclasses.field(default_factory=dict)
 
@@ -141,6 +143,15 @@ class Split:
         """
         return self.source.stamps()
 
+    def digest(self):
+        """Returns a hash, 16 hex digits, of the examples in their order.
+
+        Of image files it is of every path and class, and of a TFDS set of the number of
+        examples and of some of them (`records.SAMPLE`). It is the same in another place
+        or file format, in a cache, at another time, and with the classes renumbered.
+        """
+        return self.source.digest(self.label_names)
+
     def renumbered(self, places, names):
         """Returns the split with `names`, whose class k has the number `places[k]`."""
         source = Renumbered(self.source, places)
@@ -189,6 +200,9 @@ class Renumbered:
     @property
     def labels(self):
         return self._places[np.asarray(self._source.labels)]
+
+    def digest(self, names):
+        return self._source.digest([names[place] for place in self._places[:-1]])
 
     def arrays(self):
         images, labels = self._source.arrays()

@@ -33,7 +33,8 @@ class Predictions:
 
     id [N] names the examples; label is int32 [N]; logits are float32 [N, K],
     not-a-number where there is no answer. `average` says how they were averaged over
-    views: "logits": mean of logits; "softmax": log of the mean probabilities.
+    views: "logits": mean of logits; "softmax": log of the mean probabilities. `loss` is
+    config.loss.name of the network, "" in files of earlier versions.
     """
 
     id: np.ndarray
@@ -41,6 +42,7 @@ class Predictions:
     logits: np.ndarray
     label_names: np.ndarray
     average: str
+    loss: str = ""
 
     def __post_init__(self):
         if ((self.label < 0) | (self.label >= self.logits.shape[1])).any():
@@ -62,10 +64,12 @@ def read(path):
     """
     try:
         with open(path, "rb") as opened, np.load(opened) as file:
-            values = {f.name: file[f.name] for f in FIELDS}
+            names = [f.name for f in FIELDS if f.name in file or f.name != "loss"]
+            values = {name: file[name] for name in names}
     except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile) as error:
         raise PredictionsError(f"{path} holds no predictions: {error}") from error
-    return Predictions(**values | {"average": str(values["average"])})
+    words = {name: str(values[name]) for name in names if name in ("average", "loss")}
+    return Predictions(**values | words)
 
 
 def measures(images, hits, answers, errors, top5_errors, count):
@@ -253,9 +257,20 @@ def ensemble(members, average="softmax", report=print):
 
     Raises:
       PredictionsError: they are not for the same classes, or not for the same examples
-        in the same order.
+        in the same order; or "softmax" is asked of what are no log probabilities.
     """
     first = members[0]
+    for number, member in enumerate(members, 1):
+        if average == "softmax" and member.loss not in ("", "softmax_cross_entropy"):
+            raise PredictionsError(
+                f"number {number} of the ensemble learnt by the loss {member.loss!r}, "
+                "whose outputs are no log probabilities: average logits"
+            )
+        if average == "logits" and member.average == "softmax":
+            report(
+                f"note: number {number} of the ensemble has log probabilities, which "
+                "were averaged over views, in place of logits"
+            )
     for number, other in enumerate(members[1:], 2):
         if not np.array_equal(other.label_names, first.label_names):
             members = [*members]

@@ -16,12 +16,13 @@ import flax.errors
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import data_source
 import input_pipeline
 import models
-from data_source import cache, report
+from data_source import DataError, cache, report
 from errors import ConfigError
 from evaluation import eval_step, evaluator
 from experiment import balance, checks
@@ -149,7 +150,11 @@ class Setup:
         config, split, placement = self.config, self.train_split, self.placement()
         if placement == "device":
             return input_pipeline.DeviceFeed(
-                split, self.plan, self.mesh, config.steps_per_dispatch
+                split,
+                self.plan,
+                self.mesh,
+                config.steps_per_dispatch,
+                config.dataset.damaged,
             )
         return input_pipeline.HostFeed(
             split,
@@ -230,13 +235,9 @@ def setup(config, num_devices=None):
     mesh = make_mesh(config.num_devices if num_devices is None else num_devices)
     names = config.dataset.train_split, config.dataset.eval_split
     train_split, eval_split = open_splits(config.dataset, names)
-    splits = {"train_split": train_split, "eval_split": eval_split}
-    for field, split in splits.items():
-        if not split.has_labels():
-            raise ConfigError(
-                f"config.dataset.{field} = {split.split!r}: the images of this split "
-                f"of {split.name} have no labels; choose another"
-            )
+    check_labels(train_split, "train_split")
+    check_labels(eval_split, "eval_split")
+    check_hosts(train_split, eval_split)
     lengths = make_durations(config, len(train_split))
     preprocessing, view = make_view(
         config, train_split.image_shape, lengths.epoch_steps
@@ -300,6 +301,32 @@ def open_splits(dataset, splits):
         )
         for split in opened
     ]
+
+
+def check_labels(split, field):
+    """Raises ConfigError if the images of config.dataset's `field` have no labels."""
+    if not split.has_labels():
+        raise ConfigError(
+            f"config.dataset.{field} = {split.split!r}: the images of this split of "
+            f"{split.name} have no labels; choose another"
+        )
+
+
+def check_hosts(*splits):
+    """Raises DataError if the processes of a run do not all have the same examples."""
+    if jax.process_count() == 1:
+        return
+    for split in splits:
+        digest = np.frombuffer(bytes.fromhex(split.digest()), np.uint8)
+        digests = multihost_utils.process_allgather(digest)
+        counts = multihost_utils.process_allgather(np.int32(len(split)))
+        if (digests != digests[0]).any():
+            raise DataError(
+                f"{split.name}, {split.split}: the processes, which must read the same "
+                "images in the same order and classes, read others; from process 0 on "
+                f"they have {', '.join(map(str, counts.tolist()))}. Give each host the "
+                "same copy"
+            )
 
 
 def reading(dataset):
@@ -410,8 +437,8 @@ def make_view(config, image_shape, epoch_steps):
         return preprocessing, None
     if config.dataset.placement == "device":
         raise ConfigError(
-            'config.dataset.placement = "device": images that differ in size, crops '
-            "and policies are made on the host"
+            'config.dataset.placement = "device": images that differ in size or are '
+            "not resized bilinearly, crops and policies are made on the host"
         )
     if augmentation.view or whole:
         preprocessing = dataclasses.replace(preprocessing, fit="crop")

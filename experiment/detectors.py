@@ -95,6 +95,7 @@ def setup(config, num_devices=None):
         open_split(config, name)
         for name in (config.dataset.train_split, config.dataset.eval_split)
     )
+    build.check_hosts(train_split, eval_split)
     eval_split = alike(config, eval_split, train_split)
     if (part := untrained(config)) and _loads(config, part):
         raise ConfigError(
@@ -403,6 +404,7 @@ def evaluate_run(run, config, checkpoint="latest"):
     """
     _check_changes(run.config(), config)
     split = open_split(config, config.dataset.eval_split)
+    build.check_hosts(split)
     subset = config.eval.classes == "subset"
     split = trained.numbered(split, run, subset=subset)
     mesh = build.make_mesh(config.num_devices)

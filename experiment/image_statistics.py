@@ -44,9 +44,20 @@ def fit(split, preprocessing, **reading):
 
 
 def read(run, preprocessing):
-    """Adds the statistics that a run keeps to `preprocessing`, if it needs any."""
+    """Adds the statistics that a run keeps to `preprocessing`, if it needs any.
+
+    Raises:
+      ConfigError: the run's network learnt from images that were whitened otherwise.
+    """
     if not needed(preprocessing):
         return preprocessing
+    if run.has("preprocessing.json"):
+        kept = run.read_json("preprocessing.json").get("whiten", preprocessing.whiten)
+        if kept != preprocessing.whiten:
+            raise ConfigError(
+                f"config.dataset.whiten = {preprocessing.whiten!r}: the network of "
+                f"{run} learnt from images with {kept!r}, which a test cannot change"
+            )
     return dataclasses.replace(preprocessing, statistics=run.read_arrays(FILE))
 
 

@@ -139,6 +139,41 @@ def numbered(split, run, *, subset=False, report=say):
     return classes.numbered_as(split, names, run, advice, subset=subset, report=report)
 
 
+def _examples(setup):
+    """What a run records of the examples of its splits."""
+    splits = {"train": setup.train_split, "eval": setup.eval_split}
+    return {
+        part: {"split": split.split, "images": len(split), "digest": split.digest()}
+        for part, split in splits.items()
+    }
+
+
+def check_examples(run, setup):
+    """Raises WorkdirError if a run was begun with other examples than `setup` has.
+
+    Earlier versions recorded none of them.
+    """
+    if not run.has("dataset.json"):
+        return
+    recorded = run.read_json("dataset.json").get("splits")
+    if not recorded:
+        return
+    for part, now in _examples(setup).items():
+        before = recorded.get(part, now)
+        if now == before:
+            continue
+        number = f"{now['images']:,}"
+        if now["images"] == before["images"]:
+            number += ", but others, or in another order or other classes"
+        raise WorkdirError(
+            f"{run} was begun with {before['images']:,} images of {before['split']}, "
+            f"and {setup.train_split.name} now has {number}; a run goes on "
+            "with the images that it began with: bring them back, or train in another "
+            '--workdir. If "splits" is deleted from its dataset.json, it goes on with '
+            "these"
+        )
+
+
 def load_variables(run, model, shape, checkpoint="latest"):
     """Loads (variables, step) of a checkpoint; `shape` is [H, W, C] of the input.
 
@@ -217,6 +252,7 @@ def describe(run, setup, params):
             "image_shape": split.image_shape,
             "input_shape": setup.tested_shape,
             "label_names": split.label_names,
+            "splits": _examples(setup),
         }
         run.write_json("dataset.json", record)
     if not run.has("preprocessing.json"):

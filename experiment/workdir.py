@@ -1,7 +1,8 @@
 """The run directory: all that is needed to resume, evaluate and use a trained network.
 
 config.json         the whole config, as resolved from file and command line
-dataset.json        what the network must know about its data: classes, image shape
+dataset.json        what the network must know about its data: classes, image shape;
+                    and by which numbers its examples are known again
 preprocessing.json  how a stored image becomes the network's input
 statistics.npz      arrays that preprocessing needs, fitted on the training images
 environment.json    package versions, git revision and devices of each start

@@ -30,7 +30,7 @@ from experiment import (
     tasks,
     trained,
 )
-from input_pipeline import DeviceFeed
+from input_pipeline import DeviceFeed, read_all
 from kernels import ops
 from sweep import vary
 from train import Preempted
@@ -121,7 +121,9 @@ class Program:
         self._checkpoints = {}
         self.total = setup.durations.total
         self.objective = self.setup.objective()
-        self.arrays = jax.device_put(setup.train_split.arrays())
+        self.arrays = jax.device_put(
+            read_all(setup.train_split, config.dataset.damaged)
+        )
 
         self.init = jax.jit(jax.vmap(self._init))
         options = ops.compiler_options(jax.default_backend())

@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import runs
 from jax.sharding import NamedSharding, PartitionSpec
+from PIL import Image
 from tiny_datasets import (
     assert_same,
     concatenate,
@@ -19,6 +21,7 @@ from tiny_datasets import (
 
 import input_pipeline
 from data_source import DataError, open_split
+from experiment import build
 from input_pipeline import Balance, GroupedPlan, TrainPlan
 from transforms import preprocessing as preprocessings
 from transforms.augment import Augmentation, augment
@@ -333,6 +336,48 @@ def test_damage_met_by_a_thread_reaches_the_caller(tmp_path, some):
         list(input_pipeline.train_batches(split, TrainPlan(20, 6, 1), 0, 4))
 
 
+def test_a_damaged_image_of_one_size_is_replaced_in_both_feeds(tmp_path, some):
+    images, labels = some
+    encoded = list(map(png, images))
+    encoded[5] = b"nothing"
+    prepare(tmp_path, encoded, labels, shape=images[0].shape)
+    plan, mesh = TrainPlan(20, 6, seed=1), build.make_mesh(1)
+    for damaged in ("replace", "fail"):
+        split = open_split("tiny", "train", data_dir=tmp_path)
+        options = {"damaged": damaged}
+        if damaged == "fail":
+            with pytest.raises(DataError, match="Record 5 of split 'train'"):
+                list(input_pipeline.train_batches(split, plan, 0, 4, **options))
+            with pytest.raises(DataError, match="Record 5 of split 'train'"):
+                input_pipeline.DeviceFeed(split, plan, mesh, 4, damaged)
+            continue
+        host = concatenate(input_pipeline.train_batches(split, plan, 0, 4, **options))
+        index = plan.indices(0, 4)[0].ravel()
+        shown = np.where(index == 5, 6, index)
+        assert 5 in index
+        np.testing.assert_array_equal(host["index"], index)
+        np.testing.assert_array_equal(host["image"], images[shown])
+        np.testing.assert_array_equal(host["label"], labels[shown])
+        data, count = input_pipeline.DeviceFeed(split, plan, mesh, 4, damaged).take(
+            0, 4
+        )
+        assert count == 4
+        for step in range(4):
+            batch = input_pipeline.DeviceFeed.fetch(data, step)
+            rows = slice(6 * step, 6 * step + 6)
+            for name in ("image", "label", "index", "epoch"):
+                np.testing.assert_array_equal(batch[name], host[name][rows])
+
+
+def test_an_image_of_another_size_than_its_set_is_named(tmp_path, some):
+    encoded = list(map(png, some[0]))
+    encoded[5] = png(some[0][5, :1])
+    prepare(tmp_path, encoded, some[1], shape=some[0][0].shape)
+    split = open_split("tiny", "train", data_dir=tmp_path)
+    with pytest.raises(DataError, match=r"image 5 has the shape \(1, 8, 1\), and"):
+        input_pipeline.read_all(split, "replace")
+
+
 @pytest.mark.parametrize("count", [1, 2, 4])
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 100, 20, 25])
 def test_evaluation_meets_every_example_once(tiny, some, batch_size, count):
@@ -372,6 +417,32 @@ ALL = Augmentation(
     erasing=0.5,
 )
 LENET = preprocessings.Preprocessing(image_size=32, mean=20.0, std=200.0)
+
+
+@pytest.mark.parametrize("method", ["bicubic", "box", "lanczos", "nearest"])
+def test_images_of_one_size_are_resized_as_the_config_says(some, method):
+    image = some[0][0]
+    seen = Preprocessing(20, "resize", interpolation=method)
+    view = seen.view(image.shape)
+    filter = Image.Resampling[method.upper()]
+    expected = Image.fromarray(image[..., 0]).resize((20, 20), filter)
+    np.testing.assert_array_equal(view(image)[..., 0], expected)
+    # jit does the rest, and what needs no other interpolation.
+    found = preprocessings.network_input({"image": view(image)[None]}, seen)
+    np.testing.assert_array_equal(found[0, ..., 0], expected)
+    assert Preprocessing(8, "resize", interpolation=method).view(image.shape) is None
+    assert Preprocessing(20, "pad", interpolation=method).view(image.shape) is None
+    assert Preprocessing(20, "resize").view(image.shape) is None
+    config = runs.small_config(
+        dataset__fit="resize",
+        dataset__image_size=20,
+        dataset__interpolation=method,
+        augment__crop=0,
+    )
+    seen, view = build.make_view(config, image.shape, 1)
+    shown, _ = view(image, {}, np.random.default_rng(0), 0)
+    np.testing.assert_array_equal(shown[..., 0], expected)
+    assert build.input_shape(seen, image.shape) == (20, 20, 1)
 
 
 @pytest.mark.parametrize("whiten", ["", "mean_image"])

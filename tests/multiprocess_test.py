@@ -9,6 +9,7 @@ import time
 import pytest
 import runs
 import tiny_datasets
+from PIL import Image
 
 from experiment import outcomes, workdir
 
@@ -82,6 +83,33 @@ def test_an_error_of_one_process_ends_both_with_its_line(tmp_path):
         (line,) = [x for x in output.splitlines() if x.startswith("error:")]
         assert line.startswith(f"{start}--workdir={tmp_path} holds no run but other")
         assert "Traceback" not in output
+
+
+@pytest.mark.slow
+def test_processes_whose_copies_of_the_data_differ_end_with_one_line(
+    tmp_path, monkeypatch
+):
+    for home, count in (("a", 12), ("b", 13)):
+        for number in range(count):
+            path = tmp_path / home / "photos" / "xy"[number % 2] / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (28, 28)).save(path)
+    homes, environment = iter("ab"), runs.environment
+    monkeypatch.setattr(
+        runs,
+        "environment",
+        lambda n: environment(n) | {"HOME": f"{tmp_path / next(homes)}"},
+    )
+    splits = {"dataset__train_split": "train", "dataset__eval_split": "auto"}
+    data = {"dataset__name": "folder:~/photos", "dataset__image_size": 28} | splits
+    children = start_processes(tmp_path / "run", 2, 1, batch_size=4, **data)
+    outputs = ends(children, 60)
+    assert [child.returncode for child in children] == [1, 1], outputs
+    for output in outputs:
+        (line,) = [x for x in output.splitlines() if x.startswith("error:")]
+        assert "folder:~/photos, train: the processes, which must read the" in line
+        assert "from process 0 on they have 10, 11. Give each host the same" in line
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

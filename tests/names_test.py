@@ -109,6 +109,18 @@ def test_a_subset_of_the_classes_is_evaluated_when_asked_for(run, tmp_path):
     assert record["changes"] == {"dataset.name": other, "eval.classes": "subset"}
 
 
+def test_a_test_of_new_photographs_says_what_it_leaves_out(run, tmp_path):
+    write(tmp_path, {name: name for name in COLOURS})
+    other = f"folder:{tmp_path / 'train'}"  # three of each class, without splits
+    _, record, said = evaluated(run, f"dataset.name={other}")
+    assert record["count"] == 3
+    assert "6 images are not tested, and --change=dataset.eval_split=train+v" in said
+    change = "dataset.eval_split=train+validation"
+    _, record, said = evaluated(run, f"dataset.name={other}", change)
+    assert (record["count"], record["errors"]) == (9, 0)
+    assert "not tested" not in said
+
+
 def test_another_order_of_the_classes_changes_no_result(run, tmp_path):
     """A TFDS set of the validation images, whose classes are numbered otherwise."""
     _, expected, _ = evaluated(run)

@@ -252,7 +252,7 @@ def test_preprocessing_of_images_that_differ_in_size():
     with pytest.raises(ConfigError, match="say config.dataset.image_size"):
         build.make_preprocessing(config, (None, None, 3))
     config.dataset.image_size = 24
-    for name in ("mnist", "folder:photos"):  # a cache's images may be of one size
+    for name in ("mnist", "folder:photos"):  # as an earlier cache made them of one size
         config.dataset.name = name
         sizes = {None: "resize", 20: "pad" if name == "mnist" else "resize"}
         for side, fit in sizes.items():

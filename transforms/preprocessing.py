@@ -59,7 +59,8 @@ class Preprocessing:
     def view(self, image_shape):
         """Returns image [H, W, C] -> its test view on the host; None if jit does all.
 
-        `image_shape` has None where the stored images differ in size.
+        `image_shape` has None where the stored images differ in size. Images of one
+        size are resized inside jit if `interpolation` is bilinear.
 
         Raises:
           ValueError: images that differ in size would have to be padded.
@@ -71,7 +72,9 @@ class Preprocessing:
                 short_side=self.short_side,
                 interpolation=self.interpolation,
             )
-        if None not in image_shape:
+        there = self.fit == "pad" or self.interpolation == "bilinear"
+        there = there or tuple(image_shape[:2]) == 2 * (self.image_size,)
+        if there and None not in image_shape:
             return None
         if self.fit == "pad":
             raise ValueError(
@@ -153,10 +156,10 @@ def preprocess(image, preprocessing, dtype=None):
     """Brings images [B, H, W, C] of 0..255 to a square size, then (x - mean) / std.
 
     fit="pad" centres them on background 0 (an odd pixel goes below and right); "resize"
-    is bilinear and antialiases when it shrinks; for "crop", `Preprocessing.view` has
-    set their size. Whitening, if any, comes next. mean and std are per channel or one
-    for all, in units of 0..255; grey images take the average of several. The
-    computation is in float32, the result in dtype (by default float32).
+    is bilinear and antialiases when it shrinks; for "crop" and other interpolations,
+    `Preprocessing.view` has set their size. Whitening, if any, comes next. mean and std
+    are per channel or one for all, in units of 0..255; grey images take the average of
+    several. The computation is in float32, the result in dtype (by default float32).
 
     Raises:
       ValueError: an image is too large to pad, or the number of means or stds is wrong.

@@ -22,11 +22,14 @@ def numbered(setup, run):
 
     Raises:
       DataError: the run was made from data of other classes.
+      WorkdirError: it was begun with other examples.
     """
     config = setup.config
     if run.has("dataset.json") or run.checkpoints.exists():
         number = functools.partial(trained.numbered, run=run)
-        return setup.renumbered(number, trained.say)
+        setup = setup.renumbered(number, trained.say)
+        trained.check_examples(run, setup)
+        return setup
     names = weights.class_names(config.init_from)
     if (
         names is None

@@ -136,7 +136,7 @@ def test_pixels_are_read_from_the_mapped_file(tmp_path):
 @pytest.mark.parametrize("kind", cache.KINDS)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_images_of_one_size_are_read_as_an_array(tmp_path, kind, channels):
-    split = PhotoSplit(Photos(shape=(40, 48)), image_shape=(None, None, channels))
+    split = PhotoSplit(Photos(shape=(40, 48)), image_shape=(40, 48, channels))
     cached = opened(split, kind, tmp_path, 20)
     assert cached.image_shape == (20, 24, channels)
     images, labels = cached.source.read([5, 0])
@@ -149,6 +149,17 @@ def test_images_of_one_size_are_read_as_an_array(tmp_path, kind, channels):
     np.testing.assert_array_equal(all_images[[5, 0]], images)
     np.testing.assert_array_equal(cached.source.read([5, 0])[0], images)
     np.testing.assert_array_equal(all_labels, np.arange(40) % 3)
+
+
+def test_files_that_happen_to_have_one_size_stay_of_any_size(tmp_path):
+    """Otherwise a cache, or a damaged image, would change how images are shown."""
+    split = PhotoSplit(Photos(shape=(40, 48)))
+    assert opened(split, "pixels", tmp_path).image_shape == (None, None, 3)
+
+
+def test_a_damaged_image_changes_no_size(tmp_path):
+    split = PhotoSplit(Photos(shape=(40, 48), damaged=True), image_shape=(40, 48, 3))
+    assert opened(split, "pixels", tmp_path).image_shape == (32, 38, 3)
 
 
 def test_sizes_that_differ_are_named(tmp_path):
@@ -402,3 +413,15 @@ def test_a_disk_that_fills_up_loses_nothing(tmp_path, monkeypatch):
         "photos/ü16.jpg",
         "photos/ü39.jpg",
     ]
+
+
+def test_a_disk_that_stays_full_is_told_in_one_line(tmp_path, monkeypatch):
+    """What the disk has not taken is written again when the file is closed."""
+
+    def on_a_full_disk(path, mode):
+        full = path.name == "examples" and mode == "ab"
+        return open("/dev/full" if full else path, mode)
+
+    monkeypatch.setattr(cache, "open", on_a_full_disk, raising=False)
+    with pytest.raises(DataError, match="disk is full after 0 of 40 images"):
+        opened(PhotoSplit(Photos()), "pixels", tmp_path)

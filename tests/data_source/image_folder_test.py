@@ -216,6 +216,16 @@ def test_the_report_of_a_held_out_part(flat):
         "  validation was held out: 0.1 of each class",
         "  files not read: 1 .txt",
     ]
+    rows = [f"{path},{path[:3]}\n" for split in splits for path in names(split)]
+    (flat / "list.csv").write_text("".join(rows))
+    for source in (name, f"csv:{flat}/list.csv"):
+        said = report.describe(open_split(source, "auto"), others=True).splitlines()
+        assert said[2] == (
+            "  validation was held out: 0.1 of each class; 270 images are not tested, "
+            "and --change=dataset.eval_split=train+validation tests all"
+        )
+        whole = open_split(source, "train+validation")
+        assert "held out" not in report.describe(whole, others=True)
     assert report.describe(open_split("mnist", "test")).splitlines() == [
         "data: mnist, 10 classes",
         "  test: 10,000 images",

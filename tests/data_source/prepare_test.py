@@ -265,6 +265,16 @@ def test_a_prepared_set_is_trusted_by_all_of_its_files(tmp_path, capsys):
     assert "an earlier version did not note its files" in capsys.readouterr().out
 
 
+def test_a_share_to_hold_out_is_for_files_without_splits(tmp_path):
+    for path in ("train/ant", "train/bee", "test/ant"):
+        (tmp_path / path).mkdir(parents=True)
+        (tmp_path / path / "a.png").write_bytes(jpeg(1, kind="PNG"))
+    arguments = [f"folder:{tmp_path}", f"--data_dir={tmp_path}/out", "--name=birds"]
+    with pytest.raises(SystemExit, match="has splits, so nothing is held out"):
+        prepare.main([*arguments, "--holdout=0.1"])
+    prepare.main(arguments)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -273,6 +283,12 @@ def test_a_prepared_set_is_trusted_by_all_of_its_files(tmp_path, capsys):
         (["imagenet2012"], "imagenet2012 needs --manual_dir"),
         (["folder:/x"], "image files need --name"),
         (["folder:/x", "--name=x"], "/x cannot be listed"),
+        (["cifar10", "--name=birds"], "--name is for image files, not for cifar10"),
+        (["imagenet2012", "--holdout=0.3"], "--holdout is for image files, not for im"),
+        (
+            ["csv:/x", "--name=x", "--manual_dir=/y"],
+            "--manual_dir is for a name of TFDS, not for csv:/x",
+        ),
         (["folder:/x", "--name=a/b"], "'a/b' is not a data set name"),
         (["imagenet2012", "--manual_dir=/x"], "img_train.tar is missing"),
     ],

@@ -52,6 +52,23 @@ def test_a_voc_folder(tmp_path):
         sources.open_split(name, "none")
 
 
+def test_a_digest_knows_the_same_objects_again(tmp_path):
+    one, other = (
+        sources.open_split(voc(tmp_path / n, {"train": "abc"}), "train") for n in "xy"
+    )
+    assert one.digest() == other.digest() and len(one.digest()) == 16
+    assert other.renumbered([1, 0], ("bee", "ant")).digest() == one.digest()
+    others = [
+        other.chosen([0, 1]),
+        other.chosen([1, 0, 2]),
+        sources.open_split(voc(tmp_path / "z", {"train": "abc"}, "ab"), "train"),
+    ]
+    path = tmp_path / "y/Annotations/b.xml"
+    path.write_text(path.read_text().replace("<xmin>3<", "<xmin>4<", 1))
+    others.append(sources.open_split(other.name, "train"))
+    assert len({one.digest(), *(split.digest() for split in others)}) == 5
+
+
 def test_a_voc_folder_without_a_split_to_evaluate_on(tmp_path):
     name = voc(tmp_path, {"all": "abcdefghij"})
     with pytest.raises(DataError, match="none of the splits validation, val, test: s"):

@@ -661,6 +661,41 @@ def test_what_a_network_cannot_do_is_said(photograph_run, tmp_path, monkeypatch)
     fails("'offsets': unpadded has no last pool", "eval.protocol=offsets")
 
 
+def test_a_protocol_guesses_no_scales_for_images_that_are_not_cropped(photograph_run):
+    run, _ = photograph_run
+    changes = ["dataset.fit=resize", "eval.protocol=ten_crop"]
+    config = checks.change(run.config(), changes)
+    with pytest.raises(ConfigError, match=r"fit 'resize'.*--change=eval.scales=14"):
+        evaluate.evaluate_run(run, config)
+    config = checks.change(run.config(), [*changes, "eval.scales=16"])
+    assert evaluate.evaluate_run(run, config).protocol["scales"] == (16,)
+
+
+def test_images_without_labels_are_refused_before_they_are_tested(
+    photograph_run, tmp_path, monkeypatch
+):
+    run, _ = photograph_run
+    images = [tiny_datasets.png(image) for image in photographs(3)]
+    tiny_datasets.prepare(tmp_path / "other", images, [-1] * 7, shape=(None, None, 3))
+    monkeypatch.delattr(evaluate, "predict_split")
+    config = checks.change(run.config(), [f"dataset.data_dir={tmp_path}/other"])
+    with pytest.raises(ConfigError, match="eval_split = 'train'.* have no labels"):
+        evaluate.evaluate_run(run, config)
+
+
+def test_a_loss_that_is_no_number_is_not_hidden():
+    logits = np.zeros((3, 2), np.float32)
+    logits[1] = np.nan
+    found = scoring.Predictions(
+        np.arange(3), np.zeros(3, int), logits, np.array(["a", "b"]), "logits"
+    )
+    loss = losses.make_loss(default.get_config().loss)
+    read = np.array([True, False, True])  # the second image is damaged
+    assert evaluate.mean_loss(loss, found, read) == pytest.approx(np.log(2))
+    assert np.isnan(evaluate.mean_loss(loss, found, ~read))
+    assert np.isnan(evaluate.mean_loss(loss, found, np.ones(3, bool)))
+
+
 def dense_at(scales):
     return "eval.protocol=dense", f"eval.scales={scales}"
 
@@ -710,7 +745,7 @@ def lenet_run(tmp_path):
     return save_run(tmp_path / "run", config, variables)
 
 
-TEN = ["--change=eval.protocol=ten_crop", "--change=eval.short_side=36"]
+TEN = ["--change=eval.protocol=ten_crop", "--change=eval.scales=36"]
 
 
 def test_main_takes_changes_and_several_runs(lenet_run):
@@ -724,7 +759,7 @@ def test_main_takes_changes_and_several_runs(lenet_run):
     (line,) = (line for line in lines if line.startswith("ensemble of 2 runs"))
     # An average of equals is each of them.
     assert single[0].split(" (")[0].removeprefix("test[:203] ") in line
-    assert (lenet_run.path / "predictions-5-ten_crop-short_side_36.npz").exists()
+    assert (lenet_run.path / "predictions-5-ten_crop-scales_36.npz").exists()
 
     for arguments, message in (
         (["--mode=evaluate", both, "--config=configs/lenet5.py"], "of an ensemble"),
@@ -751,7 +786,7 @@ def test_two_processes_evaluate_half_of_the_images_each(lenet_run):
     command += [*TEN, "--change=num_devices=0", "--change=dataset.eval_split=test[:21]"]
     one = runs.call_main(command)
     assert "21/21 images counted" in one.stdout, one.stderr
-    name = "predictions-5-ten_crop-eval_split_test_21-short_side_36.npz"
+    name = "predictions-5-ten_crop-eval_split_test_21-scales_36.npz"
     expected = scoring.read(lenet_run.path / name)
     (lenet_run.path / name).unlink()
 

@@ -119,6 +119,12 @@ def test_a_file_scores_as_what_was_written(tmp_path):
     assert scoring.score(again) == scoring.score(found)
     np.testing.assert_array_equal(again.id, found.id)
     np.testing.assert_array_equal(again.logits, found.logits)
+    assert (again.average, again.loss) == ("logits", "")
+    with open(tmp_path / "map.npz", "wb") as file:
+        predictions(loss="map").write(file)
+    assert scoring.read(tmp_path / "map.npz").loss == "map"
+    earlier = scoring.read(runs.OLD_RUN / "predictions-10.npz")
+    assert earlier.loss == ""  # as of all files of earlier versions
     # Others need no more than numpy.
     file = np.load(tmp_path / "a.npz")
     answered = ~np.isnan(file["logits"]).any(1)
@@ -157,6 +163,23 @@ def test_an_ensemble_averages_probabilities_or_logits():
     total = scoring.ensemble(members, "logits")
     np.testing.assert_allclose(total.logits, sum(m.logits for m in members) / 3, 1e-6)
     assert (np.isnan(total.logits).any(1) == np.isnan(mean).any(1)).all()
+
+
+def test_an_ensemble_averages_what_its_members_have():
+    members, said = [predictions(), predictions(1, loss="map")], []
+    with pytest.raises(
+        scoring.PredictionsError, match="number 2 .* by the loss 'map', whose outputs "
+    ):
+        scoring.ensemble(members)
+    scoring.ensemble([predictions(loss="softmax_cross_entropy"), predictions(1)])
+    found = scoring.ensemble(members, "logits", report=said.append)
+    assert found.average == "logits" and said == []
+    members[1] = predictions(1, average="softmax")
+    scoring.ensemble(members, "logits", report=said.append)
+    assert said == [
+        "note: number 2 of the ensemble has log probabilities, which were averaged "
+        "over views, in place of logits"
+    ]
 
 
 def test_an_ensemble_needs_the_same_examples_in_the_same_order():

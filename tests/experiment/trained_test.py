@@ -2,13 +2,17 @@
 
 import functools
 import json
+import shutil
 
 import jax
 import numpy as np
 import pytest
 import runs
+from PIL import Image
 
-from experiment import trained, workdir
+from data_source import DataError
+from errors import ConfigError
+from experiment import build, trained, workdir
 from kernels import ops
 
 
@@ -70,3 +74,85 @@ def test_the_kernels_of_a_run_stand_in_its_record_and_a_change_is_said(tmp_path,
 def test_a_run_of_an_earlier_version_has_no_kernels_to_compare_with():
     run = workdir.Workdir(runs.OLD_RUN)
     assert [start.get("kernels") for start in run.starts()] == [None]
+
+
+def test_statistics_of_another_kind_are_not_joined_with_a_network():
+    run = workdir.Workdir(runs.OLD_RUN)
+    config = run.config()
+    with config.unlocked():
+        config.dataset.whiten = "channels"
+    with pytest.raises(ConfigError, match="whiten = 'channels'.* with 'mean_image'"):
+        trained.open_run(run, config=config)
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """The changes for a training on a folder of twelve images."""
+    for number in range(12):
+        path = tmp_path / "photos" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (28, 28), (20 * number, 0, 0)).save(path)
+    return {
+        "dataset.name": f"folder:{tmp_path}/photos",
+        "dataset.train_split": "train",
+        "dataset.eval_split": "auto",
+        "dataset.image_size": 28,
+        "schedule.name": "constant",
+        "batch_size": 5,
+        "augment.crop": 0,
+    }
+
+
+def test_a_run_does_not_go_on_with_other_examples(tmp_path, photographs):
+    path, folder = tmp_path / "run", tmp_path / "photos"
+    runs.train_small(path, num_epochs=1.0, **photographs)
+    record = json.loads((path / "dataset.json").read_text())
+    assert record["splits"]["train"]["images"] == 10
+    assert record["splits"]["eval"] == record["splits"]["eval"] | {
+        "split": "validation",
+        "images": 2,
+    }
+    before = {p: p.read_bytes() for p in path.rglob("*") if p.is_file()}
+    shutil.copy(folder / "a/0.png", folder / "a/00.png")
+    with pytest.raises(workdir.WorkdirError) as error:
+        runs.train_small(path, num_epochs=2.0, **photographs)
+    assert f"{path} was begun with 10 images of train, and folder:" in str(error.value)
+    assert f"{folder} now has 11; a run goes on with the images" in str(error.value)
+    assert {p: p.read_bytes() for p in path.rglob("*") if p.is_file()} == before
+    # As many, of which one has another name.
+    (folder / "a/00.png").unlink()
+    (folder / "a/0.png").rename(folder / "a/x.png")
+    with pytest.raises(workdir.WorkdirError, match="now has 10, but others, or in an"):
+        runs.train_small(path, num_epochs=2.0, **photographs)
+    # The field is the user's to take away, and earlier versions had none.
+    del record["splits"]
+    (path / "dataset.json").write_text(json.dumps(record))
+    line = runs.train_small(path, num_epochs=2.0, **photographs)
+    assert line.startswith("done: ") and "after step 4" in line
+
+
+def test_a_cache_is_of_the_same_examples(tmp_path, photographs):
+    cache = {"dataset.cache": "pixels", "dataset.cache_dir": f"{tmp_path}/cache"}
+    found = []
+    for name, changes in (("plain", {}), ("cached", cache)):
+        runs.train_small(tmp_path / name, num_epochs=1.0, **photographs, **changes)
+        record = json.loads((tmp_path / name / "dataset.json").read_text())
+        found.append((record, runs.final_state(tmp_path / name)[0]))
+    assert found[0][0] == found[1][0]
+    runs.assert_same_bits(found[0][1], found[1][1])
+
+
+def test_processes_with_other_copies_of_the_data_are_refused(photographs, monkeypatch):
+    setup = build.setup(runs.small_config(num_epochs=1.0, **photographs))
+    splits, other = (setup.train_split, setup.eval_split), []
+
+    def gathered(own):
+        return np.stack([own, other.pop(0) if other else own])
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(build.multihost_utils, "process_allgather", gathered)
+    build.check_hosts(*splits)
+    digest = np.frombuffer(bytes.fromhex(splits[1].digest()), np.uint8)
+    other += [digest, np.int32(11)]
+    with pytest.raises(DataError, match="from process 0 on they have 10, 11. Give"):
+        build.check_hosts(*splits)

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 import runs
+import tiny_datasets
 
 import evaluate
 import models
@@ -125,6 +126,35 @@ def test_a_run_is_evaluated_with_population_statistics(tiny_network, trained, tm
     found = evaluate.evaluate_run(run, config, batch_stats="population")
     assert found.files[0] == "evaluation-10-population-batch_size_12.json"
     assert found.record["count"] == 203
+
+
+def test_the_population_is_that_of_the_training_in_its_micro_batches(
+    tiny_network, trained, tmp_path, monkeypatch, capsys
+):
+    """Whatever data is tested."""
+    shutil.copytree(trained, tmp_path / "run")
+    run, seen = workdir.Workdir(tmp_path / "run"), []
+    find = population.population_statistics
+
+    def noted(step, variables, batches, seed):
+        batches = list(batches)
+        seen.append([len(batch["image"]) for batch in batches])
+        return find(step, variables, batches, seed)
+
+    monkeypatch.setattr(population, "population_statistics", noted)
+    rng = np.random.default_rng(0)
+    others = rng.integers(0, 256, (9, 28, 28, 1), np.uint8)
+    names = tuple("0123456789")
+    tiny_datasets.prepare(tmp_path, others, np.arange(9), names=names)
+    other = [f"dataset.data_dir={tmp_path}", "dataset.name=tiny"]
+    config = checks.change(run.config(), [*other, "dataset.eval_split=train"])
+    with config.unlocked():
+        config.optimizer.accumulate = 2
+    found = evaluate.evaluate_run(run, config, batch_stats="population")
+    assert found.record["count"] == 9
+    said = "batch statistics of a pass over mnist, train[:320]"
+    assert said in capsys.readouterr().out.splitlines()
+    assert seen == [[16] * 20]
 
 
 def test_a_network_without_batch_norm_has_no_population_statistics(tmp_path):
