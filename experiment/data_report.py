@@ -55,14 +55,16 @@ def _foreign_statistics(config, channels):
     and ImageNet's are usual for anybody's photographs.
     """
     dataset = config.dataset
-    given = tuple(dataset.mean), tuple(dataset.std)
+    mean, scaled = tuple(dataset.mean), {*dataset.std} != {1.0}
     name = dataset.name.partition("/")[0].partition(":")[0]
-    owners = [n for n, known in datasets.STATISTICS.items() if known == given]
-    if dataset.whiten or config.init_from or not owners or name in owners:
+    # By the mean: a set's deviation is that of all its pixels, or the mean of images'.
+    owners = [n for n, known in datasets.STATISTICS.items() if known[0] == mean]
+    if dataset.whiten or config.init_from or not scaled or name in owners:
         return
-    if data_source.is_files(dataset.name) and owners == ["imagenet2012"]:
+    photographs = data_source.is_files(dataset.name) and owners == ["imagenet2012"]
+    if not owners or photographs:
         return
-    grey = channels == 1 and len(given[0]) > 1
+    grey = channels == 1 and len(mean) > 1
     yield (
         "warning: config.dataset.mean and std are those of "
         f"{owners[0]}{', averaged for grey images' if grey else ''}; to have this "
