@@ -13,7 +13,7 @@
 
 In a step the trunk, pooling and conv5 include their gradients. The parts are compiled
 by themselves, so their sum is not the whole. PyTorch has the same convolutions:
-torchvision's ResNet up to layer3 on the images, and layer4 on regions, in
+torchvision's ResNet up to layer3 and an RPN's on the images, and layer4 on regions, in
 channels_last, eager, with batch statistics that learn, or in inference mode. In a round
 the contestants run in turn; the table has the medians over rounds in milliseconds, and
 the memory that XLA plans for the intermediate arrays of each of our parts. The machine
@@ -219,15 +219,28 @@ def torch_parts(row, device, inference):
     network = network.to(memory_format=torch.channels_last).train(not inference)
     stem = network.conv1, network.bn1, network.relu, network.maxpool
     trunk = torch.nn.Sequential(*stem, network.layer1, network.layer2, network.layer3)
+    model = models.create("faster_rcnn", num_classes=10, **row.fields)
     count, height, width, channels = row.images
     images = torch.randn(count, channels, height, width, device=device)
     images = images.to(memory_format=torch.channels_last)
-    model = models.create("faster_rcnn", num_classes=10, **row.fields)
     side, number = model.pool_size, model.post_nms[1] if inference else row.regions
-    shape = count * number, trunk(images).shape[1], side, side
+    features, hidden = trunk(images).shape[1], model.rpn_channels
+    anchors = len(model.anchor_sizes) * len(model.anchor_ratios)
+    rpn = torch.nn.Conv2d(features, hidden, 3, padding=1), torch.nn.ReLU()
+    network.rpn = torch.nn.Sequential(*rpn, torch.nn.Conv2d(hidden, 6 * anchors, 1))
+    network.to(device, memory_format=torch.channels_last)
+    shape = count * number, features, side, side
     regions = torch.randn(shape, device=device)
     regions = regions.to(memory_format=torch.channels_last)
     regions.requires_grad_(not inference)
+
+    def first_stage(images):
+        """What ours computes: two scores and four numbers of a box for each anchor."""
+        x = trunk(images)
+        return x, network.rpn(x)
+
+    def second_stage(regions):
+        return (network.layer4(regions),)
 
     def run(part, inputs):
         if inference:
@@ -236,13 +249,13 @@ def torch_parts(row, device, inference):
         else:
             network.zero_grad()
             inputs.grad = None
-            part(inputs).sum().backward()
+            sum(x.sum() for x in part(inputs)).backward()
         if device == "cuda":
             torch.cuda.synchronize()
 
     return {
-        "trunk": functools.partial(run, trunk, images),
-        "conv5": functools.partial(run, network.layer4, regions),
+        "trunk": functools.partial(run, first_stage, images),
+        "conv5": functools.partial(run, second_stage, regions),
     }
 
 

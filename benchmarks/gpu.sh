@@ -5,19 +5,21 @@
 #
 # The stages, in the order of their worth:
 #
-#     step_NETWORK  a training step of five networks in bfloat16 beside PyTorch, with
-#                   the machine's limits (benchmarks/train_step.py)
+#     step_NETWORK  a training step of five networks in bfloat16 beside eager PyTorch,
+#                   with the machine's limits (benchmarks/train_step.py)
 #     same_bits     whether two trainings with max pooling end in the same bits, with
 #                   and without XLA's deterministic operations (benchmarks/same_bits.py)
 #     inference     ResNet-50's evaluation and latency in bfloat16 beside PyTorch
 #                   (benchmarks/inference.py)
+#     compiled_NETWORK  the step beside torch.compile, which takes minutes to compile
 #     training      ResNet-20 on CIFAR-10 for as many epochs as fit into the rest
 #
-# A stage writes NAME.tmp in OUT, by default runs/gpu, which becomes NAME.txt when the
-# stage is complete; the training has the run directory OUT/cifar10. The same command
-# again leaves out what is complete and goes on with the rest. It ends with the table of
-# all complete stages, and a line for each other one. The exit code is 0 if all stages
-# are complete, 1 if one failed, or else 75.
+# A stage writes NAME.tmp in RESULTS_DIR, by default runs/gpu, which becomes NAME.txt
+# when the stage is complete, and NAME.json with all figures; the training has the run
+# directory cifar10 there, and our compiled programs the folder cache. The same command
+# again leaves out what is complete and goes on with the rest. It ends, also if a signal
+# stops it, with the table of all complete stages and a line for each other one. The
+# exit code is 0 if all stages are complete, 1 if one failed, or else 75.
 #
 # BUDGET has the seconds for the whole call, 700 by default. A stage begins if the
 # seconds are left that it is said to need below. It may take those or half of what is
@@ -25,17 +27,18 @@
 # was measured on a GPU yet.
 #
 # DEVICE=cpu measures the CPU. MINIATURE=1 shows that all stages work, in minutes on a
-# CPU, with LeNet-5 and a few images; its OUT is another, runs/cpu_miniature. PYTHON
-# names the interpreter. Relative paths count from the root of the repository.
+# CPU, with LeNet-5 and a few images; its RESULTS_DIR is another, runs/cpu_miniature.
+# PYTHON names the interpreter. Relative paths count from the root of the repository.
 set -eu
 cd "$(dirname "$0")/.."
 DEVICE=${DEVICE:-gpu} PYTHON=${PYTHON:-python} BUDGET=${BUDGET:-700}
-OUT=${OUT:-runs/$DEVICE${MINIATURE:+_miniature}}
-mkdir -p "$OUT"
+RESULTS_DIR=${RESULTS_DIR:-runs/$DEVICE${MINIATURE:+_miniature}}
+mkdir -p "$RESULTS_DIR"
+export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$PWD/$RESULTS_DIR/cache}
 
 networks=(resnet50 vgg16 googlenet_bn densenet121 resnext50_32x4d)
 evaluated=resnet50
-flags=(--device="$DEVICE" --dtype=bfloat16 --rounds=3)
+flags=(--device="$DEVICE" --rounds=3)  # bfloat16 on a GPU, else float32
 same=()
 recipe=(--config=configs/cifar10.py:resnet20)
 if [ -n "${MINIATURE:-}" ]; then
@@ -51,10 +54,11 @@ if [ -n "${MINIATURE:-}" ]; then
 fi
 if [ "$DEVICE" = cpu ]; then export JAX_PLATFORMS=cpu; fi
 
-parts=2 failed=0 backend= todo=() steps=()
+parts=2 failed=0 backend= todo=() steps=() compiled=()
 stop() {
   kill $(jobs -p) || true
   wait
+  report
   exit 75
 }
 trap stop INT TERM
@@ -71,7 +75,7 @@ check() {
 
 # stage NAME SECONDS COMMAND...
 stage() {
-  local name=$1 need=$2 file=$OUT/$1 left=$((BUDGET - SECONDS)) code=0
+  local name=$1 need=$2 file=$RESULTS_DIR/$1 left=$((BUDGET - SECONDS)) code=0
   shift 2
   if [ -e "$file.txt" ]; then return; fi
   if [ "$left" -lt "$need" ]; then
@@ -98,7 +102,7 @@ show() {
   local title=$1 name files=()
   shift
   for name; do
-    if [ -e "$OUT/$name.txt" ]; then files+=("$OUT/$name.txt"); fi
+    if [ -e "$RESULTS_DIR/$name.txt" ]; then files+=("$RESULTS_DIR/$name.txt"); fi
   done
   if [ ${#files[@]} = 0 ]; then return; fi
   printf '\n## %s\n\n' "$title"
@@ -107,27 +111,43 @@ show() {
   awk '/^\|/ && !seen[$0]++' "${files[@]}"
 }
 
+report() {
+  local file
+  show steps "${steps[@]}"
+  show same_bits same_bits
+  show inference inference
+  show 'beside torch.compile' "${compiled[@]}"
+  for file in "$RESULTS_DIR"/training.*; do
+    if [ ! -e "$file" ]; then continue; fi
+    printf '\n## training\n\n'
+    awk '/images\/s/ { rate = $0 } /images counted/ { result = $0 }
+      END { print rate; print result }' "$file"
+  done
+  if [ ${#todo[@]} = 0 ]; then return; fi
+  printf '\n## not complete\n\n'
+  printf '%s\n' "${todo[@]}"
+}
+
 for network in "${networks[@]}"; do
-  steps+=("step_$network")
+  steps+=("step_$network") compiled+=("compiled_$network")
+done
+for network in "${networks[@]}"; do
   stage "step_$network" 85 \
-    "$PYTHON" -m benchmarks.train_step --networks="$network" "${flags[@]}"
+    "$PYTHON" -m benchmarks.train_step --networks="$network" "${flags[@]}" \
+    --contestants=torch,ours --out="$RESULTS_DIR/step_$network.json"
 done
 stage same_bits 85 "$PYTHON" -m benchmarks.same_bits "${same[@]}"
 stage inference 70 \
-  "$PYTHON" -m benchmarks.inference --networks="$evaluated" "${flags[@]}"
-parts=1
-stage training 60 "$PYTHON" main.py --workdir="$OUT/cifar10" "${recipe[@]}"
-
-show steps "${steps[@]}"
-show same_bits same_bits
-show inference inference
-for file in "$OUT"/training.*; do
-  if [ ! -e "$file" ]; then continue; fi
-  printf '\n## training\n\n'
-  awk '/images\/s/ { rate = $0 } /images counted/ { result = $0 }
-    END { print rate; print result }' "$file"
+  "$PYTHON" -m benchmarks.inference --networks="$evaluated" "${flags[@]}" \
+  --out="$RESULTS_DIR/inference.json"
+for network in "${networks[@]}"; do
+  stage "compiled_$network" 85 \
+    "$PYTHON" -m benchmarks.train_step --networks="$network" "${flags[@]}" \
+    --contestants=compiled,ours --out="$RESULTS_DIR/compiled_$network.json"
 done
+parts=1
+stage training 60 "$PYTHON" main.py --workdir="$RESULTS_DIR/cifar10" "${recipe[@]}"
+
+report
 if [ ${#todo[@]} = 0 ]; then exit 0; fi
-printf '\n## not complete\n\n'
-printf '%s\n' "${todo[@]}"
 exit $((failed ? 1 : 75))

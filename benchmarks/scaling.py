@@ -304,7 +304,7 @@ def main(argv=None):
     networks, chosen = args.networks.split(","), args.parts or parts
     if unknown := set(chosen) - set(parts) | set(networks) - set(VOLUME):
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
-    rates = dict(RATES)
+    rates = {network: RATES[network] for network in RATES if network in networks}
     for text in args.rate:
         network, _, rate = text.partition("=")
         try:

@@ -1,6 +1,6 @@
 """Trains a network of configs/cifar10.py in PyTorch, as that recipe says.
 
-    python -m benchmarks.torch_cifar --network=resnet20 --epochs=20 --data_dir=DIR
+    python -m benchmarks.torch_cifar --network=resnet20 --epochs=28 --data_dir=DIR
 
 benchmarks/time_to_accuracy.py runs it beside main.py. Network, initialisation, batch,
 optimizer, schedule, augmentation and normalisation are the recipe's; the order of the

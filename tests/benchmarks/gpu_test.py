@@ -10,7 +10,10 @@ import runs
 
 SCRIPT = runs.ROOT / "benchmarks" / "gpu.sh"
 NETWORKS = ("resnet50", "vgg16", "googlenet_bn", "densenet121", "resnext50_32x4d")
-STAGES = [*(f"step_{name}" for name in NETWORKS), "same_bits", "inference", "training"]
+STEPS, COMPILED = (
+    [f"{kind}_{name}" for name in NETWORKS] for kind in ("step", "compiled")
+)
+STAGES = [*STEPS, "same_bits", "inference", *COMPILED, "training"]
 # Stands for Python. It says JAX's backend and logs all other calls. Those that match
 # $FAILING=PATTERN:CODE fail; those of $SLOW stop the script and then last ten minutes.
 STUB = """#!/bin/sh
@@ -37,7 +40,7 @@ def stub(tmp_path):
         **runs.environment(),
         "PYTHON": str(program),
         "LOG": str(tmp_path / "log"),
-        "OUT": str(tmp_path / "out"),
+        "RESULTS_DIR": str(tmp_path / "out"),
         "BACKEND": "gpu",
         "FAILING": "none:0",
         "SLOW": "none",
@@ -68,14 +71,16 @@ def complete(environment):
 
 
 def files(environment, ending):
-    return {name for name in os.listdir(environment["OUT"]) if name.endswith(ending)}
+    names = os.listdir(environment["RESULTS_DIR"])
+    return {name for name in names if name.endswith(ending)}
 
 
 def test_a_second_call_runs_only_what_is_not_complete(stub):
-    first = call(stub, FAILING="*vgg16*:9")
+    first = call(stub, FAILING="*step_vgg16*:9")
     assert first.returncode == 1
     words = [line.split()[:2] for line in logged(stub)]
-    modules = [*["train_step"] * 5, "same_bits", "inference"]
+    steps = ["train_step"] * 5
+    modules = [*steps, "same_bits", "inference", *steps]
     assert words[:-1] == [["-m", f"benchmarks.{name}"] for name in modules]
     assert words[-1][0] == "main.py"
     assert complete(stub) == set(STAGES) - {"step_vgg16"}
@@ -86,7 +91,8 @@ def test_a_second_call_runs_only_what_is_not_complete(stub):
     second = call(stub)
     assert second.returncode == 0, second.stderr
     (line,) = logged(stub)
-    assert "--networks=vgg16 --device=gpu --dtype=bfloat16" in line
+    assert "--networks=vgg16 --device=gpu" in line
+    assert "--contestants=torch,ours" in line
     assert complete(stub) == set(STAGES)
     assert not files(stub, ".tmp")
     table = second.stdout.partition("## steps")[2].partition("##")[0]
@@ -106,7 +112,8 @@ def test_a_training_that_the_budget_stops_is_left_for_the_next_call(stub):
     logged(stub)
     assert call(stub).returncode == 0
     (line,) = logged(stub)
-    assert line.startswith(f"main.py --workdir={stub['OUT']}/cifar10 --config=")
+    place = f"{stub['RESULTS_DIR']}/cifar10"
+    assert line.startswith(f"main.py --workdir={place} --config=")
 
 
 def test_stages_that_do_not_fit_are_said_and_left(stub):
@@ -114,7 +121,7 @@ def test_stages_that_do_not_fit_are_said_and_left(stub):
     assert found.returncode == 75
     lines = found.stdout.partition("## not complete")[2].split("\n")
     left = [line.partition(":")[0] for line in lines if line]
-    assert left == STAGES[:6]
+    assert left == [*STEPS, "same_bits", *COMPILED]
     assert complete(stub) == {"inference", "training"}
 
 
@@ -122,12 +129,14 @@ def test_nothing_is_measured_where_jax_finds_no_gpu(stub):
     found = call(stub, BACKEND="cpu")
     assert found.returncode == 1
     assert found.stderr == "DEVICE=gpu: JAX runs on cpu\n"
-    assert not logged(stub) and not os.listdir(stub["OUT"])
+    assert not logged(stub) and not os.listdir(stub["RESULTS_DIR"])
     assert call(stub, BACKEND="cpu", DEVICE="cpu").returncode == 0
 
 
 def test_a_signal_stops_the_stage_and_ends_the_script(stub):
-    assert call(stub, SLOW="*vgg16*").returncode == 75
+    found = call(stub, SLOW="*vgg16*")
+    assert found.returncode == 75
+    assert "## steps" in found.stdout  # what was complete is shown
     assert len(logged(stub)) == 2
     assert complete(stub) == {"step_resnet50"}
 
@@ -140,7 +149,7 @@ def test_a_miniature_on_the_cpu(tmp_path):
     environment |= {
         "PYTHONPATH": f"{tmp_path}{os.pathsep}{environment['PYTHONPATH']}",
         "PYTHON": sys.executable,
-        "OUT": str(tmp_path / "out"),
+        "RESULTS_DIR": str(tmp_path / "out"),
         "DEVICE": "cpu",
         "MINIATURE": "1",
     }
