@@ -287,9 +287,11 @@ def make_protocol(config, preprocessing, image_shape):
         view = preprocessing.view(image_shape)
         if preprocessing.fit == "crop":
             scales = (preprocessing.short_side,)
-    elif config.eval.scales or preprocessing.fit == "crop":
-        usual = (preprocessing.short_side,)
-        scales = config.eval.scales or protocols.SCALES.get(name, usual)
+    elif preprocessing.fit == "crop":
+        usual = protocols.SCALES.get(name, (preprocessing.short_side,))
+        scales = config.eval.scales or usual
+    elif config.eval.scales or config.eval.short_side:
+        scales = config.eval.scales or (config.eval.short_side,)
     else:
         raise ConfigError(
             f"config.eval.protocol = {name!r} rescales images, and this network saw "

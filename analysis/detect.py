@@ -1,6 +1,5 @@
 """Finds objects in image files with a trained detector."""
 
-import contextlib
 import dataclasses
 import itertools
 import math
@@ -110,9 +109,6 @@ def detect_run(run, checkpoint, images, output=None):
     folder = run.path / "predictions" / f"step-{opened.step}"
     report = Found(str(run), opened.step, output, folder)
     names = itertools.count(1)
-    for earlier in folder.glob("[0-9][0-9]-*.png"):
-        with contextlib.suppress(OSError):  # a picture never costs a result
-            earlier.unlink()
     with answers.to(output, HEADER) as write:
         for name, data in image_files.find(images):
             try:
@@ -134,6 +130,9 @@ def detect_run(run, checkpoint, images, output=None):
                 path = folder / f"{next(names):02}-{stem}.png"
                 try:
                     folder.mkdir(parents=True, exist_ok=True)
+                    if not report.drawn:
+                        for earlier in folder.glob("[0-9][0-9]-*.png"):
+                            earlier.unlink()
                     pictures.draw_found(path, image, found, opened.label_names)
                     report.drawn += 1
                 except Exception as error:  # a picture never costs a result

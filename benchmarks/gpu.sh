@@ -104,7 +104,7 @@ show() {
   for name; do
     if [ -e "$RESULTS_DIR/$name.txt" ]; then files+=("$RESULTS_DIR/$name.txt"); fi
   done
-  if [ ${#files[@]} = 0 ]; then return; fi
+  if [ ${#files[@]} = 0 ]; then return 0; fi
   printf '\n## %s\n\n' "$title"
   awk '!/^\|/ && NF && !seen[$0]++' "${files[@]}"
   echo
@@ -123,7 +123,7 @@ report() {
     awk '/images\/s/ { rate = $0 } /images counted/ { result = $0 }
       END { print rate; print result }' "$file"
   done
-  if [ ${#todo[@]} = 0 ]; then return; fi
+  if [ ${#todo[@]} = 0 ]; then return 0; fi
   printf '\n## not complete\n\n'
   printf '%s\n' "${todo[@]}"
 }

@@ -133,7 +133,7 @@ def _ends_all(error, options):
     if error is None:
         return False
     stopped = error.exit_code == PREEMPTED and options.slurm is None
-    return stopped or foreign.FULL_DISK in str(error)
+    return stopped or foreign.is_full_disk(str(error))
 
 
 def _runner(options, folder):

@@ -37,7 +37,7 @@ def experiment(scale):
         return Experiment(config, arms, 3, (0.03, 0.1), {"num_epochs": 20.0})
     config = recipes.annealed(recipes.at_16(recipes.four_layers(epochs=12)))
     config.model.name = recipes.NARROW_NIN
-    config.optimizer.weight_decay = 1e-5  # of NIN's authors
+    config.optimizer.weight_decay = 1e-4  # as configs/nin.py has it
     return Experiment(config, arms, 5, (0.01, 0.03, 0.1), {"num_epochs": 2.0})
 
 

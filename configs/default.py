@@ -219,10 +219,12 @@ def get_config():
     # "single"; "ten_crop" (AlexNet); "crops_144" (GoogLeNet); "dense", "multi_crop",
     # "dense_multi_crop" (VGG); "scales" (ResNet); "offsets" (OverFeat).
     config.eval.protocol = "single"
-    config.eval.scales = ()  # a protocol's short sides, pixels; (): its paper's
+    # A protocol's short sides in pixels. (): its paper's, for networks that see crops;
+    # others need them.
+    config.eval.scales = ()
     config.eval.average = "softmax"  # log of the views' mean probabilities; or "logits"
-    # For --mode=evaluate on other data: it must have the "same" classes as the run's,
-    # or a "subset" of them.
+    # For --mode=evaluate on other data, and for a detector's split to evaluate on: they
+    # must have the "same" classes as the training, or a "subset" of them.
     config.eval.classes = "same"
     config.eval.image_size = 0  # pixels; 0: as dataset.image_size
     config.eval.short_side = 0  # pixels; 0: as dataset.short_side

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
 import os
 import typing
@@ -150,6 +151,10 @@ class Split:
         examples and of some of them (`records.SAMPLE`). It is the same in another place
         or file format, in a cache, at another time, and with the classes renumbered.
         """
+        return self._digest
+
+    @functools.cached_property
+    def _digest(self):
         return self.source.digest(self.label_names)
 
     def renumbered(self, places, names):

@@ -9,6 +9,7 @@ import os
 from errors import UsageError, UserError
 
 FULL_DISK = "the disk is full"
+_FULL = (FULL_DISK, "No space left on device", "Disk quota exceeded")
 ADVICE = (
     "a smaller config.batch_size or config.eval.batch_size, "
     "config.optimizer.accumulate = N or config.model.remat = all take less"
@@ -23,7 +24,7 @@ def as_user_error(error):
     full = _has(text, "Out of memory", "RESOURCE_EXHAUSTED")
     if isinstance(error, MemoryError) or full:
         return UserError(f"out of memory; {ADVICE} ({text})")
-    if _has(text, "No space left on device", "Disk quota exceeded"):
+    if is_full_disk(text):
         return UserError(
             f"{FULL_DISK}: free some of it, then the same command goes on ({text})"
         )
@@ -36,6 +37,11 @@ def as_user_error(error):
         where = f"{error.filename}: " if error.filename else ""
         return UserError(f"{where}{error.strerror}")
     return None
+
+
+def is_full_disk(text):
+    """Tells whether a message, of a library or of ours, is about a full disk."""
+    return _has(text, *_FULL)
 
 
 def _has(text, *words):

@@ -549,7 +549,7 @@ def change(config, changes):
 
     Only fields that evaluation reads may change: eval, dataset and num_devices, and for
     a detector the fields of detection and of its network that concern tests. Its stage
-    may only become "rpn".
+    may only become "rpn", which takes stored proposals and test_scales away.
     """
     fields, values = flatten(config), {}
     free, what = ("eval.", "dataset.", "num_dev"), "eval or dataset"
@@ -575,6 +575,9 @@ def change(config, changes):
             if isinstance(fields[name], tuple) and not isinstance(value, tuple):
                 value = (value,)
         values[name] = value
+    if values.get("detection.stage") == "rpn":  # which has no use for these
+        for name, unset in (("detection.proposals", ""), ("detection.test_scales", ())):
+            values.setdefault(name, unset)
     stage = values.get("detection.stage", "rpn")
     if stage not in ("rpn", fields.get("detection.stage")):
         raise ConfigError(

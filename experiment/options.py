@@ -14,6 +14,7 @@ from experiment import configuration
 
 MODES = "train evaluate summarize predict inspect plot export sweep demo".split()
 FORMATS = ["safetensors", "torchvision", "stablehlo", "onnx"]
+FILES = ("pth", "pt", "bin", "h5", "keras", "npz", "msgpack", "tflite")  # of weights
 # Modes that use the run's config.
 OWN_CONFIG = ("predict", "inspect", "plot", "export", "demo")
 # The modes that read a flag; all modes take the flags that are not here.
@@ -325,7 +326,7 @@ def _check(options):
         if not os.path.isdir(folder or "."):
             raise UsageError(f"--output={options.output}: there is no folder {folder}")
     output = os.path.expanduser(options.output or "")
-    is_file = os.path.splitext(output)[1].lstrip(".") in (*FORMATS, "pth")
+    is_file = os.path.splitext(output)[1].lstrip(".") in (*FORMATS, *FILES)
     if mode == "export" and is_file and not os.path.isdir(output):
         raise UsageError(f"--output={output}: export writes into a directory")
 

@@ -23,7 +23,7 @@ import numpy as np
 
 import models
 import weights
-from experiment import image_statistics, trained
+from experiment import image_statistics, trained, workdir
 from weights import detectors, exported, formats, names, twins
 from weights.formats import WeightsError
 
@@ -60,7 +60,7 @@ def export_run(run, checkpoint, form, output=None):
         not give the network's outputs, or the directory is of a run or another export.
     """
     folder = pathlib.Path(output).expanduser() if output else run.path / "export"
-    if (folder / "config.json").exists():
+    if workdir.Workdir(folder).has("dataset.json"):
         raise WeightsError(
             f"--output={folder} is a run directory, whose preprocessing.json an export "
             "would replace; choose another, such as its folder export"
@@ -77,7 +77,10 @@ def export_run(run, checkpoint, form, output=None):
                 f"{folder / name} belongs to another export, and that of {run} "
                 "differs: choose another --output, or remove that export"
             )
+    earlier = {*folder.glob("*")}
     path, line = write(opened, shape, form, folder)
+    if path in earlier:
+        line += "; it replaces the file of before"
     for name, content in beside.items():
         (folder / name).write_bytes(content)
     return Export(path, line, opened.config.model.name, opened.step, str(run))

@@ -10,7 +10,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 import weights
 from data_source import classes
 from errors import ConfigError
-from experiment import build, trained
+from experiment import build, image_statistics, trained
 from training import train_step
 
 
@@ -87,10 +87,16 @@ def _compare_preprocessing(setup):
         for name in sorted(names)
         if theirs.get(name) != ours[name]
     ]
+    source = setup.config.init_from
     if differ:
         trained.say(
-            f"warning: {setup.config.init_from} has another preprocessing, which its "
-            f"weights may need: {', '.join(differ)}"
+            f"warning: {source} has another preprocessing, which its weights may need: "
+            f"{', '.join(differ)}"
+        )
+    elif image_statistics.needed(setup.eval_preprocessing):
+        trained.say(
+            f"note: images are whitened ({ours['whiten']}) by statistics of this "
+            f"training set, and {source} has its own"
         )
 
 

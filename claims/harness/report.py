@@ -14,7 +14,7 @@ HEAD = """# The claims of the papers
 Each row is something that a paper or an article asserts, and what came out when we
 tried it. `python -m claims NAME` repeats a row. Each rule was committed before its
 first run. Minutes are of the clock, on two cores that had other work too. A run that
-diverged counts as a network that guesses, and the reason says so. The verdicts mean:
+diverged counts as a network that guesses, if the reason says so. The verdicts mean:
 
 {words}
 

@@ -141,11 +141,13 @@ class Results:
     """The runs of an experiment: `results["arm"]` is a list of `Trained`, by seed.
 
     `rates` has the learning rate of each arm, and `choices` what `choose` returns. A
-    run that diverged counts as a network that guesses, in tests and in training.
+    run that diverged counts as a network that guesses, in tests and in training, unless
+    a claim looks at `Trained.diverged` itself.
     """
 
     def __init__(self, arms, rates, choices=()):
         self._arms, self.rates, self.choices = arms, rates, dict(choices)
+        self._counted = False  # whether those that diverged count as chance
 
     def __getitem__(self, label):
         return self._arms[label]
@@ -169,6 +171,7 @@ class Results:
                         " and what this claim measures needs a network that has "
                         "learned; give its file smaller learning rates"
                     )
+        self._counted = diverged is not None
         return {
             label: [(diverged if run.diverged else measure)(run) for run in self[label]]
             for label in self
@@ -195,14 +198,18 @@ class Results:
         return self.each(lambda run: run.epochs_until(name, value), lambda run: None)
 
     def lost(self):
-        """Says how many runs of each arm diverged; "" if none did."""
+        """Says how many runs of each arm diverged; "" if none did.
+
+        It says what they count as, if something has been measured of `each`.
+        """
         counts = {label: sum(run.diverged for run in self[label]) for label in self}
         said = [
             f"{count} of {len(self[label])} runs of {label}"
             for label, count in counts.items()
             if count
         ]
-        return f"{', '.join(said)} diverged and count as chance" if said else ""
+        what = "diverged and count as chance" if self._counted else "diverged"
+        return f"{', '.join(said)} {what}" if said else ""
 
 
 class Pool:
@@ -245,8 +252,9 @@ def name(config):
     """The name of a run's directory: its network, and a digest of its config.
 
     The digest is of the fields that are not default.py's, so that a field that is added
-    there renames no run. Of those that may change on a resume it has the one that the
-    curves depend on.
+    there renames no run; the runs of a default that has changed are refused, and must
+    be deleted. Of the fields that may change on a resume it has the one that the curves
+    depend on.
     """
     flat = configuration.changed(default.get_config(), config)
     kept = {n: v for n, v in flat.items() if not configuration.is_free(n)}

@@ -23,6 +23,7 @@ from comparison import counting
 from configs import default
 from errors import PREEMPTED, UsageError, UserError
 from experiment import checks
+from experiment.workdir import WorkdirError
 from sweep import in_process, slurm
 
 NAMES = catalogue.names()
@@ -475,6 +476,7 @@ def test_one_claim_that_fails_does_not_end_all(conducted, error, said):
     [
         (train.Preempted("stopped"), PREEMPTED),
         (OSError(28, "No space left on device"), 1),
+        (WorkdirError("cannot write runs/lock: No space left on device"), 1),
         (UserError("run x is failed: the disk is full: free some of it"), 1),
     ],
 )

@@ -111,6 +111,8 @@ def test_a_run_that_diverged_counts_as_chance(trained, monkeypatch):
     assert results.gaps() == {"a": [1.0, 0.0], "b": [2.0, 2.0]}
     assert results.epochs_until("train/error", 5)["a"] == [1.0, None]
     assert results.lost() == "1 of 2 runs of a diverged and count as chance"
+    # A claim that looks at them itself counts them as it says.
+    assert trainings.Results(arms, {}).lost() == "1 of 2 runs of a diverged"
     assert trainings.Results({"b": arms["b"]}, {}).lost() == ""
     # Nothing of it is saved.
     assert arms["a"][1].parameters() == arms["a"][0].parameters() > 0

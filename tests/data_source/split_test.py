@@ -1,6 +1,7 @@
 """By a digest, a split of the same examples is known again."""
 
 import dataclasses
+import io
 import itertools
 import os
 
@@ -9,7 +10,7 @@ import pytest
 import tiny_datasets
 from PIL import Image
 
-from data_source import cache, classes, open_split
+from data_source import cache, classes, open_split, records
 
 pytestmark = pytest.mark.usefixtures("no_other_data")
 
@@ -64,12 +65,35 @@ def test_the_digest_of_a_tfds_set_is_of_its_order_and_classes(tmp_path, some):
         tiny_datasets.prepare(tmp_path / name, pictures, numbers, **options)
         split = open_split("tiny", "train", data_dir=tmp_path / name)
         found[name] = split.digest()
-        split.preload()
-        assert split.digest() == found[name]
+        again = open_split("tiny", "train", data_dir=tmp_path / name)
+        again.preload()
+        assert again.digest() == found[name]
     assert found["a"] == found["tfrecord"] == found["numbers"]
     rest = [found[name] for name in ("a", "moved", "fewer", "labels")]
     for one, other in itertools.combinations(rest, 2):
         assert one != other
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG"])
+def test_a_jpeg_is_known_by_its_bytes_and_another_by_its_pixels(
+    tmp_path, some, monkeypatch, form
+):
+    def encoded(image):
+        file = io.BytesIO()
+        Image.fromarray(image[:, :, 0]).save(file, form)
+        return file.getvalue()
+
+    tiny_datasets.prepare(tmp_path, [*map(encoded, some[0])], some[1], shape=(8, 8, 1))
+    first = open_split("tiny", "train", data_dir=tmp_path).digest()
+    decode = records.Source._decode
+
+    def decode_otherwise(*args):
+        found = decode(*args)
+        return found | {"image": found["image"] ^ 1}
+
+    monkeypatch.setattr(records.Source, "_decode", decode_otherwise)
+    again = open_split("tiny", "train", data_dir=tmp_path).digest()
+    assert (again == first) == (form == "JPEG")
 
 
 def test_a_damaged_record_ends_no_digest(tmp_path, some):

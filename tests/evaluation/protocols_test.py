@@ -667,8 +667,9 @@ def test_a_protocol_guesses_no_scales_for_images_that_are_not_cropped(photograph
     config = checks.change(run.config(), changes)
     with pytest.raises(ConfigError, match=r"fit 'resize'.*--change=eval.scales=14"):
         evaluate.evaluate_run(run, config)
-    config = checks.change(run.config(), [*changes, "eval.scales=16"])
-    assert evaluate.evaluate_run(run, config).protocol["scales"] == (16,)
+    for field in ("scales", "short_side"):
+        config = checks.change(run.config(), [*changes, f"eval.{field}=16"])
+        assert evaluate.evaluate_run(run, config).protocol["scales"] == (16,)
 
 
 def test_images_without_labels_are_refused_before_they_are_tested(

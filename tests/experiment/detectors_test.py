@@ -196,7 +196,7 @@ def test_a_test_changes_no_stage_that_was_not_trained(tmp_path):
     changed = checks.change(run.config(), ["detection.proposals=runs/3"])
     detectors._check_changes(run.config(), changed)
     with pytest.raises(ConfigError, match="stage = 'rpn' tests a region .* is as init"):
-        changes = ["detection.stage=rpn", "detection.proposals="]
+        changes = ["detection.stage=rpn"]
         detectors.evaluate_run(run, checks.change(run.config(), changes))
     run = workdir.Workdir(tmp_path / "whole")
     run.create(proposing("runs/3", init_from=str(tmp_path / "3")))

@@ -120,8 +120,10 @@ def test_a_run_directory_is_no_place_for_an_export(run, tmp_path):
 
 @pytest.mark.parametrize("file", ["labels.txt", "preprocessing.json"])
 def test_what_lies_beside_another_export_is_not_replaced(run, tmp_path, file):
-    for _ in range(2):  # an export may be repeated
-        path = export.export_run(run, "latest", "safetensors", tmp_path).path
+    for time in range(2):  # an export may be repeated
+        found = export.export_run(run, "latest", "safetensors", tmp_path)
+        assert ("replaces the file of before" in found.compared) == (time == 1)
+    path = found.path
     (tmp_path / file).write_text("of another run")
     before = content(tmp_path)
     with pytest.raises(weights.WeightsError, match=f"/{file} .*another --output"):

@@ -169,7 +169,7 @@ def test_another_preprocessing_of_the_source_is_a_warning(source, tmp_path, caps
         config = runs.small_config("modern", init_from=str(start), **changes)
         starting.load_start(build.setup(config))
         lines = capsys.readouterr().out.splitlines()
-        return [line for line in lines if line.startswith("warning:")]
+        return [line for line in lines if line.startswith(("warning:", "note: images"))]
 
     for start in (source, file):
         assert not said(start)
@@ -179,6 +179,17 @@ def test_another_preprocessing_of_the_source_is_a_warning(source, tmp_path, caps
             f"warning: {start} has another preprocessing, which its weights may need: "
             "fit 'pad' there and 'resize' here, mean [20.0] there and [50.0] here"
         )
+
+
+def test_statistics_that_are_fitted_anew_are_said(tmp_path, capsys):
+    run = workdir.Workdir(tmp_path / "run")
+    config = runs.small_config("modern", dataset__whiten="channels")
+    run.create(config)
+    preprocessing = build.setup(config).eval_preprocessing
+    run.write_json("preprocessing.json", preprocessing.as_dict())
+    config.init_from = str(tmp_path / "run")
+    starting._compare_preprocessing(build.setup(config))
+    assert "note: images are whitened (channels) by" in capsys.readouterr().out
 
 
 def test_a_detector_has_the_mean_of_its_classifier_and_other_sizes(source, capsys):
