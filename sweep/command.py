@@ -61,6 +61,12 @@ class Runs:
     def write(self):
         record.write(self.parent, self.record)
 
+    def read(self):
+        """Reads how far those are that have not ended, whoever trains them."""
+        for run in self.all:
+            if not run.ended:
+                run.read()
+
     def rows(self):
         """Returns a table.Row for each run, as `read` found it."""
         queued = _queued(self.parent)
@@ -121,16 +127,16 @@ def sweep(runs, runner):
       Preempted: a stop was asked for; the runs under way are saved.
     """
     grid.check(runs.all)
-    if pending := [run for run in runs.all if not run.ended]:
+    if not all(run.ended for run in runs.all):
         with runs.parent.lock:
             runs.parent.lock.take()
-            for run in pending:
-                run.read()  # as they are from now on
+            runs.read()  # as they are from now on
             runs.write()
             if runs.record.halving:
                 halving.train(runs, runner)
             else:
                 runner.train(runs.all, 1)
+            runs.read()  # another process may have trained some meanwhile
     found = runs.standing()
     left = [row for row in found.rows if row.state not in ("done", "diverged", "cut")]
     if left:

@@ -316,9 +316,9 @@ class Group:
                     self._save_all()
 
     def _end(self, until):
-        """The step of the first evaluation after the fraction `until`."""
+        """The step of the first evaluation after the fraction `until`, or from now."""
         total, every = self.program.total, self.program.setup.durations.eval_every
-        step = math.ceil(until * total)
+        step = max(math.ceil(until * total), self.step)
         return min(total, step if due(step, every) else next_due(step, every))
 
     def _going(self):

@@ -14,7 +14,7 @@ import evaluate
 import train
 from errors import ConfigError, UsageError, UserError
 from experiment import workdir
-from sweep import grid, together
+from sweep import command, grid, in_process, together
 from sweep.vary import parse
 
 SMALL = {
@@ -250,6 +250,16 @@ def test_a_sweep_that_is_stopped_goes_on_to_the_same_bits(
         lines = (b / "metrics.jsonl").read_text().splitlines()
         evaluated = [x["step"] for x in map(json.loads, lines) if "eval/error" in x]
         assert evaluated == [5, 10]
+
+
+def test_a_run_that_is_past_a_fraction_goes_on_to_its_next_evaluation(tmp_path):
+    """As `train.train` does; it once ended without a result, whatever was called."""
+    settings = SMALL | {"eval__every_epochs": 0.5, "eval__batch_size": 203}
+    with pytest.raises(train.Preempted, match="step 8 of 10"):
+        runs.sweep(tmp_path, ["seed=0,1"], AtCall(4), at_once=1, **settings)
+    swept = command.Runs(None, workdir.Workdir(tmp_path))
+    in_process.InProcess(runs.NoStop, 1).train(swept.all, 0.5)
+    assert [run.result["step"] for run in swept.all] == [10, 5]
 
 
 def test_seeds_and_numbers_share_one_compiled_program(tmp_path):
