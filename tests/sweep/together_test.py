@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import runs
 
-import data_source
 import evaluate
 import train
 from errors import ConfigError, UsageError, UserError
@@ -188,15 +187,53 @@ def test_the_order_of_vary_does_not_make_another_run(tmp_path):
     ]
 
 
-def test_a_sweep_goes_on_with_the_classes_that_it_began_with(tmp_path):
+def test_a_sweep_goes_on_with_the_classes_that_it_began_with(tmp_path, capsys):
     sweep_small(tmp_path, "seed=0", num_epochs=0.2)
     path = tmp_path / "seed=0" / "dataset.json"
     record = json.loads(path.read_text())
     record["label_names"][0] = "zero"
     path.write_text(json.dumps(record))
-    with pytest.raises(data_source.DataError, match="only here 0; only there zero"):
-        sweep_small(tmp_path, "seed=0,1", num_epochs=0.2)
-    assert not (tmp_path / "seed=1").exists()
+    (tmp_path / "seed=0" / "result.json").unlink()
+    _, result = runs.sweep(tmp_path, ["seed=0,1"], **SMALL | {"num_epochs": 0.2})
+    failed, done = result.rows
+    assert (failed.name, failed.state) == ("seed=0", "failed")
+    assert "only here 0; only there zero" in failed.note
+    assert json.loads(path.read_text()) == record
+    assert (done.name, done.state) == ("seed=1", "done")
+    (said,) = [x for x in capsys.readouterr().out.splitlines() if "no program" in x]
+    assert said.startswith("seed=0, seed=1 share no program: ")
+    assert "only here 0; only there zero" in said
+
+
+def test_what_ends_one_program_ends_no_other(tmp_path):
+    """A network that cannot take the images once ended the whole sweep."""
+    names = "model.name=alexnet,tiny_networks:Tiny"
+    changes = SMALL | {"num_epochs": 0.2}
+    _, result = runs.sweep(tmp_path, [names, "seed=0,1"], **changes)
+    states = {(row.values["model.name"], row.state) for row in result.rows}
+    assert states == {("alexnet", "failed"), ("tiny_networks:Tiny", "done")}
+    for row in result.rows[:2]:
+        assert "AlexNet cannot take images of" in row.note
+
+
+def test_runs_that_take_too_much_memory_at_once_end_no_others(tmp_path, monkeypatch):
+    advance = together.Group.advance
+
+    def full(group, until):
+        if len(group.runs) > 1:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+        advance(group, until)
+
+    monkeypatch.setattr(together.Group, "advance", full)
+    changes = SMALL | {"num_epochs": 0.2}
+    _, result = runs.sweep(tmp_path, ["seed=0..2"], at_once=2, **changes)
+    found = {row.name: row.state for row in result.rows}
+    assert found == {"seed=0": "failed", "seed=1": "failed", "seed=2": "done"}
+    for row in result.rows[:2]:
+        assert "out of memory with 2 runs at once; --together=1 trains" in row.note
+    monkeypatch.setattr(together.Group, "advance", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):  # a bug of ours
+        runs.sweep(tmp_path, ["seed=0..2"], at_once=2, **changes)
 
 
 class AtCall:
