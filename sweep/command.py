@@ -45,18 +45,35 @@ class Runs:
             raise UsageError(
                 f"--workdir={parent} holds a run; a sweep needs a directory of its own"
             )
-        if config is None:
-            self.record = record.read(parent)
-            overrides = self.record.overrides
+        self.parent, self._config, self._factor = parent, config, factor
+        if config is not None:
+            self._overrides = vary.combined(config, texts, declared)
+        self._read_record()
+        overrides = self.record.overrides if config is None else self._overrides
+        self.all = grid.make_runs(self.record.config, parent, overrides)
+
+    def _read_record(self):
+        if self._config is None:
+            self.record = record.read(self.parent)
         else:
-            overrides = vary.combined(config, texts, declared)
-            self.record = record.merged(parent, config, overrides)
-        if factor is not None:
-            self.record.halving = factor
+            self.record = record.merged(self.parent, self._config, self._overrides)
+        if self._factor is not None:
+            self.record.halving = self._factor
         if not self.record.halving:
             self.record.cut = ()
-        self.parent = parent
-        self.all = grid.make_runs(self.record.config, parent, overrides)
+
+    def take(self):
+        """Becomes the owner of the directory, and reads how all stands from now on.
+
+        Another command may have added runs to the record meanwhile, or cut some.
+
+        Raises:
+          Owned: another process sweeps there.
+        """
+        self.parent.lock.take()
+        self._read_record()
+        self.read()
+        self.write()
 
     def write(self):
         record.write(self.parent, self.record)
@@ -129,9 +146,7 @@ def sweep(runs, runner):
     grid.check(runs.all)
     if not all(run.ended for run in runs.all):
         with runs.parent.lock:
-            runs.parent.lock.take()
-            runs.read()  # as they are from now on
-            runs.write()
+            runs.take()
             if runs.record.halving:
                 halving.train(runs, runner)
             else:
@@ -155,16 +170,23 @@ def submit(runs, options, flags=()):
       runs: the `Runs`.
       options: a text such as "partition=main,minutes=60,array=8" (slurm.py).
       flags: further flags of main.py for each run.
+
+    Raises:
+      UsageError: the sweep is in the middle of successive halving.
     """
     from sweep import slurm
 
     runner = slurm.Slurm(runs.parent.path, slurm.parse(options), flags)
     grid.check(runs.all)
     with runs.parent.lock:
-        runs.parent.lock.take()
-        runs.write()
-        cut = runs.record.cut
-        return runner.submit([run for run in runs.all if str(run) not in cut])
+        runs.take()
+        if runs.record.halving and not halving.decided(runs):
+            raise UsageError(
+                f"{runs.parent} remembers --halving={runs.record.halving}, which waits "
+                "for its runs and has not cut all it will: go on without --slurm, or "
+                "train all runs to their end with --halving=0"
+            )
+        return runner.submit(halving.left(runs))
 
 
 def _queued(parent):

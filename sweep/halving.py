@@ -43,21 +43,32 @@ def train(runs, runner):
             )
     factor, number = runs.record.halving, len(_combinations(runs.all))
     for fraction, keep in rungs(number, factor):
-        left = [run for run in runs.all if str(run) not in runs.record.cut]
-        runner.train(left, fraction)
-        if len(_combinations(left)) <= keep:
+        going = left(runs)
+        runner.train(going, fraction)
+        if len(_combinations(going)) <= keep:
             continue
         runs.read()
-        _check_reached(left, fraction)
-        cut = losers(left, keep, scores(left, fraction))
+        _check_reached(going, fraction)
+        cut = losers(going, keep, scores(going, fraction))
         runs.record.cut = (*runs.record.cut, *map(str, cut))
         runs.write()
         print(
-            f"halving: {len(left) - len(cut)} of {len(left)} runs go on after "
+            f"halving: {len(going) - len(cut)} of {len(going)} runs go on after "
             f"{fraction:.1%} of the training",
             flush=True,
         )
-    runner.train([run for run in runs.all if str(run) not in runs.record.cut], 1)
+    runner.train(left(runs), 1)
+
+
+def left(runs):
+    """Returns the runs of a command.Runs that were not cut."""
+    return [run for run in runs.all if str(run) not in runs.record.cut]
+
+
+def decided(runs):
+    """True if those that are left of a command.Runs train to their end."""
+    last = rungs(len(_combinations(runs.all)), runs.record.halving)[-1:]
+    return all(len(_combinations(left(runs))) <= keep for _, keep in last)
 
 
 def losers(runs, keep, metrics):

@@ -88,6 +88,40 @@ def test_a_sweep_does_not_touch_what_has_an_owner(tmp_path):
     assert os.listdir(run.path) == []
 
 
+class Nobody:
+    """A runner that trains nothing, as where other processes train all runs."""
+
+    def train(self, all, until):
+        pass
+
+
+def test_what_another_command_wrote_meanwhile_stays(tmp_path):
+    parent, config = workdir.Workdir(tmp_path), runs.small_config()
+    first = command.Runs(config, parent, ["seed=0,1"])
+    other = command.Runs(config, parent, ["seed=2"], factor=2)
+    other.record.cut = ("seed=2",)
+    other.write()
+    command.sweep(first, Nobody())
+    found = command.Runs(None, parent)
+    assert [run.values["seed"] for run in found.all] == [2, 0, 1]
+    assert (found.record.halving, found.record.cut) == (2, ("seed=2",))
+
+
+def test_a_run_that_another_process_trained_is_reported_as_it_is_now(tmp_path):
+    class Elsewhere:
+        def train(self, all, until):
+            for run in all:
+                run.workdir.create(run.config)
+                result = {"step": 10, "of": 10, "split": "test", "error": 1.0}
+                run.workdir.write_json("result.json", result)
+
+    config = runs.small_config(**TINY)
+    swept = command.Runs(config, workdir.Workdir(tmp_path), ["seed=0,1"])
+    found = command.sweep(swept, Elsewhere())
+    assert [row.state for row in found.rows] == ["done", "done"]
+    assert found.failed == ()
+
+
 def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path, monkeypatch):
     """It fails once more as long as its reason stays, and then trains."""
     real = train.train

@@ -5,7 +5,7 @@ import math
 import pytest
 import runs
 
-from errors import ConfigError, UserError
+from errors import ConfigError, UsageError, UserError
 from experiment import outcomes, workdir
 from sweep import command, grid, halving
 
@@ -95,10 +95,18 @@ def test_slurm_trains_no_run_that_was_cut(tmp_path, monkeypatch):
         "sweep.slurm.Slurm.submit", lambda self, runs: found.extend(map(str, runs))
     )
     parent, config = workdir.Workdir(tmp_path), runs.small_config()
-    all_of_them = command.Runs(config, parent, ["seed=0..2"], factor=3)
-    all_of_them.record.cut = ("seed=0", "seed=2")
-    command.submit(all_of_them, "")
-    assert found == ["seed=1"]
+    rates = ["optimizer.learning_rate=0.1,0.2,0.3"]
+    halved = command.Runs(config, parent, rates, factor=3)
+    halved.write()
+    with pytest.raises(UsageError, match="--halving=3, which waits .* --halving=0"):
+        command.submit(command.Runs(None, parent), "")
+    assert found == []  # it once submitted all of them
+    halved.record.cut = tuple(f"optimizer.learning_rate={rate}" for rate in (0.1, 0.3))
+    halved.write()
+    command.submit(command.Runs(None, parent), "")
+    assert found == ["optimizer.learning_rate=0.2"]
+    command.submit(command.Runs(None, parent, factor=0), "")
+    assert len(found) == 1 + 3
 
 
 @pytest.mark.slow
