@@ -113,6 +113,7 @@ def _set(config, fields):
             value = text  # a word without quotes
         if isinstance(configuration.flatten(config).get(name), str):
             value = text
+        value = configuration.tuples(value)  # a list would be one when it is resumed
         try:
             with config.unlocked():
                 config.update_from_flattened_dict({name: value})

@@ -90,7 +90,7 @@ def test_single_arguments_of_the_optimizer_and_fields_of_the_network():
         "--config.optimizer.kwargs={'eps': 1e-6, 'b1': 0.5}",
         "--config.optimizer.kwargs.b1=0.95",
         "--config.model.fields.stride_on=3x3",
-        "--config.model.fields.widths=(1, 2)",
+        "--config.model.fields.widths=[1, 2]",  # a tuple, as a resume reads it
     )
     assert found.optimizer.kwargs.to_dict() == {"eps": 1e-6, "b1": 0.95}
     fields = found.model.fields

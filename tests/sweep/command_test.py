@@ -88,6 +88,19 @@ def test_a_sweep_does_not_touch_what_has_an_owner(tmp_path):
     assert os.listdir(run.path) == []
 
 
+def test_a_list_keeps_its_run(tmp_path):
+    """Its directory once had another name when it was found again."""
+    parent, config = workdir.Workdir(tmp_path), runs.small_config()
+    swept = command.Runs(config, parent, ["model.fields={'channels': [64, 128]},{}"])
+    swept.write()
+    for run in swept.all:
+        run.workdir.create(run.config)
+    again = command.Runs(None, parent)
+    assert list(map(str, again.all)) == list(map(str, swept.all))
+    for run in (*swept.all, *again.all):
+        assert run.workdir.check(run.config) is not None  # it is that run's
+
+
 class Nobody:
     """A runner that trains nothing, as where other processes train all runs."""
 
