@@ -245,6 +245,7 @@ def _define(options, argv):
         "together",
         0,
         "sweep: runs trained at once in one program; 0: all of them, but one on a CPU.",
+        lower_bound=0,
     )
     define(
         flags.DEFINE_integer,

@@ -19,7 +19,8 @@ class Sweep:
     failed: tuple = ()
 
     def __str__(self):
-        lines = [table.text(self.rows), table.counts(self.rows)]
+        every = self.file is None  # no file has the others
+        lines = [table.text(self.rows, every=every), table.counts(self.rows)]
         if self.file:
             lines[-1] += f"; {self.file} has all numbers"
         return "\n".join(lines)

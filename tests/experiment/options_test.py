@@ -75,6 +75,12 @@ def test_a_flag_that_the_mode_does_not_read_is_refused(mode, flag):
         flags(mode, flag)
 
 
+def test_there_are_no_less_than_no_runs_together():
+    with pytest.raises(UsageError, match="--together"):
+        flags("sweep", "--together=-1")
+    assert flags("sweep", "--together=0").together == 0
+
+
 def test_an_export_goes_into_a_directory_of_any_name(tmp_path):
     (tmp_path / "a.onnx").mkdir()
     for name in ("v1.0", "of.resnet50", "a.onnx"):

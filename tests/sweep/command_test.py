@@ -164,6 +164,8 @@ def test_many_runs_are_listed_without_training(tmp_path):
     listed = runs.call_main([*arguments, "--dry_run"])
     assert listed.returncode == 0, listed.stderr
     assert "200 runs: 200 waiting" in listed.stdout
+    assert sum(line.endswith("  waiting") for line in listed.stdout.splitlines()) == 200
+    assert "results.csv" not in listed.stdout  # which nothing wrote
     assert not (tmp_path / "new").exists()
 
 
