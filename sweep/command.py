@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from errors import UsageError
+from errors import UsageError, shortened
 from sweep import grid, halving, record, table, vary
 
 
@@ -50,8 +50,19 @@ class Runs:
         if config is not None:
             self._overrides = vary.combined(config, texts, declared)
         self._read_record()
-        overrides = self.record.overrides if config is None else self._overrides
+        overrides = self.record.overrides if config is None else self._unified()
         self.all = grid.make_runs(self.record.config, parent, overrides)
+
+    def _unified(self):
+        """The overrides of this command without those of configs that others have."""
+        found = record.unified(self.record.overrides, self._config, self._overrides)
+        if same := {*grid.names(self._overrides)} - {*grid.names(found)}:
+            print(
+                f"note: {shortened(sorted(same))}: the sweep has the same config by "
+                "another name, and trains it once",
+                flush=True,
+            )
+        return found
 
     def _read_record(self):
         if self._config is None:

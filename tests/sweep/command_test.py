@@ -10,7 +10,7 @@ import runs
 import train
 from errors import ConfigError, UsageError, UserError
 from experiment import ownership, workdir
-from sweep import command, grid, in_process, record
+from sweep import command, grid, halving, in_process, record, table
 
 CONFIG = "--config=configs/lenet5.py:modern"
 TINY = {"num_epochs": 1.0, "log__every_steps": 5}
@@ -86,6 +86,41 @@ def test_a_sweep_does_not_touch_what_has_an_owner(tmp_path):
         assert run.lock.check() is None
     assert [run.ended for run in found.all] == [False]
     assert os.listdir(run.path) == []
+
+
+def test_a_sweep_that_grows_by_a_field_trains_no_config_twice(tmp_path, capsys):
+    """The run of seed 0 was once trained again, and counted as another seed."""
+    trained = []
+
+    class Runner:
+        def train(self, all, until):
+            for run in all:
+                if not run.ended:
+                    trained.append(str(run))
+                    run.workdir.create(run.config)
+                    result = {"step": 10, "of": 10, "split": "test", "error": 1.0}
+                    run.workdir.write_json("result.json", result)
+
+    parent, config = workdir.Workdir(tmp_path), runs.small_config(**TINY)
+    rates = "optimizer.learning_rate=0.1,0.2"
+    command.sweep(command.Runs(config, parent, [rates]), Runner())
+    assert capsys.readouterr().out == ""
+    grown = command.sweep(command.Runs(config, parent, [rates, "seed=0,1"]), Runner())
+    low, high = (f"optimizer.learning_rate={rate}" for rate in (0.1, 0.2))
+    assert trained == [low, high, f"{low},seed=1", f"{high},seed=1"]
+    assert [row.name for row in grown.rows] == [low, trained[2], high, trained[3]]
+    said = capsys.readouterr().out
+    assert said.startswith(f"note: {low},seed=0, {high},seed=0: the sweep has the same")
+    again = command.Runs(None, parent)
+    assert len(again.all) == 4
+    for rows in (grown.rows, again.rows()):
+        assert [sorted(g.by_seed) for g in table.groups(rows)] == [[0, 1], [0, 1]]
+    metrics = {str(run): run.config.optimizer.learning_rate for run in again.all}
+    lost = halving.losers(again.all, 1, metrics)
+    assert [str(run) for run in lost] == [high, f"{high},seed=1"]
+    declared = [{"seed": 0}, {"optimizer.name": config.optimizer.name}]
+    one = command.Runs(config, workdir.Workdir(tmp_path / "new"), (), declared)
+    assert list(map(str, one.all)) == ["seed=0"]
 
 
 def test_a_list_keeps_its_run(tmp_path):
