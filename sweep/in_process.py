@@ -21,7 +21,7 @@ class InProcess:
 
     def __init__(self, stop, at_once=0):
         self._stop, self._at_once = stop, at_once
-        self._program = None, None  # the runs that share it, and the last program
+        self._program = set(), None  # the runs that share it, and the last program
 
     def train(self, runs, until):
         """Trains those of `runs` that have not got to the fraction `until`.
@@ -57,9 +57,9 @@ class InProcess:
 
     def _program_of(self, group):
         """The program of a group; the last one is kept, for the next rung."""
-        names = [str(run) for run in group]
-        if self._program[0] != names:
-            self._program = None, None  # frees the data of the last one
+        names = {str(run) for run in group}
+        if not names <= self._program[0]:  # halving leaves some out
+            self._program = set(), None  # frees the data of the last one
             varied = together.varied(group)
             program = together.Program(group[0].config, varied, group)
             self._program = names, program

@@ -164,6 +164,31 @@ def test_what_is_finished_is_not_run_again(tmp_path, monkeypatch):
     assert sweep_small(tmp_path, "seed=0,1", **constant) == first
 
 
+def test_a_run_that_goes_on_with_other_kernels_says_so(tmp_path, capsys):
+    sweep_small(tmp_path, "seed=0,1", num_epochs=0.2)
+    assert "other kernels" not in capsys.readouterr().out
+    run = workdir.Workdir(tmp_path / "seed=0")
+    (start,) = run.starts()
+    start["kernels"]["kernels"] = "others"
+    run.write_json("environment.json", [start])
+    (run.path / "result.json").unlink()
+    sweep_small(tmp_path, "seed=0,1", num_epochs=0.2)
+    said = capsys.readouterr().out
+    assert "warning: seed=0: other kernels than the run's last start had: " in said
+    assert "kernels 'others' before" in said
+
+
+def test_runs_that_are_left_keep_their_program(tmp_path, monkeypatch):
+    """Each cut once loaded the data and compiled the program again."""
+    monkeypatch.setattr(together, "Program", lambda *arguments: object())
+    config, parent = runs.small_config(), workdir.Workdir(tmp_path)
+    made = grid.make_runs(config, parent, parse(config, ["seed=0..3"]))
+    runner = in_process.InProcess(runs.NoStop)
+    program = runner._program_of(made[:3])
+    assert runner._program_of(made[1:3]) is runner._program_of(made[:3]) is program
+    assert runner._program_of(made) is not program
+
+
 def test_the_order_of_vary_does_not_make_another_run(tmp_path):
     config, parent = runs.small_config(), workdir.Workdir(tmp_path)
     rate, seed = "optimizer.learning_rate=0.1,0.2", "seed=0,1"
