@@ -238,8 +238,10 @@ def note_failure(runs, error):
     """Says why runs that were trained at once failed; the others go on.
 
     Raises:
-      Exception: as for grid.Run.note_failure.
+      Exception: as for grid.Run.note_failure, and if it is the failure of none.
     """
+    if not runs:
+        raise error
     if memory.is_out_of_memory(error) and len(runs) > 1:
         error = memory.OutOfMemory(
             f"out of memory with {len(runs)} runs at once; --together="
