@@ -100,7 +100,7 @@ def scores(runs, fraction):
     for run in runs:
         if "diverged" not in run.result:
             step = run.result["step"]
-            far.setdefault(step / run.result.get("of", step), run)
+            far.setdefault(step / max(run.result.get("of", step), 1), run)
     if len(far) > 1:
         one, other = list(far.values())[:2]
         lost = next(name for name, score in found.items() if score is None)
