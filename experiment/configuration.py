@@ -62,10 +62,10 @@ def from_json(text):
 
 
 def tuples(value):
-    """Makes the lists of what JSON read the tuples that a config has."""
+    """Makes the lists of what JSON, or a flag, says the tuples that a config has."""
     if isinstance(value, dict):
         return {key: tuples(v) for key, v in value.items()}
-    return tuple(map(tuples, value)) if isinstance(value, list) else value
+    return tuple(map(tuples, value)) if isinstance(value, list | tuple) else value
 
 
 def check_resumable(stored, given, path):

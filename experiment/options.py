@@ -114,6 +114,7 @@ def _set(config, fields):
             value = text  # a word without quotes
         if isinstance(configuration.flatten(config).get(name), str):
             value = text
+        value = configuration.tuples(value)  # a list would be one when it is resumed
         try:
             with config.unlocked():
                 config.update_from_flattened_dict({name: value})
@@ -245,6 +246,7 @@ def _define(options, argv):
         "together",
         0,
         "sweep: runs trained at once in one program; 0: all of them, but one on a CPU.",
+        lower_bound=0,
     )
     define(
         flags.DEFINE_integer,

@@ -14,12 +14,12 @@ def read(results, read):
     """Reads {run: curves} of the runs that have begun; also counts those without."""
     found, without = {}, 0
     for row in results.rows:
-        if row.state in ("waiting", "queued"):
+        if row.state == "waiting":
             continue
         try:
             found[row.name] = read(row.name)
         except workdir.WorkdirError:
-            without += 1
+            without += row.state != "queued"  # which may have begun before, or not
     return found, without
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from errors import UsageError
+from errors import UsageError, shortened
 from sweep import grid, halving, record, table, vary
 
 
@@ -19,7 +19,8 @@ class Sweep:
     failed: tuple = ()
 
     def __str__(self):
-        lines = [table.text(self.rows), table.counts(self.rows)]
+        every = self.file is None  # no file has the others
+        lines = [table.text(self.rows, every=every), table.counts(self.rows)]
         if self.file:
             lines[-1] += f"; {self.file} has all numbers"
         return "\n".join(lines)
@@ -45,21 +46,55 @@ class Runs:
             raise UsageError(
                 f"--workdir={parent} holds a run; a sweep needs a directory of its own"
             )
-        if config is None:
-            self.record = record.read(parent)
-            overrides = self.record.overrides
+        self.parent, self._config, self._factor = parent, config, factor
+        if config is not None:
+            self._overrides = vary.combined(config, texts, declared)
+        self._read_record()
+        overrides = self.record.overrides if config is None else self._unified()
+        self.all = grid.make_runs(self.record.config, parent, overrides)
+
+    def _unified(self):
+        """The overrides of this command without those of configs that others have."""
+        found = record.unified(self.record.overrides, self._config, self._overrides)
+        if same := {*grid.names(self._overrides)} - {*grid.names(found)}:
+            print(
+                f"note: {shortened(sorted(same))}: the sweep has the same config by "
+                "another name, and trains it once",
+                flush=True,
+            )
+        return found
+
+    def _read_record(self):
+        if self._config is None:
+            self.record = record.read(self.parent)
         else:
-            overrides = vary.combined(config, texts, declared)
-            self.record = record.merged(parent, config, overrides)
-        if factor is not None:
-            self.record.halving = factor
+            self.record = record.merged(self.parent, self._config, self._overrides)
+        if self._factor is not None:
+            self.record.halving = self._factor
         if not self.record.halving:
             self.record.cut = ()
-        self.parent = parent
-        self.all = grid.make_runs(self.record.config, parent, overrides)
+
+    def take(self):
+        """Becomes the owner of the directory, and reads how all stands from now on.
+
+        Another command may have added runs to the record meanwhile, or cut some.
+
+        Raises:
+          Owned: another process sweeps there.
+        """
+        self.parent.lock.take()
+        self._read_record()
+        self.read()
+        self.write()
 
     def write(self):
         record.write(self.parent, self.record)
+
+    def read(self):
+        """Reads how far those are that have not ended, whoever trains them."""
+        for run in self.all:
+            if not run.ended:
+                run.read()
 
     def rows(self):
         """Returns a table.Row for each run, as `read` found it."""
@@ -121,16 +156,14 @@ def sweep(runs, runner):
       Preempted: a stop was asked for; the runs under way are saved.
     """
     grid.check(runs.all)
-    if pending := [run for run in runs.all if not run.ended]:
+    if not all(run.ended for run in runs.all):
         with runs.parent.lock:
-            runs.parent.lock.take()
-            for run in pending:
-                run.read()  # as they are from now on
-            runs.write()
+            runs.take()
             if runs.record.halving:
                 halving.train(runs, runner)
             else:
                 runner.train(runs.all, 1)
+            runs.read()  # another process may have trained some meanwhile
     found = runs.standing()
     left = [row for row in found.rows if row.state not in ("done", "diverged", "cut")]
     if left:
@@ -149,16 +182,23 @@ def submit(runs, options, flags=()):
       runs: the `Runs`.
       options: a text such as "partition=main,minutes=60,array=8" (slurm.py).
       flags: further flags of main.py for each run.
+
+    Raises:
+      UsageError: the sweep is in the middle of successive halving.
     """
     from sweep import slurm
 
     runner = slurm.Slurm(runs.parent.path, slurm.parse(options), flags)
     grid.check(runs.all)
     with runs.parent.lock:
-        runs.parent.lock.take()
-        runs.write()
-        cut = runs.record.cut
-        return runner.submit([run for run in runs.all if str(run) not in cut])
+        runs.take()
+        if runs.record.halving and not halving.decided(runs):
+            raise UsageError(
+                f"{runs.parent} remembers --halving={runs.record.halving}, which waits "
+                "for its runs and has not cut all it will: go on without --slurm, or "
+                "train all runs to their end with --halving=0"
+            )
+        return runner.submit(halving.left(runs))
 
 
 def _queued(parent):

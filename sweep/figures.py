@@ -39,7 +39,7 @@ def plot(name, rows, read, output):
       name: of the sweep, for the titles.
       rows: the `table.Row`s.
       read: a function from a run's name to what `analysis.curves.read` returns. It is
-        called once for each run that has begun, and may raise WorkdirError.
+        called once for each run that is not waiting, and may raise WorkdirError.
       output: a file, whose suffix, if any, is .png or .svg; both are written.
 
     Returns:

@@ -7,7 +7,7 @@ import json
 import re
 
 from errors import PREEMPTED, ConfigError, UserError, foreign
-from experiment import checks, outcomes, ownership, workdir
+from experiment import checks, configuration, outcomes, ownership, workdir
 from sweep import table, vary
 
 LONGEST = 120  # letters of a directory's name
@@ -17,6 +17,7 @@ LONGEST = 120  # letters of a directory's name
 class Run:
     """One run of a sweep, whose config is the sweep's with other `values` by field.
 
+    `values` also has what the sweep's config says of the fields that other runs vary.
     `result` is None until the run ends, or holds what result.json holds
     (experiment/outcomes.py).
     """
@@ -92,11 +93,16 @@ def make_runs(config, parent, overrides):
       ConfigError: a run's config cannot be trained, or its directory holds another.
     """
     there, runs = _directories(parent), []
+    fields = dict.fromkeys(field for values in overrides for field in values)
     for values, name in zip(overrides, names(overrides), strict=True):
         # Earlier versions had the order of `--vary`; such a directory is kept.
         name = there.get(frozenset(name.split(",")), name)
-        runs.append(Run(config, values, workdir.Workdir(parent.path / name)))
-        runs[-1].read()
+        run = Run(config, values, workdir.Workdir(parent.path / name))
+        if missing := [field for field in fields if field not in values]:
+            own = configuration.flatten(run.config)
+            run.values = values | {f: own[f] for f in missing if f in own}
+        run.read()
+        runs.append(run)
     return runs
 
 

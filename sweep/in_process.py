@@ -6,7 +6,7 @@ import gc
 import jax
 
 import train
-from errors import shortened
+from errors import PREEMPTED, foreign, shortened
 from sweep import together
 from train import Preempted
 
@@ -21,7 +21,7 @@ class InProcess:
 
     def __init__(self, stop, at_once=0):
         self._stop, self._at_once = stop, at_once
-        self._program = None, None  # the runs that share it, and the last program
+        self._program = set(), None  # the runs that share it, and the last program
 
     def train(self, runs, until):
         """Trains those of `runs` that have not got to the fraction `until`.
@@ -35,22 +35,31 @@ class InProcess:
             pending = [run for run in group if _is_pending(run, until)]
             if not pending:
                 continue
-            try:
-                program = self._program_of(group) if len(group) > 1 else None
-            except together.Unfit:
-                program = None
-            if program is not None:
+            if program := self._shared_program(group, pending):
                 self._train_together(program, pending, until)
                 continue
             for number, run in enumerate(pending):
                 self._check_stop(len(pending) - number)
                 self._train_alone(run, until)
 
+    def _shared_program(self, group, pending):
+        """The program of a group; None if there is none, and says why."""
+        if len(group) == 1:
+            return None
+        try:
+            return self._program_of(group)
+        except Exception as error:
+            known = foreign.as_user_error(error)
+            if known is None or known.exit_code == PREEMPTED:
+                raise
+            print(f"{shortened(pending)} share no program: {known}", flush=True)
+            return None
+
     def _program_of(self, group):
         """The program of a group; the last one is kept, for the next rung."""
-        names = [str(run) for run in group]
-        if self._program[0] != names:
-            self._program = None, None  # frees the data of the last one
+        names = {str(run) for run in group}
+        if not names <= self._program[0]:  # halving leaves some out
+            self._program = set(), None  # frees the data of the last one
             varied = together.varied(group)
             program = together.Program(group[0].config, varied, group)
             self._program = names, program
@@ -68,7 +77,10 @@ class InProcess:
             with contextlib.ExitStack() as owned:
                 mine = [run for run in part if self._take(run, until, owned)]
                 for group in together.groups(program, mine):
-                    group.train(lambda: self._stop.requested, until)
+                    try:
+                        group.train(lambda: self._stop.requested, until)
+                    except Exception as error:
+                        together.note_failure(group.left(until), error)
 
     def _take(self, run, until, owned):
         """Becomes a run's owner; false if others train it, or did so meanwhile."""

@@ -9,7 +9,7 @@ import json
 
 from errors import ConfigError, UsageError
 from experiment import configuration
-from sweep import grid
+from sweep import grid, vary
 
 FILE = "sweep.json"
 
@@ -75,6 +75,25 @@ def write(parent, record):
         parent.write_text(FILE, text)
 
 
+def unified(known, config, overrides):
+    """Returns `overrides`, or the first ones with the same configs, without repeats.
+
+    A sweep that grows by a field has the run with the config's own value already, as an
+    override of fewer fields. `known` are the overrides of its runs.
+    """
+    every = [*known, *overrides]
+    if len({frozenset(values) for values in every}) < 2:
+        return overrides  # which differ in the fields that they all set
+
+    def key(values):
+        return repr(configuration.flatten(vary.apply(config, values)))
+
+    first = {}
+    for values in every:
+        first.setdefault(key(values), values)
+    return list({key(values): first[key(values)] for values in overrides}.values())
+
+
 def merged(parent, config, overrides):
     """Returns the `Record` of the directory, with further runs of the same sweep.
 
@@ -83,7 +102,7 @@ def merged(parent, config, overrides):
         run sets.
     """
     if not exists(parent):
-        return Record(config, overrides)
+        return Record(config, unified([], config, overrides))
     found = read(parent)
     everywhere = set.intersection(*map(set, [*found.overrides, *overrides]))
     names = configuration.not_resumable(found.config, config)
@@ -98,6 +117,7 @@ def merged(parent, config, overrides):
             "another --workdir"
         )
     known = set(found.names())
+    overrides = unified(found.overrides, config, overrides)
     new = [
         values
         for name, values in zip(grid.names(overrides), overrides, strict=True)

@@ -106,6 +106,12 @@ class Group:
     rows: list
     spread: Spread | None
 
+    @property
+    def by_seed(self):
+        """The metric by seed, of the runs with one."""
+        known = [row for row in self.rows if row.value is not None]
+        return {row.values.get(SEED): row.value for row in known}
+
     def count(self, state):
         """Counts the runs in a state; "done" are those with a result."""
         if state == "done":
@@ -187,22 +193,27 @@ def counts(rows):
     return f"{what}: {', '.join(parts)}" if parts else what
 
 
-def text(rows):
+def text(rows, *, every=False):
     """Gives a line to each run, the best first, and a table of the means over seeds.
 
-    Of more than ALL runs, it has the BEST best and counts the others. The second table
-    has a line per combination, if any combination has several seeds.
+    Of more than ALL runs, it has the BEST best and counts the others, unless `every`
+    one is asked for. The second table has a line per combination, if any combination
+    has several seeds.
     """
     rows = list(rows)
-    lines = _runs(ranked(rows))
+    lines = _runs(ranked(rows), every)
     several = groups(rows)
     if any(len(group.rows) > 1 for group in several):
-        lines += ["", *_means(several, varied(rows))]
+        lines += ["", *_means(several, varied(rows), every)]
     return "\n".join(lines)
 
 
-def _runs(rows):
-    shown = rows if len(rows) <= ALL else rows[:BEST]
+def _shown(rows, every):
+    return rows if every or len(rows) <= ALL else rows[:BEST]
+
+
+def _runs(rows, every):
+    shown = _shown(rows, every)
     columns = varied(rows) or fields(rows)
     cells = [_column([row.values for row in shown], name) for name in columns]
     if not cells:
@@ -227,13 +238,13 @@ def _column(dicts, field):
     return [next(known) if field in values else "" for values in dicts]
 
 
-def _means(found, columns):
+def _means(found, columns, every):
     """Makes the table of the groups, and says if the two best cannot be told apart."""
     columns = [name for name in columns if name != SEED]
     score = next(
         (r.score for g in found for r in g.rows if r.value is not None), "error"
     )
-    shown = found if len(found) <= ALL else found[:BEST]
+    shown = _shown(found, every)
     cells = [_column([group.values for group in shown], name) for name in columns]
     head = (
         f"{score}, mean +- deviation",
@@ -251,12 +262,27 @@ def _means(found, columns):
     )
     if more := len(found) - len(shown):
         lines.append(f"and {more:,} more combinations")
-    best = [group.spread.interval for group in found[:2] if group.spread]
-    if len(best) == 2 and all(best) and best[0][1] >= best[1][0]:
-        lines.append(
-            "The intervals of the two best overlap: these seeds do not tell them apart."
-        )
+    best = [group for group in found[:2] if group.spread]
+    if len(best) == 2 and (line := _compared(*best, score)):
+        lines.append(line)
     return lines
+
+
+def _compared(best, second, score):
+    """Says what the seeds leave open about the two best groups; "" if nothing."""
+    if not (best.spread.interval and second.spread.interval):
+        return "One of the two best has a single seed, which tells nothing of chance."
+    ours, theirs = best.by_seed, second.by_seed
+    if ours.keys() == theirs.keys() and len(ours) > 1:
+        low, high = Spread.of([theirs[seed] - ours[seed] for seed in ours]).interval
+        if low > 0:
+            return ""
+        return (
+            "These seeds do not tell the two best apart: seed by seed, the 95 % "
+            f"interval of their difference is {number(score, low, high)}."
+        )
+    overlap = best.spread.interval[1] >= second.spread.interval[0]
+    return "The intervals of the two best overlap." if overlap else ""
 
 
 def _statistics(group, score):

@@ -34,7 +34,7 @@ from input_pipeline import DeviceFeed, read_all
 from kernels import ops
 from sweep import vary
 from train import Preempted
-from training import remat, train_step
+from training import memory, remat, train_step
 from training.durations import due, next_due
 from weights import starting
 
@@ -213,7 +213,7 @@ def parts(runs, at_once):
 def groups(program, runs):
     """Yields the `Group`s of runs that are at the same step.
 
-    A run that cannot be restored has its reason in failure.json; the others go on.
+    Runs that cannot be begun have their reason in failure.json; the others go on.
     """
     found = {}
     for run in runs:
@@ -226,7 +226,29 @@ def groups(program, runs):
         return int(found[id(run)][0].step) if found[id(run)] else 0
 
     for equal in _by(step, [run for run in runs if id(run) in found]):
-        yield Group(program, equal, [found.pop(id(run)) for run in equal])
+        try:
+            group = Group(program, equal, [found.pop(id(run)) for run in equal])
+        except Exception as error:
+            note_failure(equal, error)
+        else:
+            yield group
+
+
+def note_failure(runs, error):
+    """Says why runs that were trained at once failed; the others go on.
+
+    Raises:
+      Exception: as for grid.Run.note_failure, and if it is the failure of none.
+    """
+    if not runs:
+        raise error
+    if memory.is_out_of_memory(error) and len(runs) > 1:
+        error = memory.OutOfMemory(
+            f"out of memory with {len(runs)} runs at once; --together="
+            f"{len(runs) // 2} trains fewer at once, {memory.advice()}"
+        )
+    for run in runs:
+        run.note_failure(error)
 
 
 def _by(step, runs):
@@ -266,6 +288,8 @@ class Group:
         program, run = self.program, self.runs[number]
         run.workdir.lock.take()
         run.workdir.create(run.config)
+        if changed := trained.other_kernels(run.workdir, program.setup):
+            print(f"warning: {run}: {changed}", flush=True)
         trained.describe(run.workdir, program.setup, take(self.state.params, number))
         outcomes.clear(run.workdir, program.total)
         return reporting.MetricWriter(
@@ -316,10 +340,14 @@ class Group:
                     self._save_all()
 
     def _end(self, until):
-        """The step of the first evaluation after the fraction `until`."""
+        """The step of the first evaluation after the fraction `until`, or from now."""
         total, every = self.program.total, self.program.setup.durations.eval_every
-        step = math.ceil(until * total)
+        step = max(math.ceil(until * total), self.step)
         return min(total, step if due(step, every) else next_due(step, every))
+
+    def left(self, until):
+        """The runs that have neither got to the fraction `until` nor failed."""
+        return [self.runs[n] for n in self._going() if not self.runs[n].reached(until)]
 
     def _going(self):
         """The numbers of the runs that have neither ended, diverged nor failed."""

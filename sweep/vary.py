@@ -13,7 +13,7 @@ import re
 
 import numpy as np
 
-from configs import sweeps
+from configs import default, sweeps
 from errors import ConfigError
 from experiment import configuration
 
@@ -76,6 +76,13 @@ def _product(factors):
         if key in seen:
             raise ConfigError(f"--vary: a run is repeated: {values}")
         seen.add(key)
+    for names in {frozenset(values) for values in runs}:
+        for name in names:
+            if parts := sorted(n for n in names if n.startswith(f"{name}.")):
+                raise ConfigError(
+                    f"--vary: a run sets {name} and {parts[0]}, which is a part of it: "
+                    f"write the values of {name} with it, or vary parts alone"
+                )
     return runs
 
 
@@ -114,11 +121,17 @@ def _group(config, names, text, flag):
 
 def _values(config, name, text, flag):
     """Parses "0,1,2", "0..2" or "0.01..1:log:5"."""
-    now = configuration.flatten(config).get(name)
+    now = _now(config, name)
     found = None if isinstance(now, str | bool) else _RANGE.fullmatch(text.strip())
     if found is None:
         return [_value(config, name, part, flag) for part in _split(text, flag)]
-    first, last, spacing, count = found.groups()
+    numbers = [_like(now, number) for number in _range(now, *found.groups(), flag)]
+    _check(config, name, numbers[0], flag)  # all are of one kind
+    return numbers
+
+
+def _range(now, first, last, spacing, count, flag):
+    """Returns the numbers of a range; they are whole where the config's value is."""
     whole = not re.search(r"[.eE]", first + last) and not isinstance(now, float)
     first, last = float(first), float(last)
     if count is None and whole and spacing is None and first <= last:
@@ -131,15 +144,17 @@ def _values(config, name, text, flag):
         raise ConfigError(f"{flag}: :log: needs ends above zero")
     space = np.geomspace if spacing == "log" else np.linspace
     numbers = space(first, last, int(count))
-    if whole:
-        return [int(number) for number in np.round(numbers)]
+    near = np.round(numbers)
+    if isinstance(now, int) and first.is_integer() and last.is_integer():
+        return [int(number) for number in near]
+    if whole and np.allclose(near, numbers, rtol=0, atol=1e-6):
+        return [int(number) for number in near]
     return [float(f"{number:.6g}") for number in numbers]
 
 
 def _value(config, name, text, flag):
     """Parses one value for a field, by the kind of the value that the config has."""
-    fields = configuration.flatten(config)
-    now, text = fields.get(name), text.strip()
+    now, text = _now(config, name), text.strip()
     if isinstance(now, bool) and text.lower() in ("true", "false"):
         value = text.lower() == "true"
     elif isinstance(now, str) and text[:1] not in "'\"":
@@ -154,13 +169,21 @@ def _value(config, name, text, flag):
     return value
 
 
+def _now(config, name):
+    """The config's value of a field, or of the steps, if they are None, a number."""
+    now = configuration.flatten(config).get(name)
+    return 1 if name == "num_steps" and now is None else now
+
+
 def _like(now, value):
-    """Makes a whole number a float, or a value a tuple, where the config has those."""
+    """Makes a whole number a float, or a value a tuple, where the config has those.
+
+    A list becomes a tuple anywhere, as when the config is read again.
+    """
     if isinstance(now, float) and type(value) is int:
         return float(value)
-    if isinstance(value, list):
-        return tuple(value)
-    if isinstance(now, tuple) and not isinstance(value, tuple):
+    value = configuration.tuples(value)
+    if isinstance(now, tuple) and not isinstance(value, tuple | None):
         return (value,)
     return value
 
@@ -187,11 +210,13 @@ def _check(config, name, value, flag):
     """Raises ConfigError for a value of another type than the config's."""
     name = name.removeprefix("config.")
     _check_name(config, name, flag)
-    now = configuration.flatten(config).get(name)
+    now = _now(config, name)
     value = _like(now, value)
     if f"{name}." in configuration.OPEN:
         fits, now = isinstance(value, dict), {}
-    elif now is None or value is None:
+    elif value is None:
+        fits = configuration.flatten(default.get_config()).get(name) is None
+    elif now is None:
         fits = True
     elif isinstance(now, bool) or isinstance(value, bool):
         fits = isinstance(now, bool) and isinstance(value, bool)

@@ -75,6 +75,12 @@ def test_a_flag_that_the_mode_does_not_read_is_refused(mode, flag):
         flags(mode, flag)
 
 
+def test_there_are_no_less_than_no_runs_together():
+    with pytest.raises(UsageError, match="--together"):
+        flags("sweep", "--together=-1")
+    assert flags("sweep", "--together=0").together == 0
+
+
 def test_an_export_goes_into_a_directory_of_any_name(tmp_path):
     (tmp_path / "a.onnx").mkdir()
     for name in ("v1.0", "of.resnet50", "a.onnx"):
@@ -90,7 +96,7 @@ def test_single_arguments_of_the_optimizer_and_fields_of_the_network():
         "--config.optimizer.kwargs={'eps': 1e-6, 'b1': 0.5}",
         "--config.optimizer.kwargs.b1=0.95",
         "--config.model.fields.stride_on=3x3",
-        "--config.model.fields.widths=(1, 2)",
+        "--config.model.fields.widths=[1, 2]",  # a tuple, as a resume reads it
     )
     assert found.optimizer.kwargs.to_dict() == {"eps": 1e-6, "b1": 0.95}
     fields = found.model.fields

@@ -10,7 +10,7 @@ import runs
 import train
 from errors import ConfigError, UsageError, UserError
 from experiment import ownership, workdir
-from sweep import command, grid, in_process, record
+from sweep import command, grid, halving, in_process, record, table
 
 CONFIG = "--config=configs/lenet5.py:modern"
 TINY = {"num_epochs": 1.0, "log__every_steps": 5}
@@ -88,6 +88,88 @@ def test_a_sweep_does_not_touch_what_has_an_owner(tmp_path):
     assert os.listdir(run.path) == []
 
 
+def test_a_sweep_that_grows_by_a_field_trains_no_config_twice(tmp_path, capsys):
+    """The run of seed 0 was once trained again, and counted as another seed."""
+    trained = []
+
+    class Runner:
+        def train(self, all, until):
+            for run in all:
+                if not run.ended:
+                    trained.append(str(run))
+                    run.workdir.create(run.config)
+                    result = {"step": 10, "of": 10, "split": "test", "error": 1.0}
+                    run.workdir.write_json("result.json", result)
+
+    parent, config = workdir.Workdir(tmp_path), runs.small_config(**TINY)
+    rates = "optimizer.learning_rate=0.1,0.2"
+    command.sweep(command.Runs(config, parent, [rates]), Runner())
+    assert capsys.readouterr().out == ""
+    grown = command.sweep(command.Runs(config, parent, [rates, "seed=0,1"]), Runner())
+    low, high = (f"optimizer.learning_rate={rate}" for rate in (0.1, 0.2))
+    assert trained == [low, high, f"{low},seed=1", f"{high},seed=1"]
+    assert [row.name for row in grown.rows] == [low, trained[2], high, trained[3]]
+    said = capsys.readouterr().out
+    assert said.startswith(f"note: {low},seed=0, {high},seed=0: the sweep has the same")
+    again = command.Runs(None, parent)
+    assert len(again.all) == 4
+    for rows in (grown.rows, again.rows()):
+        assert [sorted(g.by_seed) for g in table.groups(rows)] == [[0, 1], [0, 1]]
+    metrics = {str(run): run.config.optimizer.learning_rate for run in again.all}
+    lost = halving.losers(again.all, 1, metrics)
+    assert [str(run) for run in lost] == [high, f"{high},seed=1"]
+    declared = [{"seed": 0}, {"optimizer.name": config.optimizer.name}]
+    one = command.Runs(config, workdir.Workdir(tmp_path / "new"), (), declared)
+    assert list(map(str, one.all)) == ["seed=0"]
+
+
+def test_a_list_keeps_its_run(tmp_path):
+    """Its directory once had another name when it was found again."""
+    parent, config = workdir.Workdir(tmp_path), runs.small_config()
+    swept = command.Runs(config, parent, ["model.fields={'channels': [64, 128]},{}"])
+    swept.write()
+    for run in swept.all:
+        run.workdir.create(run.config)
+    again = command.Runs(None, parent)
+    assert list(map(str, again.all)) == list(map(str, swept.all))
+    for run in (*swept.all, *again.all):
+        assert run.workdir.check(run.config) is not None  # it is that run's
+
+
+class Nobody:
+    """A runner that trains nothing, as where other processes train all runs."""
+
+    def train(self, all, until):
+        pass
+
+
+def test_what_another_command_wrote_meanwhile_stays(tmp_path):
+    parent, config = workdir.Workdir(tmp_path), runs.small_config()
+    first = command.Runs(config, parent, ["seed=0,1"])
+    other = command.Runs(config, parent, ["seed=2"], factor=2)
+    other.record.cut = ("seed=2",)
+    other.write()
+    command.sweep(first, Nobody())
+    found = command.Runs(None, parent)
+    assert [run.values["seed"] for run in found.all] == [2, 0, 1]
+    assert (found.record.halving, found.record.cut) == (2, ("seed=2",))
+
+
+def test_a_run_that_another_process_trained_is_reported_as_it_is_now(tmp_path):
+    class Elsewhere:
+        def train(self, all, until):
+            for run in all:
+                run.workdir.create(run.config)
+                result = {"step": 10, "of": 10, "split": "test", "error": 1.0}
+                run.workdir.write_json("result.json", result)
+
+    config = runs.small_config(**TINY)
+    swept = command.Runs(config, workdir.Workdir(tmp_path), ["seed=0,1"])
+    found = command.sweep(swept, Elsewhere())
+    assert [row.state for row in found.rows] == ["done", "done"]
+    assert found.failed == ()
+
+
 def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path, monkeypatch):
     """It fails once more as long as its reason stays, and then trains."""
     real = train.train
@@ -117,6 +199,8 @@ def test_many_runs_are_listed_without_training(tmp_path):
     listed = runs.call_main([*arguments, "--dry_run"])
     assert listed.returncode == 0, listed.stderr
     assert "200 runs: 200 waiting" in listed.stdout
+    assert sum(line.endswith("  waiting") for line in listed.stdout.splitlines()) == 200
+    assert "results.csv" not in listed.stdout  # which nothing wrote
     assert not (tmp_path / "new").exists()
 
 

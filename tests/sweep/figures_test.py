@@ -111,17 +111,20 @@ def test_runs_without_results(tmp_path):
 
     def read(name):
         asked.append(name)
-        if name == "run3":
-            raise workdir.WorkdirError("run3 holds no report")
+        if name in ("run1", "run3"):
+            raise workdir.WorkdirError(f"{name} holds no report")
         return curves_of(name)
 
     rows = rows_of(states, rate=[0.1, 0.2, 0.3], network=["a", "b", "c"])
     plot = figures.plot("started", rows, read, tmp_path / "x")
-    assert asked == [f"run{n}" for n in range(2, 9)]  # those that have begun
+    assert asked == [f"run{n}" for n in range(1, 9)]  # also one that is queued
     assert str(plot).endswith("runs that have begun but have no curves: 1")
     assert len(plot.drawn) == 3
     running = rows_of(["running"] * 2, rate=[0.1, 0.2])
     plot = figures.plot("running", running, curves_of, tmp_path / "y")
+    assert list(plot.drawn) == ["curves by epoch (runs: 2)"]
+    again = rows_of(["queued"] * 2, rate=[0.1, 0.2])  # which have begun before
+    plot = figures.plot("again", again, curves_of, tmp_path / "w")
     assert list(plot.drawn) == ["curves by epoch (runs: 2)"]
     diverged = rows_of(["diverged"] * 4, rate=[0.1, 0.2], momentum=[0.8, 0.9])
     loss = {"train/loss": ([0.5, 1.0, 1.5], [2.0, 1e12, math.inf])}

@@ -1,10 +1,12 @@
 """Successive halving: which runs go on, and that they end as they would without it."""
 
+import math
+
 import pytest
 import runs
 
-from errors import ConfigError
-from experiment import workdir
+from errors import ConfigError, UsageError, UserError
+from experiment import outcomes, workdir
 from sweep import command, grid, halving
 
 
@@ -15,26 +17,76 @@ def test_rungs():
     assert halving.rungs(8, 2)[0] == (1 / 8, 4)
 
 
-def made(*results):
+def made(*results, path="none"):
     """Runs of one rate for each list of results, which are those of seeds 0, 1, ..."""
     rates = [(rate, seed) for rate, of in enumerate(results) for seed in range(len(of))]
     overrides = [{"optimizer.learning_rate": r, "seed": s} for r, s in rates]
-    found = grid.make_runs(runs.small_config(), workdir.Workdir("none"), overrides)
+    found = grid.make_runs(runs.small_config(), workdir.Workdir(path), overrides)
     for run, result in zip(found, sum(results, []), strict=True):
         run.result = result
     return found
 
 
-def test_the_mean_over_seeds_decides():
-    def error(value):
-        return {"step": 1, "of": 9, "score": "error", "error": value}
+def error(value, step=1):
+    return {"step": step, "of": 9, "score": "error", "error": value}
 
-    bad = {"step": 1, "diverged": True}
-    found = made([error(3), error(9)], [error(4), error(4)], [error(1), bad])
-    lost = halving.losers(found, 1)
+
+BAD = {"step": 1, "diverged": True}
+
+
+def test_the_mean_over_seeds_decides():
+    found = made([error(3), error(9)], [error(4), error(4)], [error(1), BAD])
+    lost = halving.losers(found, 1, halving.scores(found, 1 / 9))
     assert [run.values["optimizer.learning_rate"] for run in lost] == [0, 0, 2, 2]
-    lost = halving.losers(made([error(5)], [None], [error(6)]), 2)
-    assert [run.values["optimizer.learning_rate"] for run in lost] == [1]
+
+
+def test_runs_that_are_further_are_compared_where_the_others_are(tmp_path):
+    """Finished runs once won against others at a ninth of their training."""
+    found = made([error(1, step=9), error(4, step=2), BAD], path=tmp_path)
+    lines = '{"step": 1, "train/loss": 2}\n{"step": 2, "eval/error": 7}\n{"st\n'
+    ends = '{"step": 9, "eval/error": 1}\n', ""
+    for run, end in zip(found, ends, strict=False):
+        run.workdir.create(run.config)
+        run.workdir.write_text("metrics.jsonl", lines + end)
+    further, other, bad = map(str, found)
+    scores = halving.scores(found, 1 / 9)
+    assert scores == {further: 7, other: 7, bad: math.inf}
+    assert halving.scores(found[:1], 1 / 3) == {further: 1}
+    found[1].workdir.metrics.unlink()
+    words = f"{further}, evaluated at step 9, with {other}, evaluated at step 2: .* of "
+    with pytest.raises(UserError, match=words + other):
+        halving.scores(found, 1 / 9)
+    found[0].result["step"] = 2
+    assert halving.scores(found, 1 / 9) == {further: 1, other: 4, bad: math.inf}
+
+
+def test_a_run_that_failed_is_not_cut_but_tried_again(tmp_path):
+    class Runner:
+        """Trains runs whose error is their rate; `full` is that of a full disk."""
+
+        full = 0.1
+
+        def train(self, runs, until):
+            for run in runs:
+                run.workdir.create(run.config)
+                rate = run.config.optimizer.learning_rate
+                if rate == self.full:
+                    outcomes.write_failure(run.workdir, 1, "the disk is full")
+                else:
+                    result = {"step": int(30 * until), "of": 30, "error": rate}
+                    run.workdir.write_json("result.json", result)
+
+    vary, runner = ["optimizer.learning_rate=0.1,0.2,0.3"], Runner()
+    parent, config = workdir.Workdir(tmp_path), runs.small_config()
+    swept = command.Runs(config, parent, vary, factor=3)
+    words = "1 of 3 runs have not .*; optimizer.learning_rate=0.1 is failed: the disk"
+    with pytest.raises(UserError, match=words):
+        command.sweep(swept, runner)
+    assert swept.record.cut == ()
+    runner.full = None
+    found = command.sweep(command.Runs(None, parent), runner)
+    assert found.failed == ()
+    assert [row.state for row in found.rows] == ["done", "cut", "cut"]
 
 
 def test_slurm_trains_no_run_that_was_cut(tmp_path, monkeypatch):
@@ -43,10 +95,18 @@ def test_slurm_trains_no_run_that_was_cut(tmp_path, monkeypatch):
         "sweep.slurm.Slurm.submit", lambda self, runs: found.extend(map(str, runs))
     )
     parent, config = workdir.Workdir(tmp_path), runs.small_config()
-    all_of_them = command.Runs(config, parent, ["seed=0..2"], factor=3)
-    all_of_them.record.cut = ("seed=0", "seed=2")
-    command.submit(all_of_them, "")
-    assert found == ["seed=1"]
+    rates = ["optimizer.learning_rate=0.1,0.2,0.3"]
+    halved = command.Runs(config, parent, rates, factor=3)
+    halved.write()
+    with pytest.raises(UsageError, match="--halving=3, which waits .* --halving=0"):
+        command.submit(command.Runs(None, parent), "")
+    assert found == []  # it once submitted all of them
+    halved.record.cut = tuple(f"optimizer.learning_rate={rate}" for rate in (0.1, 0.3))
+    halved.write()
+    command.submit(command.Runs(None, parent), "")
+    assert found == ["optimizer.learning_rate=0.2"]
+    command.submit(command.Runs(None, parent, factor=0), "")
+    assert len(found) == 1 + 3
 
 
 @pytest.mark.slow

@@ -95,6 +95,7 @@ def test_a_table_of_the_means_over_seeds():
         ["0.1", "2.00 +- 1.00 %", "-0.48 to 4.48 %", "3", "1", "1"],
         ["0.03", "2.50 %", "1", "0", "0"],  # one seed has an empty interval
         ["0.3", "4.10 +- 0.10 %", "3.85 to 4.35 %", "3", "0", "0"],
+        ["One of the two best has a single seed, which tells nothing of chance."],
     ]
     assert means[2][: len(means[0])].count(" " * 20) == 1
 
@@ -105,11 +106,27 @@ def _spaces(lines):
 
 
 def test_seeds_that_do_not_tell_the_two_best_apart():
-    words = "these seeds do not tell them apart"
-    assert words in table.text(rows_of({0.1: [1.0, 2.0, 3.0], 0.3: [3.0, 4.0, 5.0]}))
-    assert words not in table.text(rows_of({0.1: [1.0, 1.1, 0.9], 0.3: [3.0, 3.1]}))
+    def said(errors):
+        line = table.text(rows_of(errors)).splitlines()[-1]
+        return line if "two best" in line else ""
+
+    # Differences 2, 0.5 and 0.5 have the mean 1 and the deviation 0.866025; 4.302653
+    # (see above) times that, by the root of 3, is 2.151326.
+    assert said({0.1: [1.0, 2.0, 3.0], 0.3: [3.0, 2.5, 3.5]}) == (
+        "These seeds do not tell the two best apart: seed by seed, the 95 % interval "
+        "of their difference is -1.15 to 3.15 %."
+    )
+    # The intervals overlap, but what they have in common is the seeds'.
+    assert said({0.1: [1.0, 2.0, 3.0], 0.3: [1.4, 2.5, 3.6]}) == ""
+    same = {0.1: [1.0, 2.0], 0.3: [1.0, 2.0]}
+    assert said(same).endswith("difference is 0.00 to 0.00 %.")
+    others = {0.1: [1.0, 2.0, 3.0], 0.3: [3.0, 4.0]}
+    assert said(others) == "The intervals of the two best overlap."
+    assert said({0.1: [1.0, 1.1, 0.9], 0.3: [3.0, 3.1]}) == ""
     apart = {0.1: [1.0, 1.1, 0.9], 0.3: [3.0, 3.1, 2.9], 1.0: [3.0, 3.2, 2.9]}
-    assert words not in table.text(rows_of(apart))  # the second and third overlap
+    assert said(apart) == ""  # the second and third overlap
+    for one in ({0.1: [1.0], 0.3: [3.0, 3.1]}, {0.1: [1.0, 1.1], 0.3: [3.0]}):
+        assert said(one).startswith("One of the two best has a single seed")
     # Without several seeds there is no second table.
     assert "mean" not in table.text(rows_of({0.1: [1.0], 0.3: [3.0]}))
 
@@ -182,13 +199,14 @@ def test_of_a_thousand_runs_the_best_are_shown_and_the_others_counted():
         "results.csv has all",
     ]
     seeds = [
-        done(f"{row.name}-1", (row.value or 90) + 0.2, row.values | {"seed": 1})
+        done(f"{row.name}-1", (row.value or 90) / 2 + 0.7, row.values | {"seed": 1})
         for row in rows
     ]
     means = table.text(rows + seeds).split("\n\n")[1].splitlines()
     assert len(means) == 1 + 20 + 2
     assert means[21] == "and 980 more combinations"
-    assert "tell them apart" in means[22]
+    assert "do not tell the two best apart" in means[22]
+    assert len(table.text(rows, every=True).splitlines()) == 1 + 1000 + 1
 
 
 def test_the_csv_file_reads_back(tmp_path):

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 import runs
 
-import data_source
 import evaluate
 import train
 from errors import ConfigError, UsageError, UserError
 from experiment import workdir
-from sweep import grid, together
+from sweep import command, grid, in_process, together
 from sweep.vary import parse
 
 SMALL = {
@@ -165,6 +164,31 @@ def test_what_is_finished_is_not_run_again(tmp_path, monkeypatch):
     assert sweep_small(tmp_path, "seed=0,1", **constant) == first
 
 
+def test_a_run_that_goes_on_with_other_kernels_says_so(tmp_path, capsys):
+    sweep_small(tmp_path, "seed=0,1", num_epochs=0.2)
+    assert "other kernels" not in capsys.readouterr().out
+    run = workdir.Workdir(tmp_path / "seed=0")
+    (start,) = run.starts()
+    start["kernels"]["kernels"] = "others"
+    run.write_json("environment.json", [start])
+    (run.path / "result.json").unlink()
+    sweep_small(tmp_path, "seed=0,1", num_epochs=0.2)
+    said = capsys.readouterr().out
+    assert "warning: seed=0: other kernels than the run's last start had: " in said
+    assert "kernels 'others' before" in said
+
+
+def test_runs_that_are_left_keep_their_program(tmp_path, monkeypatch):
+    """Each cut once loaded the data and compiled the program again."""
+    monkeypatch.setattr(together, "Program", lambda *arguments: object())
+    config, parent = runs.small_config(), workdir.Workdir(tmp_path)
+    made = grid.make_runs(config, parent, parse(config, ["seed=0..3"]))
+    runner = in_process.InProcess(runs.NoStop)
+    program = runner._program_of(made[:3])
+    assert runner._program_of(made[1:3]) is runner._program_of(made[:3]) is program
+    assert runner._program_of(made) is not program
+
+
 def test_the_order_of_vary_does_not_make_another_run(tmp_path):
     config, parent = runs.small_config(), workdir.Workdir(tmp_path)
     rate, seed = "optimizer.learning_rate=0.1,0.2", "seed=0,1"
@@ -188,15 +212,53 @@ def test_the_order_of_vary_does_not_make_another_run(tmp_path):
     ]
 
 
-def test_a_sweep_goes_on_with_the_classes_that_it_began_with(tmp_path):
+def test_a_sweep_goes_on_with_the_classes_that_it_began_with(tmp_path, capsys):
     sweep_small(tmp_path, "seed=0", num_epochs=0.2)
     path = tmp_path / "seed=0" / "dataset.json"
     record = json.loads(path.read_text())
     record["label_names"][0] = "zero"
     path.write_text(json.dumps(record))
-    with pytest.raises(data_source.DataError, match="only here 0; only there zero"):
-        sweep_small(tmp_path, "seed=0,1", num_epochs=0.2)
-    assert not (tmp_path / "seed=1").exists()
+    (tmp_path / "seed=0" / "result.json").unlink()
+    _, result = runs.sweep(tmp_path, ["seed=0,1"], **SMALL | {"num_epochs": 0.2})
+    failed, done = result.rows
+    assert (failed.name, failed.state) == ("seed=0", "failed")
+    assert "only here 0; only there zero" in failed.note
+    assert json.loads(path.read_text()) == record
+    assert (done.name, done.state) == ("seed=1", "done")
+    (said,) = [x for x in capsys.readouterr().out.splitlines() if "no program" in x]
+    assert said.startswith("seed=0, seed=1 share no program: ")
+    assert "only here 0; only there zero" in said
+
+
+def test_what_ends_one_program_ends_no_other(tmp_path):
+    """A network that cannot take the images once ended the whole sweep."""
+    names = "model.name=alexnet,tiny_networks:Tiny"
+    changes = SMALL | {"num_epochs": 0.2}
+    _, result = runs.sweep(tmp_path, [names, "seed=0,1"], **changes)
+    states = {(row.values["model.name"], row.state) for row in result.rows}
+    assert states == {("alexnet", "failed"), ("tiny_networks:Tiny", "done")}
+    for row in result.rows[:2]:
+        assert "AlexNet cannot take images of" in row.note
+
+
+def test_runs_that_take_too_much_memory_at_once_end_no_others(tmp_path, monkeypatch):
+    advance = together.Group.advance
+
+    def full(group, until):
+        if len(group.runs) > 1:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+        advance(group, until)
+
+    monkeypatch.setattr(together.Group, "advance", full)
+    changes = SMALL | {"num_epochs": 0.2}
+    _, result = runs.sweep(tmp_path, ["seed=0..2"], at_once=2, **changes)
+    found = {row.name: row.state for row in result.rows}
+    assert found == {"seed=0": "failed", "seed=1": "failed", "seed=2": "done"}
+    for row in result.rows[:2]:
+        assert "out of memory with 2 runs at once; --together=1 trains" in row.note
+    monkeypatch.setattr(together.Group, "advance", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):  # a bug of ours
+        runs.sweep(tmp_path, ["seed=0..2"], at_once=2, **changes)
 
 
 class AtCall:
@@ -250,6 +312,16 @@ def test_a_sweep_that_is_stopped_goes_on_to_the_same_bits(
         lines = (b / "metrics.jsonl").read_text().splitlines()
         evaluated = [x["step"] for x in map(json.loads, lines) if "eval/error" in x]
         assert evaluated == [5, 10]
+
+
+def test_a_run_that_is_past_a_fraction_goes_on_to_its_next_evaluation(tmp_path):
+    """As `train.train` does; it once ended without a result, whatever was called."""
+    settings = SMALL | {"eval__every_epochs": 0.5, "eval__batch_size": 203}
+    with pytest.raises(train.Preempted, match="step 8 of 10"):
+        runs.sweep(tmp_path, ["seed=0,1"], AtCall(4), at_once=1, **settings)
+    swept = command.Runs(None, workdir.Workdir(tmp_path))
+    in_process.InProcess(runs.NoStop, 1).train(swept.all, 0.5)
+    assert [run.result["step"] for run in swept.all] == [10, 5]
 
 
 def test_seeds_and_numbers_share_one_compiled_program(tmp_path):

@@ -35,6 +35,15 @@ def values(text):
         ("model.fields={'depth': 20},{}", [{"depth": 20}, {}]),
         ("optimizer.kwargs.momentum=0,0.9", [0.0, 0.9]),
         ("dataset.name=folder:a..b", ["folder:a..b"]),
+        ("batch_size=1e2..4e2:log:3", [100, 200, 400]),
+        ("num_steps=10..1000:log:3", [10, 100, 1000]),
+        ("dataset.mean=1..3", [(1,), (2,), (3,)]),
+        ("model.fields.depth=10..50:lin:3", [10, 30, 50]),
+        ("model.fields.rate=1..4:log:4", [1.0, 1.5874, 2.51984, 4.0]),
+        ("loss.class_weights=None,balanced", [None, "balanced"]),
+        ("model.fields.rate=None,0.5", [None, 0.5]),
+        ("model.fields.widths=[1,[2,3]]", [(1, (2, 3))]),
+        ("model.fields={'widths': ([1, 2],)}", [{"widths": ((1, 2),)}]),
     ],
 )
 def test_values_of_one_field(text, expected):
@@ -103,6 +112,12 @@ def test_the_runs_that_a_config_declares():
         ("optimizer.learning_rate=fast", "takes a number, not 'fast'"),
         ("seed=1,1", "repeats a value"),
         ("seed=0..2,1", "takes a whole number"),
+        ("seed=0.5..3:lin:2", "config.seed takes a whole number, not 0.5"),
+        ("model.fields=1..3", "config.model.fields takes a dict, not 1"),
+        ("num_steps=ten", "config.num_steps takes a whole number, not 'ten'"),
+        ("num_steps=2.5", "config.num_steps takes a whole number, not 2.5"),
+        ("seed=None,1", "config.seed takes a whole number, not None"),
+        ("dataset.mean=None,1", "config.dataset.mean takes a tuple, not None"),
         ("optimizer.learning_rate=0.1..1", "how many numbers, as in 0.1..1:lin:5"),
         ("optimizer.learning_rate=0..1:log:3", "needs ends above zero"),
         ("dataset.mean=(1,2", "a bracket or quote is not closed"),
@@ -121,6 +136,16 @@ def test_what_is_refused(text, message):
 def test_a_field_is_set_once():
     with pytest.raises(ConfigError, match="'seed' is set twice"):
         vary.parse(runs.small_config(), ["seed=0,1", "seed=2"])
+
+
+def test_a_field_and_a_part_of_it_do_not_both_vary():
+    """One of them was once lost in silence."""
+    texts = ["model.fields.dropout=0,0.3", "model.fields={},{'depth': 32}"]
+    words = "a run sets model.fields and model.fields.dropout, which is a part of it"
+    with pytest.raises(ConfigError, match=words):
+        vary.parse(runs.small_config(), texts)
+    with pytest.raises(ConfigError, match=words):
+        vary.combined(runs.small_config(), texts[:1], [{"model.fields": {}}])
 
 
 def test_values_replace_those_of_the_config():
