@@ -8,6 +8,7 @@ import sys
 import time
 from unittest import mock
 
+import jax
 import psutil
 import pytest
 import runs
@@ -29,6 +30,7 @@ def say(*words):
 def slurm_of_this_machine(tmp_path_factory):
     if lacks := cluster.missing():
         pytest.skip(lacks)
+    jax.devices()  # those of this process, before it has the environment of children
     folder = tmp_path_factory.mktemp("slurm")
     with cluster.started(folder) as config:
         environment = runs.environment() | {"SLURM_CONF": str(config)}
@@ -215,9 +217,10 @@ def test_a_failure_is_told_and_no_reason_to_try_again(tmp_path):
 
 
 def test_two_tasks_are_one_training(tmp_path):
+    epochs = 2 * EPOCHS  # so that a quick machine is still training at the signal
     smooth = {"activation": "tanh", "pool": "avg"}  # rounding moves no maximum
     changes = {
-        "num_epochs": float(EPOCHS),
+        "num_epochs": float(epochs),
         "eval__every_epochs": 10.0,
         "num_devices": 0,
         "schedule__name": "constant",
@@ -234,7 +237,7 @@ def test_two_tasks_are_one_training(tmp_path):
     until(lambda: not slurm.queued(tmp_path))
     output = (tmp_path / "two" / "slurm.log").read_text()
     assert output.count("on 2 cpu devices of 2 processes") == 2
-    assert "stopped at step" in output and f"after step {10 * EPOCHS}" in output
+    assert "stopped at step" in output and f"after step {10 * epochs}" in output
     with contextlib.redirect_stdout(io.StringIO()):
         runs.train_small(tmp_path / "one", "modern", **changes | {"num_devices": 2})
     one, two = (runs.final_state(tmp_path / n)[0] for n in ("one", "two"))
