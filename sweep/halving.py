@@ -148,5 +148,6 @@ def _check_reached(runs, fraction):
         raise UserError(
             f"{len(missing)} of {len(runs)} runs have not been trained for "
             f"{fraction:.1%}, so none is cut; {missing[0]} is {state}"
-            f"{': ' if note else ''}{note}; the same command goes on with them"
+            f"{': ' if note else ''}{note}; the same command goes on with them, and "
+            "--halving=0 trains all the others to their end"
         )
