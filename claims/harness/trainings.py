@@ -171,7 +171,7 @@ class Results:
                         " and what this claim measures needs a network that has "
                         "learned; give its file smaller learning rates"
                     )
-        self._counted = diverged is not None
+        self._counted |= diverged is not None
         return {
             label: [(diverged if run.diverged else measure)(run) for run in self[label]]
             for label in self
