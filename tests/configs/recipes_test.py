@@ -48,7 +48,7 @@ MILESTONES = {
     "resnet_cifar": CIFAR_RESNET,
     "resnet_cifar:resnet110": WARMED_UP,
     "cifar10": {0.0: 0.0, 1.0: 0.1, 20.5: 0.05, 40.0: 0.0},
-    "cifar10:nin": {0.0: 0.0, 1.0: 1e-3, 16.0: 0.0},
+    "cifar10:nin": {0.0: 0.0, 1.0: 1e-3, 10.0: 0.0},
     "fashion_mnist": {0.0: 0.0, 0.5: 0.1, 5.0: 0.0},
     "preact_resnet": WARMED_UP,
     "preact_resnet:preact_resnet200": THIRTY,
