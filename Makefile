@@ -1,6 +1,7 @@
 # make train   LeNet-5 on MNIST, with everything set up in .venv
-# make test    all tests but the slow ones
-# make parity  those, and the networks against torchvision, timm and Keras
+# make setup   .venv with all that make test needs; make clean deletes it
+# make test    the fast tests
+# make parity  the slow tests, and the networks against torchvision, timm and Keras
 # make lint    ruff
 # make slurm-test  a sweep on a SLURM of this machine alone; needs root on Debian
 # make browser-test  the demo's page in Chromium; needs root on Debian

@@ -18,7 +18,8 @@ names are links to one folder of PART empty files, and all lie in the memory of 
 operating system: a disk or a network that is read for the first time adds its own time.
 
 Each figure comes from a process of its own, and memory is the resident set above that
-after the imports. The command prints tables and draws growth_<what>.png for each.
+after the imports. The command prints a line for each value and draws growth_<what>.png
+into --output, by default docs/.
 """
 
 import argparse

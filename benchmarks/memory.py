@@ -4,7 +4,7 @@ Each figure comes from its own process: the largest resident set (VmHWM) in two 
 steps minus the resident set after the imports. The steps use SGD with momentum, float32
 and random images. `ours` is the step as train.py compiles it, `remat` the same with
 every stage rematerialised, `torch` the same network in PyTorch's eager mode, channels
-last. benchmarks/train_step.py has the networks.
+last. benchmarks/side_by_side.py has the networks.
 For ours, `planned` is the compiled program's own estimate, which train.py prints before
 the first step; compilation has a peak of its own, which counts in `peak` if it is
 higher.

@@ -1,6 +1,6 @@
 """Times programs of ours and of PyTorch in turn, on the same task, in one process.
 
-benchmarks/train_step.py and benchmarks/inference.py share this.
+Most benchmarks of this folder share it.
 """
 
 import argparse

@@ -214,7 +214,7 @@ def get_config():
     config.schedule.min_factor = 0.0  # "plateau": the smallest multiple
 
     config.eval = ConfigDict()
-    config.eval.batch_size = 1000  # images; does not change the result
+    config.eval.batch_size = 1000  # images; does not change which are counted
     # For --mode=evaluate; training evaluates one view, "single", of each image. It is
     # "single"; "ten_crop" (AlexNet); "crops_144" (GoogLeNet); "dense", "multi_crop",
     # "dense_multi_crop" (VGG); "scales" (ResNet); "offsets" (OverFeat).

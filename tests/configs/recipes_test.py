@@ -74,7 +74,7 @@ MILESTONES = {
     "resnet50:mlperf_4096": {0.0: 0.0, 5.0: 10.0, 23.5: 2.5, 42.0: 0.0},
     "resnet50:mlperf_32768": {16.0: 21.2, 37.0: 5.3, 58.0: 0.0},
 }
-# The 1998 recipe has steps of its own: tests/sdlm_test.py.
+# The 1998 recipe has steps of its own: tests/training/sdlm_test.py.
 RECIPES = sorted(MILESTONES.keys() - {"lenet5:paper"})
 # Only with -m slow: of the deepest a trace takes long, in others only numbers differ;
 # NIN's whitening is by the eigenvectors of 3,072 numbers.

@@ -36,6 +36,15 @@ def test_open_gives_the_network_with_its_weights_and_input():
     assert logits.shape == (3, 10)
 
 
+def test_the_python_in_the_docs():
+    text = (runs.ROOT / "docs" / "networks.md").read_text()
+    text = text.split("```python\n")[1].split("```")[0]
+    values = {}
+    exec(text.replace("runs/lenet5", str(runs.OLD_RUN)), values)
+    assert values["logits"].shape == (2, 10)
+    assert np.isfinite(values["logits"]).all()
+
+
 def test_open_takes_the_data_that_is_to_be_tested():
     run = workdir.Workdir(runs.OLD_RUN)
     config = run.config()
