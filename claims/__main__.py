@@ -24,7 +24,9 @@ def parser():
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     flags.add_argument("names", nargs="*", metavar="NAME", help="claims to run")
-    flags.add_argument("--all", action="store_true", help="run all claims")
+    flags.add_argument(
+        "--all", action="store_true", help="run all claims without a verdict"
+    )
     flags.add_argument("--list", action="store_true", help="list them; the default")
     flags.add_argument(
         "--report", action="store_true", help="write docs/claims.md from the results"
@@ -111,6 +113,8 @@ def _run(options):
     results = folder / "tries" if options.change else RESULTS
     runner = _runner(options, folder / conduct.RUNS)
     conductor = conduct.Conductor(folder, results, options.scale, runner)
+    if options.all and not options.change:
+        chosen = [claim for claim in chosen if not _has_verdict(claim, options.scale)]
     failed = []
     for claim in chosen:
         try:
@@ -126,6 +130,14 @@ def _run(options):
             print(f"{claim.name}: {said}", file=sys.stderr, flush=True)
     if failed:
         raise UserError(f"these claims have no verdict: {', '.join(failed)}")
+
+
+def _has_verdict(claim, scale):
+    """Whether a claim has a result, which a line then says."""
+    found = report.read(RESULTS, claim.name, scale)
+    if found:
+        print(f"{claim.name} has its verdict of {found[1]}; name it to try it again")
+    return bool(found)
 
 
 def _ends_all(error, options):

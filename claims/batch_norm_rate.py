@@ -10,7 +10,8 @@ thirty times this rate, which falls linearly to zero without warm-up. The paper 
 has GoogLeNet and BN-Inception on ImageNet, both by the recipe of BN-x30.
 
 A rate can be used if no run diverges and the mean error is at most 2 points above that
-at the network's usual rate. Means decide, without an interval, so luck may where they
+at the network's usual rate, which must be 60 % at most: a network that has not learned
+has no rate to use. Means decide, without an interval, so luck may where they
 are about 2 points apart; the figure shows how far. The claim is reproduced if thirty
 times the rate can be used with batch normalisation, and five times not without; if
 batch normalisation merely allows the larger multiple, the verdict is direction only.
@@ -32,6 +33,7 @@ MINUTES = {"small": 36, "paper": 14_000}
 WITHOUT, WITH = "without", "batch normalisation"
 MULTIPLES = (1, 5, 30)
 TOLERANCE = 2.0  # points of test error
+LEARNED = 60.0  # per cent of test error
 CHANCE = 90.0
 
 
@@ -73,7 +75,8 @@ def usable(errors, network):
     """The largest multiple of the usual rate that a network can use; 0 for none."""
     found = {multiple: errors[arm(network, multiple)] for multiple in MULTIPLES}
     means = {m: statistics.fmean(e) for m, e in found.items() if None not in e}
-    limit = means.get(1, -math.inf) + TOLERANCE
+    base = means.get(1, math.inf)
+    limit = base + TOLERANCE if base <= LEARNED else -math.inf
     return max((m for m, error in means.items() if error <= limit), default=0)
 
 

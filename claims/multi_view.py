@@ -8,10 +8,10 @@ Here the network is ResNet-20 on CIFAR-10, trained for 15 epochs on random crops
 24x24 pixels from images of 28 to 36 (as VGG jitters scales). The views are one, the
 centre of 32 pixels; AlexNet's 10 crops of it; and 10 crops at each of 28, 32 and 36
 pixels. The network slid over the whole images at these scales is reported, too, and the
-ensemble of the three seeds for each protocol. Class probabilities are averaged. The
-rule asks that the error falls with 10 views, again with 30, and again by the ensemble
-of three (against each of its members with the same 30 views). At the paper scale it is
-ResNet-50 with ResNet's recipe, and the scales are 256, 320 and 384.
+ensemble of the first three of five seeds for each protocol. Class probabilities are
+averaged. The rule asks that the error falls with 10 views, again with 30, and again by
+the ensemble of three (against each network with the same 30 views). At the paper scale
+it is ResNet-50 with ResNet's recipe, and the scales are 256, 320 and 384.
 """
 
 import evaluate
@@ -23,8 +23,9 @@ from sweep import vary
 CLAIM = "The error falls with 10 views, again with 30, and with three networks"
 SOURCE = "GoogLeNet (2014), Table 3; VGG (2014), Section 4; ResNet (2015), Section 3.4"
 STATED = "10.07, 9.15, 7.89 % top-5; 7 networks 6.67 %"
-MINUTES = {"small": 26, "paper": 5_000}
+MINUTES = {"small": 43, "paper": 8_300}
 NETWORK = "residual network"
+SEEDS, ENSEMBLE = 5, 3
 ONE, TEN, THIRTY = "1 view", "10 views", "30 views"
 # Short sides in pixels, by the size of a crop.
 SCALES = {24: (28, 32, 36), 224: (256, 320, 384)}
@@ -32,7 +33,7 @@ SCALES = {24: (28, 32, 36), 224: (256, 320, 384)}
 
 def experiment(scale):
     if scale == "paper":
-        return Experiment(resnet50.get_config(), {NETWORK: {}})
+        return Experiment(resnet50.get_config(), {NETWORK: {}}, SEEDS)
     config = recipes.resnet20(15)
     config.dataset.image_size = 24
     config.dataset.fit = "crop"
@@ -40,7 +41,7 @@ def experiment(scale):
     config.augment.view = "rescale_crop"
     config.augment.short_side = (28, 36)
     config.augment.crop = 0
-    return Experiment(config, {NETWORK: {}})
+    return Experiment(config, {NETWORK: {}}, SEEDS)
 
 
 def protocols(config):
@@ -62,11 +63,10 @@ def measure(results):
     runs = results.each(lambda run: run)[NETWORK]
     members, ensembles = {}, {}
     for name, changes in protocols(runs[0].config).items():
-        found = evaluate.evaluate_ensemble(
-            [run.workdir for run in runs],
-            [vary.apply(run.config, changes) for run in runs],
-        )
-        members[name] = [member.record["error"] for member in found.members]
+        pairs = [(run.workdir, vary.apply(run.config, changes)) for run in runs]
+        found = evaluate.evaluate_ensemble(*zip(*pairs[:ENSEMBLE], strict=True))
+        others = [evaluate.evaluate_run(*pair) for pair in pairs[ENSEMBLE:]]
+        members[name] = [run.record["error"] for run in (*found.members, *others)]
         ensembles[name] = found.score["error"]
     return {"errors": members, "ensembles": ensembles}
 

@@ -35,9 +35,6 @@ ACTIVATIONS = {"relu": nn.relu, "tanh": nn.tanh, "sigmoid": nn.sigmoid}
 # is 1/4, for which 16 would make up.
 GAIN = {"relu": 2.0, "tanh": 1.0, "sigmoid": 1.0}
 MAPS = (32, 32, 64)
-# Of the net for CIFAR-10 by AlexNet's author, for pixels that are not divided by their
-# deviation, which is about 63.
-LRN_ALPHA = 0.001 * 63**2
 
 
 def weights(activation):
@@ -57,6 +54,7 @@ class FourLayersBackbone(nn.Module):
 
     activation: str
     norm: str
+    lrn: tuple
     pool: int
     hidden: int
     dropout: float
@@ -89,7 +87,8 @@ class FourLayersBackbone(nn.Module):
             x = max_pool(x, window, 2, ((0, window - 2), (0, window - 2)))
             stages[f"pool{number}"] = x
             if self.norm == "lrn" and number < 3:
-                x = LocalResponseNorm(9, LRN_ALPHA, 0.75, 1.0)(x)
+                size, alpha, k = self.lrn
+                x = LocalResponseNorm(size, alpha, 0.75, k)(x)
                 stages[f"norm{number}"] = x
         if self.hidden:
             x = x.reshape(len(x), 1, 1, -1)
@@ -123,6 +122,7 @@ class FourLayers(Classifier):
     Attributes:
       activation: "relu", "tanh" or "sigmoid".
       norm: "" for none, "lrn" after the first two pools, or "batch" after convolutions.
+      lrn: of "lrn", the number of maps n, alpha, which is divided by n, and k.
       pool: the side of the pools' windows, 3 (overlapping) or 2; their stride is 2.
       hidden: units of a further fully connected layer; 0 for none.
       dropout: the part of these units that training drops.
@@ -137,6 +137,7 @@ class FourLayers(Classifier):
     num_classes: int
     activation: str = "relu"
     norm: str = ""
+    lrn: tuple = (5, 5e-4, 2.0)
     pool: int = 3
     hidden: int = 0
     dropout: float = 0.0
@@ -149,6 +150,8 @@ class FourLayers(Classifier):
         checks.choice(self, "activation", ACTIVATIONS)
         checks.choice(self, "norm", ("", "lrn", "batch"))
         checks.choice(self, "pool", (2, 3))
+        if len(self.lrn) != 3:
+            raise ValueError(f"lrn {self.lrn!r} must be three numbers: n, alpha and k")
         checks.choice(self, "without", (0, 1, 2, 3))
         checks.rates(self, "dropout")
         checks.at_least(self, 0, "hidden")
@@ -162,6 +165,7 @@ class FourLayers(Classifier):
         self.backbone = FourLayersBackbone(
             self.activation,
             self.norm,
+            self.lrn,
             self.pool,
             self.hidden,
             self.dropout,
@@ -222,6 +226,7 @@ class Sigmoids(Classifier):
 
 
 # Three stages of one convolution, or of as many 3x3 as see the same pixels (VGG, 2.3).
+# All have as many maps, as a stack saves weights only between equal numbers of them.
 RECEPTIVE = {
     "5x5": ((5,),) * 3,
     "two 3x3": ((3, 3),) * 3,
@@ -235,7 +240,7 @@ class NarrowVGG(Classifier):
 
     Attributes:
       configuration: a column of VGG's Table 1, or a row of `RECEPTIVE`.
-      width: the factor of the paper's channels.
+      width: the factor of the paper's channels, in `RECEPTIVE` of those of stage 1.
 
     Raises:
       ValueError: a field has another value.
@@ -253,9 +258,12 @@ class NarrowVGG(Classifier):
 
     def setup(self):
         stages = (vgg.TABLE_1 | RECEPTIVE)[self.configuration]
+        channels = vgg.CHANNELS[: len(stages)]
+        if self.configuration in RECEPTIVE:
+            channels = channels[:1] * len(stages)
         self.backbone = vgg.VGGBackbone(
             stages,
-            tuple(round(self.width * c) for c in vgg.CHANNELS[: len(stages)]),
+            tuple(round(self.width * c) for c in channels),
             batch_norm=True,
             kernel_init=weights("relu"),
             dtype=self.dtype,

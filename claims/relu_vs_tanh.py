@@ -6,12 +6,15 @@ the paper calls six times faster. The learning rate of each was chosen independe
 and there was no regularisation of any kind.
 
 Here the network is `FourLayers` of claims/networks.py; the paper does not describe its
-own. The training error is that of the images as they are learned, as in training it is
-averaged over an epoch; there is no augmentation, weight decay or dropout. Both arms
-choose their rate among the same six. Epochs are interpolated between two reports. A run
-that never gets there counts as if it did at its end, which is too early. The rule asks
-for half of the paper's ratio.
+own. The training error is that of 10,000 images as they are learned; there is no
+augmentation, weight decay or dropout. Both arms choose their rate among the same six,
+by the training error after 6 epochs, as the paper chose for speed. Epochs are
+interpolated between two reports. A run that never gets there counts as if it did at its
+end, which is too early; if one of tanh diverges, there is no verdict on the ratio. The
+rule asks for half of the paper's ratio.
 """
+
+import dataclasses
 
 from claims.harness import intervals, pictures, recipes
 from claims.harness.trainings import Experiment
@@ -19,7 +22,7 @@ from claims.harness.trainings import Experiment
 CLAIM = "ReLUs reach 25 % training error three times sooner than tanh, and more"
 SOURCE = "AlexNet (2012), Section 3.1 and Figure 1"
 STATED = "6 times (5 and 35 epochs)"
-MINUTES = {"small": 60, "paper": 60}
+MINUTES = {"small": 66, "paper": 66}
 TARGET = 25.0  # per cent of the training images
 EPOCHS = 40
 
@@ -34,7 +37,8 @@ def experiment(scale):
         },
         seeds=3,
         rates=(0.0025, 0.005, 0.01, 0.02, 0.04, 0.08),
-        choice={"num_epochs": 4.0},
+        choice={"num_epochs": 6.0},
+        choose_by="train/error",
     )
 
 
@@ -42,6 +46,9 @@ def measure(results):
     epochs = results.epochs_until("train/error", TARGET)
     return {
         "epochs": epochs,
+        "diverged": {
+            label: sum(run.diverged for run in results[label]) for label in results
+        },
         "rates": results.rates,
         "curves": pictures.curves(results, "train/error"),
     }
@@ -53,7 +60,10 @@ def verdict(numbers):
         for arm in ("ReLU", "tanh")
     )
     found = intervals.ratio(tanh, relu)
-    return intervals.judge(found, 3, 1, "the ratio of the epochs to 25 %")
+    verdict = intervals.judge(found, 3, 1, "the ratio of the epochs to 25 %")
+    if numbers["diverged"]["tanh"]:  # it counts as 40 epochs, in the claim's favour
+        verdict = dataclasses.replace(verdict, word=intervals.INVISIBLE)
+    return verdict
 
 
 def figure(figure, numbers):

@@ -74,17 +74,17 @@ def sentences(numbers):
             all(55 <= millions <= 65 for millions in pair)
         ),
         f"their top-5 errors are {apart:.1f} points apart": apart >= 10,
-        f"VGG-16 has {more:.1f} times the parameters of ResNet-152": more > 1,
-        f"it has {operations:.1f} times its multiply-adds": operations > 1,
-        f"its error is {top5['vgg16'] - top5['resnet152']:.1f} points higher": (
+        f"VGG-16 has {more:.1f} times ResNet-152's parameters": more > 1,
+        f"VGG-16 has {operations:.1f} times its multiply-adds": operations > 1,
+        f"VGG-16's error is {top5['vgg16'] - top5['resnet152']:.1f} points higher": (
             top5["vgg16"] > top5["resnet152"]
         ),
-        f"it trains {longer:.2f} times as long": longer > 1,
-        f"GoogLeNet trains {slower:.2f} times as long as AlexNet": (
+        f"VGG-16's step takes {longer:.2f} times as long as ResNet-152's": longer > 1,
+        f"GoogLeNet's step takes {slower:.2f} times as long as AlexNet's": (
             0.8 <= slower <= 1.25
         ),
-        f"it has {fewer:.2f} of its parameters": fewer <= 0.15,
-        f"its step needs {larger:.2f} of the memory": larger <= 0.15,
+        f"GoogLeNet has {fewer:.2f} of AlexNet's parameters": fewer <= 0.15,
+        f"GoogLeNet's step needs {larger:.2f} of AlexNet's memory": larger <= 0.15,
     }
 
 

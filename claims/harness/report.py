@@ -4,6 +4,7 @@ import dataclasses
 import datetime
 import math
 import pathlib
+import statistics
 
 from claims.harness import catalogue, intervals
 from errors import UserError
@@ -13,8 +14,10 @@ HEAD = """# The claims of the papers
 
 Each row is something that a paper or an article asserts, and what came out when we
 tried it. `python -m claims NAME` repeats a row. Each rule was committed before its
-first run. Minutes are of the clock, on two cores that had other work too. A run that
-diverged counts as a network that guesses, if the reason says so. The verdicts mean:
+first run. The runs are those that are judged, without those that choose a learning
+rate. Minutes are of the clock, on two cores that had other work too; where claims share
+runs, the first claim has their minutes. A run that diverged counts as a network that
+guesses, if the reason says so. The verdicts mean:
 
 {words}
 
@@ -53,10 +56,23 @@ class Outcome:
             if isinstance(value, int | float | str):
                 shown = f"{value:,.4g}" if isinstance(value, float) else value
                 lines.append(f"  {name}: {shown}")
+        for name, arms in self.columns().items():
+            shown = ", ".join(f"{text} {label}" for label, text in arms.items())
+            lines.append(f"  {name}: {shown}")
         if self.choices:
             lines.append(f"  {self.rates()}")
         lines.append(f"  {len(self.runs)} runs, {self.minutes:.0f} minutes")
         return "\n".join(lines)
+
+    def columns(self):
+        """What was measured of each arm, {name: {arm: text}}, without its curves."""
+        found = {}
+        for name, arms in self.numbers.items():
+            if isinstance(arms, dict) and name != "rates":
+                cells = {label: _cell(value) for label, value in arms.items()}
+                if cells and None not in cells.values():
+                    found[name.replace("_", " ")] = cells
+        return found
 
     def rates(self):
         """Says which learning rate each arm chose, and whether others might be better.
@@ -124,6 +140,44 @@ def choices_of(results):
 
 def _is_plain(value):
     return isinstance(value, int | float | str)
+
+
+def _cell(value):
+    """A number, or the mean and standard deviation of a list of them; else None.
+
+    None in the list is a run that never got there.
+    """
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if not isinstance(value, list) or not value:
+        return None
+    there = [x for x in value if x is not None]
+    if not all(isinstance(x, int | float) for x in there):
+        return None
+    text = f"{statistics.fmean(there):.4g}" if there else ""
+    if len(there) > 1:
+        text += f" ± {statistics.stdev(there):.2g}"
+    if len(there) < len(value):
+        text = f"{text} ({len(value) - len(there)} of {len(value)} never)".strip()
+    return text
+
+
+def _table(columns):
+    """The Markdown tables of `Outcome.columns`: one for the names with equal arms."""
+    groups = {}
+    for name, cells in columns.items():
+        groups.setdefault(tuple(cells), {})[name] = cells
+    tables = []
+    for arms, group in groups.items():
+        rows = [f"| | {' | '.join(group)} |", f"|---|{'---:|' * len(group)}"]
+        rows += [
+            f"| {arm} | {' | '.join(cells[arm] for cells in group.values())} |"
+            for arm in arms
+        ]
+        tables.append("\n".join(rows))
+    return tables
 
 
 def listed(folder, scale):
@@ -205,6 +259,11 @@ def _part(claim, outcome, date, folder):
         f"**{outcome.verdict.word}** ({outcome.scale}, {date}): "
         f"{outcome.verdict.reason}."
     )
+    if tables := _table(outcome.columns()):
+        spread = any("±" in table for table in tables)
+        over = ", as mean ± standard deviation over seeds" if spread else ""
+        lines.append(f"Measured{over}:")
+        lines += tables
     if outcome.choices:
         rates = outcome.rates()
         lines.append(f"{rates[0].upper()}{rates[1:]}.")

@@ -4,11 +4,14 @@ Runs lie in one directory for all claims, named by the digest of their config. S
 that two claims need is trained once, and a changed definition makes another run.
 """
 
+import ast
 import collections.abc
 import dataclasses
+import functools
 import hashlib
 import json
 import math
+import pathlib
 
 import jax
 import numpy as np
@@ -35,9 +38,12 @@ class Experiment:
       config: what the arms have in common.
       arms: {label: {field: value}}.
       seeds: how many, or {label: how many}; they are 0, 1, 2, ...
-      rates: the learning rates of which each arm gets the best on held-out training
-        images (the last tenth), with seed 100; () for the config's or the arm's own.
+      rates: the learning rates among which `settle` chooses by the errors on held-out
+        training images (the last tenth), with seed 100; () for the config's or the
+        arm's own.
       choice: changes for these trainings, such as a shorter length.
+      choose_by: the curve whose end decides instead, such as "train/error".
+      one_rate: whether all arms get the same of these rates.
       changes: for all trainings, above all else: for a try.
     """
 
@@ -46,6 +52,8 @@ class Experiment:
     seeds: int | collections.abc.Mapping = 3
     rates: tuple = ()
     choice: collections.abc.Mapping = dataclasses.field(default_factory=dict)
+    choose_by: str = ""
+    one_rate: bool = False
     changes: collections.abc.Mapping = dataclasses.field(default_factory=dict)
 
     def seeds_of(self, label):
@@ -254,20 +262,33 @@ def name(config):
     The digest is of the fields that are not default.py's, so that a field that is added
     there renames no run; the runs of a default that has changed are refused, and must
     be deleted. Of the fields that may change on a resume it has the one that the curves
-    depend on.
+    depend on. For the networks of claims/networks.py it is also one of that file.
     """
     flat = configuration.changed(default.get_config(), config)
     kept = {n: v for n, v in flat.items() if not configuration.is_free(n)}
     kept["log.every_steps"] = config.log.every_steps
+    if config.model.name.startswith("claims.networks:"):
+        kept["networks"] = _networks()
     content = json.dumps(kept, sort_keys=True, default=list)
     digest = hashlib.sha256(content.encode()).hexdigest()[:12]
     return f"{config.model.name.rpartition(':')[2]}-{digest}"
 
 
+@functools.cache
+def _networks():
+    """claims/networks.py without its comments and docstrings."""
+    path = pathlib.Path(__file__).parents[1] / "networks.py"
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            node.body = node.body[ast.get_docstring(node) is not None :]
+    return ast.unparse(tree)
+
+
 def run(experiment, pool):
     """Trains what is missing of an experiment; returns its `Results`."""
-    choices = choose(experiment, pool)
-    rates = {label: best(errors) for label, errors in choices.items()}
+    choices, images = choose(experiment, pool)
+    rates = settle(choices, images, experiment.one_rate)
     runs = {
         label: [
             experiment.run(pool, values | {"seed": seed})
@@ -281,31 +302,72 @@ def run(experiment, pool):
 
 
 def choose(experiment, pool):
-    """Returns {label: {rate: its error on held-out images}}; {} without rates.
+    """Returns {label: {rate: its error on held-out images}}, and how many these are.
+
+    Without rates there are none.
 
     Raises:
-      UserError: an arm diverged at each of its rates.
+      UserError: an arm diverged, or learned nothing, at each of its rates.
     """
     if not experiment.rates:
-        return {}
+        return {}, 0
     common = {"seed": SEED_OF_CHOICE, **HELD_OUT, **experiment.choice}
     pairs = [(label, rate) for label in experiment.arms for rate in experiment.rates]
     runs = [
         experiment.run(pool, {**experiment.arms[label], RATE: rate, **common})
         for label, rate in pairs
     ]
-    errors = dict(zip(pairs, (run.error for run in pool.train(runs)), strict=True))
+    ended = pool.train(runs)
+    errors = {
+        pair: run.last(experiment.choose_by)
+        if experiment.choose_by and not run.diverged
+        else run.error
+        for pair, run in zip(pairs, ended, strict=True)
+    }
+    tried = ", ".join(f"{rate:g}" for rate in experiment.rates)
     for label in experiment.arms:
-        if all(math.isinf(errors[label, rate]) for rate in experiment.rates):
-            tried = ", ".join(f"{rate:g}" for rate in experiment.rates)
+        least = min(errors[label, rate] for rate in experiment.rates)
+        if math.isinf(least):
             raise UserError(
                 f"{label} diverged at each of the learning rates {tried}; give the "
                 "claim's file smaller ones"
             )
-    return {
+        if least > ended[0].chance - 1:
+            raise UserError(
+                f"{label} learned at none of the learning rates {tried}: its least "
+                f"error is {least:.2f} %, as of a guess; give the claim's file others, "
+                "or a longer choice"
+            )
+    choices = {
         label: {rate: errors[label, rate] for rate in experiment.rates}
         for label in experiment.arms
     }
+    return choices, next(run.result["size"] for run in ended if not run.diverged)
+
+
+def settle(choices, images, one_rate=False):
+    """Returns {label: learning rate} for what `choose` returns.
+
+    All arms get the rate of the least mean error; a run that diverged counts as wrong
+    in all images. An arm gets its own best instead, unless they are to have `one_rate`,
+    if that is better by more than chance would make it: two networks that are equally
+    good differ by about the root of the number of images that they get wrong, so twice
+    this root is asked for. Without such a margin the luck of one seed would often give
+    two arms different rates, and their difference would be the rate's.
+    """
+    found = {
+        label: {rate: min(error, 100.0) for rate, error in errors.items()}
+        for label, errors in choices.items()
+    }
+    rates = {rate for errors in found.values() for rate in errors}
+    mean = {rate: sum(errors[rate] for errors in found.values()) for rate in rates}
+    common = best(mean) if mean else None
+    settled = {}
+    for label, errors in found.items():
+        gain = (errors[common] - min(errors.values())) * images / 100
+        clear = gain > 2 * math.sqrt(errors[common] * images / 100)
+        settled[label] = best(errors) if clear and not one_rate else common
+    return settled
 
 
 def best(errors):

@@ -27,6 +27,7 @@ from experiment.workdir import WorkdirError
 from sweep import in_process, slurm
 
 NAMES = catalogue.names()
+RESULTS = runs.ROOT / "docs" / "claims"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -45,14 +46,19 @@ def test_a_claim_says_what_it_is_and_its_configs_are_checked(name):
 @pytest.mark.parametrize(
     ("name", "arm", "most"),
     [
+        ("augmentation", "none", 1.25),
         ("auxiliary_heads", "without", 1.25),
         ("global_average_pooling", "average", 1.25),
         ("lrn", "without", 1.25),
+        ("multi_view", "residual network", 1.25),
+        ("one_by_one", "without", 1.25),
         ("overlapping_pool", "3x3, stride 2", 1.25),
         ("population_statistics", "0.99", 0.85),
         ("shortcuts", "A", 1.25),
+        ("small_kernels", "5x5", 1.25),
         ("two_towers", "two towers", 1.25),
         ("vgg_depth", "A", 1.25),
+        ("weight_decay", "0", 1.25),
     ],
 )
 def test_a_small_effect_has_seeds_enough(name, arm, most):
@@ -68,15 +74,40 @@ def pair(a, b, labels=("without", "with LRN")):
     return {labels[0]: a, labels[1]: b}
 
 
+def epochs(relu, tanh, diverged=0):
+    numbers = {"ReLU": relu, "tanh": tanh}
+    return {"epochs": numbers, "diverged": {"ReLU": 0, "tanh": diverged}}
+
+
+def dropped(gaps, epochs, error=30):
+    """Gaps and epochs of `dropout`, against 31 points and 5 epochs without."""
+    labels = "without", "dropout"
+    return {
+        "gaps": pair([30, 31, 32], gaps, labels),
+        "epochs": pair([5, 5, 5], epochs, labels),
+        "errors": pair([30, 30, 30], [30, 30, error], labels),
+    }
+
+
+def augmented(gaps, errors):
+    """Of augmentation: none has a gap of 30 and an error of 30."""
+    labels = "none", "crops and flips", "and colours"
+    return {
+        "gaps": arms(labels, 30, gaps, gaps),
+        "errors": arms(labels, 30, errors, errors),
+    }
+
+
 MADE_UP = [
-    ("relu_vs_tanh", {"epochs": {"ReLU": [5, 5.1, 4.9], "tanh": [30, 31, 29]}}, 0),
-    ("relu_vs_tanh", {"epochs": {"ReLU": [5, 5.1, 4.9], "tanh": [9, 9.1, 9.2]}}, 1),
-    ("relu_vs_tanh", {"epochs": {"ReLU": [5, 6, 7], "tanh": [7, 6, 5]}}, 2),
-    ("relu_vs_tanh", {"epochs": {"ReLU": [9, 9.1, 9], "tanh": [5, 5, 5.1]}}, 3),
-    ("relu_vs_tanh", {"epochs": {"ReLU": [None] * 3, "tanh": [5, 5, 5.1]}}, 3),
-    ("relu_vs_tanh", {"epochs": {"ReLU": [9, 9, 9.1], "tanh": [None] * 3}}, 0),
-    ("relu_vs_tanh", {"epochs": {"ReLU": [20, 20, 21], "tanh": [None] * 3}}, 1),
-    ("relu_vs_tanh", {"epochs": {"ReLU": [9, 9, 9], "tanh": [5, None, 5.1]}}, 2),
+    ("relu_vs_tanh", epochs([5, 5.1, 4.9], [30, 31, 29]), 0),
+    ("relu_vs_tanh", epochs([5, 5.1, 4.9], [9, 9.1, 9.2]), 1),
+    ("relu_vs_tanh", epochs([5, 6, 7], [7, 6, 5]), 2),
+    ("relu_vs_tanh", epochs([9, 9.1, 9], [5, 5, 5.1]), 3),
+    ("relu_vs_tanh", epochs([None] * 3, [5, 5, 5.1]), 3),
+    ("relu_vs_tanh", epochs([9, 9, 9.1], [None] * 3), 0),
+    ("relu_vs_tanh", epochs([20, 20, 21], [None] * 3), 1),
+    ("relu_vs_tanh", epochs([9, 9, 9], [5, None, 5.1]), 2),
+    ("relu_vs_tanh", epochs([9, 9, 9.1], [None] * 3, diverged=1), 2),
     ("lrn", {"errors": pair([20, 20.1, 20.2], [18, 18.1, 18.2])}, 0),
     ("lrn", {"errors": pair([20, 20.1, 20.2], [19.5, 19.6, 19.7])}, 1),
     ("lrn", {"errors": pair([20, 20.1, 20.2], [20.1, 20.1, 20.1])}, 2),
@@ -94,38 +125,15 @@ MADE_UP = [
     ("weight_decay", {"training": {"0": [9, 9.1], "5e-4": [8, 8.1]}}, 0),
     ("weight_decay", {"training": {"0": [8, 8.1], "5e-4": [9, 9.1]}}, 3),
     ("weight_decay", {"training": {"0": [8, 9], "5e-4": [9, 8]}}, 2),
-    (
-        "dropout",
-        {
-            "gaps": pair([30, 31, 32], [10, 10, 10], ("without", "dropout")),
-            "epochs": pair([5, 5, 5], [10, 10, 10], ("without", "dropout")),
-        },
-        0,
-    ),
-    (
-        "dropout",  # an error of 30 % is not reached
-        {
-            "gaps": pair([30, 31, 32], [10, -1, 10], ("without", "dropout")),
-            "epochs": pair([5, 5, 5], [10, None, 10], ("without", "dropout")),
-        },
-        2,
-    ),
-    (
-        "dropout",
-        {
-            "gaps": pair([30, 31, 32], [10, 10, 10], ("without", "dropout")),
-            "epochs": pair([5, 5, 5], [10, None, 10], ("without", "dropout")),
-        },
-        1,
-    ),
-    (
-        "dropout",  # the gap, but not the time
-        {
-            "gaps": pair([30, 31, 32], [10, 10, 10], ("without", "dropout")),
-            "epochs": pair([5, 5, 5], [30, 30, 30], ("without", "dropout")),
-        },
-        1,
-    ),
+    ("dropout", dropped([10, 10, 10], [10, 10, 10]), 0),
+    ("dropout", dropped([10, -1, 10], [10, None, 10]), 2),
+    ("dropout", dropped([10, 10, 10], [10, None, 10]), 1),  # 30 % is not reached
+    ("dropout", dropped([10, 10, 10], [30, 30, 30]), 1),  # the gap, but not the time
+    ("dropout", dropped([0, 0, 0], [None] * 3, error=90), 2),  # it has not learned
+    ("augmentation", augmented(20, 28), 0),
+    ("augmentation", augmented(20, 29.5), 1),
+    ("augmentation", augmented(30, 28), 2),
+    ("augmentation", augmented(31, 28), 3),
     (
         "batch_norm",
         {
@@ -153,15 +161,10 @@ def test_the_rule_of_a_verdict(name, numbers, place):
 
 SPELT = {3: "three times sooner", 1: "a point and more", 1.1: "a tenth", 0.5: "halves"}
 JUDGED = {
-    "dropout": {
-        "gaps": arms(("without", "dropout"), 30, 10),
-        "epochs": arms(("without", "dropout"), 5, 10),
-    },
+    "dropout": dropped([10, 10, 10], [10, 10, 10]),
     "lrn": {"errors": arms(("without", "with LRN"), 20, 18)},
-    "relu_vs_tanh": {"epochs": arms(("ReLU", "tanh"), 5, 30)},
-}
-JUDGED["augmentation"] = {
-    "errors": arms(("none", "crops and flips", "and colours"), 30, 20, 19)
+    "relu_vs_tanh": epochs([5, 5.1, 4.9], [30, 31, 29]),
+    "augmentation": augmented(20, 20),
 }
 JUDGED["auxiliary_heads"] = {
     "errors": arms(("without", "with side heads"), 30, 20),
@@ -191,6 +194,27 @@ def test_the_page_is_written_from_the_results(tmp_path):
     shutil.copytree(docs / "claims", tmp_path / "claims")
     page = report.write(tmp_path / "claims").read_text()
     assert page == (docs / "claims.md").read_text()
+
+
+def test_the_page_shows_what_was_measured_of_each_arm():
+    numbers = {
+        "errors": {"a": [1.0, 2.0, 3.0], "b": [4.0, None]},
+        "epochs": {"a": [None, None], "b": [5]},
+        "parameters": {"a": 1234567, "b": 0.123456},
+        "answers": {"c": 7},
+        "rates": {"a": 0.1, "b": 0.2},
+        "curves": {"a": {"epochs": [1], "runs": [[2]]}},
+        "of": 9,
+    }
+    made_up = report.Outcome("lrn", "small", numbers, None, [], 1.0)
+    first, second = report._table(made_up.columns())
+    assert first.splitlines() == [
+        "| | errors | epochs | parameters |",
+        "|---|---:|---:|---:|",
+        "| a | 2 ± 1 | (2 of 2 never) | 1,234,567 |",
+        "| b | 4 (1 of 2 never) | 5 | 0.1235 |",
+    ]
+    assert second.splitlines()[-1] == "| c | 7 |"
 
 
 def test_the_claim_in_the_docs():
@@ -228,7 +252,7 @@ def test_the_arithmetic_of_the_bottleneck():
             75 * 16 + 16 + 400 * 16 + 16 + 400 * 64 + 64 + 10_250,
         ),
         ({"without": 2}, 75 * 32 + 32 + 800 * 64 + 64 + 10_250),
-        ({"pool": 2, "norm": "lrn"}, 79_328 + 10_250),
+        ({"pool": 2, "norm": "lrn", "lrn": (9, 4.0, 1.0)}, 79_328 + 10_250),
     ],
 )
 def test_four_layers(values, parameters):
@@ -484,6 +508,18 @@ def test_what_would_meet_the_next_claim_ends_all(conducted, error, code):
     conducted.errors["bottleneck"] = error
     assert runs.call_claims(["bottleneck", "lrn"]).returncode == code
     assert conducted.order == ["bottleneck"]
+
+
+def test_all_goes_on_with_the_claims_that_have_no_verdict(conducted):
+    ended = runs.call_claims(["--all"])
+    done = [path.stem[: -len("-small")] for path in RESULTS.glob("*-small.json")]
+    assert "batch_norm" in done
+    assert sorted(conducted.order + done) == NAMES
+    for name in done:
+        assert f"{name} has its verdict of 20" in ended.stdout
+    conducted.order.clear()
+    runs.call_claims(["--all", "--change=num_epochs=1.0"])  # for a try
+    assert sorted(conducted.order) == NAMES
 
 
 def test_the_list_and_what_is_refused():

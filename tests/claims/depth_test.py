@@ -29,6 +29,7 @@ def rates(*found):
 
 
 GOOD, BAD, LOST = [20, 21, 22], [30, 31, 32], [20, None, 20]
+DEAD = [90, 90, 90]
 MADE_UP = [
     ("degradation", {"training": arms(DEPTHS, 10, 20, 10, 5)}, 0),
     ("degradation", {"training": arms(DEPTHS, 10, 20, 10, 10)}, 2),
@@ -52,6 +53,7 @@ MADE_UP = [
     ("batch_norm_rate", rates(GOOD, LOST, LOST, GOOD, GOOD, BAD), 1),
     ("batch_norm_rate", rates(GOOD, GOOD, GOOD, GOOD, GOOD, GOOD), 2),
     ("batch_norm_rate", rates(GOOD, GOOD, BAD, GOOD, LOST, BAD), 3),
+    ("batch_norm_rate", rates(GOOD, GOOD, BAD, DEAD, DEAD, DEAD), 3),
 ]
 
 

@@ -10,6 +10,8 @@ from made_up import arms, spread
 
 from claims import c3_table, one_by_one, small_kernels
 from claims.harness import catalogue, conduct, intervals, report, trainings
+from comparison import counting
+from experiment import build
 from sweep import in_process
 
 HEADS = ("fully connected", "with dropout", "average")
@@ -29,20 +31,25 @@ def stacks(*centers, saved=SAVED):
     return {"saved": saved, "errors": arms(STACKS, *centers)}
 
 
+def heads(*errors, gap=5):
+    """Errors of global_average_pooling, and the gap of the fully connected layer."""
+    return {
+        "errors": dict(zip(HEADS, errors, strict=True)),
+        "gaps": {"fully connected": spread(gap)},
+    }
+
+
 SAME = dict.fromkeys(STACKS, NOISY) | {"5x5": NOISY[::-1]}
 MADE_UP = [
     ("small_kernels", stacks(20, 10, 20, 10), 0),
     ("small_kernels", {"saved": SAVED, "errors": SAME}, 2),
     ("small_kernels", stacks(20, 10, 10, 20), 3),
     ("small_kernels", stacks(20, 10, 20, 10, saved={"two 3x3": 27.0}), 3),
-    ("global_average_pooling", {"errors": arms(HEADS, 30, 20, 10)}, 0),
-    ("global_average_pooling", {"errors": arms(HEADS, 30, 10, 20)}, 1),
-    (
-        "global_average_pooling",
-        {"errors": dict(zip(HEADS, (NOISY, spread(5), NOISY[::-1]), strict=True))},
-        2,
-    ),
-    ("global_average_pooling", {"errors": arms(HEADS, 10, 20, 30)}, 3),
+    ("global_average_pooling", heads(*map(spread, (30, 20, 10))), 0),
+    ("global_average_pooling", heads(*map(spread, (30, 10, 20))), 1),
+    ("global_average_pooling", heads(NOISY, spread(5), NOISY[::-1]), 2),
+    ("global_average_pooling", heads(*map(spread, (10, 20, 30))), 3),
+    ("global_average_pooling", heads(*map(spread, (10, 20, 30)), gap=-1), 2),
     ("one_by_one", mixing(spread(20), spread(10)), 0),
     ("one_by_one", mixing(NOISY, NOISY[::-1]), 2),
     ("one_by_one", mixing(spread(10), spread(20)), 3),
@@ -59,7 +66,7 @@ def test_the_rule_of_a_verdict(name, numbers, place):
     assert found.word == intervals.WORDS[place], found.reason
 
 
-@pytest.mark.parametrize("place", [0, 4, 8, 12])
+@pytest.mark.parametrize("place", [0, 4, 9, 13])
 def test_a_figure(place, tmp_path):
     name, numbers, _ = MADE_UP[place]
     made_up = types.SimpleNamespace(name=name, scale="small", numbers=numbers)
@@ -75,6 +82,20 @@ def test_the_weights_that_stacks_save():
     assert small_kernels.weights("three 3x3") == 27 * 64 * 64
     more = small_kernels.weights("7x7") / small_kernels.weights("three 3x3") - 1
     assert more == pytest.approx(0.81, abs=0.005)
+
+
+def test_what_the_stacks_of_the_runs_save():
+    """13 and 30 % of the convolutions' weights, as the docstring says."""
+    experiment = small_kernels.experiment("small")
+    weights = {}
+    for name, values in experiment.arms.items():
+        config = trainings.vary.apply(experiment.config, values)
+        rows = counting.layers(build.make_model(config, 10), (32, 32, 3))
+        weights[name] = sum(
+            row.parameters - row.output[-1] for row in rows if row.kind == "Conv"
+        )
+    assert 1 - weights["two 3x3"] / weights["5x5"] == pytest.approx(0.13, abs=0.005)
+    assert 1 - weights["three 3x3"] / weights["7x7"] == pytest.approx(0.30, abs=0.005)
 
 
 def test_the_reduction_of_the_articles():

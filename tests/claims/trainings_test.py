@@ -56,6 +56,13 @@ def test_what_names_a_run(monkeypatch):
     assert changed("checkpoint.every_epochs", 9.0) == name
     assert changed("log.every_steps", 79) != name  # the curves are others
 
+    # A definition of claims/networks.py is another.
+    monkeypatch.setattr(trainings, "_networks", lambda: "class FourLayers: pass")
+    assert trainings.name(config) != name
+    monkeypatch.undo()
+    config.model.name = "resnet20"
+    name = trainings.name(config)
+
     # A later version's default.py has one more field.
     later = default.get_config()
     later.optimizer.lookahead = config.optimizer.lookahead = 0
@@ -174,9 +181,9 @@ def test_a_report_after_a_resume_counts_as_its_images(monkeypatch):
 
 
 HELD_OUT = {
-    "a": {0.1: 30.0, 0.2: 20.0, 0.4: 40.0},
-    "b": {0.1: 30.0, 0.2: 30.0, 0.4: math.inf},
-    "c": {0.1: 30.0, 0.2: 20.0, 0.4: 10.0},
+    "a": {0.1: 40.0, 0.2: 10.0, 0.4: 40.0},
+    "b": {0.1: 10.0, 0.2: 30.0, 0.4: math.inf},
+    "c": {0.1: 50.0, 0.2: 60.0, 0.4: 10.0},
 }
 
 
@@ -188,17 +195,48 @@ class Chooser(Pool):
 
     def train(self, runs):
         return [
-            types.SimpleNamespace(error=self._errors[run["x"]][run[trainings.RATE]])
+            self._chooses(self._errors[run["x"]][run[trainings.RATE]])
             if run["seed"] == trainings.SEED_OF_CHOICE
             else run
             for run in runs
         ]
 
+    def _chooses(self, error):
+        return types.SimpleNamespace(
+            error=error,
+            diverged=math.isinf(error),
+            chance=90.0,
+            last=lambda curve: 100 - error,
+            result={"size": 100},
+        )
 
-def chosen(errors):
+
+def chosen(errors, **how):
     arms = {label: {"x": label} for label in errors}
-    experiment = trainings.Experiment(None, arms, 1, (0.1, 0.2, 0.4))
+    experiment = trainings.Experiment(None, arms, 1, (0.1, 0.2, 0.4), **how)
     return trainings.run(experiment, Chooser(errors))
+
+
+def test_arms_have_one_rate_unless_another_is_clearly_better():
+    """Of 100 images 20 are wrong, whose root is 4.5: 9 fewer are chance, 10 are not."""
+    found = {
+        "a": {0.1: 30.0, 0.2: 20.0, 0.4: 25.0},
+        "b": {0.1: 30.0, 0.2: 20.0, 0.4: 11.5},
+        "c": {0.1: 10.5, 0.2: 20.0, 0.4: math.inf},
+    }
+    assert chosen(found).rates == {"a": 0.2, "b": 0.2, "c": 0.1}
+    assert chosen(found, one_rate=True).rates == dict.fromkeys("abc", 0.2)
+    # A rate at which an arm diverged is a bad one for all, and never its own.
+    found["c"] = {0.1: math.inf, 0.2: 60.0, 0.4: math.inf}
+    assert chosen(found).rates == dict.fromkeys("abc", 0.2)
+    found["b"] = found["a"] = {0.1: 1.0, 0.2: 60.0, 0.4: 60.0}
+    assert chosen(found).rates == {"a": 0.1, "b": 0.1, "c": 0.2}
+
+
+def test_a_curve_may_choose_the_rate():
+    found = {"a": {0.1: 30.0, 0.2: 20.0, 0.4: 80.0}}
+    assert chosen(found, choose_by="train/error").rates == {"a": 0.4}
+    assert chosen(found).rates == {"a": 0.2}
 
 
 def test_the_errors_of_a_choice_are_kept_and_its_edges_said(tmp_path):
@@ -217,7 +255,7 @@ def test_the_errors_of_a_choice_are_kept_and_its_edges_said(tmp_path):
     outcome.write(tmp_path / "results")
     text = (tmp_path / "results" / "lrn-small.json").read_text()
     stored = json.loads(text, parse_constant=pytest.fail)["choices"]
-    assert stored["a"] == {"0.1": 30.0, "0.2": 20.0, "0.4": 40.0}
+    assert stored["a"] == {"0.1": 40.0, "0.2": 10.0, "0.4": 40.0}
     assert stored["b"]["0.4"] is None
     said = (
         "earning rates, chosen on held-out images: 0.2 for a; "
@@ -240,3 +278,6 @@ def test_an_arm_that_diverges_at_each_rate_is_an_error():
     lost = HELD_OUT | {"b": dict.fromkeys((0.1, 0.2, 0.4), math.inf)}
     with pytest.raises(UserError, match="b diverged at each .* 0.1, 0.2, 0.4; give"):
         chosen(lost)
+    idle = HELD_OUT | {"b": {0.1: math.inf, 0.2: 89.5, 0.4: 90.0}}
+    with pytest.raises(UserError, match="b learned at none .* least error is 89.50 %"):
+        chosen(idle)
