@@ -1,10 +1,10 @@
 """Trains several runs together in one program.
 
-The values that vary are arguments of one compiled program, which trains several runs at
-once by `jax.vmap`, all from one copy of the data on one device. Start-up, compilation
-and data are paid for once. Beyond that, vmap pays if a single small run leaves an
-accelerator idle. On a CPU eight LeNet-5 at once take longer than one after another
-(benchmarks/many_runs.py), so the default there is 1.
+The values that vary are arguments of one compiled program, which trains one run after
+another, or several at once by `jax.vmap`, from one copy of the data on one device.
+Start-up, compilation and data are paid for once. Beyond that, vmap pays if a single
+small run leaves an accelerator idle. On a CPU eight LeNet-5 at once take longer than
+one after another (benchmarks/many_runs.py), so the default there is 1.
 """
 
 import contextlib
@@ -125,10 +125,10 @@ class Program:
             read_all(setup.train_split, config.dataset.damaged)
         )
 
-        self.init = jax.jit(jax.vmap(self._init))
+        self.init = jax.jit(over_runs(self._init, (0,)))
         options = ops.compiler_options(jax.default_backend())
         self.run_steps = jax.jit(
-            jax.vmap(self._run_steps, (0, 0, 0, (None, None, 0, 0), None)),
+            over_runs(self._run_steps, (0, 0, 0, (None, None, 0, 0), None)),
             donate_argnums=(1, 2),
             static_argnums=4 if config.steps_per_dispatch == 1 else (),
             compiler_options=options,
@@ -480,6 +480,27 @@ class Group:
             f"stopped at step {self.step} of {self.program.total}; {saved} runs "
             "under way are saved; the same command goes on from there"
         )
+
+
+def over_runs(function, axes):
+    """`function` over runs by jax.vmap, or as it is for one run, whose arrays are [1].
+
+    Under vmap some kernels take another way, and sums another order: the single run is
+    computed as in a training of its own. `axes` are those of vmap.
+    """
+
+    def of_one(argument, axis):
+        if isinstance(axis, tuple):
+            return tuple(map(of_one, argument, axis))
+        return argument if axis is None else take(argument, 0)
+
+    def call(values, *arguments):
+        if len(values["seed"]) > 1:
+            return jax.vmap(function, axes)(values, *arguments)
+        result = function(*of_one((values, *arguments), axes))
+        return jax.tree.map(lambda x: x[None], result)
+
+    return call
 
 
 def take(tree, number):
