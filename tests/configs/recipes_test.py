@@ -126,6 +126,24 @@ def test_all_biases_of_fractalnet_learn_at_twice_the_rate():
     assert not re.search(pattern, "backbone/bn1/bias")
 
 
+def test_biases_of_googlenet_learn_at_twice_the_rate_and_shifts_do_not():
+    ((pattern, factor),) = load("googlenet").optimizer.rate_factors
+    assert factor == 2.0
+    for layer in ("backbone/conv1", "backbone/inception_3a/3x3", "head/fc"):
+        assert re.search(pattern, f"{layer}/bias")
+        assert not re.search(pattern, f"{layer}/kernel")
+    for layer in ("backbone/conv1_bn", "side_heads_aux1/conv_bn"):
+        assert not re.search(pattern, f"{layer}/bias")
+
+
+@pytest.mark.parametrize(
+    ("network", "images"), [("dpn68", 64), ("dpn92", 32), ("dpn107", 24)]
+)
+def test_batches_of_dpn_are_the_authors_on_40_gpus(network, images):
+    """https://github.com/cypw/DPNs, Efficiency (Training)."""
+    assert load(f"dpn:{network}").batch_size == 40 * images
+
+
 @pytest.mark.parametrize("recipe", MILESTONES)
 def test_the_last_change_of_a_rate_is_in_the_training(recipe):
     config = load(recipe)
