@@ -10,8 +10,8 @@ The paper reports 25.02, 23.80, 22.58 and 22.15 % top-1 error and 7.71, 6.85, 6.
 6.12 % top-5 with one crop (Table 3); the authors' DenseNet-161 has 22.2 % top-1. Not
 yet run here.
 
-Differs from the paper: aspect ratios of crops (configs/datasets.py). The augmentation
-is fb.resnet.torch's.
+Differs from the paper: aspect ratios of crops, and colours are clipped to 0..255
+(configs/datasets.py). The augmentation is fb.resnet.torch's.
 """
 
 from configs import datasets, default

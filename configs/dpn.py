@@ -11,7 +11,8 @@ The paper gives batches of 32 images on each of 40 GPUs (24 for DPN-131) and a l
 rate that starts from the root of 0.1 (0.4 for DPN-98) and drops in steps to a tenth. It
 does not say when, nor how long training lasts and how weights decay: 90 epochs with
 drops after 30 and 60, and 1e-4, are fb.resnet.torch's. Nor does it have DPN-68 and
-DPN-107, which train here with the batch of DPN-92.
+DPN-107, for which the authors' code names 64 and 24 images on each of 40 GPUs; it names
+no rates, so theirs is that of DPN-92.
 
 Differs from the paper: the authors add up to 20 of 180 to the hue and up to 40 and 50
 of 255 to saturation and lightness, where saturation and brightness are multiplied here;
@@ -45,6 +46,8 @@ def get_config(network="paper"):
     config.schedule.factors = (0.1, 0.01)
     if network == "dpn98":
         config.optimizer.learning_rate = 0.4
-    if network == "dpn131":
+    if network == "dpn68":
+        config.batch_size = 2560
+    if network in ("dpn131", "dpn107"):
         config.batch_size = 960
     return config

@@ -11,7 +11,8 @@ accuracy on ImageNet. Not yet run here.
 The recipes come from the authors' definition files, with two differences: ImageNet's
 images keep their aspect ratio, where Caffe's data sets squeeze them to 256x256; and on
 CIFAR-10 the rate of the biases falls, too, where the authors name only that of the
-weights.
+weights. ImageNet's 450,000 steps and the epochs of the rate's drops belong together for
+1,281,167 images and a batch of 64: with other numbers, change both.
 """
 
 from configs import datasets, default
@@ -35,7 +36,8 @@ def get_config(network="paper"):
         config.optimizer.learning_rate = 0.01
         config.optimizer.weight_decay = 5e-4
         config.optimizer.rate_factors = (("bias", 2.0),)
-        config.schedule.boundaries = (9.99, 19.98)  # 200,000 and 400,000 steps
+        steps = 1_281_167 / 64  # in an epoch
+        config.schedule.boundaries = (200_000 / steps, 400_000 / steps)
         config.schedule.factors = (0.1, 0.01)
     else:
         datasets.cifar10(config)

@@ -11,7 +11,11 @@ and 22.71 % on CIFAR-100 for 164 and 1001 layers, and for 200 layers on ImageNet
 top-1 and 5.3 % top-5 error with one crop of 320x320. Not yet run here.
 
 Differs from the paper: the paper trains on ImageNet "with the scale augmentation"; the
-rest of the augmentation here and the total of 90 epochs are fb.resnet.torch's.
+rest of the augmentation here (configs/datasets.py) and the total of 90 epochs are
+fb.resnet.torch's.
+
+CIFAR's 64,000 steps and the epochs of the rate's drops belong together for 50,000
+images and a batch of 128: with other numbers, change both.
 """
 
 from configs import datasets, default

@@ -9,6 +9,9 @@ others were not.
 
 Differs from the paper: the warm-up of ResNet-110 and deeper lasts exactly 400 steps;
 the paper's lasts until the training error is below 80 % ("about 400 iterations").
+
+The 64,000 steps and the epochs of the rate's drops belong together for 50,000 images
+and a batch of 128: with other numbers, change both.
 """
 
 from configs import datasets, default

@@ -15,9 +15,9 @@ The paper reports these top-1 errors with one crop, in per cent (Tables 3 and 4)
 
 Not yet run here.
 
-Differs from the paper: aspect ratios of crops (configs/datasets.py). The augmentation
-is fb.resnet.torch's. The epochs and the drops of the rate are those of the authors'
-code.
+Differs from the paper: aspect ratios of crops, and colours are clipped to 0..255
+(configs/datasets.py). The augmentation is fb.resnet.torch's. The epochs and the drops
+of the rate are those of the authors' code.
 """
 
 from configs import datasets, default

@@ -11,7 +11,8 @@ top-5 errors with one crop, in per cent (Table 2; Table 8 for SENet-154):
 
 Not yet run here.
 
-Differs from the paper: SENet-154's training also used larger batches, label smoothing
+Differs from the paper: images are divided by a deviation, where the paper only
+subtracts channel means; SENet-154's training also used larger batches, label smoothing
 and batch normalisation frozen at the end.
 """
 

@@ -12,8 +12,8 @@ top-5 errors with one crop, in per cent (Tables 7 and 8):
 
 wrn_101_2 is not in the paper. Not yet run here.
 
-Differs from the paper: aspect ratios of crops (configs/datasets.py). The recipe is
-fb.resnet.torch's, augmentation included.
+Differs from the paper: aspect ratios of crops, and colours are clipped to 0..255
+(configs/datasets.py). The recipe is fb.resnet.torch's, augmentation included.
 """
 
 from configs import datasets, default

@@ -248,7 +248,8 @@ def setup(config, num_devices=None):
     eval_preprocessing = make_preprocessing(config, eval_split.image_shape)
     tested = input_shape(eval_preprocessing, eval_split.image_shape)
     sizes = {(pixels, pixels, shape[-1]) for _, pixels in config.augment.image_sizes}
-    check_sizes(model, variables, {tested, *sizes} - {shape})
+    check_sizes(model, variables, "augment.image_sizes", sizes - {shape}, train=True)
+    check_sizes(model, variables, "eval.image_size", {tested} - {shape}, train=False)
     checks.check_parameters(config, variables["params"])
     class_weights, balanced = balance.find(config, train_split)
     return Setup(
@@ -526,21 +527,23 @@ def refusing(model, shape):
         ) from e
 
 
-def check_sizes(model, variables, shapes):
+def check_sizes(model, variables, field, shapes, *, train):
     """Raises ConfigError for images [H, W, C] that the network's variables cannot take.
 
-    `shapes` are the sizes that initialisation has not already checked.
+    `shapes` are the sizes of config's `field` that initialisation has not checked; in
+    training side heads see them, too.
     """
+    mutable = ["batch_stats", "auxiliary"]
+    apply = functools.partial(model.apply, train=train, mutable=mutable)
+    rngs = {"dropout": jax.eval_shape(jax.random.key, 0)}
     for shape in shapes:
         images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
         try:
-            jax.eval_shape(
-                functools.partial(model.apply, train=False), variables, images
-            )
+            jax.eval_shape(apply, variables, images, rngs=rngs)
         except (ValueError, TypeError, flax.errors.FlaxError) as e:
             raise ConfigError(
-                "config.augment.image_sizes and config.eval.image_size must be sizes "
-                f"that the network can take beside its own: {e}"
+                f"config.{field}: the network cannot take images of "
+                f"{shape[0]}x{shape[1]} beside those of its own size: {e}"
             ) from e
 
 

@@ -6,6 +6,7 @@ import data_source
 from configs import datasets
 from experiment import balance
 from kernels import ops
+from training.durations import in_steps
 
 
 def title(setup, params):
@@ -38,6 +39,7 @@ def describe(setup):
         lines.append(f"  {setup.choice}")
     lines += [f"  {line}" for line in balance.describe(setup)]
     lines += _foreign_statistics(config, setup.input_shape[-1])
+    lines += _never_reached(config, setup.durations)
     parts = setup.eval_split.split.split("+")
     tested = any(part.partition("[")[0].strip() == "test" for part in parts)
     if tested and config.checkpoint.keep_best:
@@ -71,3 +73,26 @@ def _foreign_statistics(config, channels):
         "training set's, add --config.dataset.whiten=channels "
         "--config.dataset.mean='(0.0,)' --config.dataset.std='(1.0,)'"
     )
+
+
+def _never_reached(config, durations):
+    """Yields a warning for each field with changes at or after the training's end."""
+    epochs = {
+        "schedule.boundaries": config.schedule.boundaries,
+        "optimizer.unfreeze": [epoch for _, epoch in config.optimizer.unfreeze],
+        "augment.image_sizes": [epoch for epoch, _ in config.augment.image_sizes],
+    }
+    if config.schedule.name != "step":
+        del epochs["schedule.boundaries"]
+    for field, times in epochs.items():
+        steps = {time: in_steps(time, durations.epoch_steps) for time in times}
+        late = [
+            f"epoch {time:g} is step {step:,}"
+            for time, step in steps.items()
+            if step >= durations.total > 0
+        ]
+        if late:
+            yield (
+                f"warning: config.{field}: {', '.join(late)}, and the training ends at "
+                f"step {durations.total:,}, so nothing changes there"
+            )

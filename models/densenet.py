@@ -4,7 +4,7 @@ The networks for ImageNet (Table 1), the DenseNet-161 that the conference versio
 place of DenseNet-264, and those for CIFAR and SVHN (Table 2). Bottlenecks make a
 DenseNet-B, compression below one a DenseNet-C, and both a DenseNet-BC.
 
-Differs from the paper: nothing known. Weights start as in the authors' code, from
+Differs from the paper: nothing known. Convolutions start as in the authors' code, from
 N(0, 2 / n) with n the outputs times the kernel's pixels; the paper only cites He et al.
 
 Training keeps every layer's input for the gradient, each as an array of its own, so

@@ -94,9 +94,10 @@ def uniform_fan_in(fan_in):
 class SubSampling(nn.Module):
     """Sums each 2x2 window of a map, times the map's coefficient, plus its bias.
 
-    [B, 2h, 2w, C] to [B, h, w, C]. The coefficient multiplies the sum (section II.B),
-    so `sdlm`, which reads the connections from the program, takes it for the weight of
-    one connection, although the paper counts four.
+    [B, 2h, 2w, C] to [B, h, w, C]; of odd sizes the last row or column is left out, as
+    pools that are not in ceil mode do. The coefficient multiplies the sum (section
+    II.B), so `sdlm`, which reads the connections from the program, takes it for the
+    weight of one connection, although the paper counts four.
     """
 
     KERNEL = "2x2/2/0"
@@ -105,6 +106,8 @@ class SubSampling(nn.Module):
     @nn.compact
     def __call__(self, x):
         b, h, w, c = x.shape
+        if h % 2 or w % 2:  # a last row or column that fills no window
+            x = x[:, : h // 2 * 2, : w // 2 * 2]
         coefficient = self.param("coefficient", nn.initializers.constant(1 / 4), (c,))
         bias = self.param("bias", nn.initializers.zeros, (c,))
         x, coefficient, bias = nn.dtypes.promote_dtype(

@@ -9,7 +9,8 @@ Differs from the paper: nothing known. What it leaves open follows the authors' 
 https://github.com/KaimingHe/resnet-1k-layers for CIFAR, where a bottleneck's stride is
 on its first 1x1, and https://github.com/facebookarchive/fb.resnet.torch for ImageNet,
 where it is on the 3x3 and the stem has a batch normalisation, a ReLU and a pool.
-Projections have no batch normalisation in either.
+Projections have no batch normalisation in either, and convolutions start from
+N(0, 2 / n) with n the kernel's pixels times the outputs.
 
 Counts: tests/models/registry_test.py; published results: comparison/published.py;
 twins: weights/names.py, compared in tests/parity/preact_resnet_test.py.
@@ -23,7 +24,7 @@ import jax.numpy as jnp
 from kernels import ops
 from models import checks, resnet
 from models.layers import Classifier, PooledLinear
-from models.resnet import conv_and_norm
+from models.resnet import conv_and_norm, he_fan_out
 
 
 class BasicUnit(nn.Module):
@@ -36,7 +37,7 @@ class BasicUnit(nn.Module):
 
     @nn.compact
     def __call__(self, x, *, train):
-        conv, norm = conv_and_norm(self.dtype, train)
+        conv, norm = conv_and_norm(self.dtype, train, he_fan_out)
         y = nn.relu(norm(name="bn1")(x)) if self.preactivate else x
         z = conv(self.features, 3, self.strides, padding=1, name="conv1")(y)
         z = nn.relu(norm(name="bn2")(z))
@@ -57,7 +58,7 @@ class BottleneckUnit(nn.Module):
 
     @nn.compact
     def __call__(self, x, *, train):
-        conv, norm = conv_and_norm(self.dtype, train)
+        conv, norm = conv_and_norm(self.dtype, train, he_fan_out)
         first, second = self.strides, 1
         if self.stride_on == "3x3":
             first, second = second, first
@@ -88,6 +89,8 @@ class PreactBackbone(resnet.ResNetBackbone):
     conv1's is the first unit's pre-activation, and the last stage's is activated for
     the head; the others are sums, not activated.
     """
+
+    kernel_init: nn.initializers.Initializer = he_fan_out
 
     def options(self, i, j):
         return {"preactivate": i > 0 or j > 0, "dtype": self.dtype}

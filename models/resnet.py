@@ -42,7 +42,7 @@ STRIDES_ON = ("1x1", "3x3")
 # inputs of a unit; flax cuts the normal distribution off at two deviations.
 he_normal = nn.initializers.he_normal()
 # N(0, 2 / n) with n the kernel's pixels times all outputs: fb.resnet.torch, and the
-# authors' code of its descendants (Wide ResNet, DenseNet, ResNeXt).
+# authors' code of its descendants (pre-activation, Wide ResNet, DenseNet, ResNeXt).
 he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 

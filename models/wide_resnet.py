@@ -57,6 +57,21 @@ class WideUnit(nn.Module):
         return ops.once(x + z)
 
 
+class UnwidenedBackbone(CifarPreactBackbone):
+    """Of k = 1, whose first unit keeps the shape: the activation is in its branch.
+
+    In the authors' code a unit's two paths share an activation only where it changes
+    the number of maps, as all other first units do.
+    """
+
+    def options(self, i, j):
+        return {"preactivate": True, "dtype": self.dtype}
+
+    def stem(self, x, *, train):
+        conv, _ = conv_and_norm(self.dtype, train, self.kernel_init)
+        return conv(16, 3, padding=1, name="conv1")(x)
+
+
 class CifarWideResNet(Classifier):
     """WRN-n-k for 32x32 images: [B, H, W, C] to logits [B, K].
 
@@ -82,9 +97,8 @@ class CifarWideResNet(Classifier):
         unit = functools.partial(WideUnit, dropout=self.dropout)
         n = (self.depth - 4) // 6
         features = int(16 * self.widening_factor)
-        self.backbone = CifarPreactBackbone(
-            unit, (n, n, n), self.dtype, features, kernel_init=he_fan_out
-        )
+        backbone = UnwidenedBackbone if features == 16 else CifarPreactBackbone
+        self.backbone = backbone(unit, (n, n, n), self.dtype, features)
         self.head = PooledLinear(self.num_classes, self.dtype)
 
 

@@ -177,11 +177,19 @@ def test_sizes_that_the_network_cannot_take_are_refused_ahead(tmp_path, split):
         "dataset.short_side": 48,
         "augment.short_side": (48, 48),
     }
-    for change in (
-        {"augment.image_sizes": ((0, 28), (2, 48))},
-        {"eval.image_size": 48},
+    side_heads = {
+        "model.name": "googlenet",
+        "dataset.image_size": 80,
+        "dataset.short_side": 128,
+        "augment.short_side": (128, 128),
+        "augment.image_sizes": ((0, 80), (2, 128)),
+    }
+    for change, line in (
+        ({"augment.image_sizes": ((0, 28), (2, 48))}, "augment.image_sizes: .* 48x48"),
+        ({"eval.image_size": 48}, "eval.image_size: .* 48x48"),
+        (side_heads, "augment.image_sizes: .* 128x128 .* the side heads"),
     ):
-        with pytest.raises(ConfigError, match="beside its own"):
+        with pytest.raises(ConfigError, match=line):
             runs.train_small(tmp_path / "run", **changes | change)
         assert not (tmp_path / "run").exists()
 

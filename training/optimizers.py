@@ -1,4 +1,8 @@
-"""Optimizers by name: optax's, and a few of our own."""
+"""Optimizers by name: optax's, and a few of our own.
+
+optax.sgd has torch's momentum, v <- m v + g, w <- w - rate v. AlexNet's paper and Caffe
+have the rate inside, v <- m v + rate g, which differs after a change of the rate.
+"""
 
 import inspect
 import re

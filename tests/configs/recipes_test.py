@@ -37,7 +37,7 @@ MILESTONES = {
     "zfnet": CONSTANT,
     "overfeat": {29.9: 0.05, 30.0: 0.025, 50.0: 0.0125, 80.0: 0.0015625},
     "nin": {199.9: 0.1, 200.0: 0.01, 230.0: 0.001, 259.9: 0.001},
-    "nin:nin_imagenet": {199_000: 0.01, 201_000: 1e-3, 401_000: 1e-4},
+    "nin:nin_imagenet": {199_999: 0.01, 200_000: 1e-3, 400_000: 1e-4},
     "vgg16": CONSTANT,
     "vgg_cifar": {0.0: 0.1, 100.0: 0.05, 200.0: 0.0},
     "googlenet": {7.9: 0.01, 8.1: 0.0096, 16.1: 0.01 * 0.96**2},
@@ -124,6 +124,24 @@ def test_all_biases_of_fractalnet_learn_at_twice_the_rate():
     for path in ("backbone/block1/conv/bias", "head/fc/bias"):
         assert re.search(pattern, path)
     assert not re.search(pattern, "backbone/bn1/bias")
+
+
+def test_biases_of_googlenet_learn_at_twice_the_rate_and_shifts_do_not():
+    ((pattern, factor),) = load("googlenet").optimizer.rate_factors
+    assert factor == 2.0
+    for layer in ("backbone/conv1", "backbone/inception_3a/3x3", "head/fc"):
+        assert re.search(pattern, f"{layer}/bias")
+        assert not re.search(pattern, f"{layer}/kernel")
+    for layer in ("backbone/conv1_bn", "side_heads_aux1/conv_bn"):
+        assert not re.search(pattern, f"{layer}/bias")
+
+
+@pytest.mark.parametrize(
+    ("network", "images"), [("dpn68", 64), ("dpn92", 32), ("dpn107", 24)]
+)
+def test_batches_of_dpn_are_the_authors_on_40_gpus(network, images):
+    """https://github.com/cypw/DPNs, Efficiency (Training)."""
+    assert load(f"dpn:{network}").batch_size == 40 * images
 
 
 @pytest.mark.parametrize("recipe", MILESTONES)

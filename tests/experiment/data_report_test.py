@@ -5,7 +5,7 @@ import re
 import pytest
 from PIL import Image
 
-from configs import densenet, fashion_mnist, resnet50, vgg_cifar
+from configs import densenet, fashion_mnist, resnet50, resnet_cifar, vgg_cifar
 from experiment import build, checks, data_report
 
 
@@ -53,3 +53,23 @@ def test_imagenets_statistics_are_usual_for_photographs(tmp_path):
     assert "mean and std" not in report(config, **changes)
     config = vgg_cifar.get_config("vgg11_cifar")
     assert "mean and std are those of cifar10; to have" in report(config, **changes)
+
+
+def test_changes_at_or_after_the_end_of_a_training_are_said():
+    """Steps are a recipe's, and boundaries are in epochs of whatever batch there is."""
+    tiny = {"model__name": "tiny_networks:Pooled"}
+    assert "changes there" not in report(resnet_cifar.get_config(), **tiny)
+    said = report(resnet_cifar.get_config(), **tiny, batch_size=64)
+    assert said.count("changes there") == 1
+    assert (
+        "warning: config.schedule.boundaries: epoch 81.92 is step 76,800, epoch 122.88 "
+        "is step 115,200, and the training ends at step 64,000, so nothing changes"
+    ) in said
+    unfreeze = (("Dense", 150.0), ("Conv", 10.0))
+    said = report(
+        densenet.get_config(), **tiny, num_epochs=150.0, optimizer__unfreeze=unfreeze
+    )
+    at = "epoch 150 is step 140,625, {}and the training ends at step 140,625,"
+    later = "epoch 225 is step 210,938, "
+    assert f"warning: config.schedule.boundaries: {at.format(later)}" in said
+    assert f"warning: config.optimizer.unfreeze: {at.format('')}" in said

@@ -112,6 +112,23 @@ def test_the_stride_is_on_the_first_1x1_for_cifar_and_on_the_3x3_for_imagenet(
     assert (rows["conv3_1.conv1"][0], rows["conv3_1.conv2"][0]) == sizes
 
 
+@pytest.mark.parametrize("bottleneck", [False, True])
+def test_weights_start_as_in_the_authors_code(bottleneck):
+    """Standard deviation sqrt(2 / (pixels * outputs)), with two tails."""
+    depth = 11 if bottleneck else 8
+    model = CifarPreactResNet(num_classes=10, depth=depth, bottleneck=bottleneck)
+    init = jax.jit(functools.partial(model.init, train=False))
+    params = init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]["backbone"]
+    kernels = [params["conv1"], params["conv3_1"]["conv1"], params["conv4_1"]["conv2"]]
+    if bottleneck:
+        kernels.append(params["conv4_1"]["shortcut"])
+    for kernel in (np.asarray(layer["kernel"]) for layer in kernels):
+        deviation = (2 / (kernel[..., 0, 0].size * kernel.shape[-1])) ** 0.5
+        # conv1 has 432 draws, so a deviation's own is 3.4 %.
+        np.testing.assert_allclose(kernel.std(), deviation, rtol=0.1)
+    assert np.abs(kernel).max() > 3 * deviation
+
+
 @pytest.mark.parametrize(
     ("network", "fields", "message"),
     [

@@ -52,6 +52,13 @@ def test_depth_counts_convolutions(name):
     assert len(kernels) == int(n) - (k == "1")
 
 
+@pytest.mark.parametrize(("name", "has_own"), [("wrn_16_4", False), ("wrn_40_1", True)])
+def test_a_first_unit_that_keeps_the_shape_has_its_own_activation(name, has_own):
+    """Its shortcut is conv1; others' two paths see the stem's activation."""
+    _, params = trace(name, 32)
+    assert ("bn1" in params["conv2_1"], "bn1" in params) == (has_own, not has_own)
+
+
 def test_stages_for_imagenet():
     """Wider basic blocks have wider outputs, wider bottlenecks do not."""
     assert [maps for *_, maps in trace("wrn_18_1.5", 64)[0]] == [64, 96, 192, 384, 768]

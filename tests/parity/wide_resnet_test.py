@@ -39,7 +39,7 @@ def test_wide_basic_blocks_are_torchvisions_with_more_maps(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["wrn_16_4", pytest.param("wrn_40_2", marks=pytest.mark.slow)]
+    "name", ["wrn_16_4", "wrn_40_1", pytest.param("wrn_40_2", marks=pytest.mark.slow)]
 )
 def test_wide_resnet_for_cifar(name):
     _, depth, factor = name.split("_")
