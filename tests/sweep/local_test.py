@@ -134,6 +134,34 @@ def test_two_processes_run_at_once(tmp_path, monkeypatch):
     assert set(found.values()) == {("failed", "met")}
 
 
+def test_a_run_that_cannot_be_written_ends_no_other(tmp_path, monkeypatch, capsys):
+    """It once ended the sweep before the next run began."""
+    script = "import sys; print('error: met'); sys.exit(1)"
+    (tmp_path / "sweep" / "seed=0").mkdir(parents=True)
+    with runs.read_only(tmp_path / "sweep" / "seed=0") as why:
+        found = fake(tmp_path, monkeypatch, script)
+    assert found == {"seed=0": ("waiting", ""), "seed=1": ("failed", "met")}
+    said = capsys.readouterr().out
+    assert f"seed=0 failed: cannot write {tmp_path}/sweep/seed=0/config.json" in said
+    assert f"seed=0: its failure is not kept: cannot write {tmp_path}" in said
+    assert said.count(why) == 2
+
+
+def test_the_parent_starts_no_devices(tmp_path):
+    """On GPUs it would take memory from its children, who each need one alone."""
+    (tmp_path / "main.py").write_text("import sys; sys.exit(75)")
+    arguments = runs.command("--mode=sweep", "--config=configs/lenet5.py:modern")[1:]
+    arguments += [f"--workdir={tmp_path / 'sweep'}", "--vary=seed=0,1", "--jobs=1"]
+    code = f"""
+import pathlib, main
+from jax._src import xla_bridge
+from sweep import local
+local.MAIN = pathlib.Path({str(tmp_path / "main.py")!r})
+print(main.main({arguments!r}), xla_bridge.backends_are_initialized())
+"""
+    assert runs.run_code(code).stdout.splitlines()[-1] == "1 False"
+
+
 def test_a_process_that_was_stopped_has_not_failed(tmp_path, monkeypatch, capsys):
     found = fake(tmp_path, monkeypatch, "import sys; sys.exit(75)")
     assert set(found.values()) == {("waiting", "")}
