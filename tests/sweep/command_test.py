@@ -245,6 +245,11 @@ def test_main_sweeps_what_a_config_declares(tmp_path):
         (["--mode=sweep", "--vary=seed=0,1"], "--vary needs --config"),
         (["--mode=sweep", "--jobs=2", "--slurm="], "choose one"),
         (["--mode=sweep", "--jobs=2", "--together=2"], "for this process"),
+        (["--mode=sweep", "--dry_run", "--status"], "choose one"),
+        (
+            ["--mode=sweep", CONFIG, "--vary=seed=0,1", "--dry_run", "--slurm=cpu=2"],
+            "'cpu' is none of",
+        ),
         (["--mode=sweep", "--halving=1"], "leaves nothing out"),
         (["--mode=sweep", "--halving=3", "--slurm="], "with --jobs"),
         (["--mode=sweep"], "holds no sweep"),
