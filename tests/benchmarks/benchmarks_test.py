@@ -152,6 +152,24 @@ def test_the_first_answer_comes_before_the_end():
         first_answer.measure(first_answer.ROOT, ["--mode=none"])
 
 
+def test_start_up_begins_as_main_does():
+    """It once measured without the restart, and with more garbage collections."""
+    code = """
+import gc, sys
+from benchmarks import start_up
+before = gc.get_threshold()
+start_up.huge_pages.start_anew = lambda: print("anew, jax:", "jax" in sys.modules)
+try:
+    start_up.run_main(0.0, ["--help"])
+finally:
+    import main
+    print(gc.get_threshold(), main.THRESHOLD == before)
+"""
+    done = runs.run_code(code).stdout.splitlines()
+    assert done[0] == "anew, jax: False"
+    assert done[-1] == "(100000, 50, 100) True"
+
+
 @pytest.mark.slow
 def test_the_phases_of_start_up_are_all_of_it(tmp_path):
     one_device = (*start_up.RUNS["lenet5"], "--config.num_devices=1")
@@ -202,3 +220,10 @@ def test_contestants_compute_the_same(of, layer):
     for result in results.values():
         # Sums of up to 1,024 terms of size 1.
         np.testing.assert_allclose(result, results["without"], rtol=0, atol=3e-4)
+
+
+def test_single_convolutions_have_the_libraries_of_main(monkeypatch):
+    """The gradients of "without" were once YNNPACK's, and main.py has Eigen's."""
+    monkeypatch.setattr(ops, "compiler_options", lambda platform: {"xla_of_ours": 1})
+    with pytest.raises(RuntimeError, match="xla_of_ours"):
+        convolutions.contestants("gradient", 2, 7, 6, 8, 3, 2, 2)
