@@ -144,7 +144,9 @@ def slots(jobs):
             sharing = -(-jobs // len(devices))
             if sharing > 1:
                 fraction = f"{0.9 / sharing:.2f}"
-                environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] = fraction
+                environment["XLA_CLIENT_MEM_FRACTION"] = fraction
+                # jaxlib refuses the two together, and takes an empty one for none.
+                environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] = ""
         found.append(Slot(tuple(own or [cores[number % len(cores)]]), environment))
     return found
 

@@ -13,6 +13,7 @@ import pytest
 import runs
 from jax import lax
 
+import benchmarks
 import data_source
 from benchmarks import (
     convolutions,
@@ -91,6 +92,25 @@ def test_arrays_whose_bits_change_are_named():
         task=types.SimpleNamespace(zero_sums=dict),
     )
     assert train_step.Ours.different_bits(fake) == ["conv1.kernel"]
+
+
+def test_a_missing_package_of_ours_is_no_missing_pytorch(monkeypatch):
+    torch = types.SimpleNamespace(channels_last=0)
+    monkeypatch.setattr(side_by_side, "import_torch", lambda device: (torch, device))
+    module = types.ModuleType("torch_networks")
+    monkeypatch.setitem(sys.modules, "benchmarks.torch_networks", module)
+    monkeypatch.setattr(benchmarks, "torch_networks", module, raising=False)
+
+    def missing(name):
+        raise ImportError("no torchvision")
+
+    module.create = missing
+    with pytest.raises(side_by_side.Missing, match="no torchvision"):
+        side_by_side.TorchContestant(TASK)
+    monkeypatch.delattr(benchmarks, "torch_networks")
+    monkeypatch.setitem(sys.modules, "benchmarks.torch_networks", None)
+    with pytest.raises(ImportError, match="torch_networks"):
+        side_by_side.TorchContestant(TASK)
 
 
 def test_table():

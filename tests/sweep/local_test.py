@@ -4,6 +4,7 @@ import os
 
 import pytest
 import runs
+from jaxlib import xla_client
 
 import train
 from errors import ConfigError
@@ -180,13 +181,19 @@ def test_processes_divide_the_cores_and_the_gpus(monkeypatch):
         {"CUDA_VISIBLE_DEVICES": "0"},
         {"CUDA_VISIBLE_DEVICES": "GPU-b"},
     ]
-    half = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.45"}
+    half = {"XLA_CLIENT_MEM_FRACTION": "0.45", "XLA_PYTHON_CLIENT_MEM_FRACTION": ""}
     assert [slot.environment for slot in local.slots(3)] == [
         {"CUDA_VISIBLE_DEVICES": "0"} | half,
         {"CUDA_VISIBLE_DEVICES": "GPU-b"} | half,
         {"CUDA_VISIBLE_DEVICES": "0"} | half,
     ]
+    shared = local.slots(3)[0]
     monkeypatch.undo()
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.3")  # a user's own
+    for name, value in shared.environment.items():
+        monkeypatch.setenv(name, value)
+    options = xla_client.generate_pjrt_gpu_plugin_options()  # jaxlib refuses both names
+    assert options["memory_fraction"] == 0.45
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,3")
     assert local.gpus() == ["1", "3"]
     with pytest.raises(ConfigError, match="--jobs=0"):
