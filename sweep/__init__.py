@@ -37,7 +37,7 @@ def run(options, config, parent):
 
         slurm.parse(options.slurm)  # a wrong one is an error beside --dry_run, too
     if options.status or options.dry_run:
-        return command.listed(runs) if options.dry_run else runs.standing()
+        return command.listed(runs) if options.dry_run else command.status(runs)
     if options.slurm is not None:
         return command.submit(runs, options.slurm, _own_flags(options))
     stop = stopping.StopSignal()
