@@ -94,6 +94,18 @@ def test_arrays_whose_bits_change_are_named():
     assert train_step.Ours.different_bits(fake) == ["conv1.kernel"]
 
 
+@pytest.mark.parametrize("old", [{}, {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.3"}])
+def test_a_share_of_the_gpu_has_one_name(monkeypatch, old):
+    """jaxlib refuses the two names together."""
+    environment = dict(old)
+    monkeypatch.setattr(side_by_side.os, "environ", environment)
+    monkeypatch.setattr(sys, "argv", ["train_step", "--device=gpu"])
+    parser = side_by_side.argument_parser("", ["torch", "ours"])
+    with pytest.raises(SystemExit):  # there is no GPU
+        side_by_side.parse(parser, ["ours"], ["torch", "ours"])
+    assert environment == (old or {"XLA_CLIENT_MEM_FRACTION": "0.45"})
+
+
 def test_a_missing_package_of_ours_is_no_missing_pytorch(monkeypatch):
     torch = types.SimpleNamespace(channels_last=0)
     monkeypatch.setattr(side_by_side, "import_torch", lambda device: (torch, device))
