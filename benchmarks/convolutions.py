@@ -3,8 +3,8 @@
     python -m benchmarks.convolutions [--rounds=25]
 
 The table has the milliseconds of the best round without the programs of
-kernels/native.py (oneDNN then computes the convolution, XLA its gradient), with them,
-and in PyTorch. It gives our GFLOP/s by the definition's count, which Winograd's
+kernels/native.py (oneDNN then computes the convolution, XLA's Eigen its gradient), with
+them, and in PyTorch. It gives our GFLOP/s by the definition's count, which Winograd's
 algorithm may raise above the processor's peak. It needs a C++ compiler and, for its
 column, PyTorch. The machine must be idle.
 """
@@ -72,8 +72,9 @@ def contestants(of, n, size, cin, cout, kernel, stride, groups):
         def f(*operands):
             return (conv if of == "convolution" else gradient)(*operands)
 
+        options = ops.compiler_options("cpu")  # else YNNPACK gets XLA's convolutions
         with mock.patch.object(native, "available", lambda: own):
-            program = jax.jit(f).lower(*operands).compile()
+            program = jax.jit(f, compiler_options=options).lower(*operands).compile()
         return lambda: program(*operands).block_until_ready()
 
     found = {"without": compiled(False), "ours": compiled(True)}

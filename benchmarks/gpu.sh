@@ -15,8 +15,9 @@
 #     training      ResNet-20 on CIFAR-10 for as many epochs as fit into the rest
 #
 # A stage writes NAME.tmp in RESULTS_DIR, by default runs/gpu, which becomes NAME.txt
-# when the stage is complete, and NAME.json with all figures; the training has the run
-# directory cifar10 there, and our compiled programs the folder cache. The same command
+# when the stage is complete; those of train_step.py and inference.py also write NAME.json
+# with all figures. The training has the run directory cifar10 there, and our compiled
+# programs the folder cache. requirements.txt is needed, PyTorch is not. The same command
 # again leaves out what is complete and goes on with the rest. It ends, also if a signal
 # stops it, with the table of all complete stages and a line for each other one. The
 # exit code is 0 if all stages are complete, 1 if one failed, or else 75.
@@ -34,7 +35,8 @@ cd "$(dirname "$0")/.."
 DEVICE=${DEVICE:-gpu} PYTHON=${PYTHON:-python} BUDGET=${BUDGET:-700}
 RESULTS_DIR=${RESULTS_DIR:-runs/$DEVICE${MINIATURE:+_miniature}}
 mkdir -p "$RESULTS_DIR"
-export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$PWD/$RESULTS_DIR/cache}
+RESULTS_DIR=$(realpath "$RESULTS_DIR")
+export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$RESULTS_DIR/cache}
 
 networks=(resnet50 vgg16 googlenet_bn densenet121 resnext50_32x4d)
 evaluated=resnet50
@@ -55,18 +57,36 @@ fi
 if [ "$DEVICE" = cpu ]; then export JAX_PLATFORMS=cpu; fi
 
 parts=2 failed=0 backend= todo=() steps=() compiled=()
+for network in "${networks[@]}"; do
+  steps+=("step_$network") compiled+=("compiled_$network")
+done
+stages=("${steps[@]}" same_bits inference "${compiled[@]}" training)
 stop() {
+  local name
   kill $(jobs -p) || true
   wait
+  for name in "${stages[@]}"; do
+    if [ -e "$RESULTS_DIR/$name.txt" ]; then continue; fi
+    if [[ " ${todo[*]}" != *" $name: "* ]]; then
+      todo+=("$name: a signal came before its end; the same command goes on")
+    fi
+  done
   report
   exit 75
 }
 trap stop INT TERM
 
-# Ends the script if JAX runs elsewhere: without a GPU it takes the CPU.
+# Ends the script if a package of main.py's is missing, or if JAX runs elsewhere: without
+# a GPU it takes the CPU.
 check() {
   if [ -n "$backend" ]; then return; fi
-  backend=$("$PYTHON" -c 'import jax; print(jax.default_backend())')
+  backend=$("$PYTHON" -c '
+import sys
+try:
+    import jax, main, train
+except ImportError as error:
+    sys.exit(f"{error}: pip install -r requirements.txt")
+print(jax.default_backend())')
   if [ "$backend" != "$DEVICE" ]; then
     echo "DEVICE=$DEVICE: JAX runs on $backend" >&2
     exit 1
@@ -83,13 +103,19 @@ stage() {
     return
   fi
   check
-  local limit=$((left / parts > need ? left / parts : need))
+  local limit=$((left / parts > need ? left / parts : need)) began=$SECONDS
   echo "$name: at most $limit s"
   timeout --kill-after=15 "$limit" "$@" >"$file.tmp" 2>&1 &
   wait $! || code=$?
+  # 137 is a kill: by timeout, when the limit is over, or by the system.
+  if [ "$code" = 137 ] && [ $((SECONDS - began)) -ge "$limit" ]; then code=124; fi
   case $code in
     0) mv "$file.tmp" "$file.txt" ;;
-    75 | 124 | 137) todo+=("$name: stopped after $limit s; the same command goes on") ;;
+    75 | 124) todo+=("$name: stopped after $limit s; the same command goes on") ;;
+    137)
+      failed=1
+      todo+=("$name: the system killed it, as for want of memory; see $file.tmp")
+      ;;
     *)
       failed=1
       todo+=("$name: failed with $code, see $file.tmp: $(tail -n 1 "$file.tmp")")
@@ -128,9 +154,6 @@ report() {
   printf '%s\n' "${todo[@]}"
 }
 
-for network in "${networks[@]}"; do
-  steps+=("step_$network") compiled+=("compiled_$network")
-done
 for network in "${networks[@]}"; do
   stage "step_$network" 85 \
     "$PYTHON" -m benchmarks.train_step --networks="$network" "${flags[@]}" \

@@ -149,7 +149,12 @@ class Step:
         image = jax.ShapeDtypeStruct((batch, *shape), jnp.float32, sharding=split)
         label = jax.ShapeDtypeStruct((batch,), jnp.int32, sharding=split)
         self.data = {"image": image, "label": label}
-        jitted = jax.jit(step, donate_argnums=0, out_shardings=(one, one))
+        jitted = jax.jit(
+            step,
+            donate_argnums=0,
+            out_shardings=(one, one),
+            compiler_options=ops.compiler_options(jax.default_backend()),
+        )
         with ops.for_mesh(mesh):
             self.program = jitted.lower(state, self.data, 0).compile()
 

@@ -88,9 +88,9 @@ class TorchContestant:
 
     def __init__(self, task):
         self.torch, self.device = import_torch(task.device)
-        try:
-            from benchmarks import torch_networks
+        from benchmarks import torch_networks  # what it lacks of ours is an error
 
+        try:
             network = torch_networks.create(task.network)
         except ImportError as error:
             raise Missing(error) from error
@@ -326,9 +326,11 @@ def parse(parser, contestants, gpu_contestants):
         parser.error("--contestants: without ours there is nothing to compare")
     if not gpu:
         jax.config.update("jax_platforms", "cpu")
-    elif len(args.contestants) > 1:
+    elif len(args.contestants) > 1 and (
+        "XLA_PYTHON_CLIENT_MEM_FRACTION" not in os.environ  # an older name
+    ):
         # The rest is left to torch. JAX reads this when it first uses the GPU.
-        os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.45")
+        os.environ.setdefault("XLA_CLIENT_MEM_FRACTION", "0.45")
     if gpu and jax.default_backend() != "gpu":
         parser.error('--device=gpu: JAX finds none; pip install "jax[cuda13]"')
 

@@ -18,6 +18,7 @@ The files of Python and its packages are in memory, since an earlier run has rea
 
 import argparse
 import functools
+import gc
 import json
 import os
 import pathlib
@@ -26,6 +27,8 @@ import subprocess
 import sys
 import tempfile
 import time
+
+from kernels import huge_pages
 
 ROOT = pathlib.Path(__file__).parent.parent
 RUNS = {
@@ -69,6 +72,9 @@ def run_main(start, arguments):
 
     `start` is the `time.time` at which the process was requested.
     """
+    huge_pages.start_anew()  # this and the next, as main.py does if it is the program
+    threshold = gc.get_threshold()
+    gc.set_threshold(100_000, 50, 100)
     import jax
 
     import main as program
@@ -76,6 +82,7 @@ def run_main(start, arguments):
     from experiment import build, reporting
     from weights import starting
 
+    program.THRESHOLD = threshold
     seconds = dict.fromkeys(PHASES, 0.0)
 
     def timed(owner, name, phase):

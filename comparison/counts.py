@@ -36,8 +36,9 @@ def activation_bytes(counts, batch_size, bytes_each=4):
 
     The estimate uses shapes alone. XLA may keep less, because it can recompute one
     array from another, and it also needs room for gradients and scratch. Besides the
-    parameters and their gradients, XLA on a CPU (jax 0.10.2, float32, batch 32) plans
-    1.6 times this for ResNet-20 and ResNet-50 and 1.8 times for ResNet-18.
+    parameters, their gradients and momentum, XLA on a CPU (jax 0.10.2, float32) plans
+    1.1 times this for ResNet-20 at batch 128 and ResNet-50 at batch 32, and 1.2 times
+    for ResNet-18 at batch 32 (benchmarks/RESULTS.md, "planned").
     """
     return counts.activations * batch_size * bytes_each
 

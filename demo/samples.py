@@ -1,10 +1,13 @@
 """Examples of a run's test split, for the page."""
 
 import functools
+import math
 
 from demo import sheets
-from demo.uploads import Refused
-from transforms import decode
+from demo.uploads import MOST_BYTES, Refused
+from transforms import decode, resizing
+
+LARGEST = MOST_BYTES * 9 // 10  # bytes of pixels whose PNG may come back, even of noise
 
 
 class Samples:
@@ -24,7 +27,10 @@ class Samples:
         return self._open()
 
     def get(self, index):
-        """Returns example `index`, counted round the split, as a PNG with its truth."""
+        """Returns example `index`, counted round the split, as a PNG with its truth.
+
+        The browser sends the PNG back to be answered, so a large image is made smaller.
+        """
         split = self._split
         index %= len(split)
         (example,) = split.examples([index])
@@ -34,6 +40,11 @@ class Samples:
             raise Refused(f"test image {index} is damaged: {error}") from error
         truth = self._describe(split, index, example)
         text = f"test image {index:,} of {len(split):,}: {truth}"
+        if pixels.size > LARGEST:
+            scale, (rows, columns) = math.sqrt(LARGEST / pixels.size), pixels.shape[:2]
+            height, width = (max(1, int(scale * side)) for side in (rows, columns))
+            text += f"; made smaller for the page, {height}x{width} of {rows}x{columns}"
+            pixels = resizing.resize(pixels, height, width)
         return {"picture": sheets.url(pixels), "text": text}
 
 

@@ -337,6 +337,8 @@ def _check_sweep(options):
     """Raises UsageError for flags of a sweep that contradict each other."""
     if options.config is None and options.vary:
         raise UsageError("--vary needs --config")
+    if options.dry_run and options.status:
+        raise UsageError("--dry_run and --status list the runs: choose one")
     if options.jobs and options.slurm is not None:
         raise UsageError("--jobs and --slurm are two ways to train: choose one")
     if options.together and (options.jobs or options.slurm is not None):

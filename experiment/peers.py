@@ -32,17 +32,24 @@ _ending = threading.Lock()  # only one thread ends this process
 
 
 def is_first():
-    """True in process 0. A mode that computes nothing starts no devices for this."""
-    bridge = sys.modules.get("jax._src.xla_bridge")
-    if bridge is None or not bridge.backends_are_initialized():
-        return _process == 0
-    return bridge.process_index() == 0
+    """True in process 0."""
+    bridge = _started()
+    return (bridge.process_index() if bridge else _process) == 0
 
 
 def count():
     """The number of processes."""
-    jax = sys.modules.get("jax")
-    return 1 if jax is None else jax.process_count()
+    bridge = _started()
+    return bridge.process_count() if bridge else _count
+
+
+def _started():
+    """What knows jax's processes, or None before devices start: nothing here does that.
+
+    A mode that computes nothing, and one whose children compute, need none.
+    """
+    bridge = sys.modules.get("jax._src.xla_bridge")
+    return bridge if bridge and bridge.backends_are_initialized() else None
 
 
 def join(*arguments):

@@ -78,12 +78,12 @@ def path():
 
 
 def build():
-    """Builds the library, unless it is there already, and returns its path.
+    """Builds the library, unless it is there and can be loaded; returns its path.
 
     Raises a BuildError where that is not possible.
     """
     target = path()
-    if target.exists():
+    if target.exists() and not _why_unloadable(target):
         return target
     if sys.platform != "linux":
         raise BuildError(f"they were never tested on {sys.platform}")
@@ -107,19 +107,34 @@ def build():
             built.replace(target)  # The file appears whole, even if two build at once.
     except OSError as error:
         raise BuildError(error) from None
+    if why := _why_unloadable(target):
+        raise BuildError(f"what {compiler} built cannot be loaded: {why}")
     return target
+
+
+def _why_unloadable(library):
+    """Says why a library cannot be loaded; "" if it can.
+
+    Its C++ runtime may be older than the compiler's, as in an environment that moved.
+    """
+    try:
+        ctypes.CDLL(library)
+    except OSError as error:
+        return str(error)
+    return ""
 
 
 @functools.cache
 def available():
     """Whether the library is there. The first call loads it or logs a warning."""
-    try:
-        library = ctypes.CDLL(path())
-    except OSError:
+    if why := _why_unloadable(path()):
+        missing = not path().exists()
         logging.warning(
-            "our C++ convolutions are not built here: python -m kernels.native"
+            "our C++ convolutions %s: python -m kernels.native",
+            "are not built here" if missing else f"cannot be loaded ({why})",
         )
         return False
+    library = ctypes.CDLL(path())
     for name in (_KERNEL_GRADIENT, _WINOGRAD, _WINOGRAD_KERNEL_GRADIENT):
         function = jax.ffi.pycapsule(getattr(library, name))
         jax.ffi.register_ffi_target(name, function, platform="cpu")

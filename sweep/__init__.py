@@ -32,8 +32,12 @@ def run(options, config, parent):
             "--mode=sweep needs --vary=field=value,value or a config with a sweep()"
         )
     runs = command.Runs(config, parent, options.vary, declared, options.halving)
+    if options.slurm is not None:
+        from sweep import slurm
+
+        slurm.parse(options.slurm)  # a wrong one is an error beside --dry_run, too
     if options.status or options.dry_run:
-        return command.listed(runs) if options.dry_run else runs.standing()
+        return command.listed(runs) if options.dry_run else command.status(runs)
     if options.slurm is not None:
         return command.submit(runs, options.slurm, _own_flags(options))
     stop = stopping.StopSignal()

@@ -3,6 +3,7 @@
 import dataclasses
 
 from errors import UsageError, shortened
+from experiment import workdir
 from sweep import grid, halving, record, table, vary
 
 
@@ -140,6 +141,15 @@ def listed(runs):
     """Checks all runs and returns the `Sweep`; trains and writes nothing."""
     grid.check(runs.all)
     return Sweep(runs.rows())
+
+
+def status(runs):
+    """As `Runs.standing`, but also for who may read the directory alone."""
+    try:
+        return runs.standing()
+    except workdir.WorkdirError as error:
+        print(f"note: {error}", flush=True)
+        return Sweep(runs.rows())
 
 
 def sweep(runs, runner):

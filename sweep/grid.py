@@ -61,8 +61,20 @@ class Run:
         if isinstance(error, ownership.Owned):
             print(f"{self} is left out: {error}", flush=True)
             return
-        outcomes.write_failure(self.workdir, known.exit_code, str(known))
         print(f"{self} failed: {known}", flush=True)
+        self.write_failure(known.exit_code, str(known))
+
+    def write_failure(self, exit_code, error):
+        """Writes failure.json, or says why it cannot; the other runs go on.
+
+        The run may have failed before it had a directory, or a config there, without
+        which the same command would take failure.json for something else.
+        """
+        try:
+            self.workdir.create(self.config)
+            outcomes.write_failure(self.workdir, exit_code, error)
+        except UserError as unwritten:
+            print(f"{self}: its failure is not kept: {unwritten}", flush=True)
 
     def row(self, queued=(), cut=()):
         """Returns the table.Row about this run."""

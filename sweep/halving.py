@@ -42,6 +42,12 @@ def train(runs, runner):
                 "config.eval.every_epochs above 0"
             )
     factor, number = runs.record.halving, len(_combinations(runs.all))
+    if number < factor:
+        print(
+            f"note: --halving={factor} cuts nothing: it needs {factor} combinations "
+            f"that differ in more than the seed, and the sweep has {number}",
+            flush=True,
+        )
     for fraction, keep in rungs(number, factor):
         going = left(runs)
         runner.train(going, fraction)

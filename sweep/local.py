@@ -13,7 +13,6 @@ import sys
 import time
 
 from errors import NOT_FINITE, PREEMPTED, USAGE, ConfigError
-from experiment import outcomes
 from train import Preempted
 
 MAIN = pathlib.Path(__file__).parents[1] / "main.py"
@@ -75,6 +74,12 @@ class Local:
         if owner := run.workdir.lock.owner():
             print(f"{run} is left out: {owner} trains it", flush=True)
             return
+        try:
+            self._launch(slot, run, until)
+        except Exception as error:
+            run.note_failure(error)
+
+    def _launch(self, slot, run, until):
         run.workdir.create(run.config)
         command = [sys.executable, str(MAIN), f"--workdir={run.workdir}", *self._flags]
         if until < 1:
@@ -108,7 +113,7 @@ class Local:
             text = "stopped by a signal; its state is saved"
         else:
             text = failure(run, code, slot.log_start)
-            outcomes.write_failure(run.workdir, code, text)
+            run.write_failure(code, text)
             text = f"failed: {text}"
         print(f"[{self._ended}/{self._number}] {run}: {text}", flush=True)
 
@@ -139,7 +144,9 @@ def slots(jobs):
             sharing = -(-jobs // len(devices))
             if sharing > 1:
                 fraction = f"{0.9 / sharing:.2f}"
-                environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] = fraction
+                environment["XLA_CLIENT_MEM_FRACTION"] = fraction
+                # jaxlib refuses the two together, and takes an empty one for none.
+                environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] = ""
         found.append(Slot(tuple(own or [cores[number % len(cores)]]), environment))
     return found
 

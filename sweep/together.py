@@ -79,6 +79,7 @@ def _program(config):
         or config.optimizer.name == "sdlm"
         or config.schedule.name == "plateau"
         or config.dataset.placement == "host"
+        or config.log.profile_start >= 0  # of one training
     ):
         return None
     return repr(sorted((n, _is_argument(n, v) or repr(v)) for n, v in flat.items()))

@@ -128,7 +128,7 @@ def local_device(mesh):
 def limit(device):
     """Returns (bytes that a program may take on this device, a name for them).
 
-    On a GPU they are JAX's share of the memory (XLA_PYTHON_CLIENT_MEM_FRACTION, 0.75).
+    On a GPU they are JAX's share of the memory (XLA_CLIENT_MEM_FRACTION, 0.75).
     CPU devices share the memory that the system has available now. If the limit is
     unknown, the result is (None, "").
     """

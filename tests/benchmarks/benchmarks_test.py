@@ -13,6 +13,7 @@ import pytest
 import runs
 from jax import lax
 
+import benchmarks
 import data_source
 from benchmarks import (
     convolutions,
@@ -93,6 +94,37 @@ def test_arrays_whose_bits_change_are_named():
     assert train_step.Ours.different_bits(fake) == ["conv1.kernel"]
 
 
+@pytest.mark.parametrize("old", [{}, {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.3"}])
+def test_a_share_of_the_gpu_has_one_name(monkeypatch, old):
+    """jaxlib refuses the two names together."""
+    environment = dict(old)
+    monkeypatch.setattr(side_by_side.os, "environ", environment)
+    monkeypatch.setattr(sys, "argv", ["train_step", "--device=gpu"])
+    parser = side_by_side.argument_parser("", ["torch", "ours"])
+    with pytest.raises(SystemExit):  # there is no GPU
+        side_by_side.parse(parser, ["ours"], ["torch", "ours"])
+    assert environment == (old or {"XLA_CLIENT_MEM_FRACTION": "0.45"})
+
+
+def test_a_missing_package_of_ours_is_no_missing_pytorch(monkeypatch):
+    torch = types.SimpleNamespace(channels_last=0)
+    monkeypatch.setattr(side_by_side, "import_torch", lambda device: (torch, device))
+    module = types.ModuleType("torch_networks")
+    monkeypatch.setitem(sys.modules, "benchmarks.torch_networks", module)
+    monkeypatch.setattr(benchmarks, "torch_networks", module, raising=False)
+
+    def missing(name):
+        raise ImportError("no torchvision")
+
+    module.create = missing
+    with pytest.raises(side_by_side.Missing, match="no torchvision"):
+        side_by_side.TorchContestant(TASK)
+    monkeypatch.delattr(benchmarks, "torch_networks")
+    monkeypatch.setitem(sys.modules, "benchmarks.torch_networks", None)
+    with pytest.raises(ImportError, match="torch_networks"):
+        side_by_side.TorchContestant(TASK)
+
+
 def test_table():
     names = ["torch", "compiled", "ours"]
     head = train_step.table_head(names, "G")
@@ -152,6 +184,24 @@ def test_the_first_answer_comes_before_the_end():
         first_answer.measure(first_answer.ROOT, ["--mode=none"])
 
 
+def test_start_up_begins_as_main_does():
+    """It once measured without the restart, and with more garbage collections."""
+    code = """
+import gc, sys
+from benchmarks import start_up
+before = gc.get_threshold()
+start_up.huge_pages.start_anew = lambda: print("anew, jax:", "jax" in sys.modules)
+try:
+    start_up.run_main(0.0, ["--help"])
+finally:
+    import main
+    print(gc.get_threshold(), main.THRESHOLD == before)
+"""
+    done = runs.run_code(code).stdout.splitlines()
+    assert done[0] == "anew, jax: False"
+    assert done[-1] == "(100000, 50, 100) True"
+
+
 @pytest.mark.slow
 def test_the_phases_of_start_up_are_all_of_it(tmp_path):
     one_device = (*start_up.RUNS["lenet5"], "--config.num_devices=1")
@@ -202,3 +252,10 @@ def test_contestants_compute_the_same(of, layer):
     for result in results.values():
         # Sums of up to 1,024 terms of size 1.
         np.testing.assert_allclose(result, results["without"], rtol=0, atol=3e-4)
+
+
+def test_single_convolutions_have_the_libraries_of_main(monkeypatch):
+    """The gradients of "without" were once YNNPACK's, and main.py has Eigen's."""
+    monkeypatch.setattr(ops, "compiler_options", lambda platform: {"xla_of_ours": 1})
+    with pytest.raises(RuntimeError, match="xla_of_ours"):
+        convolutions.contestants("gradient", 2, 7, 6, 8, 3, 2, 2)

@@ -19,6 +19,7 @@ STAGES = [*STEPS, "same_bits", "inference", *COMPILED, "training"]
 STUB = """#!/bin/sh
 if [ "$1" = -c ]; then echo "$BACKEND"; exit; fi
 echo "$@" >>"$LOG"
+echo "$JAX_COMPILATION_CACHE_DIR" >"$LOG.cache"
 echo "of this machine"
 echo "| network | images/s |"
 echo "| $2 | 7 |"
@@ -104,6 +105,21 @@ def test_a_second_call_runs_only_what_is_not_complete(stub):
     ]
 
 
+def test_compiled_programs_lie_in_an_absolute_results_dir(stub):
+    del stub["JAX_COMPILATION_CACHE_DIR"]
+    assert call(stub).returncode == 0
+    with open(f"{stub['LOG']}.cache") as file:
+        assert file.read() == f"{stub['RESULTS_DIR']}/cache\n"
+
+
+def test_a_stage_that_the_system_kills_has_failed(stub):
+    """Without memory it once was "stopped after 350 s" in each call."""
+    found = call(stub, FAILING="*step_vgg16*:137")
+    assert found.returncode == 1
+    (line,) = [x for x in found.stdout.splitlines() if x.startswith("step_vgg16: the")]
+    assert line.startswith("step_vgg16: the system killed it, as for want of memory")
+
+
 def test_a_training_that_the_budget_stops_is_left_for_the_next_call(stub):
     found = call(stub, FAILING="main.py*:75")
     assert found.returncode == 75
@@ -133,10 +149,23 @@ def test_nothing_is_measured_where_jax_finds_no_gpu(stub):
     assert call(stub, BACKEND="cpu", DEVICE="cpu").returncode == 0
 
 
+def test_nothing_is_measured_without_what_main_needs(stub, tmp_path):
+    """It was once taken for a missing PyTorch, whose column stayed empty for good."""
+    (tmp_path / "simplejpeg.py").write_text("raise ImportError('no simplejpeg')")
+    path = f"{tmp_path}{os.pathsep}{stub['PYTHONPATH']}"
+    found = call(stub, PYTHON=sys.executable, PYTHONPATH=path, DEVICE="cpu")
+    assert found.returncode == 1
+    assert found.stderr == "no simplejpeg: pip install -r requirements.txt\n"
+    assert not os.listdir(stub["RESULTS_DIR"])
+
+
 def test_a_signal_stops_the_stage_and_ends_the_script(stub):
     found = call(stub, SLOW="*vgg16*")
     assert found.returncode == 75
     assert "## steps" in found.stdout  # what was complete is shown
+    lines = found.stdout.partition("## not complete")[2].split("\n")
+    left = [line.partition(":")[0] for line in lines if line]
+    assert left == [name for name in STAGES if name != "step_resnet50"]
     assert len(logged(stub)) == 2
     assert complete(stub) == {"step_resnet50"}
 

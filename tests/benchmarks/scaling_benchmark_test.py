@@ -3,6 +3,7 @@
 import pytest
 
 from benchmarks import scaling
+from kernels import ops
 
 PROGRAM = """
   %a = f32[3,4]{1,0} all-reduce(%x), to_apply=%sum
@@ -22,6 +23,12 @@ def test_all_reduces_are_counted_once_with_their_bytes():
 def test_another_collective_is_not_overlooked():
     with pytest.raises(ValueError, match="all-gather"):
         scaling.all_reduces(PROGRAM + "  %f = f32[8]{0} all-gather-start(%x)")
+
+
+def test_a_step_is_compiled_as_train_py_does(monkeypatch):
+    monkeypatch.setattr(ops, "compiler_options", lambda platform: {"xla_of_ours": 1})
+    with pytest.raises(RuntimeError, match="xla_of_ours"):
+        scaling.Step("lenet5_modern", 28, 1, 2, devices=1)
 
 
 @pytest.mark.slow

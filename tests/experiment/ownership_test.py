@@ -99,6 +99,14 @@ def test_a_restart_elsewhere_waits_until_the_owner_counts_as_dead(
     assert len(waited) == 4  # 25 + 3 * 10 < STALE
 
 
+def test_who_may_only_read_sees_an_owner_elsewhere(tmp_path):
+    """Its runs were "stopped" for everybody who could not write beside them."""
+    for age, owner in ((20, "process 11 on node7"), (STALE + 1, "")):
+        forge(tmp_path, age=age, **ELSEWHERE)
+        with runs.read_only(tmp_path):
+            assert Lock(tmp_path).owner() == owner
+
+
 def test_a_copy_of_an_owned_directory_is_free(tmp_path):
     with Lock(tmp_path / "a") as lock:
         lock.take()

@@ -323,6 +323,28 @@ def test_building(monkeypatch, tmp_path):
     assert native.build() == path and path.stat().st_mtime_ns == stamp
 
 
+@built
+def test_a_library_that_cannot_be_loaded_is_built_again_or_said(monkeypatch, tmp_path):
+    """It was once called "not built", and the command to build it changed nothing."""
+    works, compiler, warned = native.path(), tmp_path / "c++", []
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    monkeypatch.setattr(native.logging, "warning", lambda *words: warned.append(words))
+    monkeypatch.setenv("CXX", str(compiler))
+    native.path().parent.mkdir(parents=True)
+    native.path().write_bytes(b"for another machine")
+    native.available.cache_clear()
+    assert not native.available()
+    native.available.cache_clear()
+    assert "cannot be loaded" in warned[0][1] and native.path().name in warned[0][1]
+    compiler.write_text('#!/bin/sh\nfor file; do :; done\ncp "$BUILT" "$file"\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("BUILT", str(compiler))
+    with pytest.raises(native.BuildError, match="c[+][+] built cannot be loaded: "):
+        native.build()
+    monkeypatch.setenv("BUILT", str(works))
+    assert native.build().read_bytes() == works.read_bytes()
+
+
 def test_sanitizers_are_another_library(monkeypatch):
     monkeypatch.delenv("CONVNETS_SANITIZE", raising=False)
     before = native.path()

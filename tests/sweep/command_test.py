@@ -204,6 +204,17 @@ def test_many_runs_are_listed_without_training(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+def test_who_may_only_read_a_sweep_sees_how_it_stands(tmp_path):
+    parent = workdir.Workdir(tmp_path / "sweep")
+    command.Runs(runs.small_config(), parent, ["seed=0,1"]).write()
+    with runs.read_only(parent.path) as why:
+        seen = runs.call_main(["--mode=sweep", f"--workdir={parent}", "--status"])
+    assert seen.returncode == 0, seen.stderr
+    first, *rest = seen.stdout.splitlines()
+    assert first == f"note: cannot write {parent}/results.csv: {why}"
+    assert rest[-1] == "2 runs: 2 waiting"
+
+
 def test_each_file_of_a_run_is_read_once(tmp_path, monkeypatch):
     parent = workdir.Workdir(tmp_path)
     for number in range(3):
@@ -245,6 +256,11 @@ def test_main_sweeps_what_a_config_declares(tmp_path):
         (["--mode=sweep", "--vary=seed=0,1"], "--vary needs --config"),
         (["--mode=sweep", "--jobs=2", "--slurm="], "choose one"),
         (["--mode=sweep", "--jobs=2", "--together=2"], "for this process"),
+        (["--mode=sweep", "--dry_run", "--status"], "choose one"),
+        (
+            ["--mode=sweep", CONFIG, "--vary=seed=0,1", "--dry_run", "--slurm=cpu=2"],
+            "'cpu' is none of",
+        ),
         (["--mode=sweep", "--halving=1"], "leaves nothing out"),
         (["--mode=sweep", "--halving=3", "--slurm="], "with --jobs"),
         (["--mode=sweep"], "holds no sweep"),

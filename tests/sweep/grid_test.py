@@ -5,7 +5,7 @@ import os
 import pytest
 import runs
 
-from errors import ConfigError
+from errors import ConfigError, UserError
 from experiment import outcomes, workdir
 from sweep import grid
 
@@ -102,3 +102,27 @@ def test_a_run_that_cannot_be_trained_is_named(tmp_path):
     values = [{"optimizer.name": "lion", "optimizer.kwargs.momentum": 0.9}]
     with pytest.raises(ConfigError, match=r"give each optimizer its own: --vary="):
         grid.check(grid.make_runs(config, parent, values))
+
+
+def test_what_failed_before_it_began_is_tried_again(tmp_path):
+    """Out of memory in the first program once blocked the same command for good."""
+    parent = workdir.Workdir(tmp_path)
+    (run,) = made = grid.make_runs(runs.small_config(), parent, [{"seed": 1}])
+    with run.workdir.lock as lock:
+        lock.take()
+        run.note_failure(UserError("out of memory"))
+    assert run.state() == ("failed", "out of memory")
+    grid.check(made)
+    assert run.workdir.config() == run.config
+
+
+def test_a_failure_that_cannot_be_written_is_said(tmp_path, capsys):
+    parent = workdir.Workdir(tmp_path / "sweep")
+    parent.path.mkdir()
+    (run,) = grid.make_runs(runs.small_config(), parent, [{"seed": 1}])
+    with runs.read_only(parent.path) as why:
+        run.note_failure(UserError("out of memory"))
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == "seed=1 failed: out of memory"
+    assert second.startswith("seed=1: its failure is not kept: ")
+    assert second.endswith(why)

@@ -89,6 +89,23 @@ def test_a_run_that_failed_is_not_cut_but_tried_again(tmp_path):
     assert [row.state for row in found.rows] == ["done", "cut", "cut"]
 
 
+class Trains:
+    """Trains every run to the end, whatever it is asked for."""
+
+    def train(self, all, until):
+        for run in all:
+            run.workdir.create(run.config)
+            run.workdir.write_json("result.json", {"step": 9, "of": 9, "error": 1.0})
+
+
+@pytest.mark.parametrize(("rates", "said"), [("0.1", 1), ("0.1,0.2", 1), ("1,2,3", 0)])
+def test_a_halving_that_cuts_nothing_says_so(tmp_path, capsys, rates, said):
+    vary = ["seed=0,1,2", f"optimizer.learning_rate={rates}"]
+    parent, config = workdir.Workdir(tmp_path), runs.small_config()
+    command.sweep(command.Runs(config, parent, vary, factor=3), Trains())
+    assert capsys.readouterr().out.count("note: --halving=3 cuts nothing") == said
+
+
 def test_slurm_trains_no_run_that_was_cut(tmp_path, monkeypatch):
     found = []
     monkeypatch.setattr(

@@ -4,6 +4,7 @@ import os
 
 import pytest
 import runs
+from jaxlib import xla_client
 
 import train
 from errors import ConfigError
@@ -134,6 +135,34 @@ def test_two_processes_run_at_once(tmp_path, monkeypatch):
     assert set(found.values()) == {("failed", "met")}
 
 
+def test_a_run_that_cannot_be_written_ends_no_other(tmp_path, monkeypatch, capsys):
+    """It once ended the sweep before the next run began."""
+    script = "import sys; print('error: met'); sys.exit(1)"
+    (tmp_path / "sweep" / "seed=0").mkdir(parents=True)
+    with runs.read_only(tmp_path / "sweep" / "seed=0") as why:
+        found = fake(tmp_path, monkeypatch, script)
+    assert found == {"seed=0": ("waiting", ""), "seed=1": ("failed", "met")}
+    said = capsys.readouterr().out
+    assert f"seed=0 failed: cannot write {tmp_path}/sweep/seed=0/config.json" in said
+    assert f"seed=0: its failure is not kept: cannot write {tmp_path}" in said
+    assert said.count(why) == 2
+
+
+def test_the_parent_starts_no_devices(tmp_path):
+    """On GPUs it would take memory from its children, who each need one alone."""
+    (tmp_path / "main.py").write_text("import sys; sys.exit(75)")
+    arguments = runs.command("--mode=sweep", "--config=configs/lenet5.py:modern")[1:]
+    arguments += [f"--workdir={tmp_path / 'sweep'}", "--vary=seed=0,1", "--jobs=1"]
+    code = f"""
+import pathlib, main
+from jax._src import xla_bridge
+from sweep import local
+local.MAIN = pathlib.Path({str(tmp_path / "main.py")!r})
+print(main.main({arguments!r}), xla_bridge.backends_are_initialized())
+"""
+    assert runs.run_code(code).stdout.splitlines()[-1] == "1 False"
+
+
 def test_a_process_that_was_stopped_has_not_failed(tmp_path, monkeypatch, capsys):
     found = fake(tmp_path, monkeypatch, "import sys; sys.exit(75)")
     assert set(found.values()) == {("waiting", "")}
@@ -152,13 +181,19 @@ def test_processes_divide_the_cores_and_the_gpus(monkeypatch):
         {"CUDA_VISIBLE_DEVICES": "0"},
         {"CUDA_VISIBLE_DEVICES": "GPU-b"},
     ]
-    half = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.45"}
+    half = {"XLA_CLIENT_MEM_FRACTION": "0.45", "XLA_PYTHON_CLIENT_MEM_FRACTION": ""}
     assert [slot.environment for slot in local.slots(3)] == [
         {"CUDA_VISIBLE_DEVICES": "0"} | half,
         {"CUDA_VISIBLE_DEVICES": "GPU-b"} | half,
         {"CUDA_VISIBLE_DEVICES": "0"} | half,
     ]
+    shared = local.slots(3)[0]
     monkeypatch.undo()
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.3")  # a user's own
+    for name, value in shared.environment.items():
+        monkeypatch.setenv(name, value)
+    options = xla_client.generate_pjrt_gpu_plugin_options()  # jaxlib refuses both names
+    assert options["memory_fraction"] == 0.45
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,3")
     assert local.gpus() == ["1", "3"]
     with pytest.raises(ConfigError, match="--jobs=0"):

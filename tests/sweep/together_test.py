@@ -351,6 +351,7 @@ def test_which_runs_share_a_program(tmp_path):
         ("schedule.name", "plateau"),
         ("optimizer.name", "sdlm"),
         ("dataset.placement", "host"),
+        ("log.profile_start", 0),
         ("num_devices", 2),
         ("init_from", "runs/other"),
     ):
