@@ -1,4 +1,4 @@
-"""Prepares a known set, ImageNet or image files for TFDS: `python prepare.py --help`."""
+"""Prepares a set, ImageNet's tars or image files for TFDS: python prepare.py --help."""
 
 from data_source.prepare import main
 

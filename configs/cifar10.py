@@ -29,8 +29,8 @@ from configs import datasets, default
 ROWS = {
     "resnet20": (40.0, "sgd", 0.1, 5e-4, 128),
     "wrn_16_4": (12.0, "sgd", 0.1, 5e-4, 128),
-    "densenet_40_12": (6.0, "sgd", 0.1, 1e-4, 64),
-    "vgg11_cifar": (30.0, "sgd", 0.02, 5e-4, 128),
+    "densenet_40_12": (4.0, "sgd", 0.1, 1e-4, 64),
+    "vgg11_cifar": (20.0, "sgd", 0.02, 5e-4, 128),
     "nin": (10.0, "adamw", 1e-3, 1e-2, 128),
 }
 
