@@ -487,18 +487,20 @@ def over_runs(function, axes):
     """`function` over runs by jax.vmap, or as it is for one run, whose arrays are [1].
 
     Under vmap some kernels take another way, and sums another order: the single run is
-    computed as in a training of its own. `axes` are those of vmap.
+    computed as in a training of its own. `axes` are those of vmap. The barriers keep
+    XLA from fusing the axis of one run with what is computed.
     """
+    barrier = jax.lax.optimization_barrier
 
     def of_one(argument, axis):
         if isinstance(axis, tuple):
             return tuple(map(of_one, argument, axis))
-        return argument if axis is None else take(argument, 0)
+        return argument if axis is None else barrier(take(argument, 0))
 
     def call(values, *arguments):
         if len(values["seed"]) > 1:
             return jax.vmap(function, axes)(values, *arguments)
-        result = function(*of_one((values, *arguments), axes))
+        result = barrier(function(*of_one((values, *arguments), axes)))
         return jax.tree.map(lambda x: x[None], result)
 
     return call

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import re
 
 import jax
@@ -79,6 +80,21 @@ def test_runs_of_a_sweep_are_those_of_separate_trainings(tmp_path, at_once):
         overrides = {k.replace(".", "__"): v for k, v in values.items()}
         runs.train_small(tmp_path / name, **(SMALL | overrides))
         assert_same_run(tmp_path / "sweep" / name, tmp_path / name)
+
+
+@pytest.mark.slow
+def test_a_run_after_another_has_the_bits_of_one_alone(tmp_path):
+    """As users compile programs: the tests' own options compute sums otherwise."""
+    env = dict(os.environ) | {"XLA_FLAGS": ""}
+    changes = SMALL | {"model__name": "resnet20", "seed": 3}
+    command = runs.command("--config=configs/lenet5.py:modern", **changes)
+    for flags in (["--mode=sweep", "--vary=seed=3,5"], []):
+        done = runs.run_main(
+            [*command, f"--workdir={tmp_path}/{len(flags)}", *flags], env=env
+        )
+        assert done.returncode == 0, done.stderr
+    ours, theirs = map(runs.final_state, (tmp_path / "2" / "seed=3", tmp_path / "0"))
+    runs.assert_same_bits(ours[0], theirs[0])
 
 
 @pytest.mark.slow
