@@ -321,7 +321,7 @@ def make_steps(opened, variables, protocol):
     size, image_shape = protocol.image_size, opened.image_shape
     shapes = {"crop": image_shape}
     if protocol.name != "single" or protocol.view:  # views have the right size already
-        preprocessing = dataclasses.replace(preprocessing, fit="crop")
+        preprocessing = preprocessing.of_views()
         parts = protocols.PROTOCOLS.get(protocol.name, (("crop", None),))
         shapes = {
             kind: (size if kind == "crop" else min(protocol.scales),) * 2

@@ -441,7 +441,7 @@ def make_view(config, image_shape, epoch_steps):
             "not resized bilinearly, crops and policies are made on the host"
         )
     if augmentation.view or whole:
-        preprocessing = dataclasses.replace(preprocessing, fit="crop")
+        preprocessing = preprocessing.of_views()
     sizes = config.augment.image_sizes or ((0.0, preprocessing.image_size),)
     sizes = tuple((durations.in_steps(e, epoch_steps), pixels) for e, pixels in sizes)
     return preprocessing, preprocessings.TrainView(augmentation, sizes, whole)

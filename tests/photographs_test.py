@@ -247,6 +247,19 @@ def test_an_image_that_has_the_size_needs_no_fit(photographs):
     assert view(decode.decode(photographs[0], 3)).shape == (50, 50, 3)
 
 
+@pytest.mark.parametrize("view", ["", "inception_crop"])
+def test_resized_images_may_be_larger_than_crops_are_cut_from(photographs, view):
+    """Without fit "crop", nothing is cut from the 256 pixels of dataset.short_side."""
+    config = runs.small_config(
+        dataset__name="folder:photos", dataset__image_size=299, augment__view=view
+    )
+    preprocessing, train_view = build.make_view(config, (None, None, 3), 10)
+    assert build.input_shape(preprocessing, (None, None, 3)) == (299, 299, 3)
+    image = decode.decode_lazily(photographs[0], 3)
+    image, _ = train_view(image, {}, np.random.default_rng(0), 0)
+    assert image.shape == (299, 299, 3)
+
+
 def test_preprocessing_of_images_that_differ_in_size():
     config = default.get_config()
     with pytest.raises(ConfigError, match="say config.dataset.image_size"):

@@ -586,6 +586,14 @@ def test_a_larger_test_image_than_in_training(photograph_run):
     assert (record["image_size"], record["short_side"]) == (20, 24)
 
 
+def test_a_resized_test_image_is_larger_than_crops_are_cut_from(photograph_run):
+    run, _ = photograph_run
+    changes = ["dataset.fit=resize", "eval.image_size=20"]  # short_side is 16
+    evaluate.evaluate_run(run, checks.change(run.config(), changes))
+    (file,) = run.path.glob("evaluation-5-*.json")
+    assert json.loads(file.read_text())["image_size"] == 20
+
+
 def test_a_damaged_image_of_a_run(photograph_run, tmp_path):
     run, _ = photograph_run
     images = [tiny_datasets.png(image) for image in photographs(3)]
