@@ -263,6 +263,8 @@ class Source:
     def _features(self, index, record):
         try:
             return self._parse(record)
+        except MemoryError:
+            raise
         except Exception as error:
             file = self._files[bisect.bisect_right(self._ends, index)].filename
             raise DataError(
@@ -337,6 +339,8 @@ class Source:
             example = self._parse(record)
             with Image.open(io.BytesIO(example["image"])) as image:
                 pixels = np.asarray(image.convert(self._mode))
+        except MemoryError:
+            raise
         except Exception as error:
             raise DataError(
                 f"Record {index} of {self._what} cannot be decoded: "
