@@ -163,8 +163,7 @@ class Source:
         self._parse = functools.partial(
             features.deserialize_example_np, decoders={"image": skip}
         )
-        channels = features["image"].shape[-1]
-        self._mode = {1: "L", 3: "RGB", 4: "RGBA"}.get(channels)  # None: as stored
+        self._mode = {1: "L", 3: "RGB"}[features["image"].shape[-1]]
         self._format = file_format
         self._files = list(files)
         self._ends = list(itertools.accumulate(f.take for f in self._files))
