@@ -283,6 +283,7 @@ def make_protocol(config, preprocessing, image_shape):
     """Makes the protocol of `config.eval` for stored images `image_shape` [H, W, C]."""
     name = config.eval.protocol
     scales, view = (), None
+    build.check_short_side(config, preprocessing)
     if name == "single":
         view = preprocessing.view(image_shape)
         if preprocessing.fit == "crop":

@@ -246,6 +246,7 @@ def setup(config, num_devices=None):
     model = make_model(config, train_split.num_classes)
     variables = abstract_variables(model, shape)
     eval_preprocessing = make_preprocessing(config, eval_split.image_shape)
+    check_short_side(config, eval_preprocessing)
     tested = input_shape(eval_preprocessing, eval_split.image_shape)
     sizes = {(pixels, pixels, shape[-1]) for _, pixels in config.augment.image_sizes}
     check_sizes(model, variables, {tested, *sizes} - {shape})
@@ -423,6 +424,17 @@ def make_preprocessing(config, image_shape, *, training=False):
     except ValueError as e:
         raise ConfigError(f"config.dataset: {e}") from e
     return preprocessing
+
+
+def check_short_side(config, preprocessing):
+    """Raises ConfigError if config.eval.short_side would change nothing."""
+    side, fit = config.eval.short_side, preprocessing.fit
+    if side and fit != "crop" and config.eval.protocol == "single":
+        raise ConfigError(
+            f"config.eval.short_side = {side}: the protocol 'single' cuts nothing from "
+            f"it, because config.dataset.fit is {fit!r} here: leave it 0 "
+            "(config.eval.image_size tests at another size)"
+        )
 
 
 def make_view(config, image_shape, epoch_steps):
