@@ -135,6 +135,9 @@ class CachedSource:
     def labels(self):
         return self._index["label"]
 
+    def places(self):
+        return self._origin.places()
+
     def digest(self, names):
         """Returns `Split.digest` of what the cache was made from."""
         return self._origin.digest(names)

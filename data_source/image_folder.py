@@ -295,6 +295,9 @@ class FileSource:
     def labels(self):
         return np.array(self._files.labels, np.int32)
 
+    def places(self):
+        return iter(self._files)
+
     def digest(self, names):
         """Returns `Split.digest`, with the `names` of the classes."""
         found = hashlib.blake2b(self._files.text, digest_size=8)

@@ -230,6 +230,9 @@ class Source:
             parts.append(np.frombuffer(digest, "<u8") + numbers)
         return np.concatenate(parts)
 
+    def places(self):
+        return iter(self.stamps().tolist())
+
     def digest(self, names):
         """Returns `Split.digest`, with the `names` of the classes.
 
