@@ -283,6 +283,7 @@ def make_protocol(config, preprocessing, image_shape):
     """Makes the protocol of `config.eval` for stored images `image_shape` [H, W, C]."""
     name = config.eval.protocol
     scales, view = (), None
+    build.check_short_side(config, preprocessing)
     if name == "single":
         view = preprocessing.view(image_shape)
         if preprocessing.fit == "crop":
@@ -321,7 +322,7 @@ def make_steps(opened, variables, protocol):
     size, image_shape = protocol.image_size, opened.image_shape
     shapes = {"crop": image_shape}
     if protocol.name != "single" or protocol.view:  # views have the right size already
-        preprocessing = dataclasses.replace(preprocessing, fit="crop")
+        preprocessing = preprocessing.of_views()
         parts = protocols.PROTOCOLS.get(protocol.name, (("crop", None),))
         shapes = {
             kind: (size if kind == "crop" else min(protocol.scales),) * 2

@@ -40,8 +40,8 @@ class Balance:
 
     An epoch, which still has N images, has the same number of each class every time:
     its share of N is in proportion to n^(1 - power) for a class of n images, so power 1
-    draws all classes equally often. No image is drawn again before every other of its
-    class was drawn as often. A class without images is left out.
+    draws all classes equally often. At the end of each epoch no image was drawn more
+    than once more often than another of its class. A class without images is left out.
 
     Args:
       labels: the class of each example, int [N], none negative.

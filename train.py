@@ -108,9 +108,8 @@ class Trainer:
             if run.path.exists():
                 run.lock.take()
         setup = starting.numbered(tasks.setup(config), run)
-        start = None
-        if not run.checkpoints.exists():
-            start = starting.load_start(setup)  # before a directory is made
+        begun = run.checkpoints.exists()
+        start = None if begun else starting.load_start(setup)  # before any file is made
         self.durations, self.total = setup.durations, setup.durations.total
         self.saved = checkpoints.Checkpoints(
             run.checkpoints,
@@ -169,7 +168,6 @@ class Trainer:
         log_every = self.config.log.every_steps
         eval_every, save_every = self.durations.eval_every, self.durations.save_every
         save_every_steps = self.config.checkpoint.every_steps
-
         last = self.step == self.total
         if self.evaluated < self.step and (due(self.step, eval_every) or last):
             self._evaluate()  # a stop cut it short, or there is nothing to train
@@ -177,7 +175,6 @@ class Trainer:
         while self.step < self.total and not self._far_enough():
             self._stop_if_asked()
             self.profiler.at(self.step, self.state)
-            self.state = self.curvature.before_step(self.state, self.step)
             until = min(
                 self.total,
                 next_due(self.step, log_every),
@@ -187,12 +184,15 @@ class Trainer:
                 next_due(self.step, self.durations.epoch_steps),
                 *self.profiler.next_after(self.step),
             )
-            self._advance(until)
+            with self._saving_before(DataError):
+                self.state = self.curvature.before_step(self.state, self.step)
+                self._advance(until)
             last = self.step == self.total
             if due(self.step, log_every) or last:
                 self._log()
             if due(self.step, eval_every) or last:
-                self._evaluate_or_save()
+                with self._saving_before(DataError, memory.OutOfMemory):
+                    self._evaluate()
                 last = last or self._far_enough()
             if due(self.step, save_every) or due(self.step, save_every_steps) or last:
                 self._save()
@@ -274,13 +274,13 @@ class Trainer:
             outcomes.write_diverged(self.workdir, step)
         raise NonFiniteLoss(f"{message}. {divergence.advice(self.config, step)}")
 
-    def _evaluate_or_save(self):
-        """Evaluates; if that can never succeed, saves the steps before it raises."""
+    @contextlib.contextmanager
+    def _saving_before(self, *errors):
+        """Saves the steps before one of `errors`, which a restart would meet again."""
         try:
-            self._evaluate()
-        except (DataError, memory.OutOfMemory):
+            yield
+        except errors:
             if jax.process_count() == 1:  # other processes may not have failed
-                # Otherwise a restart repeats these steps and fails the same way.
                 self._save()
                 self.saved.wait()
             raise

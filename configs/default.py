@@ -77,7 +77,11 @@ def get_config():
     config.dataset.num_threads = 0  # read and decode on the host; 0: one per core
     config.dataset.prefetch = 4  # batches prepared ahead with placement "host"
 
-    config.augment = ConfigDict()  # for training images; 0 or False: off
+    # For training images; 0 or False: off. The pixels of translate and crop, and the
+    # rectangle of erasing, are the network's, except where all images have one size
+    # and the host neither crops nor resizes them (no view, no fit "crop", no resizing
+    # but bilinear): there they are the stored image's, before jit resizes or pads it.
+    config.augment = ConfigDict()
     # The part of an image that is shown: "" is the whole, brought to size by
     # dataset.fit; or "rescale_crop", "inception_crop".
     config.augment.view = ""

@@ -135,6 +135,9 @@ class CachedSource:
     def labels(self):
         return self._index["label"]
 
+    def places(self):
+        return self._origin.places()
+
     def digest(self, names):
         """Returns `Split.digest` of what the cache was made from."""
         return self._origin.digest(names)
@@ -192,12 +195,15 @@ class CachedSource:
 
 
 def _digest(names):
-    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:12]
+    text = "\n".join(names).encode(errors="surrogateescape")
+    return hashlib.sha256(text).hexdigest()[:12]
 
 
 def _in_a_path(name):
     """A name as a file's; train[:90%] and train[90%:] must not get the same one."""
     plain = re.sub(r"[^\w.-]+", "_", name)
+    if len(plain.encode()) > 242:  # with the digest, a file's name has 255 bytes
+        plain = plain[-60:]
     return plain if plain == name else f"{plain}-{_digest([name])}"
 
 

@@ -295,6 +295,9 @@ class FileSource:
     def labels(self):
         return np.array(self._files.labels, np.int32)
 
+    def places(self):
+        return iter(self._files)
+
     def digest(self, names):
         """Returns `Split.digest`, with the `names` of the classes."""
         found = hashlib.blake2b(self._files.text, digest_size=8)
@@ -632,10 +635,15 @@ class Table:
 
         @functools.lru_cache(maxsize=4)  # a folder and those in it take turns
         def present(folder):
+            place = self.root / folder
             try:
-                return frozenset(os.listdir(self.root / folder))
-            except OSError:
+                return frozenset(os.listdir(place))
+            except (FileNotFoundError, NotADirectoryError):
                 return frozenset()
+            except OSError as error:
+                raise DataError(
+                    f"{as_text(place)} cannot be listed: {error.strerror}."
+                ) from error
 
         for i, path in enumerate(files):
             folder, _, name = path.rpartition("/")

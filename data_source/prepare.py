@@ -134,6 +134,13 @@ def prepare_files(name, data_dir, dataset, *, file_format="array_record", holdou
     if not re.fullmatch(r"[a-z]\w*", dataset):
         raise DataError(f"{dataset!r} is not a data set name such as 'birds'.")
     listing = image_folder.find(name, 0.1 if holdout is None else holdout)
+    for label in listing.label_names:
+        # tfds writes a name per line, and strips each when it reads them.
+        if label != label.strip() or not {"\n", "\r"}.isdisjoint(label):
+            raise DataError(
+                f"{name}: a TFDS directory does not keep the class name {label!r}, "
+                "with blanks at an end or a line break: rename it"
+            )
     if holdout is not None and not listing.findings.held_out:
         raise DataError(f"{name} has splits, so nothing is held out: no --holdout.")
     splits, pieces = [], {}

@@ -163,8 +163,7 @@ class Source:
         self._parse = functools.partial(
             features.deserialize_example_np, decoders={"image": skip}
         )
-        channels = features["image"].shape[-1]
-        self._mode = {1: "L", 3: "RGB", 4: "RGBA"}.get(channels)  # None: as stored
+        self._mode = {1: "L", 3: "RGB"}[features["image"].shape[-1]]
         self._format = file_format
         self._files = list(files)
         self._ends = list(itertools.accumulate(f.take for f in self._files))
@@ -231,6 +230,9 @@ class Source:
             parts.append(np.frombuffer(digest, "<u8") + numbers)
         return np.concatenate(parts)
 
+    def places(self):
+        return iter(self.stamps().tolist())
+
     def digest(self, names):
         """Returns `Split.digest`, with the `names` of the classes.
 
@@ -263,6 +265,8 @@ class Source:
     def _features(self, index, record):
         try:
             return self._parse(record)
+        except MemoryError:
+            raise
         except Exception as error:
             file = self._files[bisect.bisect_right(self._ends, index)].filename
             raise DataError(
@@ -337,6 +341,8 @@ class Source:
             example = self._parse(record)
             with Image.open(io.BytesIO(example["image"])) as image:
                 pixels = np.asarray(image.convert(self._mode))
+        except MemoryError:
+            raise
         except Exception as error:
             raise DataError(
                 f"Record {index} of {self._what} cannot be decoded: "

@@ -137,6 +137,10 @@ class Split:
         """Returns the given examples as a list of `Example`, with images as stored."""
         return self.source.examples(indices)
 
+    def places(self):
+        """Iterates over what tells each example from all others of the data set."""
+        return self.source.places()
+
     def stamps(self):
         """Returns a hash of each example's place, size, time and label, uint64 [N].
 
@@ -205,6 +209,9 @@ class Renumbered:
     @property
     def labels(self):
         return self._places[np.asarray(self._source.labels)]
+
+    def places(self):
+        return self._source.places()
 
     def digest(self, names):
         return self._source.digest([names[place] for place in self._places[:-1]])

@@ -91,7 +91,7 @@ def _noted(directory):
         number = int(label["numClasses"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    if image["dtype"] != "uint8" or number < 2:
+    if image["dtype"] != "uint8" or sides[-1] not in (1, 3) or number < 2:
         return None
     return tuple(None if side < 0 else side for side in sides), number
 
@@ -128,7 +128,17 @@ def _image_and_label(name, features):
         raise DataError(f"{name!r} has one class, and two are needed.")
     if image.np_dtype != np.uint8:
         raise DataError(f"{name!r} has {image.np_dtype} images; only uint8 is read.")
+    check_channels(name, image.shape[-1])
     return image, label
+
+
+def check_channels(name, channels):
+    """Raises DataError if images of a set are neither grey nor RGB."""
+    if channels not in (1, 3):
+        raise DataError(
+            f"{name!r} has images of {channels} channels; only grey (1) and RGB (3) "
+            "are read."
+        )
 
 
 def _places(name, data_dir):

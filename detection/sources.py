@@ -316,7 +316,9 @@ def _features(name, builder):
             "image/filename or image/id, and objects with bbox and label, and has "
             f"{sorted(features)}"
         )
-    return features["image"].shape[-1], tuple(objects["label"].names)
+    channels = features["image"].shape[-1]
+    tfds_directory.check_channels(name, channels)
+    return channels, tuple(objects["label"].names)
 
 
 def _record(source, index):

@@ -95,6 +95,10 @@ class Split:
             message = f"{as_text(objects.name)} cannot be read: {said}."
             raise UnreadableFile(message, Example(b"", objects)) from error
 
+    def places(self):
+        """Iterates over what tells each image from all others of the data set."""
+        return ((one.name, one.stamp) for one in self.objects)
+
     def digest(self):
         """Returns a hash, 16 hex digits, of the images' ids and objects in their order.
 

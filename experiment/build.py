@@ -246,6 +246,7 @@ def setup(config, num_devices=None):
     model = make_model(config, train_split.num_classes)
     variables = abstract_variables(model, shape)
     eval_preprocessing = make_preprocessing(config, eval_split.image_shape)
+    check_short_side(config, eval_preprocessing)
     tested = input_shape(eval_preprocessing, eval_split.image_shape)
     sizes = {(pixels, pixels, shape[-1]) for _, pixels in config.augment.image_sizes}
     check_sizes(model, variables, "augment.image_sizes", sizes - {shape}, train=True)
@@ -426,6 +427,17 @@ def make_preprocessing(config, image_shape, *, training=False):
     return preprocessing
 
 
+def check_short_side(config, preprocessing):
+    """Raises ConfigError if config.eval.short_side would change nothing."""
+    side, fit = config.eval.short_side, preprocessing.fit
+    if side and fit != "crop" and config.eval.protocol == "single":
+        raise ConfigError(
+            f"config.eval.short_side = {side}: the protocol 'single' cuts nothing from "
+            f"it, because config.dataset.fit is {fit!r} here: leave it 0 "
+            "(config.eval.image_size tests at another size)"
+        )
+
+
 def make_view(config, image_shape, epoch_steps):
     """Returns (Preprocessing of training images, their TrainView or None).
 
@@ -442,7 +454,7 @@ def make_view(config, image_shape, epoch_steps):
             "not resized bilinearly, crops and policies are made on the host"
         )
     if augmentation.view or whole:
-        preprocessing = dataclasses.replace(preprocessing, fit="crop")
+        preprocessing = preprocessing.of_views()
     sizes = config.augment.image_sizes or ((0.0, preprocessing.image_size),)
     sizes = tuple((durations.in_steps(e, epoch_steps), pixels) for e, pixels in sizes)
     return preprocessing, preprocessings.TrainView(augmentation, sizes, whole)

@@ -3,7 +3,7 @@
 import jax
 
 import data_source
-from configs import datasets
+from configs import datasets, default
 from experiment import balance
 from kernels import ops
 from training.durations import in_steps
@@ -38,6 +38,16 @@ def describe(setup):
     if setup.choice:
         lines.append(f"  {setup.choice}")
     lines += [f"  {line}" for line in balance.describe(setup)]
+    lines += _trained_on(setup.train_split, setup.eval_split)
+    side, usual = dataset.short_side, default.get_config().dataset.short_side
+    if side != usual and setup.eval_preprocessing.fit != "crop":
+        lines.append(f"  dataset.short_side = {side} changes nothing without fit crop")
+    if _normalised_twice(dataset):
+        lines.append(
+            f"warning: config.dataset.whiten = {dataset.whiten!r} normalises, and then "
+            "config.dataset.mean and std do it again; without that they are (0.0,) and "
+            "(1.0,)"
+        )
     lines += _foreign_statistics(config, setup.input_shape[-1])
     lines += _never_reached(config, setup.durations)
     parts = setup.eval_split.split.split("+")
@@ -48,6 +58,23 @@ def describe(setup):
             "low then; config.dataset.eval_split can name another split"
         )
     return "\n".join(lines)
+
+
+def _trained_on(train_split, eval_split):
+    """Yields a warning if images of the training are to be evaluated, too."""
+    both = {*eval_split.places()}.intersection(train_split.places())
+    if both:
+        yield (
+            f"warning: {len(both):,} of the {len(eval_split):,} images of "
+            f"config.dataset.eval_split, {eval_split.split}, are trained on, too; "
+            "config.dataset.train_split can leave them out"
+        )
+
+
+def _normalised_twice(dataset):
+    """Tells whether `whiten` takes away what mean or std are to take away after it."""
+    scaled = dataset.whiten != "mean_image" and {*dataset.std} != {1.0}
+    return bool(dataset.whiten) and (any(dataset.mean) or scaled)
 
 
 def _foreign_statistics(config, channels):

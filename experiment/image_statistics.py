@@ -49,8 +49,6 @@ def read(run, preprocessing):
     Raises:
       ConfigError: the run's network learnt from images that were whitened otherwise.
     """
-    if not needed(preprocessing):
-        return preprocessing
     if run.has("preprocessing.json"):
         kept = run.read_json("preprocessing.json").get("whiten", preprocessing.whiten)
         if kept != preprocessing.whiten:
@@ -58,6 +56,8 @@ def read(run, preprocessing):
                 f"config.dataset.whiten = {preprocessing.whiten!r}: the network of "
                 f"{run} learnt from images with {kept!r}, which a test cannot change"
             )
+    if not needed(preprocessing):
+        return preprocessing
     return dataclasses.replace(preprocessing, statistics=run.read_arrays(FILE))
 
 

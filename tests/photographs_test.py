@@ -158,6 +158,34 @@ def test_a_damaged_test_image_costs_no_steps_of_a_training(tmp_path, photographs
         assert trained[f"eval/{name}"] == pytest.approx(evaluation.record[name])
 
 
+def test_a_damaged_training_image_costs_no_steps_before_it(tmp_path, photographs):
+    for i, data in enumerate(photographs):
+        path = tmp_path / "photos" / "abc"[i % 3] / f"{i}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    changes = CHANGES | {
+        "dataset.name": f"folder:{tmp_path}/photos",
+        "dataset.eval_split": "auto",
+        "dataset.damaged": "fail",
+        "num_epochs": 1.0,  # 3 steps
+        "checkpoint.every_steps": 0,
+    }
+    config = runs.small_config(**changes)
+    split = build.open_split(config.dataset, "train")
+    index, _ = build.make_plan(config, len(split)).indices(2, 3)
+    (example,) = split.examples([index[0, 0]])
+    path = tmp_path / "photos" / example.name
+    path.write_bytes(b"no image")
+    with pytest.raises(data_source.DataError, match=f"{example.name} is damaged"):
+        runs.train_small(tmp_path / "run", **changes)
+    assert runs.final_state(tmp_path / "run")[1] == 2
+    path.write_bytes(example.image)
+    for name in ("run", "whole"):
+        runs.train_small(tmp_path / name, **changes)
+    resumed, whole = (runs.final_state(tmp_path / x)[0] for x in ("run", "whole"))
+    runs.assert_same_bits(resumed, whole)
+
+
 def test_images_in_memory_that_cannot_be_read_count_as_errors(tmp_path):
     images = np.zeros((6, 8, 8, 1), np.uint8)
     encoded = [tiny_datasets.png(image) for image in images]
@@ -253,6 +281,19 @@ def test_an_image_that_has_the_size_needs_no_fit(photographs):
     image = decode.decode(photographs[2], 3)
     np.testing.assert_array_equal(view(image), image)
     assert view(decode.decode(photographs[0], 3)).shape == (50, 50, 3)
+
+
+@pytest.mark.parametrize("view", ["", "inception_crop"])
+def test_resized_images_may_be_larger_than_crops_are_cut_from(photographs, view):
+    """Without fit "crop", nothing is cut from the 256 pixels of dataset.short_side."""
+    config = runs.small_config(
+        dataset__name="folder:photos", dataset__image_size=299, augment__view=view
+    )
+    preprocessing, train_view = build.make_view(config, (None, None, 3), 10)
+    assert build.input_shape(preprocessing, (None, None, 3)) == (299, 299, 3)
+    image = decode.decode_lazily(photographs[0], 3)
+    image, _ = train_view(image, {}, np.random.default_rng(0), 0)
+    assert image.shape == (299, 299, 3)
 
 
 def test_preprocessing_of_images_that_differ_in_size():

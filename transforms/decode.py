@@ -149,6 +149,8 @@ def _jpeg_orientation(data):
         return 1
     try:
         return orientation(Image.open(io.BytesIO(data), formats=["JPEG"]))
+    except MemoryError:
+        raise
     except Exception:  # as for `orientation`
         return 1
 
@@ -157,6 +159,8 @@ def orientation(image):
     """Returns a PIL image's orientation by EXIF or XMP: 1 to 8, or another value."""
     try:
         return image.getexif().get(ORIENTATION, 1)
+    except MemoryError:
+        raise
     except Exception:  # Unreadable metadata say nothing about the pixels.
         return 1
 
@@ -179,7 +183,7 @@ def _decode_with_pil(data, channels):
             image.draft("L", None)  # a JPEG then gives its Y
         image.load()  # here a TIFF turns itself
         return _pixels(_eight_bits(image), channels), orientation(image)
-    except DamagedImage:
+    except (DamagedImage, MemoryError):
         raise
     except UnidentifiedImageError as error:
         raise DamagedImage("PIL knows no image that begins so") from error

@@ -56,6 +56,11 @@ class Preprocessing:
         del fields["statistics"]
         return fields
 
+    def of_views(self):
+        """Returns these options for images that a view has brought to size already."""
+        side = max(self.short_side, self.image_size)  # which nothing reads then
+        return dataclasses.replace(self, fit="crop", short_side=side)
+
     def view(self, image_shape):
         """Returns image [H, W, C] -> its test view on the host; None if jit does all.
 

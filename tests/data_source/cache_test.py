@@ -363,6 +363,22 @@ def test_the_two_parts_of_a_split_have_caches_of_their_own(tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
+@pytest.mark.parametrize("path", ["a" * 300, "é" * 120, "\udcff", "\U00020000" * 200])
+def test_any_path_of_a_data_set_gives_a_name(tmp_path, path):
+    """At most 255 bytes, also where a path is longer or no UTF-8."""
+    for name in (f"folder:/1{path}", f"folder:/2{path}"):
+        opened(PhotoSplit(Photos(3), name=name), "pixels", tmp_path)
+        opened(PhotoSplit(Photos(3), name=name), "pixels", tmp_path)
+    names = [place.name for place in tmp_path.iterdir()]
+    assert len(names) == 2 and all("-train_80_-pixels-32-" in name for name in names)
+
+
+def test_names_that_fit_stay_as_they_were():
+    assert cache._in_a_path("cifar10-train-pixels-32") == "cifar10-train-pixels-32"
+    longest = cache._in_a_path("/" + 241 * "a")
+    assert len(longest) == 255 and longest.startswith("_" + 241 * "a" + "-")
+
+
 @pytest.mark.parametrize("name", ["examples", "index", "stamps"])
 def test_a_file_that_was_cut_is_named(tmp_path, name):
     split = PhotoSplit(Photos())

@@ -579,6 +579,18 @@ def test_a_csv_that_cannot_be_read(tmp_path):
         open_split(f"csv:{tmp_path}/l.csv", "train")
 
 
+def test_a_folder_that_a_csv_cannot_look_into_is_no_missing_file(tmp_path, monkeypatch):
+    write(tmp_path, ["in/a.png", "in/b.png"])
+    (tmp_path / "l.csv").write_text("in/a.png,x\nin/b.png,y\n")
+
+    def refuse(path):  # root, who may run this, is refused nothing
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    with pytest.raises(DataError, match=f"{tmp_path}/in cannot be listed: Permission"):
+        open_split(f"csv:{tmp_path}/l.csv", "train", holdout=0.0)
+
+
 def test_a_csv_from_a_spreadsheet(tmp_path):
     write(tmp_path, ["a.png", "b.png"])
     text = "\ufeffpath,label\r\na.png , x\r\nb.png,y\r\n"

@@ -236,6 +236,18 @@ def test_files_of_a_folder(tmp_path, monkeypatch, capsys):
         assert len(stock.as_data_source(split)) == len(packed) == len(files)
 
 
+@pytest.mark.parametrize("name", ["cat ", " ", "\r", "a\nb", "a\rb", "\u3000cat"])
+def test_a_class_name_that_tfds_does_not_keep_is_refused(tmp_path, name):
+    for folder in ("cat", name):
+        (tmp_path / "photos" / folder).mkdir(parents=True)
+        (tmp_path / "photos" / folder / "a.png").write_bytes(jpeg(1, kind="PNG"))
+    source = f"folder:{tmp_path}/photos"
+    with pytest.raises(DataError) as error:
+        prepare.prepare_files(source, tmp_path / "out", "birds")
+    assert f"does not keep the class name {name!r}, with blanks" in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_prepared_set_is_trusted_by_all_of_its_files(tmp_path, capsys):
     files = [b"\xe9t\xe9/\xff0.png", b"\xe9t\xe9/1.png", b"emu/2.png", b"emu/3.png"]
     paths = [tmp_path / "photos" / os.fsdecode(file) for file in files]

@@ -334,6 +334,15 @@ def test_one_class_is_refused(tmp_path, some):
         open_split("tiny", "train", data_dir=tmp_path)
 
 
+def test_images_that_are_neither_grey_nor_rgb_are_refused(tmp_path):
+    prepare(tmp_path, np.zeros((20, 8, 8, 4), np.uint8), np.arange(20) % 3)
+    message = "'tiny' has images of 4 channels; only grey"
+    with pytest.raises(DataError, match=message):
+        open_split("tiny", "train", data_dir=tmp_path)
+    with pytest.raises(DataError, match=message):
+        data_source.describe("tiny", data_dir=tmp_path)
+
+
 def test_stamps_know_the_files_of_a_set(tmp_path, some):
     paths = prepare(tmp_path, *some)
     whole = open_split("tiny", "train", data_dir=tmp_path).stamps()

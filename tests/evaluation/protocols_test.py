@@ -586,6 +586,25 @@ def test_a_larger_test_image_than_in_training(photograph_run):
     assert (record["image_size"], record["short_side"]) == (20, 24)
 
 
+def test_a_resized_test_image_is_larger_than_crops_are_cut_from(photograph_run):
+    run, _ = photograph_run
+    changes = ["dataset.fit=resize", "eval.image_size=20"]  # short_side is 16
+    evaluate.evaluate_run(run, checks.change(run.config(), changes))
+    (file,) = run.path.glob("evaluation-5-*.json")
+    assert json.loads(file.read_text())["image_size"] == 20
+
+
+def test_a_short_side_from_which_nothing_is_cut_is_refused(photograph_run, tmp_path):
+    run, _ = photograph_run
+    config = checks.change(run.config(), ["dataset.fit=resize", "eval.short_side=24"])
+    message = "eval.short_side = 24: .*because config.dataset.fit is 'resize'"
+    with pytest.raises(ConfigError, match=message):
+        evaluate.evaluate_run(run, config)
+    changes = {"dataset__fit": "resize", "eval__short_side": 24, "batch_size": 4}
+    with pytest.raises(ConfigError, match=message):
+        build.setup(config_of(tmp_path, **changes))
+
+
 def test_a_damaged_image_of_a_run(photograph_run, tmp_path):
     run, _ = photograph_run
     images = [tiny_datasets.png(image) for image in photographs(3)]

@@ -29,6 +29,62 @@ def test_statistics_of_another_data_set_are_said_with_the_flags_that_mend_it():
     assert "mean and std" not in report(vgg_cifar.get_config("vgg11_cifar"), **mended)
 
 
+@pytest.mark.parametrize(
+    ("whiten", "mean", "std", "twice"),
+    [
+        ("channels", (0.0,), (255.0,), True),  # mean and std of default.py
+        ("channels", (0.0,), (1.0,), False),
+        ("gcn_zca", (0.0,), (1.0,), False),
+        ("gcn", (33.0,), (1.0,), True),
+        ("mean_image", (0.0,), (255.0,), False),
+        ("mean_image", (33.0,), (1.0,), True),
+    ],
+)
+def test_images_that_are_normalised_twice_are_said(whiten, mean, std, twice):
+    changes = {"dataset__whiten": whiten, "dataset__mean": mean, "dataset__std": std}
+    said = report(fashion_mnist.get_config("lenet5_modern"), **changes)
+    line = f"warning: config.dataset.whiten = '{whiten}' normalises, and then config."
+    assert (line in said) == twice
+
+
+def test_images_that_are_trained_on_and_evaluated_are_counted(tmp_path):
+    config = fashion_mnist.get_config("lenet5_modern")
+    said = report(config, dataset__eval_split="train[59000:]")
+    assert (
+        "warning: 1,000 of the 1,000 images of config.dataset.eval_split, "
+        "train[59000:], are trained on, too; config.dataset.train_split can"
+    ) in said
+    splits = {"dataset__train_split": "train[:59500]+train[59800:]"}
+    assert "warning: 700 of the 1,000 images" in report(config, **splits)
+    splits = {"dataset__train_split": "train[:59000]"}
+    assert "trained on" not in report(config, **splits)
+    for name, number in (("ant", 3), ("bee", 5)):
+        folder = tmp_path / "photos" / name
+        folder.mkdir(parents=True)
+        for i in range(number):
+            Image.new("RGB", (32, 32), (i, 0, 0)).save(folder / f"{i}.png")
+    changes = {
+        "dataset__name": f"folder:{tmp_path}/photos",
+        "dataset__train_split": "train[:4]",
+        "dataset__eval_split": "train[2:]",
+        "dataset__image_size": 32,
+        "batch_size": 2,
+    }
+    assert "warning: 2 of the 4 images" in report(config, **changes)
+    changes |= {"dataset__cache": "pixels", "dataset__cache_dir": f"{tmp_path}/cache"}
+    assert "warning: 2 of the 4 images" in report(config, **changes)
+    changes |= {"dataset__train_split": "train", "dataset__eval_split": "validation"}
+    assert "trained on" not in report(config, **changes)
+
+
+def test_a_short_side_from_which_nothing_is_cut_is_said():
+    said = "dataset.short_side = 40 changes nothing without fit crop"
+    config = fashion_mnist.get_config("lenet5_modern")
+    assert said in report(config, dataset__short_side=40)
+    crop = {"dataset__fit": "crop", "dataset__image_size": 32}
+    assert said not in report(config, **crop)
+
+
 def test_one_channel_is_not_said_to_be_averaged():
     said = report(fashion_mnist.get_config("lenet5_modern"))
     assert "mean and std are those of fashion_mnist; to have" in said

@@ -334,6 +334,15 @@ def test_a_bad_box_is_left_out_and_said_or_named_before_training(voc, corners, w
     )
 
 
+def test_images_that_are_trained_on_and_evaluated_are_counted(voc):
+    said = data_report.describe(tasks.setup(config_of(voc)))
+    assert "trained on" not in said
+    said = data_report.describe(
+        tasks.setup(config_of(voc, dataset__eval_split="train"))
+    )
+    assert "warning: 3 of the 3 images of config.dataset.eval_split, train, are" in said
+
+
 def config_of(root, **more):
     config = faster_rcnn.get_config("bccd")
     more = {name.replace("__", "."): value for name, value in more.items()}

@@ -45,8 +45,10 @@ def test_the_python_in_the_docs():
     assert np.isfinite(values["logits"]).all()
 
 
-def test_open_takes_the_data_that_is_to_be_tested():
-    run = workdir.Workdir(runs.OLD_RUN)
+def test_open_takes_the_data_that_is_to_be_tested(tmp_path):
+    run = workdir.Workdir(shutil.copytree(runs.OLD_RUN, tmp_path / "run"))
+    record = run.read_json("preprocessing.json") | {"whiten": ""}
+    (run.path / "preprocessing.json").write_text(json.dumps(record))
     config = run.config()
     with config.unlocked():
         config.eval.image_size, config.dataset.whiten = 28, ""
@@ -85,12 +87,13 @@ def test_a_run_of_an_earlier_version_has_no_kernels_to_compare_with():
     assert [start.get("kernels") for start in run.starts()] == [None]
 
 
-def test_statistics_of_another_kind_are_not_joined_with_a_network():
+@pytest.mark.parametrize("whiten", ["channels", "gcn", ""])  # two need no statistics
+def test_statistics_of_another_kind_are_not_joined_with_a_network(whiten):
     run = workdir.Workdir(runs.OLD_RUN)
     config = run.config()
     with config.unlocked():
-        config.dataset.whiten = "channels"
-    with pytest.raises(ConfigError, match="whiten = 'channels'.* with 'mean_image'"):
+        config.dataset.whiten = whiten
+    with pytest.raises(ConfigError, match=f"whiten = '{whiten}'.* with 'mean_image'"):
         trained.open_run(run, config=config)
 
 

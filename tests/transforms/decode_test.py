@@ -374,6 +374,20 @@ def test_damaged_others(name):
             pytest.fail(what)
 
 
+@pytest.mark.parametrize("name", ["PNG", "JPEG"])
+def test_a_machine_without_memory_is_no_damaged_image(monkeypatch, name):
+    def full(*_, **__):
+        raise MemoryError
+
+    data = encode(PICTURE, format=name, exif=exif_of(6))
+    monkeypatch.setattr(Image.Image, "getexif", full)
+    with pytest.raises(MemoryError):
+        decode(data, 3)
+    monkeypatch.setattr(Image, "open", full)
+    with pytest.raises(MemoryError):
+        decode(data, 3)
+
+
 def test_bytes_after_the_last_pixel_do_no_harm():
     data = encode(PICTURE, **JPEG)
     expected = decode(data, 3)
