@@ -7,11 +7,12 @@ evaluation/evaluator.py.
 """
 
 import dataclasses
-import functools
 import math
 import sys
 import time
+import typing
 
+import flax.errors
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,9 +20,10 @@ from absl import logging
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+import data_source
 import input_pipeline
 import models
-from data_source import report
+from data_source import classes, report
 from errors import ConfigError
 from evaluation import evaluator, population, protocols, results, scoring
 from experiment import (
@@ -35,8 +37,10 @@ from experiment import (
 )
 from kernels import ops
 from training import losses
-from transforms import augment
 from transforms import preprocessing as preprocessings
+
+# Fields that training reads, and of tests only those with --batch_stats=population.
+OF_TRAINING = {f"dataset.{n}" for n in ("balance", "damaged", "order", "train_split")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,12 +127,14 @@ def evaluate_run(run, config, checkpoint="latest", batch_stats="moving"):
       <run>/evaluation-<step>.json, with tables beside it. The names end with what was
       changed of the run's own test (evaluation/results.py).
     """
+    _check_is_read(run, config, batch_stats)
     if models.is_detector(config.model.name):
         if batch_stats != "moving":
             raise ConfigError(f"--batch_stats={batch_stats} is for classifiers")
         checks.check_enough_devices(config, jax.device_count(), jax.process_count())
         return detectors.evaluate_run(run, config, checkpoint)
-    return _evaluate_run(run, config, checkpoint, batch_stats)[0]
+    test = _open(run, config, checkpoint, batch_stats)
+    return _run(test, batch_stats)[0]
 
 
 def evaluate_ensemble(runs, configs, checkpoint="latest", batch_stats="moving"):
@@ -145,21 +151,63 @@ def evaluate_ensemble(runs, configs, checkpoint="latest", batch_stats="moving"):
             "config.eval.average is not the same in all runs; choose with "
             "--change=eval.average=softmax"
         )
-    for config in configs:
-        checks.check_average(config)
-    evaluations, members = [], []
     for run, config in zip(runs, configs, strict=True):
-        evaluation, predictions = _evaluate_run(run, config, checkpoint, batch_stats)
-        evaluations.append(evaluation)
-        members.append(predictions)
+        checks.check_average(config)
+        _check_is_read(run, config, batch_stats)
+    tests = [
+        _open(run, config, checkpoint, batch_stats)
+        for run, config in zip(runs, configs, strict=True)
+    ]
+    _check_joined([test.split for test in tests])
+    # What a member has in memory goes with its test.
+    found = [_run(tests.pop(0), batch_stats) for _ in runs]
+    evaluations, members = zip(*found, strict=True)
     (average,) = averages
     total = scoring.ensemble(members, average, report=trained.say)
     worst = scoring.worst_classes(total)
-    return Ensemble(evaluations, average, scoring.score(total), worst)
+    return Ensemble(list(evaluations), average, scoring.score(total), worst)
 
 
-def _evaluate_run(run, config, checkpoint, batch_stats):
-    """Returns (Evaluation, scoring.Predictions) of one run."""
+def _check_is_read(run, config, batch_stats):
+    """Raises ConfigError if `config` changes a field of the run that no test reads."""
+    changes = configuration.changed(run.config(), config)
+    if batch_stats == "population" and "dataset.name" not in changes:
+        return
+    for name in changes.keys() & OF_TRAINING:
+        raise ConfigError(
+            f"config.{name} = {changes[name]!r}: a test does not read it, except for "
+            "a pass over the run's own data (--batch_stats=population)"
+        )
+
+
+def _check_joined(splits):
+    """Raises PredictionsError if the scores of these splits cannot be averaged."""
+    first = splits[0]
+    for number, split in enumerate(splits[1:], 2):
+        of = f"number 1 and number {number} of the ensemble"
+        if set(split.label_names) != set(first.label_names):
+            differ = classes.compared(first.label_names, split.label_names)
+            raise scoring.PredictionsError(f"{of} have other classes: {differ}")
+        if split.digest() != first.digest():
+            has, have = (
+                f"{len(x):,} images of {x.name}, {x.split}" for x in (first, split)
+            )
+            raise scoring.PredictionsError(
+                f"{of} are for other examples, or in another order: {has}; {have}"
+            )
+
+
+class _Test(typing.NamedTuple):
+    """A run that can be tested, with the data, and how the network is shown it."""
+
+    opened: trained.Trained
+    split: data_source.Split
+    protocol: protocols.Protocol
+    steps: dict
+
+
+def _open(run, config, checkpoint, batch_stats):
+    """Opens the `_Test` of a run; what cannot be tested is refused here."""
     checks.check_enough_devices(config, jax.device_count(), jax.process_count())
     dataset = config.dataset
     if config.eval.protocol != "single" and dataset.cache:
@@ -174,11 +222,19 @@ def _evaluate_run(run, config, checkpoint, batch_stats):
         print(report.describe(split, others=others), flush=True)
     split = trained.numbered(split, run, subset=config.eval.classes == "subset")
     opened = trained.open_run(run, checkpoint, config=config, split=split)
+    if batch_stats == "population":
+        _check_population(opened)
     protocol = make_protocol(config, opened.preprocessing, split.image_shape)
-    variables = opened.variables
+    steps = make_steps(opened, opened.variables, protocol)
+    return _Test(opened, split, protocol, steps)
+
+
+def _run(test, batch_stats):
+    """Returns (Evaluation, scoring.Predictions) of a `_Test`."""
+    opened, split, protocol, steps = test
+    run, config, variables = opened.run, opened.config, opened.variables
     if batch_stats == "population":
         variables = _population_variables(opened, run.config().dataset)
-    steps = make_steps(opened, variables, protocol)
     predictions, damaged = predict_split(config, split, steps, variables, protocol)
     found = scoring.score(predictions)
     found["loss"] = mean_loss(losses.make_loss(config.loss), predictions, ~damaged)
@@ -210,69 +266,78 @@ def _evaluate_run(run, config, checkpoint, batch_stats):
 # The network and its statistics.
 
 
+def _check_population(opened):
+    """Raises ConfigError for a network whose training had no batch's statistics."""
+    if not opened.variables.get("batch_stats"):
+        raise ConfigError(
+            f"--batch_stats=population: {opened.config.model.name} has no batch "
+            "normalisation"
+        )
+    if opened.config.model.frozen_statistics:
+        raise ConfigError(
+            "--batch_stats=population: config.model.frozen_statistics keeps those of "
+            "config.init_from, with which this network was trained"
+        )
+
+
 def _population_variables(opened, trained_on):
     """Returns the variables with the statistics of a pass over the training data.
 
     If other data is tested, the pass reads that of the training, the run's own
-    config.dataset `trained_on`. Its batches are those that a step normalised together.
-
-    Raises:
-      ConfigError: the network has no batch normalisation.
+    config.dataset `trained_on`. Its batches are those that a step normalised together:
+    augmented, repeated and mixed as in the training, and in its micro-batches.
     """
     config, variables = opened.config, opened.variables
-    if not variables.get("batch_stats"):
-        raise ConfigError(
-            f"--batch_stats=population: {config.model.name} has no batch normalisation"
-        )
     if config.dataset.name != trained_on.name:
         config = config.copy_and_resolve_references()
         config.dataset = trained_on
     split = build.open_split(config.dataset, config.dataset.train_split)
     build.check_hosts(split)
     trained.say(f"batch statistics of a pass over {split.name}, {split.split}")
-    batch_size = min(config.batch_size // config.optimizer.accumulate, len(split))
+    batch_size, parts = config.batch_size, config.optimizer.accumulate
     if jax.process_count() > 1:
         checks.check_devices(config, jax.device_count(), jax.process_count())
     # Fewer devices, if all of them cannot share a batch, find the same statistics.
-    devices = math.gcd(batch_size, config.num_devices or jax.device_count())
+    devices = math.gcd(batch_size // parts, config.num_devices or jax.device_count())
     _, balanced = balance.find(config, split)
-    plan = input_pipeline.TrainPlan(
-        len(split), batch_size, config.seed, balance=balanced
-    )
     preprocessing, view = build.make_view(
         config, split.image_shape, len(split) / batch_size
     )
     if view:  # show the size with which the training ended
         view = dataclasses.replace(view, sizes=((0, view.sizes[-1][1]),))
-    prepare = functools.partial(
-        preprocessings.network_input,
-        preprocessing=dataclasses.replace(
-            preprocessing, statistics=opened.preprocessing.statistics
-        ),
-        augmentation=build.augmentation_of(config, augment.Augmentation),
-        seed=config.seed,
+    objective = build.make_objective(
+        config,
+        opened.model,
+        dataclasses.replace(preprocessing, statistics=opened.preprocessing.statistics),
     )
+
+    def prepare(batch, key):
+        return objective.inputs(batch, config.seed, key)[0]
+
     mesh = build.make_mesh(devices)
     sharding = NamedSharding(mesh, PartitionSpec("data"))
     batches = input_pipeline.train_batches(
         split,
-        plan,
+        build.make_plan(config, len(split), balanced),
         0,
-        len(split) // batch_size,
+        max(len(split) // batch_size, 1),
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         view=view,
         damaged=config.dataset.damaged,
         **build.reading(config.dataset),
     )
-    names = ("image", "index", "epoch")
     variables = jax.device_put(variables, NamedSharding(mesh, PartitionSpec()))
     statistics = population.population_statistics(
         jax.jit(population.make_population_step(opened.model, prepare)),
         variables,
         (
-            {name: input_pipeline.put(batch[name], sharding) for name in names}
+            {
+                name: input_pipeline.put(batch[name][part::parts], sharding)
+                for name in objective.keys
+            }
             for batch in batches
+            for part in range(parts)
         ),
         config.seed,
     )
@@ -291,6 +356,12 @@ def make_protocol(config, preprocessing, image_shape):
     elif preprocessing.fit == "crop":
         usual = protocols.SCALES.get(name, (preprocessing.short_side,))
         scales = config.eval.scales or usual
+        if config.eval.short_side and name in protocols.SCALES:
+            trained.say(
+                f"note: config.eval.short_side = {config.eval.short_side} is not used "
+                f"by the protocol {name}, whose sides are {usual}; config.eval.scales "
+                "sets them"
+            )
     elif config.eval.scales or config.eval.short_side:
         scales = config.eval.scales or (config.eval.short_side,)
     else:
@@ -352,7 +423,7 @@ def make_steps(opened, variables, protocol):
             jax.eval_shape(
                 step, variables, jax.ShapeDtypeStruct((1, *shape), jnp.uint8)
             )
-        except (ValueError, TypeError) as e:
+        except (ValueError, TypeError, flax.errors.FlaxError) as e:
             raise ConfigError(
                 f"config.eval.protocol = {protocol.name!r}: {config.model.name} "
                 f"cannot take images of {shape}: {e}"
@@ -446,11 +517,11 @@ def _from_all_processes(rows, count):
 def mean_loss(loss, predictions, read):
     """Returns the loss per image that could be `read`, bool [N].
 
-    It is not a number if one of their answers is none.
+    It is not a number if one of their answers is none, or there are no images.
     """
     logits, labels = predictions.logits[read], predictions.label[read]
     total = 0.0
     for start in range(0, len(labels), 4096):
         part = slice(start, start + 4096)
         total += np.asarray(loss(logits[part], labels[part]), np.float64).sum()
-    return total / max(len(labels), 1)
+    return total / len(labels) if len(labels) else math.nan

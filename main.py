@@ -48,8 +48,7 @@ def _evaluate(options, config, runs):
     import evaluate
     from experiment import checks
 
-    configs = [config, *(run.config() for run in runs[1:])]
-    configs = [checks.change(config, options.change) for config in configs]
+    configs = [checks.change(run.config(), options.change) for run in runs]
     chosen = options.checkpoint, options.batch_stats
     if len(runs) > 1:
         return evaluate.evaluate_ensemble(runs, configs, *chosen)

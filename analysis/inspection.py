@@ -22,6 +22,7 @@ from analysis import (
 )
 from analysis.gallery import NotShown
 from experiment import build, trained
+from training import losses
 from transforms import preprocessing
 
 TESTED = 1000  # images, spread over the evaluation split, to choose and measure with
@@ -87,6 +88,8 @@ def inspect_run(run, checkpoint, paths=(), database=10_000):
     if models.is_detector(run.config().model.name):
         return regions.inspect_run(run, checkpoint, paths)
     network = Network(run, checkpoint)
+    if note := losses.note(network.config.loss.name):
+        trained.say(f"note: {note}")
     panel = network.files(paths) if paths else None
     tested, measured = None, None
     drawing = gallery.Gallery(run, network)
@@ -140,10 +143,12 @@ class Network:
 
     @functools.cached_property
     def _outputs(self):
+        share = losses.probabilities(self.config.loss.name)
+
         @jax.jit
         def outputs(variables, images):
             result = stages.forward(self.model, variables, self.inputs(images))
-            return jax.nn.softmax(result.logits), result.features
+            return share(result.logits), result.features
 
         return outputs
 
@@ -155,8 +160,12 @@ class Network:
         return predict.read_image(path, self.trained)
 
     def read(self, split, indices):
-        """Reads examples: their images, all of one size, and their labels."""
-        found = input_pipeline.read_examples(split, indices, self.trained.view)
+        """Reads examples: their images, all of one size, and their labels.
+
+        In place of one that cannot be read, which is logged, the next is read.
+        """
+        view = self.trained.view
+        found = input_pipeline.read_examples(split, indices, view, "replace")
         return found["image"], found["label"]
 
     def files(self, paths):

@@ -15,6 +15,7 @@ import models
 from analysis import answers, image_files, pictures
 from experiment import trained
 from models import layers
+from training import losses
 from transforms import resizing
 
 SHOWN = 5  # classes for each image
@@ -53,7 +54,7 @@ class Predictions:
     """How many images got an answer, and where the answers and their picture are.
 
     `problem` says why there is no picture, `first_failure` why the first image without
-    an answer has none.
+    an answer has none, and `note` what the probabilities are.
     """
 
     run: str
@@ -64,6 +65,7 @@ class Predictions:
     first_failure: str = ""
     panel: pathlib.Path | None = None
     problem: str = ""
+    note: str = ""
 
     @property
     def failed(self):
@@ -83,7 +85,7 @@ class Predictions:
             parts.append(
                 f"panel: {self.panel}" if self.panel else f"no panel: {self.problem}"
             )
-        return "; ".join(parts)
+        return "; ".join([*parts, self.note] if self.note else parts)
 
 
 def predict_run(run, checkpoint, images, output=None):
@@ -108,6 +110,7 @@ def predict_run(run, checkpoint, images, output=None):
         return detect.detect_run(run, checkpoint, images, output)
     network = trained.open_run(run, checkpoint)
     found = Predictions(str(run), network.step, output)
+    found.note = losses.note(network.config.loss.name)
     shown = []
     with answers.to(output, HEADER) as write:
         for name, image, row in _probabilities(image_files.find(images), network):
@@ -147,11 +150,13 @@ def _probabilities(items, network):
     The image is as the network takes it. If it cannot be read, it is the DataError.
     """
 
+    share = losses.probabilities(network.config.loss.name)
+
     @jax.jit
     def probabilities(variables, images):
         with layers.shapes_only():  # the network has its kernels
             logits = network.model.apply(variables, network.inputs(images), train=False)
-        return jax.nn.softmax(logits)
+        return share(logits)
 
     def read(item):
         name, data = item

@@ -10,7 +10,9 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from absl import logging
 
+import data_source
 import input_pipeline
 from analysis import detect, gallery, image_files
 from detection import pictures, results, views
@@ -84,7 +86,7 @@ class Network:
         return Seen(title, {n: x[None] for n, x in batch.items()})
 
     def images(self, name):
-        """Returns the `Seen` of a few images of a split of the run's data."""
+        """Returns the `Seen` of a few images of a split, of those that can be read."""
         split = detectors.open_split(self.config, name)
         split = trained.numbered(split, self.run)
         view = self._preprocessing.view
@@ -96,7 +98,11 @@ class Network:
 
         found = []
         for index in np.linspace(0, len(split) - 1, min(SHOWN, len(split))).astype(int):
-            batch = input_pipeline.read_views(split, [index], show, "fail")
+            try:
+                batch = input_pipeline.read_views(split, [index], show, "fail")
+            except data_source.DataError as error:
+                logging.warning("%s; it is not shown", error)
+                continue
             places = {"index": np.int32([index]), "epoch": np.zeros(1, np.int32)}
             title = pathlib.Path(split.objects[index].name).name
             found.append(Seen(title, batch | places))

@@ -7,7 +7,7 @@ The paper's recipe (He, Zhang, Ren, Sun, 2015, Section 3.4): :paper, or nothing,
 ResNet-50; resnet18, resnet34, resnet101, resnet152, plain18 and plain34 are trained
 alike. --config.model.fields="{'shortcut': 'A'}" chooses a shortcut option of Table 3.
 The paper reports 22.85 % top-1 and 6.71 % top-5 error for ResNet-50 with 10 crops, and
-with --config.eval.protocol=scales 20.74 % and 5.25 %; its released model has 24.7 % and
+with --change=eval.protocol=scales 20.74 % and 5.25 %; its released model has 24.7 % and
 7.8 % with one crop. Differs from the paper: channel means and deviations replace the
 mean of each pixel; 120 epochs stand for 600,000 steps of 256; batch statistics in tests
 are moving averages (--batch_stats=population measures them).

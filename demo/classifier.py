@@ -10,6 +10,7 @@ from analysis import attribution, inspection, stages
 from demo import drawing, samples, sheets, stage_table, uploads
 from demo.uploads import Refused
 from models import lenet
+from training import losses
 
 BEST = 5  # answers
 NEIGHBOURS = 8
@@ -94,11 +95,13 @@ class Classifier:
 
     @functools.cached_property
     def _look(self):
+        share = losses.probabilities(self.network.config.loss.name)
+
         @jax.jit
         def look(variables, images):
             inputs = self.network.inputs(images)
             result = stages.forward(self.network.model, variables, inputs)
-            return jax.nn.softmax(result.logits), result
+            return share(result.logits), result
 
         return look
 
@@ -118,6 +121,7 @@ class Classifier:
         found = {
             "seen": sheets.url(self.network.seen(image[None])[0]),
             "best": [[names[k], float(probabilities[k])] for k in best],
+            "note": losses.note(self.network.config.loss.name),
         }
         if isinstance(self.network.model, lenet.LeNet5):
             found["lenet"] = _bitmaps(result, names)

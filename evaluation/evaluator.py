@@ -139,7 +139,8 @@ class Classification:
             int(total["top5_errors"]),
             count,
         )
-        metrics["loss"] = float(total["loss"]) / max(int(total["read"]), 1)
+        read = int(total["read"])
+        metrics["loss"] = float(total["loss"]) / read if read else math.nan
         reported = "error", "top5_error", "balanced_error", "macro_f1", "loss"
         reported = tuple(name for name in reported if name in metrics)
         return Result(self.split.split, size, metrics, reported=reported)

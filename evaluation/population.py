@@ -14,8 +14,8 @@ import jax.numpy as jnp
 def make_population_step(model, prepare):
     """Makes (variables, batch, key) -> mean and variance of each batch norm's input.
 
-    They are a tree like batch_stats, from one batch in training mode; `prepare(batch)`
-    gives the network's input. The variance is unbiased, divided by m - 1.
+    They are a tree like batch_stats, from one batch in training mode; `prepare(batch,
+    key)` gives the network's input. The variance is unbiased, divided by m - 1.
     """
 
     def population_step(variables, batch, key):
@@ -35,7 +35,7 @@ def make_population_step(model, prepare):
         with nn.intercept_methods(record):
             model.apply(
                 variables,
-                prepare(batch),
+                prepare(batch, key),
                 train=True,
                 mutable=["batch_stats", "auxiliary"],
                 rngs={"dropout": key},

@@ -194,6 +194,9 @@ def make_step(model, kind, prepare, *, average, image_size):
       average: "logits", or "softmax" for log probabilities, which are averaged as
         probabilities.
       image_size: size of the images that the network was trained on.
+
+    Raises, when it is traced:
+      ValueError: a "map" of the views has no position, as they are smaller.
     """
 
     def step(variables, images):
@@ -202,6 +205,11 @@ def make_step(model, kind, prepare, *, average, image_size):
             scores = model.apply(variables, x, method="fine_class_map")
         elif kind == "map":
             scores = models.class_map(model, variables, x, image_size=image_size)
+            if 0 in scores.shape:
+                raise ValueError(
+                    f"the map of class scores is empty, as they are smaller than the "
+                    f"{image_size} of the training; config.eval.scales sets short sides"
+                )
             scores = scores.mean((1, 2))
         else:
             scores = model.apply(variables, x, train=False)

@@ -45,6 +45,13 @@ class Predictions:
     loss: str = ""
 
     def __post_init__(self):
+        arrays = self.logits, self.id, self.label, self.label_names
+        scores, *others = map(np.shape, arrays)
+        if len(scores) != 2 or others != [scores[:1], scores[:1], scores[1:]]:
+            raise PredictionsError(
+                f"logits of the shape {scores} do not belong to ids, labels and names "
+                f"of classes of the shapes {', '.join(map(str, others))}"
+            )
         if ((self.label < 0) | (self.label >= self.logits.shape[1])).any():
             raise PredictionsError("labels are not classes: the split has no labels")
 
@@ -54,6 +61,8 @@ class Predictions:
 
 
 FIELDS = dataclasses.fields(Predictions)
+WORDS = ("average", "loss")  # the fields that are no arrays
+UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile)
 
 
 def read(path):
@@ -66,10 +75,10 @@ def read(path):
         with open(path, "rb") as opened, np.load(opened) as file:
             names = [f.name for f in FIELDS if f.name in file or f.name != "loss"]
             values = {name: file[name] for name in names}
-    except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile) as error:
+        words = {name: str(values[name]) for name in names if name in WORDS}
+        return Predictions(**values | words)
+    except (*UNREADABLE, PredictionsError) as error:
         raise PredictionsError(f"{path} holds no predictions: {error}") from error
-    words = {name: str(values[name]) for name in names if name in ("average", "loss")}
-    return Predictions(**values | words)
 
 
 def measures(images, hits, answers, errors, top5_errors, count):
@@ -265,6 +274,11 @@ def ensemble(members, average="softmax", report=print):
             raise PredictionsError(
                 f"number {number} of the ensemble learnt by the loss {member.loss!r}, "
                 "whose outputs are no log probabilities: average logits"
+            )
+        if average == "softmax" and not member.loss:
+            report(
+                f"note: number {number} of the ensemble, of an earlier version, does "
+                "not say its loss, which is taken for one of log probabilities"
             )
         if average == "logits" and member.average == "softmax":
             report(

@@ -293,6 +293,12 @@ def _check_eval(config):
             f"config.eval.scales = {scales}: the protocol 'single' has one scale, "
             "config.eval.short_side; choose another with config.eval.protocol"
         )
+    if scales and config.eval.short_side:
+        raise ConfigError(
+            f"config.eval.scales = {scales} and config.eval.short_side = "
+            f"{config.eval.short_side} are two choices of short sides; unset one, in a "
+            "test by --change=eval.short_side=0"
+        )
     if not single:
         check_average(config)
 
@@ -360,10 +366,17 @@ def _check_images(config):
         field = "augment.view" if augment.view else "dataset.fit"
         raise ConfigError(f"config.{field} needs config.dataset.image_size")
     other = config.eval.image_size not in (0, dataset.image_size)
-    if dataset.whiten in ("mean_image", "gcn_zca") and (other or augment.image_sizes):
+    kinds = [kind for kind, _ in protocols.PROTOCOLS.get(config.eval.protocol, ())]
+    of_one_size = dataset.whiten in ("mean_image", "gcn", "gcn_zca")
+    if of_one_size and (other or augment.image_sizes):
         raise ConfigError(
-            f"config.dataset.whiten = {dataset.whiten!r} has statistics of one size: "
-            "no config.eval.image_size or config.augment.image_sizes"
+            f"config.dataset.whiten = {dataset.whiten!r} is of images of one size: no "
+            "config.eval.image_size or config.augment.image_sizes"
+        )
+    if of_one_size and {*kinds} - {"crop"}:
+        raise ConfigError(
+            f"config.dataset.whiten = {dataset.whiten!r} is of images of one size: "
+            f"config.eval.protocol = {config.eval.protocol!r} shows larger ones"
         )
     if augment.image_sizes and not augment.view:
         raise ConfigError("config.augment.image_sizes needs config.augment.view")
@@ -547,8 +560,9 @@ def check_enough_devices(config, num_devices, num_processes=1):
 def change(config, changes):
     """A checked copy of a run's config with `changes`, strings "field=value".
 
-    Only fields that evaluation reads may change: eval, dataset and num_devices, and for
-    a detector the fields of detection and of its network that concern tests. Its stage
+    Only fields that evaluation reads may change: eval, dataset without the sizes of the
+    training's images, and num_devices; for a detector also the fields of detection and
+    of its network that concern tests. Its stage
     may only become "rpn", which takes stored proposals and test_scales away.
     """
     fields, values = flatten(config), {}
@@ -566,6 +580,12 @@ def change(config, changes):
             raise ConfigError(
                 f"--change={text}: {name!r} is no field of {what}, nor "
                 f"num_devices{nearest(name, names)}"
+            )
+        if name in values:
+            raise ConfigError(f"--change={text}: {name!r} has another value already")
+        if name in ("dataset.image_size", "dataset.short_side"):
+            raise ConfigError(
+                f"--change={text} is of the training; a test has eval.{name[8:]}"
             )
         if not isinstance(fields[name], str):
             try:

@@ -36,9 +36,13 @@ def flatten(config, prefix=""):
 
 
 def changed(before, after):
-    """Returns {field: value} of the fields that `after` has otherwise than `before`."""
-    old = flatten(before)
-    return {n: v for n, v in flatten(after).items() if n not in old or old[n] != v}
+    """Returns {field: value} of the fields that `after` has otherwise than `before`.
+
+    The value of a field that only `before` has is None.
+    """
+    old, new = flatten(before), flatten(after)
+    alike = [name for name in new if name in old and old[name] == new[name]]
+    return {name: new.get(name) for name in new | old if name not in alike}
 
 
 def nearest(name, names):

@@ -16,7 +16,7 @@ MODES = "train evaluate summarize predict inspect plot export sweep demo".split(
 FORMATS = ["safetensors", "torchvision", "stablehlo", "onnx"]
 FILES = ("pth", "pt", "bin", "h5", "keras", "npz", "msgpack", "tflite")  # of weights
 # Modes that use the run's config.
-OWN_CONFIG = ("predict", "inspect", "plot", "export", "demo")
+OWN_CONFIG = ("evaluate", "predict", "inspect", "plot", "export", "demo")
 # The modes that read a flag; all modes take the flags that are not here.
 READ_BY = {
     "checkpoint": ("evaluate", "predict", "inspect", "export", "demo"),
@@ -112,7 +112,9 @@ def _set(config, fields):
             value = ast.literal_eval(text)
         except (ValueError, SyntaxError):
             value = text  # a word without quotes
-        if isinstance(configuration.flatten(config).get(name), str):
+        # Elsewhere only None comes here, for a field that may be None.
+        words = isinstance(configuration.flatten(config).get(name), str)
+        if words and name.startswith(configuration.OPEN):
             value = text
         value = configuration.tuples(value)  # a list would be one when it is resumed
         try:
@@ -314,13 +316,11 @@ def _check(options):
         raise UsageError(f"--mode={mode} needs --workdir")
     if not workdir and config is None:
         raise UsageError(f"--mode={mode} needs --config or --workdir")
-    if mode == "evaluate" and len(paths(workdir)) > 1 and config is not None:
-        raise UsageError(
-            "the runs of an ensemble have their own configs: --change instead of "
-            "--config"
-        )
     if config is not None and mode in OWN_CONFIG:
-        raise UsageError(f"--mode={mode} takes the run's own config, not --config")
+        advice = "; --change changes a field of it" if mode == "evaluate" else ""
+        raise UsageError(
+            f"--mode={mode} takes the run's own config, not --config{advice}"
+        )
     if mode == "predict" and options.output:
         folder, name = os.path.split(options.output)
         if not name.endswith((".csv", ".json")):

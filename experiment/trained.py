@@ -75,8 +75,14 @@ def open_run(run, checkpoint="latest", *, config=None, split=None):
     preprocessing = image_statistics.read(
         run, build.make_preprocessing(config, image_shape)
     )
-    in_training = build.make_preprocessing(config, image_shape, training=True)
-    trained_shape = build.input_shape(in_training, image_shape)
+    shape = dataset(run)[0] if run.has("dataset.json") else image_shape
+    if shape[-1] != image_shape[-1]:
+        raise ConfigError(
+            f"{run} learnt from images of {shape[-1]} channels, and those of "
+            f"{split.name} have {image_shape[-1]}"
+        )
+    in_training = build.make_preprocessing(run.config(), shape, training=True)
+    trained_shape = build.input_shape(in_training, shape)
     model = build.make_model(config, len(label_names))
     variables, step = load_variables(run, model, trained_shape, checkpoint)
     return Trained(

@@ -132,6 +132,21 @@ def test_another_seed_gives_another_result(reference, tmp_path):
     assert not np.array_equal(other["params"]["head"]["fc"]["kernel"], kernel)
 
 
+@pytest.mark.parametrize(("read", "loss"), [(2, 0.25), (0, np.nan)])
+def test_the_loss_of_no_image_is_no_number(read, loss):
+    split = build.open_split(runs.small_config().dataset, "test[:3]")
+    sums = {"count": np.int32(3), "read": np.int32(read), "loss": np.float32(0.5)}
+    sums |= {"errors": np.int32(3), "top5_errors": np.int32(3)}
+    sums |= dict.fromkeys(("images", "hits", "answers"), np.zeros(10, np.int32))
+
+    def step(variables, batch):
+        return sums
+
+    mesh = build.make_mesh(1)
+    found = evaluator.Classification(step, split, 3, mesh).run(None)
+    np.testing.assert_equal(found.metrics["loss"], loss)
+
+
 @pytest.mark.parametrize("placement", ["device", "host"])
 def test_seeds_share_one_program(tmp_path, placement):
     """Otherwise each seed would be compiled again, despite the compilation cache."""

@@ -27,6 +27,21 @@ def make_loss(config):
     return functools.partial(loss, label_smoothing=config.label_smoothing)
 
 
+def probabilities(name):
+    """Returns the function from logits to what is shown as probabilities of classes.
+
+    Binary cross entropy learns one for each class, and they do not add up to 1.
+    """
+    return jax.nn.sigmoid if name == "binary_cross_entropy" else jax.nn.softmax
+
+
+def note(name):
+    """Says where `probabilities` are none that the loss learns; else ""."""
+    if name in ("softmax_cross_entropy", "binary_cross_entropy"):
+        return ""
+    return f"probabilities are the softmax of the scores of the loss {name!r}"
+
+
 def make_criterion(config):
     """The criterion whose curvature "sdlm" uses: eq. 8 for "map", else the loss.
 

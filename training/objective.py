@@ -50,10 +50,8 @@ class Classification:
         self._frozen_statistics = frozen_statistics
 
     def __call__(self, variables, batch, seed, key):
-        images, labels = self._prepare(batch, seed=seed), batch["label"]
-        if self._mix is not None:
-            mix_key = jax.random.fold_in(key, MIX)
-            images, other, weight = self._mix(images, labels, mix_key)
+        labels = batch["label"]
+        images, other, weight = self.inputs(batch, seed, key)
 
         def loss(logits):
             losses = self._loss(logits, labels)
@@ -75,6 +73,13 @@ class Classification:
         wrong = jnp.argmax(logits, -1) != labels
         sums = {"errors": wrong.sum(dtype=jnp.int32)}
         return losses, sums, updated.get("batch_stats", {})
+
+    def inputs(self, batch, seed, key):
+        """Returns the images that the network sees, and of `mix` what else it gives."""
+        images, labels = self._prepare(batch, seed=seed), batch["label"]
+        if self._mix is None:
+            return images, labels, 1.0
+        return self._mix(images, labels, jax.random.fold_in(key, MIX))
 
     @staticmethod
     def zero_sums():

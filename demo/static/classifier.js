@@ -106,6 +106,7 @@ export function answer(found) {
   list.setAttribute("aria-label", "The five best answers");
   const seen = figure(found.seen, "what the network sees");
   const content = [make("div", { className: "answer" }, list, seen)];
+  if (found.note) content.push(make("p", { className: "note" }, found.note));
   if (found.lenet) content.push(bitmaps(found.lenet));
   return content;
 }

@@ -387,6 +387,20 @@ def test_occlusion_covers_the_image_before_it_is_whitened(tmp_path, monkeypatch)
     assert np.ptp(found, (0, 1)).max() > 0.01
 
 
+def test_a_damaged_image_does_not_cost_the_others(tmp_path, caplog):
+    network = inspection.Network(make_run(tmp_path, "lenet5_modern", 28, 1), "latest")
+    images = RNG.integers(0, 256, (4, 28, 28, 1), np.uint8)
+    images = [tiny_datasets.png(image) for image in images]
+    images[1] = images[1][:200]
+    other = tmp_path / "other"
+    tiny_datasets.prepare(other, images, [0, 1, 2, 0], shape=(28, 28, 1))
+    split = data_source.open_split("tiny", "train", data_dir=other)
+    found, labels = network.read(split, np.arange(4))
+    assert labels.tolist() == [0, 2, 2, 0]
+    np.testing.assert_array_equal(found[1], found[2])
+    assert "the next image takes its place" in caplog.text
+
+
 @pytest.mark.slow
 def test_an_unforeseen_error_costs_one_picture(tmp_path, few, monkeypatch):
     def fail(*args, **kwargs):

@@ -9,6 +9,7 @@ import pytest
 import runs
 from PIL import Image
 
+import input_pipeline
 from analysis import detect, inspection, regions
 from data_source import DataError
 from detection import digits, pictures, results
@@ -52,6 +53,20 @@ def test_every_picture_of_a_run(run, monkeypatch):
         with Image.open(path) as image:
             image.load()
             assert min(image.size) > 60
+
+
+def test_an_image_that_cannot_be_read_is_not_shown(network, monkeypatch, caplog):
+    read, expected = input_pipeline.read_views, network.images("test")
+
+    def damaged(split, index, show, how):
+        if index == [0]:
+            raise DataError("image 0 is damaged")
+        return read(split, index, show, how)
+
+    monkeypatch.setattr(input_pipeline, "read_views", damaged)
+    found = network.images("test")
+    assert [seen.title for seen in found] == [seen.title for seen in expected[1:]]
+    assert "image 0 is damaged; it is not shown" in caplog.text
 
 
 def test_anchors_of_each_size_are_in_the_middle(network, drawn):

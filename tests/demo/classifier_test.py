@@ -7,6 +7,7 @@ import pytest
 import tiny_datasets
 
 import data_source
+from analysis import predict
 from demo import drawing, sheets, uploads
 from demo.classifier import Classifier
 from models import lenet
@@ -36,6 +37,9 @@ def test_the_best_answers_and_the_distances_to_the_bitmaps(shown, digits):
     expected = np.sort(probabilities)[:-6:-1]
     np.testing.assert_allclose([p for _, p in found["best"]], expected, 1e-3, 1e-6)
     assert found["best"][0][0] == str(distances.argmin())
+    loss = network.config.loss.name
+    said = f"probabilities are the softmax of the scores of the loss {loss!r}"
+    assert found["note"] == said
     rows = found["lenet"]["rows"]
     assert [name for name, *_ in rows] == [str(k) for k in range(10)]
     np.testing.assert_allclose([d for _, d, _ in rows], distances, 1e-4)
@@ -131,6 +135,26 @@ def test_an_answer_that_is_no_number_is_refused(tmp_path, digits, monkeypatch):
     monkeypatch.setattr(broken, "_variables", nowhere)
     with pytest.raises(uploads.Refused, match="no number"):
         broken.answer(digits[0][0])
+
+
+def test_binary_cross_entropy_gives_each_class_its_own_probability(tmp_path, digits):
+    """On the page, in the pictures of an inspection, and in predictions."""
+    loss = {"loss__name": "binary_cross_entropy"}
+    run = demo_runs.make(tmp_path / "run", "lenet5_modern", "modern", **loss)
+    shown, image = Classifier(run, "latest", 50), digits[0][0]
+    network = shown.network
+    inputs = network.inputs(image[None])
+    logits = network.model.apply(network.variables, inputs, train=False)
+    expected = np.asarray(jax.nn.sigmoid(logits))[0]
+    found = shown.answer(image)
+    assert found["note"] == ""
+    # The same float32 sums, in another program.
+    best = np.sort(expected)[:-6:-1]
+    np.testing.assert_allclose([p for _, p in found["best"]], best, 1e-4)
+    np.testing.assert_allclose(network.outputs(image[None])[0][0], expected, 1e-4)
+    file = iter([("a.png", tiny_datasets.png(image))])
+    ((_, _, row),) = predict._probabilities(file, network.trained)
+    np.testing.assert_allclose(row, expected, 1e-4)
 
 
 def test_a_network_of_another_family_has_no_bitmaps(tmp_path, digits):

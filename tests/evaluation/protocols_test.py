@@ -672,6 +672,8 @@ def test_what_a_network_cannot_do_is_said(photograph_run, tmp_path, monkeypatch)
             evaluate.evaluate_run(run, config)
 
     fails("'dense'.*cannot take images of \\(6, 6, 3\\)", *dense_at("(6,)"))
+    smaller = "the map of class scores is empty, .* the \\(14, 14\\) of the training"
+    fails(smaller, *dense_at("(12, 20)"))  # its mean is no number
     fails(
         "'ten_crop': crops of 14x14 do not fit .* 12",
         *("eval.protocol=ten_crop", "eval.scales=(12,)"),
@@ -689,6 +691,17 @@ def test_a_protocol_guesses_no_scales_for_images_that_are_not_cropped(photograph
     for field in ("scales", "short_side"):
         config = checks.change(run.config(), [*changes, f"eval.{field}=16"])
         assert evaluate.evaluate_run(run, config).protocol["scales"] == (16,)
+
+
+def test_a_side_that_a_protocol_does_not_use_is_said(unpadded, capsys):
+    for protocol, line in (("ten_crop", ""), ("dense", "note: config.eval.short_si")):
+        changes = {"eval__protocol": protocol, "eval__short_side": 20}
+        config = config_of("photos", **changes)
+        preprocessing = build.make_preprocessing(config, (None, None, 3))
+        found = evaluate.make_protocol(config, preprocessing, (None, None, 3))
+        assert found.scales == ((256, 384, 512) if line else (20,))
+        said = capsys.readouterr().out
+        assert said.startswith(line) and bool(said) == bool(line)
 
 
 def test_images_without_labels_are_refused_before_they_are_tested(
@@ -714,6 +727,7 @@ def test_a_loss_that_is_no_number_is_not_hidden():
     assert evaluate.mean_loss(loss, found, read) == pytest.approx(np.log(2))
     assert np.isnan(evaluate.mean_loss(loss, found, ~read))
     assert np.isnan(evaluate.mean_loss(loss, found, np.ones(3, bool)))
+    assert np.isnan(evaluate.mean_loss(loss, found, np.zeros(3, bool)))
 
 
 def dense_at(scales):
@@ -739,9 +753,6 @@ def test_an_ensemble_averages_its_runs(photograph_run, tmp_path):
     for member in both:
         assert scoring.describe(scoring.score(member)).split(",")[0] in text
 
-    fewer = checks.change(second.config(), ["dataset.eval_split=train[:5]"])
-    with pytest.raises(scoring.PredictionsError, match="number 2 .* differ in id"):
-        evaluate.evaluate_ensemble(members, [run.config(), fewer])
     logits = checks.change(second.config(), ["eval.average=logits"])
     with pytest.raises(ConfigError, match="not the same in all runs"):
         evaluate.evaluate_ensemble(members, [run.config(), logits])
@@ -750,6 +761,74 @@ def test_an_ensemble_averages_its_runs(photograph_run, tmp_path):
         penalties.loss.name = "binary_cross_entropy"
     with pytest.raises(ConfigError, match="not a loss of log probabilities"):
         evaluate.evaluate_ensemble(members, [penalties, second.config()])
+
+
+def test_what_cannot_be_joined_is_refused_before_it_is_tested(
+    photograph_run, tmp_path, monkeypatch
+):
+    run, variables = photograph_run
+    config = config_of(tmp_path, dataset__short_side=15)
+    second = save_run(tmp_path / "second", config, variables)
+    images = [tiny_datasets.png(image) for image in photographs(3)]
+
+    def data(name, names):
+        """The photographs, whose classes 0 to 2 have other `names` or another order."""
+        labels = [names.index(n) if n in names else 0 for n in tiny_datasets.NAMES]
+        labels = [labels[i % 3] for i in range(7)]
+        shape = {"shape": (None, None, 3), "names": names}
+        tiny_datasets.prepare(tmp_path / name, images, labels, **shape)
+        return f"dataset.data_dir={tmp_path / name}"
+
+    def join(*changes, **options):
+        configs = run.config(), checks.change(config, changes)
+        return str(evaluate.evaluate_ensemble([run, second], configs, **options))
+
+    backwards = tuple(tiny_datasets.NAMES)[::-1]
+    assert "ensemble of 2 runs" in join(data("backwards", backwards))
+    monkeypatch.delattr(evaluate, "predict_split")
+    others = data("others", ("x", "y", "z"))
+    for error, message, change in (
+        (scoring.PredictionsError, "1 and number 2 of .* have other classes", others),
+        (
+            scoring.PredictionsError,
+            "other examples, .* 7 images of tiny, train; 5 images of tiny, train.:5.",
+            "dataset.eval_split=train[:5]",
+        ),
+        (ConfigError, "'dense' rescales images", "eval.protocol=dense"),
+    ):
+        fit = ["dataset.fit=resize"] if "protocol" in change else []
+        with pytest.raises(error, match=message):
+            join(change, *fit)
+    with pytest.raises(ConfigError, match="no batch normalisation"):
+        join(batch_stats="population")
+
+
+def test_images_of_another_size_than_the_network_s_are_refused():
+    """Its last layer takes maps of one size; flax says so in an error of its own."""
+    config = runs.small_config(eval__image_size=40)
+    opened = types.SimpleNamespace(
+        config=config,
+        model=build.make_model(config, 10),
+        preprocessing=build.make_preprocessing(config, (28, 28, 1)),
+        image_shape=(28, 28, 1),
+        trained_shape=(32, 32, 1),
+    )
+    variables = build.abstract_variables(opened.model, opened.trained_shape)
+    protocol = evaluate.make_protocol(config, opened.preprocessing, opened.image_shape)
+    with pytest.raises(ConfigError, match="'single': .*Tiny cannot take images of"):
+        evaluate.make_steps(opened, variables, protocol)
+
+
+def test_a_change_that_no_test_reads_is_refused(photograph_run):
+    run, _ = photograph_run
+    change = ["dataset.order=fixed"]
+    for more, statistics in (([], "moving"), (["dataset.name=other"], "population")):
+        config = checks.change(run.config(), [*change, *more])
+        with pytest.raises(ConfigError, match="order = 'fixed': a test does not read"):
+            evaluate.evaluate_run(run, config, batch_stats=statistics)
+    config = checks.change(run.config(), change)
+    with pytest.raises(ConfigError, match="no batch normalisation"):  # it is read
+        evaluate.evaluate_run(run, config, batch_stats="population")
 
 
 # The command line.
@@ -782,7 +861,7 @@ def test_main_takes_changes_and_several_runs(lenet_run):
     assert (lenet_run.path / "predictions-5-ten_crop-scales_36.npz").exists()
 
     for arguments, message in (
-        (["--mode=evaluate", both, "--config=configs/lenet5.py"], "of an ensemble"),
+        (["--mode=evaluate", both, "--config=configs/lenet5.py"], "own config"),
         ([f"--workdir={lenet_run}", *TEN], "--change is for evaluate"),
     ):
         result = runs.call_main(arguments)

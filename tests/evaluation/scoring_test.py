@@ -25,6 +25,7 @@ def predictions(seed=0, number=57, **changes):
         "logits": logits,
         "label_names": NAMES,
         "average": "logits",
+        "loss": "softmax_cross_entropy",
     }
     return scoring.Predictions(**values | changes)
 
@@ -119,7 +120,7 @@ def test_a_file_scores_as_what_was_written(tmp_path):
     assert scoring.score(again) == scoring.score(found)
     np.testing.assert_array_equal(again.id, found.id)
     np.testing.assert_array_equal(again.logits, found.logits)
-    assert (again.average, again.loss) == ("logits", "")
+    assert (again.average, again.loss) == ("logits", found.loss)
     with open(tmp_path / "map.npz", "wb") as file:
         predictions(loss="map").write(file)
     assert scoring.read(tmp_path / "map.npz").loss == "map"
@@ -171,7 +172,11 @@ def test_an_ensemble_averages_what_its_members_have():
         scoring.PredictionsError, match="number 2 .* by the loss 'map', whose outputs "
     ):
         scoring.ensemble(members)
-    scoring.ensemble([predictions(loss="softmax_cross_entropy"), predictions(1)])
+    scoring.ensemble([predictions(), predictions(1, loss="")], report=said.append)
+    note = (
+        "note: number 2 of the ensemble, of an earlier version, does not say its loss"
+    )
+    assert said.pop().startswith(note) and said == []
     found = scoring.ensemble(members, "logits", report=said.append)
     assert found.average == "logits" and said == []
     members[1] = predictions(1, average="softmax")
@@ -222,6 +227,24 @@ def test_an_ensemble_joins_its_members_by_the_names_of_their_classes():
 def test_a_split_without_labels_has_no_errors_to_count():
     with pytest.raises(scoring.PredictionsError, match="the split has no labels"):
         predictions(label=np.full(57, -1))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"logits": np.zeros(57, "f4")},
+        {"logits": np.zeros((56, 9), "f4")},
+        {"id": np.arange(56)},
+        {"label": np.zeros((57, 1), int)},
+        {"label_names": NAMES[:8]},
+    ],
+)
+def test_a_file_whose_parts_do_not_belong_together(tmp_path, changes):
+    arrays = vars(predictions()) | changes
+    np.savez(tmp_path / "a.npz", **arrays)
+    message = "a.npz holds no predictions: logits of the shape .* do not belong"
+    with pytest.raises(scoring.PredictionsError, match=message):
+        scoring.read(tmp_path / "a.npz")
 
 
 @pytest.mark.parametrize("content", ["", "PK\x03\x04", "cut"])

@@ -163,6 +163,19 @@ def test_json_round_trip():
     assert again.is_locked
 
 
+def test_what_changed_has_the_fields_that_only_one_has():
+    before, after = lenet5.get_config("modern"), lenet5.get_config("modern")
+    assert configuration.changed(before, after) == {}
+    before.model.fields.dropout, after.model.fields.width = 0.5, 2
+    after.seed = 7
+    found = configuration.changed(before, after)
+    assert found == {
+        "seed": 7,
+        "model.fields.width": 2,
+        "model.fields.dropout": None,
+    }
+
+
 def test_a_run_is_not_resumed_with_another_config():
     stored = runs.small_config()
     configuration.check_resumable(stored, runs.small_config(log__every_steps=1), "run")
@@ -221,6 +234,14 @@ def test_the_scales_of_a_protocol_are_numbers_of_pixels():
         checks.check(config)
 
 
+def test_short_sides_are_chosen_once():
+    config = default.get_config()
+    config.eval.protocol = "dense"
+    config.eval.scales, config.eval.short_side = (256,), 300
+    with pytest.raises(ConfigError, match="short_side = 300 are two choices"):
+        checks.check(config)
+
+
 def test_a_loss_of_penalties_takes_averaged_logits_only():
     config = lenet5.get_config("minibatch")
     config.eval.protocol = "ten_crop"
@@ -228,6 +249,22 @@ def test_a_loss_of_penalties_takes_averaged_logits_only():
         checks.check(config)
     config.eval.average = "logits"
     checks.check(config)
+
+
+@pytest.mark.parametrize("whiten", ["mean_image", "gcn", "gcn_zca"])
+def test_what_is_whitened_has_one_size(whiten):
+    """Global contrast normalisation gives a larger image less contrast."""
+    config = default.get_config()
+    config.dataset.whiten, config.dataset.image_size = whiten, 32
+    config.dataset.mean, config.dataset.std = (0.0,), (1.0,)
+    config.eval.protocol = "multi_crop"
+    checks.check(config)
+    config.eval.protocol = "dense"
+    with pytest.raises(ConfigError, match="of one size: config.eval.protocol = 'dense"):
+        checks.check(config)
+    config.eval.protocol, config.eval.image_size = "single", 40
+    with pytest.raises(ConfigError, match="of one size: no config.eval.image_size"):
+        checks.check(config)
 
 
 def test_an_optimizer_without_a_mask_refuses_one():
@@ -270,9 +307,14 @@ def test_what_evaluates_can_be_changed():
         ("eval.batch_size=many", "'many' is no value"),
         ("eval.batch_size=1.5", "--change=eval.batch_size=1.5"),
         ("eval.protocol=ten", "config.eval.protocol = 'ten'"),
+        ("dataset.image_size=40", "of the training; a test has eval.image_size$"),
+        ("dataset.short_side=40", "of the training; a test has eval.short_side$"),
     ):
         with pytest.raises(ConfigError, match=message):
             checks.change(config, [change])
+    twice = ["eval.damaged=fail", "config.eval.damaged=wrong"]
+    with pytest.raises(ConfigError, match="'eval.damaged' has another value already"):
+        checks.change(config, twice)
 
 
 def test_what_tests_a_detector_can_be_changed():

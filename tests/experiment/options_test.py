@@ -47,6 +47,19 @@ def test_the_length_given_last_counts(arguments, length, said, capsys):
     assert capsys.readouterr().out == said
 
 
+def test_what_may_be_none_can_be_unset_where_it_is_a_word(tmp_path):
+    recipe = tmp_path / "weighed.py"
+    recipe.write_text(
+        "from configs import default\n\ndef get_config():\n"
+        "    config = default.get_config()\n"
+        "    config.loss.class_weights = 'balanced'\n    return config\n"
+    )
+    recipe = (f"--config={recipe}", "--workdir=run")
+    assert config(recipe=recipe).loss.class_weights == "balanced"
+    unset = config("--config.loss.class_weights=None", recipe=recipe)
+    assert unset.loss.class_weights is None
+
+
 def test_what_cannot_be_none_is_refused():
     with pytest.raises(UsageError, match="num_epochs"):
         config("--config.num_epochs=None")
@@ -73,6 +86,14 @@ def test_a_flag_that_the_mode_does_not_read_is_refused(mode, flag):
     name = flag.partition("=")[0]
     with pytest.raises(UsageError, match=f"^{name} is for .*, not --mode={mode}$"):
         flags(mode, flag)
+
+
+@pytest.mark.parametrize("mode", ["evaluate", "predict", "inspect", "plot", "export"])
+def test_a_trained_run_takes_no_other_config(mode):
+    """Its parameters may fit a network that computes something else."""
+    images = ("--images=a.png",) if mode == "predict" else ()
+    with pytest.raises(UsageError, match=f"^--mode={mode} takes the run's own conf"):
+        flags(mode, RECIPE[0], *images)
 
 
 def test_there_are_no_less_than_no_runs_together():

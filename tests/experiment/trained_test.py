@@ -1,5 +1,6 @@
 """What a run keeps for its users, and that all modes open it alike."""
 
+import dataclasses
 import functools
 import json
 import shutil
@@ -8,8 +9,10 @@ import jax
 import numpy as np
 import pytest
 import runs
+import tiny_datasets
 from PIL import Image
 
+import data_source
 from data_source import DataError
 from errors import ConfigError
 from experiment import build, trained, workdir
@@ -54,6 +57,22 @@ def test_open_takes_the_data_that_is_to_be_tested(tmp_path):
         config.eval.image_size, config.dataset.whiten = 28, ""
     opened = trained.open_run(run, config=config)
     assert (opened.input_shape, opened.trained_shape) == ((28, 28, 1), (32, 32, 1))
+
+
+def test_the_size_in_training_is_the_run_s_whatever_is_tested(tmp_path):
+    run = workdir.Workdir(runs.OLD_RUN)
+    config = run.config()
+    with config.unlocked():
+        config.dataset.image_size = 40
+    images = np.zeros((3, 20, 20, 1), np.uint8)
+    names = tuple("0123456789")
+    tiny_datasets.prepare(tmp_path, images, np.arange(3), names=names)
+    split = data_source.open_split("tiny", "train", data_dir=tmp_path)
+    opened = trained.open_run(run, config=config, split=split)
+    assert (opened.input_shape, opened.trained_shape) == ((40, 40, 1), (32, 32, 1))
+    colour = dataclasses.replace(split, image_shape=(20, 20, 3))
+    with pytest.raises(ConfigError, match="of 1 channels, and those of tiny have 3"):
+        trained.open_run(run, split=colour)
 
 
 def test_the_kernels_of_a_run_stand_in_its_record_and_a_change_is_said(tmp_path, auto):

@@ -17,9 +17,10 @@ import evaluate
 import models
 from errors import ConfigError
 from evaluation import population
-from experiment import checks, workdir
+from experiment import build, checks, workdir
 from models import layers
 from training import objective, train_step
+from transforms import augment
 
 
 class Tiny(layers.Classifier):
@@ -99,7 +100,7 @@ def test_population_statistics_are_those_of_algorithm_2():
     """Batches {0, 2} and {4, 8}: means 1 and 6, unbiased variances 2 and 8."""
     model = Norm()
     variables = model.init(jax.random.key(0), jnp.zeros((2, 1)), train=False)
-    step = population.make_population_step(model, lambda batch: batch)
+    step = population.make_population_step(model, lambda batch, key: batch)
     batches = [jnp.array([[0.0], [2.0]]), jnp.array([[4.0], [8.0]])]
     statistics = population.population_statistics(step, variables, batches)
     assert statistics == {"bn": {"mean": 3.5, "var": 5.0}}
@@ -128,20 +129,26 @@ def test_a_run_is_evaluated_with_population_statistics(tiny_network, trained, tm
     assert found.record["count"] == 203
 
 
-def test_the_population_is_that_of_the_training_in_its_micro_batches(
-    tiny_network, trained, tmp_path, monkeypatch, capsys
-):
-    """Whatever data is tested."""
-    shutil.copytree(trained, tmp_path / "run")
-    run, seen = workdir.Workdir(tmp_path / "run"), []
-    find = population.population_statistics
+@pytest.fixture
+def passes(monkeypatch):
+    """A list that gets (batches, statistics) of each pass over the population."""
+    found, find = [], population.population_statistics
 
     def noted(step, variables, batches, seed):
         batches = list(batches)
-        seen.append([len(batch["image"]) for batch in batches])
-        return find(step, variables, batches, seed)
+        found.append((batches, find(step, variables, batches, seed)))
+        return found[-1][1]
 
     monkeypatch.setattr(population, "population_statistics", noted)
+    return found
+
+
+def test_the_population_is_that_of_the_training_in_its_micro_batches(
+    tiny_network, trained, tmp_path, passes, capsys
+):
+    """Whatever data is tested."""
+    shutil.copytree(trained, tmp_path / "run")
+    run = workdir.Workdir(tmp_path / "run")
     rng = np.random.default_rng(0)
     others = rng.integers(0, 256, (9, 28, 28, 1), np.uint8)
     names = tuple("0123456789")
@@ -154,7 +161,32 @@ def test_the_population_is_that_of_the_training_in_its_micro_batches(
     assert found.record["count"] == 9
     said = "batch statistics of a pass over mnist, train[:320]"
     assert said in capsys.readouterr().out.splitlines()
-    assert seen == [[16] * 20]
+    ((batches, _),) = passes
+    assert [len(batch["image"]) for batch in batches] == [16] * 20
+
+
+def test_the_population_is_repeated_and_mixed_as_in_the_training(
+    tiny_network, trained, tmp_path, passes, monkeypatch
+):
+    shutil.copytree(trained, tmp_path / "run")
+    run = workdir.Workdir(tmp_path / "run")
+    config = run.config()
+    with config.unlocked():
+        config.augment.repeats, config.optimizer.accumulate = 4, 2
+        config.augment.mixup = 0.2
+
+    def mix(images, labels, key, **alphas):
+        return jnp.zeros_like(images), labels, 1.0
+
+    monkeypatch.setattr(augment, "mix", mix)
+    evaluate.evaluate_run(run, config, batch_stats="population")
+    ((batches, statistics),) = passes
+    index, _ = build.make_plan(config, 320).indices(0, 10)
+    parts = index.reshape(10, 16, 2).swapaxes(1, 2).reshape(20, 16)
+    np.testing.assert_array_equal([batch["index"] for batch in batches], parts)
+    assert np.unique(parts[0]).size == 4
+    # The network saw what `mix` gave: black images, whose maps vary by roundings.
+    assert statistics["backbone"]["bn1"]["var"].max() < 1e-20
 
 
 def test_a_network_without_batch_norm_has_no_population_statistics(tmp_path):
@@ -162,6 +194,18 @@ def test_a_network_without_batch_norm_has_no_population_statistics(tmp_path):
     run = workdir.Workdir(tmp_path / "run")
     with pytest.raises(ConfigError, match="no batch normalisation"):
         evaluate.evaluate_run(run, run.config(), batch_stats="population")
+
+
+def test_frozen_statistics_are_not_those_of_a_population(
+    tiny_network, trained, tmp_path
+):
+    shutil.copytree(trained, tmp_path / "run")
+    run = workdir.Workdir(tmp_path / "run")
+    config = run.config()
+    with config.unlocked():
+        config.model.frozen_statistics = True
+    with pytest.raises(ConfigError, match="frozen_statistics keeps those of"):
+        evaluate.evaluate_run(run, config, batch_stats="population")
 
 
 def test_moving_averages_move_and_are_saved(trained):
