@@ -74,11 +74,18 @@ class Checkpoints:
         A checkpoint without `metrics` (a dict of floats that holds `best_metric`) is
         never the best one. `meta` is any JSON value. A step that already exists is left
         as it is, but gets the metrics if it has none: of an evaluation that a stop cut
-        short. Raises CheckpointError if this save or the previous one failed.
+        short.
+
+        Raises CheckpointError if this save fails. If the one before it did, this one is
+        waited for, and a warning says which is missing.
         """
         from experiment import checkpoint_writer
 
-        self.wait()
+        before, missing = self._saving, None
+        try:
+            self.wait()
+        except CheckpointError as error:
+            missing = error
         self._open()
         if metrics:
             metrics = {k: float(v) for k, v in metrics.items()}
@@ -99,6 +106,17 @@ class Checkpoints:
             if jax.process_index() == 0 and step not in self._manager.all_steps():
                 checkpoint_writer.save(self._manager, step, host, record)
         self._saving = step
+        if missing is not None:
+            self.wait()
+            if jax.process_index() == 0:
+                logging.warning(
+                    "checkpoint %d could not be written to %s (%s), but checkpoint %d "
+                    "was",
+                    before,
+                    self._directory,
+                    _os_reason(missing.__cause__),
+                    step,
+                )
 
     def restore(self, abstract_state=None, step=None, best=False, parts=None):
         """Returns (state, step, meta) of the newest good checkpoint, or None.

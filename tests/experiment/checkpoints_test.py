@@ -21,6 +21,7 @@ import numpy as np
 import optax
 import pytest
 import runs
+from jax.experimental import multihost_utils
 
 from errors import UserError
 from experiment import checkpoints
@@ -462,24 +463,58 @@ def test_full_disk_is_told_in_one_line(tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("surfaces_at", ["save", "wait", "close"])
+@pytest.mark.parametrize("surfaces_at", ["wait", "close"])
 def test_failed_write_surfaces_at_the_next_call(tmp_path, surfaces_at):
     run = Checkpoints(tmp_path, keep_last=1)
     run.save(1, make_state(1))
     run.wait()
     big = {"x": np.random.default_rng(0).random(30_000)}
-    calls = {"save": lambda: run.save(3, big), "wait": run.wait, "close": run.close}
     with file_size_limit(50_000):
         run.save(2, big)
         while run._manager.is_saving_in_progress():
             time.sleep(0.01)
         with pytest.raises(CheckpointError, match="checkpoint 2 .*: File too large"):
-            calls[surfaces_at]()
+            getattr(run, surfaces_at)()
     assert os.listdir(tmp_path) == ["1"]
     run.save(2, make_state(2))  # the same step, now that there is room
     run.close()
     assert os.listdir(tmp_path) == ["2"]
     assert_same(run.restore(abstract(make_state()))[0], make_state(2))
+
+
+def test_a_save_that_failed_costs_no_later_one(tmp_path, warned):
+    """The next save once raised the error of the one before, and wrote nothing."""
+    run = Checkpoints(tmp_path)
+    big = {"x": np.random.default_rng(0).random(30_000)}
+    with file_size_limit(50_000):
+        run.save(1, big)
+        while run._manager.is_saving_in_progress():
+            time.sleep(0.01)
+        with pytest.raises(CheckpointError, match="checkpoint 2 .*: File too large"):
+            run.save(2, big)
+        run.save(3, big)
+        while run._manager.is_saving_in_progress():
+            time.sleep(0.01)
+    assert not warned
+    run.save(4, make_state(4), {"error": 0.1})
+    assert sorted(os.listdir(tmp_path)) == ["4"]
+    assert warned == [
+        f"checkpoint 3 could not be written to {tmp_path} (File too large), but "
+        "checkpoint 4 was"
+    ]
+    run.close()
+    assert_same(run.restore(abstract(make_state()))[0], make_state(4))
+
+
+def test_a_save_leaves_the_number_by_which_processes_stop(tmp_path, monkeypatch):
+    """Orbax asks JAX whether to stop at the step that it saves, in process 0 alone."""
+    asked = []
+    service = "reached_preemption_sync_point"
+    monkeypatch.setattr(multihost_utils, service, asked.append)
+    save_steps(tmp_path, [1, 2])
+    assert not asked
+    Checkpoints(tmp_path).reached_preemption(3)
+    assert asked == [3]
 
 
 def test_read_only_directory(tmp_path, warned):
