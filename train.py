@@ -107,6 +107,7 @@ class Trainer:
             run.check(config)  # before a long download
             if run.path.exists():
                 run.lock.take()
+        peers.meet(run)
         setup = starting.numbered(tasks.setup(config), run)
         start = None
         if not run.checkpoints.exists():
@@ -262,11 +263,8 @@ class Trainer:
             good = self.saved.all_steps()
             where = f"checkpoint {good[-1]}" if good else "the beginning"
             step = int(sums["bad_step"])
-            self._end_not_finite(
-                step,
-                f"the loss of step {step} is not finite; nothing was saved after "
-                f"{where}",
-            )
+            message = f"the loss of step {step} is not finite; nothing was saved after"
+            self._end_not_finite(step, f"{message} {where}")
         return sums
 
     def _end_not_finite(self, step, message):

@@ -28,6 +28,7 @@ from flax import traverse_util
 from jax.experimental import multihost_utils
 
 from errors import UserError
+from experiment import peers
 
 
 class CheckpointError(UserError):
@@ -128,13 +129,15 @@ class Checkpoints:
         arrays go. Without it the state is nested dicts of numpy arrays, for callers
         that build no optimizer; what holds no array is left out. `parts` names the
         entries of the state that these callers need; others are not read.
-        A damaged checkpoint is skipped with a warning; with `step` it is an error.
+        A damaged checkpoint is skipped with a warning; with `step` it is an error, as
+        is one that only some processes see.
         Raises IncompatibleCheckpoint if names, shapes or dtypes differ from those of
         `abstract_state`, CheckpointError if checkpoints exist and all are damaged.
         """
         self.wait()
         damaged = {}
         while (found := self._next_candidate(step, best, damaged)) is not None:
+            peers.check_shared(self._path(found))
             loaded, error = None, None
             try:
                 loaded = _load(self._path(found), abstract_state, parts)
