@@ -113,6 +113,7 @@ class Trainer:
         if not run.checkpoints.exists():
             start = starting.load_start(setup)  # before a directory is made
         self.durations, self.total = setup.durations, setup.durations.total
+        self.schedule = setup.schedule()  # it may be refused
         self.saved = checkpoints.Checkpoints(
             run.checkpoints,
             keep_last=config.checkpoint.keep_last,
@@ -131,6 +132,7 @@ class Trainer:
             found = starting.new_state(setup, start), -1
         self.setup, (self.state, self.evaluated) = setup, found
         self.step = int(self.state.step)
+        self.scale = plateau.scale_of(self.state.opt_state)
         if self.first:
             print(data_report.title(setup, self.state.params), flush=True)
             if changed := trained.other_kernels(run, setup):
@@ -150,8 +152,8 @@ class Trainer:
         self.progress = reporting.Progress(
             self.step, self.total, config.batch_size, len(setup.train_split)
         )
-        self.profiler = profiling.Profiler(config.log, run.path / "profile")
-        self.objective, self.schedule = setup.objective(), setup.schedule()
+        self.profiler = profiling.Profiler(config.log, run, self.step, self.total)
+        self.objective = setup.objective()
         self.feed = setup.feed(self.objective.keys, self.step)
         self.programs = chosen or programs.Programs(setup, self.feed)
         self.curvature = programs.Curvature(setup)
@@ -251,9 +253,7 @@ class Trainer:
             print(self.progress.line(step, scalars, words), flush=True)
 
     def _learning_rate(self, step):
-        rule = plateau.state_of(self.state.opt_state)
-        scale = 1.0 if rule is None else float(rule.scale)
-        return float(self.schedule(step - 1)) * scale
+        return float(self.schedule(step - 1)) * self.scale
 
     def _checked(self, sums):
         """Fetches the sums; raises NonFiniteLoss if a loss was not finite."""
@@ -270,7 +270,8 @@ class Trainer:
     def _end_not_finite(self, step, message):
         if self.first:
             outcomes.write_diverged(self.workdir, step)
-        raise NonFiniteLoss(f"{message}. {divergence.advice(self.config, step)}")
+        advice = divergence.advice(self.config, step, self.workdir)
+        raise NonFiniteLoss(f"{message}. {advice}")
 
     def _evaluate_or_save(self):
         """Evaluates; if that can never succeed, saves the steps before it raises."""
@@ -294,6 +295,7 @@ class Trainer:
         on_time = due(self.step, self.durations.eval_every)
         if self.config.schedule.name == "plateau" and on_time:
             self.state = self.programs.observe(self.state, self.result.value)
+            self.scale = plateau.scale_of(self.state.opt_state)
         if self.first:
             print(self.result.describe(self.step), flush=True)
         self.progress.exclude(time.perf_counter() - start)
