@@ -107,10 +107,12 @@ class Trainer:
             run.check(config)  # before a long download
             if run.path.exists():
                 run.lock.take()
+        peers.meet(run)
         setup = starting.numbered(tasks.setup(config), run)
         begun = run.checkpoints.exists()
         start = None if begun else starting.load_start(setup)  # before any file is made
         self.durations, self.total = setup.durations, setup.durations.total
+        self.schedule = setup.schedule()  # it may be refused
         self.saved = checkpoints.Checkpoints(
             run.checkpoints,
             keep_last=config.checkpoint.keep_last,
@@ -129,6 +131,7 @@ class Trainer:
             found = starting.new_state(setup, start), -1
         self.setup, (self.state, self.evaluated) = setup, found
         self.step = int(self.state.step)
+        self.scale = plateau.scale_of(self.state.opt_state)
         if self.first:
             print(data_report.title(setup, self.state.params), flush=True)
             if changed := trained.other_kernels(run, setup):
@@ -148,8 +151,8 @@ class Trainer:
         self.progress = reporting.Progress(
             self.step, self.total, config.batch_size, len(setup.train_split)
         )
-        self.profiler = profiling.Profiler(config.log, run.path / "profile")
-        self.objective, self.schedule = setup.objective(), setup.schedule()
+        self.profiler = profiling.Profiler(config.log, run, self.step, self.total)
+        self.objective = setup.objective()
         self.feed = setup.feed(self.objective.keys, self.step)
         self.programs = chosen or programs.Programs(setup, self.feed)
         self.curvature = programs.Curvature(setup)
@@ -250,9 +253,7 @@ class Trainer:
             print(self.progress.line(step, scalars, words), flush=True)
 
     def _learning_rate(self, step):
-        rule = plateau.state_of(self.state.opt_state)
-        scale = 1.0 if rule is None else float(rule.scale)
-        return float(self.schedule(step - 1)) * scale
+        return float(self.schedule(step - 1)) * self.scale
 
     def _checked(self, sums):
         """Fetches the sums; raises NonFiniteLoss if a loss was not finite."""
@@ -262,17 +263,15 @@ class Trainer:
             good = self.saved.all_steps()
             where = f"checkpoint {good[-1]}" if good else "the beginning"
             step = int(sums["bad_step"])
-            self._end_not_finite(
-                step,
-                f"the loss of step {step} is not finite; nothing was saved after "
-                f"{where}",
-            )
+            message = f"the loss of step {step} is not finite; nothing was saved after"
+            self._end_not_finite(step, f"{message} {where}")
         return sums
 
     def _end_not_finite(self, step, message):
         if self.first:
             outcomes.write_diverged(self.workdir, step)
-        raise NonFiniteLoss(f"{message}. {divergence.advice(self.config, step)}")
+        advice = divergence.advice(self.config, step, self.workdir)
+        raise NonFiniteLoss(f"{message}. {advice}")
 
     @contextlib.contextmanager
     def _saving_before(self, *errors):
@@ -296,6 +295,7 @@ class Trainer:
         on_time = due(self.step, self.durations.eval_every)
         if self.config.schedule.name == "plateau" and on_time:
             self.state = self.programs.observe(self.state, self.result.value)
+            self.scale = plateau.scale_of(self.state.opt_state)
         if self.first:
             print(self.result.describe(self.step), flush=True)
         self.progress.exclude(time.perf_counter() - start)

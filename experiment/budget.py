@@ -2,6 +2,7 @@
 
 A run keeps it in remat.json. A resume with the same config.model.memory and as many
 devices takes it from there, whatever memory there is by then, so it has the same bits.
+The processes of a run choose alike: by the least budget and the largest plans of all.
 """
 
 import contextlib
@@ -76,7 +77,8 @@ def choose(setup):
     def plan_of(stages):
         made[stages] = programs.Programs(_chosen(setup, stages), feed)
         steps = made[stages].compiled_steps
-        return memory.plan_step(steps, setup.mesh, arguments)
+        plan = memory.plan_step(steps, setup.mesh, arguments)
+        return dataclasses.replace(plan, scratch=_agreed(plan.scratch, np.max))
 
     stages, plan = remat_budget.shortest(measured.ranked(), plan_of, budget)
     choice = Choice(
@@ -123,9 +125,14 @@ def _budget(setup):
             f"config.model.memory = '': a {device.device_kind} does not say how much "
             "memory it has; give a size, as 2GiB"
         )
-    if jax.process_count() > 1:  # which must choose the same
-        found = multihost_utils.process_allgather(np.float32(found)).min()
-    return int(found)
+    return _agreed(found, np.min)
+
+
+def _agreed(number, choose):
+    """Returns what `choose` takes of the numbers of all processes."""
+    if jax.process_count() > 1:
+        number = choose(multihost_utils.process_allgather(np.float32(number)))
+    return int(number)
 
 
 def _shapes(setup, feed):

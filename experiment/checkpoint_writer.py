@@ -25,7 +25,7 @@ def open_manager(directory, kept):
 
     `kept`, a function, chooses from a list of steps those to keep.
     """
-    return ocp.CheckpointManager(
+    manager = ocp.CheckpointManager(
         directory,
         item_handlers={
             "state": _tree_handler(),
@@ -43,6 +43,10 @@ def open_manager(directory, kept):
             ),
         ),
     )
+    # Asked for a step, in process 0 alone, JAX would take it for the number by which
+    # stopping.Stop has the processes agree on a stop.
+    manager.reached_preemption = lambda step: False
+    return manager
 
 
 def save(manager, step, state, record):

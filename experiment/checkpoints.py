@@ -28,6 +28,7 @@ from flax import traverse_util
 from jax.experimental import multihost_utils
 
 from errors import UserError
+from experiment import peers
 
 
 class CheckpointError(UserError):
@@ -44,23 +45,13 @@ class Checkpoints:
     In a multi-process run every process makes the same calls; the directory is shared.
     """
 
-    def __init__(
-        self,
-        directory,
-        *,
-        keep_last=3,
-        keep_best=1,
-        best_metric="error",
-        best_mode="min",
-    ):
-        if keep_last < 1 or keep_best < 0 or best_mode not in ("min", "max"):
+    def __init__(self, directory, *, keep_last=3, keep_best=1, best_metric="error"):
+        if keep_last < 1 or keep_best < 0:
             raise ValueError(
-                "need keep_last >= 1, keep_best >= 0 and best_mode 'min' or 'max', got "
-                f"{keep_last}, {keep_best} and {best_mode!r}"
+                f"need keep_last >= 1 and keep_best >= 0, got {keep_last}, {keep_best}"
             )
         self._directory = pathlib.Path(directory).absolute()
-        sign = 1 if best_mode == "min" else -1
-        self._ranking = _Ranking(best_metric, sign, keep_last, keep_best)
+        self._ranking = _Ranking(best_metric, keep_last, keep_best)
         self._manager = None  # the writer, made by the first save, in process 0 only
         self._ready = False  # the directory is clear and process 0 has the manager
         self._saving = None  # the step that is being written, if any
@@ -74,31 +65,46 @@ class Checkpoints:
         A checkpoint without `metrics` (a dict of floats that holds `best_metric`) is
         never the best one. `meta` is any JSON value. A step that already exists is left
         as it is, but gets the metrics if it has none: of an evaluation that a stop cut
-        short. Raises CheckpointError if this save or the previous one failed.
+        short.
+
+        Raises CheckpointError if this save fails, or another process has made a later
+        one. If the save before it failed, this one is waited for, and a warning says
+        which is missing.
         """
         from experiment import checkpoint_writer
 
-        self.wait()
+        missing = ""
+        try:
+            self.wait()
+        except CheckpointError as error:
+            missing = str(error).partition(";")[0]
+        step, steps = int(step), self.all_steps()
+        if step not in steps and step < max(steps, default=0):
+            raise CheckpointError(
+                f"step {step} is not saved beside checkpoint {steps[-1]} in "
+                f"{self._directory}: another process has gone on with the run"
+            )
         self._open()
         if metrics:
             metrics = {k: float(v) for k, v in metrics.items()}
             metrics[self._ranking.metric]  # a KeyError now, not a run without a best
         host = jax.tree.map(_to_host, state)
-        leaves = {name: _describe(leaf) for name, leaf in _named_leaves(host).items()}
-        record = {"meta": meta, "metrics": metrics or None, "leaves": leaves}
-        record = json.loads(json.dumps(record))
-        record["crc32"] = _json_crc(record)
-        step = int(step)
-        if step not in self.all_steps():
+        record = _record(host, metrics, meta)
+        again = step in steps
+        if not again or (metrics and self._ranking.metrics.get(step, metrics) is None):
             self._ranking.metrics[step] = record["metrics"]
-        elif metrics and self._ranking.metrics.get(step, metrics) is None:
-            self._ranking.metrics[step] = metrics
-            if jax.process_index() == 0:
-                _add_metrics(self._path(step), metrics)
+        else:
+            metrics = None
         with self._reporting(step):
-            if jax.process_index() == 0 and step not in self._manager.all_steps():
+            if jax.process_index() == 0 and again and metrics:
+                _add_metrics(self._path(step), metrics)
+            elif jax.process_index() == 0 and step not in self._manager.all_steps():
                 checkpoint_writer.save(self._manager, step, host, record)
         self._saving = step
+        if missing:
+            self.wait()
+            if jax.process_index() == 0:
+                logging.warning("%s, but checkpoint %d is written", missing, step)
 
     def restore(self, abstract_state=None, step=None, best=False, parts=None):
         """Returns (state, step, meta) of the newest good checkpoint, or None.
@@ -110,13 +116,15 @@ class Checkpoints:
         arrays go. Without it the state is nested dicts of numpy arrays, for callers
         that build no optimizer; what holds no array is left out. `parts` names the
         entries of the state that these callers need; others are not read.
-        A damaged checkpoint is skipped with a warning; with `step` it is an error.
+        A damaged checkpoint is skipped with a warning; with `step` it is an error, as
+        is one that only some processes see.
         Raises IncompatibleCheckpoint if names, shapes or dtypes differ from those of
         `abstract_state`, CheckpointError if checkpoints exist and all are damaged.
         """
         self.wait()
         damaged = {}
         while (found := self._next_candidate(step, best, damaged)) is not None:
+            peers.check_shared(self._path(found))
             loaded, error = None, None
             try:
                 loaded = _load(self._path(found), abstract_state, parts)
@@ -143,11 +151,6 @@ class Checkpoints:
                 "start again from step 0"
             )
         return None
-
-    def best_step(self):
-        """The step with the best metric among all_steps(); None if none has one."""
-        ranked = self._ranking.ranked(self.all_steps())
-        return ranked[0] if ranked else None
 
     def exist(self):
         """True if there is a checkpoint, good or damaged, as process 0 sees it."""
@@ -282,8 +285,7 @@ class Checkpoints:
 class _Ranking:
     """Ranks the steps by the metrics they were saved with, and says which are kept."""
 
-    metric: str
-    sign: int  # 1: the smallest is the best, -1: the largest
+    metric: str  # the smallest is the best
     keep_last: int
     keep_best: int
     metrics: dict = dataclasses.field(default_factory=dict)  # step -> metrics or None
@@ -298,7 +300,7 @@ class _Ranking:
     def ranked(self, steps):
         """The `steps` with a finite metric, best first; of equals the newest first."""
         score = {
-            s: self.sign * self.metrics[s][self.metric]
+            s: self.metrics[s][self.metric]
             for s in steps
             if self.metrics.get(s) and self.metric in self.metrics[s]
         }
@@ -350,6 +352,14 @@ def _set_aside(path):
     os.rename(path, target)
 
 
+def _record(host, metrics, meta):
+    """Makes a checkpoint's own record, as `_read_record` returns it, and its CRC."""
+    leaves = {name: _describe(leaf) for name, leaf in _named_leaves(host).items()}
+    record = {"meta": meta, "metrics": metrics or None, "leaves": leaves}
+    record = json.loads(json.dumps(record))
+    return record | {"crc32": _json_crc(record)}
+
+
 def _read_record(path):
     """Reads a checkpoint's own record: meta, metrics, and the forms of its leaves."""
     record = json.loads((path / "meta" / "metadata").read_bytes())
@@ -363,7 +373,10 @@ def _add_metrics(path, metrics):
     record = {**_read_record(path), "metrics": metrics}
     file = path / "meta" / "metadata"
     new = path / "meta" / "metadata.tmp"
-    new.write_text(json.dumps({**record, "crc32": _json_crc(record)}))
+    with open(new, "w") as opened:
+        opened.write(json.dumps({**record, "crc32": _json_crc(record)}))
+        opened.flush()
+        os.fsync(opened.fileno())
     new.replace(file)
 
 

@@ -438,8 +438,8 @@ def _check_optimizer(optimizer):
     names = optimizer_names()
     if optimizer.name not in names:
         raise ConfigError(
-            f"config.optimizer.name = {optimizer.name!r} is no optimizer of optax"
-            f"{nearest(optimizer.name, names)}"
+            f"config.optimizer.name = {optimizer.name!r} is no optimizer of optax "
+            f"whose learning rate may be a schedule{nearest(optimizer.name, names)}"
         )
     accepted = set(inspect.signature(optimizers.constructor(optimizer.name)).parameters)
     masks = accepted & {"mask", "weight_decay_mask"}
@@ -618,7 +618,7 @@ def change(config, changes):
 
 @functools.cache
 def optimizer_names():
-    """Our optimizers, and the optax functions that build one from a learning rate."""
+    """Our optimizers, and the optax functions that build one from a schedule."""
     names = {
         name
         for name, function in vars(optax).items()
@@ -626,4 +626,5 @@ def optimizer_names():
         and not name.startswith(("_", "scale_by", "noisy", "inject", "lbfgs"))
         and "learning_rate" in inspect.signature(function).parameters
     }
+    names -= {"sm3", "rprop", "optimistic_adam"}  # they take a number only
     return sorted(names | optimizers.OWN.keys())

@@ -5,13 +5,14 @@ result.json holds the last evaluation: its metrics, the step and how many there 
 whose loss was not finite has {"step": s, "diverged": true}.
 """
 
-import contextlib
-
 FILE, FAILURE = "result.json", "failure.json"
 
 
 def write(run, step, total, result):
-    """Writes the evaluation `result` after `step` of `total`; returns it as a dict."""
+    """Writes the evaluation `result` after `step` of `total`; returns it as a dict.
+
+    It replaces what an earlier start of the run says of a failure.
+    """
     outcome = {
         "step": step,
         "of": total,
@@ -21,6 +22,7 @@ def write(run, step, total, result):
         **result.metrics,
     }
     run.write_json(FILE, outcome)
+    (run.path / FAILURE).unlink(missing_ok=True)
     return outcome
 
 
@@ -57,8 +59,7 @@ def write_failure(run, exit_code, error):
 
 def clear(run, total):
     """Removes what a training towards `total` steps makes untrue."""
-    with contextlib.suppress(FileNotFoundError):
-        (run.path / FAILURE).unlink()
+    (run.path / FAILURE).unlink(missing_ok=True)
     outcome = read(run)
     if outcome is not None and outcome.get("of") != total:
         (run.path / FILE).unlink()

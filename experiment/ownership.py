@@ -139,15 +139,23 @@ class Lock:
             self._renew()
 
     def _renew(self):
-        """Gives a sign of life; notes in `_lost` if another process took over."""
+        """Gives a sign of life; notes in `_lost` if another process took over.
+
+        It writes the lock again if somebody removed it.
+        """
         own = self._own
         if own is None:
             return
-        with contextlib.suppress(OSError), self._open("r+") as file:
+        with contextlib.suppress(OSError), self._open("a+") as file:
             holder = _read(file)
             if holder == own:
                 os.utime(self._path)
-            elif holder is not None:
+            elif self._own is None:  # it was released meanwhile
+                if holder is None:
+                    self._path.unlink()
+            elif holder is None:
+                self._write(file, own)
+            else:
                 self._lost = Owned(
                     f"{self._in_words(holder, file)} It took over from this process, "
                     f"which gave no sign of life for {STALE:.0f} s"

@@ -1,4 +1,4 @@
-"""Lets the processes of one run end together, with the line of the one that failed.
+"""Lets the processes of one run begin together, and end with the line of a failure.
 
 A process that waits for the others in a collective cannot be told by an exception, so a
 thread waits for the news, prints the line and ends the process. The news travel over
@@ -9,6 +9,7 @@ import atexit
 import contextlib
 import ctypes
 import functools
+import itertools
 import json
 import os
 import sys
@@ -16,7 +17,7 @@ import threading
 import time
 import traceback
 
-from errors import FAILED, PREEMPTED, foreign
+from errors import FAILED, PREEMPTED, UserError, foreign
 from experiment import ownership
 
 SILENCE = 25  # seconds without a heartbeat after which a process counts as dead
@@ -25,6 +26,8 @@ _DIED = (
     "from the last checkpoint"
 )
 _FAILURE, _HEARD = "convnets/failure", "convnets/heard"
+_meetings = (f"convnets/meeting/{number}" for number in itertools.count())
+MEETING = 300_000  # milliseconds until a process that has not come is an error
 _client = None  # jax.distributed's, in a run of several processes
 _process, _count = 0, 1
 _handler = None  # of C++'s std::terminate
@@ -77,6 +80,32 @@ def join(*arguments):
         listener.start()
         # At the end, before jax's own clean-up takes the client away.
         atexit.register(lambda: (ended.set(), listener.join()))
+
+
+def meet(run):
+    """Waits for the other processes; raises unless all see the same run directory.
+
+    Process 0 may wait for a lock for ownership.STALE seconds, and in a collective the
+    others would wait for it for no more than 30, over gloo.
+    """
+    if _client is not None:
+        _client.wait_at_barrier(next(_meetings), timeout_in_ms=MEETING)
+    check_shared(run.path / "config.json")
+
+
+def check_shared(path):
+    """Raises UserError if some processes see `path` and others do not."""
+    if count() == 1:
+        return
+    from jax.experimental import multihost_utils
+
+    seen = multihost_utils.process_allgather(path.exists()).tolist()
+    if any(seen) and not all(seen):
+        raise UserError(
+            f"process {seen.index(False)} does not see {path}, which process "
+            f"{seen.index(True)} sees: --workdir must lie on a disk that all hosts "
+            "share"
+        )
 
 
 @contextlib.contextmanager

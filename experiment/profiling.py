@@ -2,14 +2,25 @@
 
 import jax
 
+from experiment import peers
+
 
 class Profiler:
-    """Records config.log.profile_steps steps from config.log.profile_start on."""
+    """Records config.log.profile_steps steps from config.log.profile_start on.
 
-    def __init__(self, log, directory):
+    A training of the steps from `step` up to `total` that has no such step says so.
+    """
+
+    def __init__(self, log, run, step, total):
         start = log.profile_start
         self.bounds = (start, start + log.profile_steps) if start >= 0 else (-1, -1)
-        self._directory, self._running = str(directory), False
+        self._directory, self._running = str(run.path / "profile"), False
+        if start >= 0 and not step <= start < total and peers.is_first():
+            print(
+                "warning: nothing is profiled: config.log.profile_start = "
+                f"{start}, and the training goes from step {step} to {total}",
+                flush=True,
+            )
 
     def at(self, step, state):
         """Starts or stops, if the window begins or ends at this step."""

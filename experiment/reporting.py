@@ -1,7 +1,7 @@
 """Reports on a run: metrics.jsonl, TensorBoard, and progress lines.
 
-`MetricWriter` has the methods of clu.metric_writers.MetricWriter. That module imports
-TensorFlow (4 to 12 s of start-up); tensorboardX writes the same event files without it.
+`MetricWriter` stands for one of clu.metric_writers, which would import TensorFlow (4 to
+12 s of start-up); tensorboardX writes the same event files without it.
 """
 
 import json
@@ -82,18 +82,9 @@ class MetricWriter:
                 value = np.asarray(value)
                 self._write(step, summary.image(name, value, dataformats="HWC"))
 
-    def write_texts(self, step, texts):
-        if self._board:
-            for name, value in texts.items():
-                self._write(step, summary.text(name, value))
-
     def _write(self, step, content):
         event = Event(wall_time=time.time(), step=int(step), summary=content)
         self._board.write_event(event)
-
-    def flush(self):
-        if self._board:
-            self._board.flush()
 
     def close(self):
         try:

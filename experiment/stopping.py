@@ -38,9 +38,6 @@ class StopSignal:
             if number == signal.SIGTERM or not ignored:
                 signal.signal(number, self._request)
 
-    def asked(self):
-        return self.requested
-
     def _request(self, number, frame):
         del frame
         self.requested = True

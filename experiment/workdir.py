@@ -164,7 +164,14 @@ class Workdir:
         return starts if isinstance(starts, list) else []
 
     def add_environment(self, devices, kernels):
-        """Appends what this start runs on to environment.json."""
+        """Appends what this start runs on to environment.json.
+
+        One that is damaged is renamed to damaged-environment.json.
+        """
+        path = self.path / "environment.json"
+        if path.exists() and not self.starts():
+            print(f"warning: {path} is damaged and becomes damaged-{path.name}")
+            path.replace(path.with_name(f"damaged-{path.name}"))
         starts = [*self.starts(), environment(devices, kernels)]
         self.write_json("environment.json", starts)
 

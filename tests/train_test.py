@@ -1,5 +1,6 @@
 """Training in this process: determinism, sharding, recipes, and what goes wrong."""
 
+import contextlib
 import fractions
 import functools
 import json
@@ -17,7 +18,7 @@ import models
 import train
 from errors import ConfigError
 from evaluation import eval_step, evaluator
-from experiment import build, checkpoints, trained, workdir
+from experiment import build, checkpoints, checks, trained, workdir
 from training import durations, losses, objective, plateau, train_step
 from transforms import preprocessing as preprocessings
 
@@ -372,6 +373,15 @@ def test_schedules():
     assert rates([19, 20], staircase=True, **exponential) == [0.1, 0.05]
 
 
+def test_a_decay_within_less_than_a_step_is_refused(tmp_path):
+    """The rate once stayed constant, without a word."""
+    changes = {"schedule__name": "exponential", "schedule__decay_epochs": 0.04}
+    words = r"config.schedule.decay_epochs = 0.04 .* half a step; one is 0.1 epochs"
+    with pytest.raises(ConfigError, match=words):
+        runs.train_small(tmp_path / "run", **changes)
+    assert not (tmp_path / "run").exists()
+
+
 def test_learning_rate_scales_with_the_batch():
     config = runs.small_config(
         optimizer__learning_rate=0.1,
@@ -396,6 +406,16 @@ def test_plateau_divides_when_the_error_stops_improving():
     assert float(state.plateau.scale) == pytest.approx(1e-3)
 
 
+def test_a_report_asks_the_device_for_no_learning_rate(tmp_path):
+    """The state is that of a later step, for which the report would have to wait."""
+    config = runs.small_config(schedule__name="plateau", schedule__warmup_epochs=0.0)
+    run = workdir.Workdir(tmp_path / "run")
+    with contextlib.closing(train.Trainer(config, run, runs.NoStop)) as trainer:
+        trainer.scale, trainer.state = 0.5, None
+        rate = trainer._learning_rate(1)
+    assert rate == 0.5 * float(trainer.schedule(0)) > 0
+
+
 @pytest.mark.slow
 def test_plateau_survives_a_resume(tmp_path):
     settings = {
@@ -413,6 +433,12 @@ def test_plateau_survives_a_resume(tmp_path):
     found = optax.tree_utils.tree_get_all_with_path(whole["opt_state"], "scale")
     (scale,) = (value for _, value in found if value.ndim == 0)  # not of the network
     assert scale < 0.5
+    rates = []
+    for name in ("whole", "parts"):
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        reports = [x for x in map(json.loads, lines) if "train/learning_rate" in x]
+        rates.append({x["step"]: x["train/learning_rate"] for x in reports})
+    assert rates[0][20] == rates[1][20] < max(rates[0].values())
 
 
 def optimizer_of(**changes):
@@ -421,14 +447,33 @@ def optimizer_of(**changes):
     return build.make_optimizer(config, EPOCH, 100)[1]
 
 
-@pytest.mark.parametrize(
-    "name", ["adam", "adamw", "rmsprop", "lamb", "lars", "lion", "nadam", "adagrad"]
-)
+@pytest.mark.parametrize("name", checks.optimizer_names())
 def test_any_optax_optimizer_by_name(name):
     tx = optimizer_of(optimizer__name=name, optimizer__kwargs={})
     params = {"w": jnp.ones((2, 2))}
     updates, _ = tx.update(params, tx.init(params), params)
     assert float(updates["w"][0, 0]) < 0
+
+
+@pytest.mark.parametrize("name", ["sm3", "rprop", "optimistic_adam"])
+def test_an_optimizer_that_takes_no_schedule_is_refused(name):
+    """They ended in a traceback when config.json was written."""
+    with pytest.raises(ConfigError, match=f"'{name}' is no .* may be a schedule"):
+        optimizer_of(optimizer__name=name, optimizer__kwargs={})
+
+
+def test_adafactors_own_decay_leaves_biases_when_told_so():
+    params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+    tx = optimizer_of(
+        optimizer__name="adafactor",
+        optimizer__kwargs={"weight_decay_rate": 0.1},
+        optimizer__weight_decay=0.0,
+        optimizer__decay_mask="kernels",
+    )
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = tx.update(zeros, tx.init(params), params)
+    assert (updates["kernel"] < 0).all()
+    assert (updates["bias"] == 0).all()
 
 
 def test_weight_decay_leaves_biases_when_told_so():

@@ -129,8 +129,9 @@ def limit(device):
     """Returns (bytes that a program may take on this device, a name for them).
 
     On a GPU they are JAX's share of the memory (XLA_CLIENT_MEM_FRACTION, 0.75).
-    CPU devices share the memory that the system has available now. If the limit is
-    unknown, the result is (None, "").
+    CPU devices share the memory that the system has available now, and each has what
+    this process's arrays hold on it, which a plan counts. If the limit is unknown, the
+    result is (None, "").
     """
     stats = device.memory_stats()
     if stats and "bytes_limit" in stats:
@@ -140,7 +141,8 @@ def limit(device):
     available = _available_bytes()
     if available is None:
         return None, ""
-    return available // jax.local_device_count(), "available memory"
+    available //= jax.local_device_count()
+    return available + _bytes_per_device(jax.live_arrays()), "available memory"
 
 
 def report(plan, device):
@@ -257,25 +259,42 @@ def _bytes_per_device(tree):
     )
 
 
-def _available_bytes():
+def _available_bytes(root=pathlib.Path("/")):
     """Returns the bytes that Linux can give without swapping; None if unknown.
 
-    A container's limit caps them. Pages of files that a container has read count as
-    used although they can be dropped, so there may be more than this, not less.
+    The limits of a container, a SLURM job or a systemd slice cap them. Pages of files
+    that one of these has read count as used although they can be dropped, so there may
+    be more than this, not less.
     """
-    container = pathlib.Path("/sys/fs/cgroup")
     try:
-        lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
+        lines = (root / "proc/meminfo").read_text().splitlines()
         (line,) = [x for x in lines if x.startswith("MemAvailable:")]
     except (OSError, ValueError):
         return None
-    available = int(line.split()[1]) * 1024
+    return max(0, min([int(line.split()[1]) * 1024, *_left_in_groups(root)]))
+
+
+def _left_in_groups(root):
+    """Yields what is left in each limited control group that this process is in."""
     try:
-        limit = int((container / "memory.max").read_text())
-        used = int((container / "memory.current").read_text())
-        return min(available, max(0, limit - used))
-    except (OSError, ValueError):  # There is no such file, or no limit: "max".
-        return available
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, kinds, path = line.split(":", 2)
+        if "memory" in kinds.split(","):  # version 1
+            top, names = "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        elif not kinds:
+            top, names = "", ("memory.max", "memory.current")
+        else:
+            continue
+        group = pathlib.Path(path.strip("/"))
+        for part in (group, *group.parents):
+            folder = root / "sys/fs/cgroup" / top / part
+            # There may be no such file, or no limit: "max".
+            with contextlib.suppress(OSError, ValueError):
+                limit, used = (int((folder / name).read_text()) for name in names)
+                yield limit - used
 
 
 def parse(text):

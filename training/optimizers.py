@@ -41,10 +41,10 @@ def make_optimizer(
     parts = []
     if clip_norm:
         parts.append(optax.clip_by_global_norm(clip_norm))
+    if mask and {"mask", "weight_decay_mask"} & accepted.keys():
+        kwargs["mask" if "mask" in accepted else "weight_decay_mask"] = mask
     if "weight_decay" in accepted:
         kwargs["weight_decay"] = weight_decay
-        if mask and {"mask", "weight_decay_mask"} & accepted.keys():
-            kwargs["mask" if "mask" in accepted else "weight_decay_mask"] = mask
     elif isinstance(weight_decay, jax.Array) or weight_decay:  # traced, in a sweep
         parts.append(optax.add_decayed_weights(weight_decay, mask))
     parts.append(make(schedule, **kwargs))

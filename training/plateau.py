@@ -38,6 +38,12 @@ def observe(opt_state, value, *, factor, patience, min_factor=0.0):
     return optax.tree_utils.tree_set(opt_state, plateau=plateau)
 
 
+def scale_of(opt_state):
+    """Fetches the factor of the learning rate from the device; 1 without the rule."""
+    state = state_of(opt_state)
+    return 1.0 if state is None else float(state.scale)
+
+
 def state_of(opt_state):
     """Returns the state of the plateau rule in `opt_state`, or None."""
     return optax.tree_utils.tree_get(opt_state, "plateau")

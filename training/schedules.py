@@ -2,6 +2,7 @@
 
 import optax
 
+from errors import ConfigError
 from training.durations import in_steps
 
 
@@ -27,6 +28,9 @@ def make_schedule(
 
     `rate` is the learning rate that factors multiply; `epoch_steps` is the number of
     steps per epoch as a Fraction.
+
+    Raises:
+      ConfigError: `decay_epochs` rounds to no step.
     """
     del patience, min_factor  # the plateau's, whose state is the optimizer's
     warmup = in_steps(warmup_epochs, epoch_steps)
@@ -42,6 +46,11 @@ def make_schedule(
         main = optax.cosine_decay_schedule(rate, after, end_factor)
     elif name == "exponential":
         steps = in_steps(decay_epochs, epoch_steps)
+        if not steps:  # optax would keep the rate constant
+            raise ConfigError(
+                f"config.schedule.decay_epochs = {decay_epochs} is less than half a "
+                f"step; one is {float(1 / epoch_steps):.2g} epochs"
+            )
         main = optax.exponential_decay(rate, steps, decay_rate, staircase=staircase)
     else:
         main = optax.constant_schedule(rate)

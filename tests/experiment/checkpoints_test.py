@@ -1,6 +1,7 @@
 """Checkpoints: what is saved comes back, whatever happens to the files in between."""
 
 import contextlib
+import errno
 import logging
 import os
 import pathlib
@@ -21,6 +22,7 @@ import numpy as np
 import optax
 import pytest
 import runs
+from jax.experimental import multihost_utils
 
 from errors import UserError
 from experiment import checkpoints
@@ -99,6 +101,10 @@ def restored_step(directory):
     return step
 
 
+def best_step(run):
+    return run.restore(best=True)[1]
+
+
 @pytest.mark.parametrize("ema", [False, True])
 def test_round_trip(tmp_path, ema, warned):
     run = Checkpoints(tmp_path / "new" / "checkpoints")
@@ -111,7 +117,7 @@ def test_round_trip(tmp_path, ema, warned):
     state, step, meta = run.restore(abstract(make_state(ema=ema)))
     assert_same(state, make_state(7, ema=ema))
     assert (step, meta) == (7, {"epoch": 1.5, "names": ["a"]})
-    assert (run.all_steps(), run.best_step(), run.exist()) == ([7], 7, True)
+    assert (run.all_steps(), best_step(run), run.exist()) == ([7], 7, True)
     assert not run.reached_preemption(7)
     assert not warned
 
@@ -153,8 +159,40 @@ def test_an_evaluation_after_a_stop_adds_its_metrics(tmp_path):
         for error in (0.1, 0.9):  # the first counts
             again.save(4, make_state(4), {"error": error})
         again.close()
-        assert again.best_step() == Checkpoints(tmp_path).best_step() == 4
+        assert best_step(again) == best_step(Checkpoints(tmp_path)) == 4
     assert_same(run.restore(abstract(make_state()))[0], make_state(5))
+
+
+def test_added_metrics_are_on_disk_before_the_old_record_goes(tmp_path, monkeypatch):
+    save_steps(tmp_path, [4])
+    record, synced, run = tmp_path / "4/meta/metadata", [], Checkpoints(tmp_path)
+    before = record.read_bytes()
+
+    def fsync(number):
+        path = os.readlink(f"/proc/self/fd/{number}")
+        synced.append((path, os.path.getsize(path) > 0, record.read_bytes() == before))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    run.save(4, make_state(4), {"error": 0.1})
+    assert (f"{record}.tmp", True, True) in synced
+
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    save_steps(tmp_path, [5])
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(CheckpointError, match="checkpoint 5 .*: No space left"):
+        Checkpoints(tmp_path).save(5, make_state(5), {"error": 0.1})
+    assert restored_step(tmp_path) == 5
+
+
+def test_a_step_before_another_process_s_is_not_saved(tmp_path):
+    save_steps(tmp_path, [3])
+    run = Checkpoints(tmp_path)
+    save_steps(tmp_path, [5])
+    with pytest.raises(CheckpointError, match="step 4 is not saved .* checkpoint 5 in"):
+        run.save(4, make_state(4))
+    assert run.all_steps() == [3, 5]
 
 
 def test_keeps_the_newest_and_the_best(tmp_path):
@@ -163,24 +201,22 @@ def test_keeps_the_newest_and_the_best(tmp_path):
     for step, error in errors.items():
         run.save(step, make_state(step), None if error is None else {"error": error})
     run.close()
-    assert (run.all_steps(), run.best_step()) == ([2, 6, 7], 2)
+    assert (run.all_steps(), best_step(run)) == ([2, 6, 7], 2)
     run = Checkpoints(tmp_path, keep_last=2, keep_best=1)
-    assert (run.all_steps(), run.best_step()) == ([2, 6, 7], 2)
+    assert (run.all_steps(), best_step(run)) == ([2, 6, 7], 2)
     run.save(8, make_state(8), {"error": 0.05})
     run.close()
-    assert (run.all_steps(), run.best_step()) == ([7, 8], 8)
+    assert (run.all_steps(), best_step(run)) == ([7, 8], 8)
     assert sorted(os.listdir(tmp_path)) == ["7", "8"]
 
 
-def test_best_by_maximum_and_a_missing_metric(tmp_path):
-    run = Checkpoints(tmp_path, best_metric="accuracy", best_mode="max")
-    assert run.best_step() is None
-    for step, accuracy in ((1, 0.2), (2, 0.9), (3, 0.8)):
-        run.save(step, make_state(step), {"accuracy": accuracy, "loss": 0.0})
-    with pytest.raises(KeyError, match="accuracy"):
-        run.save(4, make_state(4), {"loss": 0.0})
+def test_metrics_without_the_one_that_counts(tmp_path):
+    run = Checkpoints(tmp_path, best_metric="miss_rate")
+    run.save(1, make_state(1), {"miss_rate": 0.2, "loss": 0.0})
+    with pytest.raises(KeyError, match="miss_rate"):
+        run.save(2, make_state(2), {"loss": 0.0})
     run.close()
-    assert (run.best_step(), run.all_steps()) == (2, [1, 2, 3])
+    assert (best_step(run), run.all_steps()) == (1, [1])
 
 
 def flip(path):
@@ -442,7 +478,7 @@ def test_full_disk(tmp_path, warned):
             run.wait()
         assert "goes on from step 1" in str(error.value)
         assert sorted(os.listdir(tmp_path)) == ["1", "ballast"]
-        assert (run.all_steps(), run.best_step()) == ([1], 1)
+        assert (run.all_steps(), best_step(run)) == ([1], 1)
         assert_same(run.restore(abstract(make_state()))[0], make_state(1))
         os.unlink(tmp_path / "ballast")
         run.save(3, big)
@@ -462,24 +498,58 @@ def test_full_disk_is_told_in_one_line(tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("surfaces_at", ["save", "wait", "close"])
+@pytest.mark.parametrize("surfaces_at", ["wait", "close"])
 def test_failed_write_surfaces_at_the_next_call(tmp_path, surfaces_at):
     run = Checkpoints(tmp_path, keep_last=1)
     run.save(1, make_state(1))
     run.wait()
     big = {"x": np.random.default_rng(0).random(30_000)}
-    calls = {"save": lambda: run.save(3, big), "wait": run.wait, "close": run.close}
     with file_size_limit(50_000):
         run.save(2, big)
         while run._manager.is_saving_in_progress():
             time.sleep(0.01)
         with pytest.raises(CheckpointError, match="checkpoint 2 .*: File too large"):
-            calls[surfaces_at]()
+            getattr(run, surfaces_at)()
     assert os.listdir(tmp_path) == ["1"]
     run.save(2, make_state(2))  # the same step, now that there is room
     run.close()
     assert os.listdir(tmp_path) == ["2"]
     assert_same(run.restore(abstract(make_state()))[0], make_state(2))
+
+
+def test_a_save_that_failed_costs_no_later_one(tmp_path, warned):
+    """The next save once raised the error of the one before, and wrote nothing."""
+    run = Checkpoints(tmp_path)
+    big = {"x": np.random.default_rng(0).random(30_000)}
+    with file_size_limit(50_000):
+        run.save(1, big)
+        while run._manager.is_saving_in_progress():
+            time.sleep(0.01)
+        with pytest.raises(CheckpointError, match="checkpoint 2 .*: File too large"):
+            run.save(2, big)
+        run.save(3, big)
+        while run._manager.is_saving_in_progress():
+            time.sleep(0.01)
+    assert not warned
+    run.save(4, make_state(4), {"error": 0.1})
+    assert sorted(os.listdir(tmp_path)) == ["4"]
+    assert warned == [
+        f"cannot write checkpoint 3 to {tmp_path}: File too large, but checkpoint 4 "
+        "is written"
+    ]
+    run.close()
+    assert_same(run.restore(abstract(make_state()))[0], make_state(4))
+
+
+def test_a_save_leaves_the_number_by_which_processes_stop(tmp_path, monkeypatch):
+    """Orbax asks JAX whether to stop at the step that it saves, in process 0 alone."""
+    asked = []
+    service = "reached_preemption_sync_point"
+    monkeypatch.setattr(multihost_utils, service, asked.append)
+    save_steps(tmp_path, [1, 2])
+    assert not asked
+    Checkpoints(tmp_path).reached_preemption(3)
+    assert asked == [3]
 
 
 def test_read_only_directory(tmp_path, warned):

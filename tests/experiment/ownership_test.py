@@ -149,12 +149,30 @@ def test_the_heart_beats_until_the_end(tmp_path, monkeypatch):
 def test_an_owner_that_was_taken_for_dead_learns_it(tmp_path):
     with Lock(tmp_path) as lock:
         lock.take()
+        held = (tmp_path / "lock").read_text()
         (tmp_path / "lock").unlink()
         lock.check()  # somebody removed it; nobody else came
+        assert (tmp_path / "lock").read_text() == held
+        with pytest.raises(Owned):
+            Lock(tmp_path).take()  # or both would write
         forge(tmp_path, **ELSEWHERE)
         with pytest.raises(Owned, match=r"process 11 on node7 .*It took over from"):
             lock.check()
     assert json.loads((tmp_path / "lock").read_text())["host"] == "node7"
+
+
+def test_a_heartbeat_that_comes_late_leaves_no_lock(tmp_path, monkeypatch):
+    lock, real = Lock(tmp_path), Lock._open
+    lock.take()
+
+    def released_meanwhile(self, mode):
+        monkeypatch.setattr(Lock, "_open", real)
+        lock.release()
+        return real(self, mode)
+
+    monkeypatch.setattr(Lock, "_open", released_meanwhile)
+    lock._renew()
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_lock_that_cannot_be_written(tmp_path, monkeypatch):
@@ -212,6 +230,22 @@ def test_a_training_that_was_taken_over_saves_nothing_more(old, monkeypatch):
     with pytest.raises(Owned, match="process 11 on node7"):
         go_on(old, 12)
     assert "12" not in os.listdir(old / "checkpoints")
+
+
+def test_a_training_whose_successor_has_ended_saves_nothing(old, monkeypatch):
+    """The other's lock is gone then, but not the steps that it saved."""
+    real = evaluator.Classification.run
+
+    def taken_over(*args, **kwargs):
+        (old / "lock").unlink()
+        shutil.copytree(old / "checkpoints" / "10", old / "checkpoints" / "15")
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(evaluator.Classification, "run", taken_over)
+    message = r"step 11 is not saved beside checkpoint 15 in .*: another process has"
+    with pytest.raises(UserError, match=message):
+        go_on(old, 11)
+    assert sorted(os.listdir(old / "checkpoints")) == ["10", "15"]
 
 
 def test_a_run_past_its_end_says_so_and_changes_nothing(old):

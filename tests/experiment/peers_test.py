@@ -1,16 +1,20 @@
 """How one process tells the others why it ends; multiprocess_test.py has real ones."""
 
+import contextlib
 import json
 import os
 import threading
 
+import jax
+import numpy as np
 import pytest
 import runs
+from jax.experimental import multihost_utils
 
 import data_source
 import train
 from errors import UserError
-from experiment import peers
+from experiment import checkpoints, ownership, peers, workdir
 
 
 class Ended(BaseException):
@@ -25,6 +29,10 @@ def store(monkeypatch):
     class Client:
         def key_value_set(self, key, value):
             values[key] = value
+
+        def wait_at_barrier(self, key, timeout_in_ms):
+            assert timeout_in_ms > 1000 * ownership.STALE  # for a lock of process 0
+            values.setdefault("meetings", []).append(key)
 
     def end(code):
         raise Ended(code)
@@ -104,3 +112,42 @@ def test_a_training_tells_before_it_waits_for_the_others(store, tmp_path, monkey
     with pytest.raises(Ended):
         runs.train_small(tmp_path)
     assert store["closed"] == 2
+
+
+def test_processes_meet_before_the_first_collective(store, tmp_path, monkeypatch):
+    """Process 0 may wait for a lock for longer than gloo waits for process 0."""
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+
+    def gather(value):
+        assert len(store["meetings"]) == 1
+        return np.array([value, value])
+
+    monkeypatch.setattr(multihost_utils, "process_allgather", gather)
+    peers.meet(workdir.Workdir(tmp_path))
+    store["meetings"].clear()
+    peers.meet(workdir.Workdir(tmp_path))
+
+
+def test_a_run_directory_that_only_some_processes_see(tmp_path, monkeypatch):
+    """Process 1 once called sound checkpoints damaged, or the data's classes new."""
+    with contextlib.closing(checkpoints.Checkpoints(tmp_path / "checkpoints")) as saved:
+        saved.save(1, {"x": np.arange(3.0)})
+    run = workdir.Workdir(tmp_path)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(multihost_utils, "broadcast_one_to_all", lambda x: x)
+    answers = {"others": True}
+
+    def gather(value):
+        return np.array([value, answers["others"]])
+
+    monkeypatch.setattr(multihost_utils, "process_allgather", gather)
+    with pytest.raises(UserError) as error:
+        peers.meet(run)  # which has no config.json here
+    assert str(error.value) == (
+        f"process 0 does not see {tmp_path}/config.json, which process 1 sees: "
+        "--workdir must lie on a disk that all hosts share"
+    )
+    answers["others"] = False
+    peers.meet(run)  # a new run
+    with pytest.raises(UserError, match=r"process 1 does not see .*checkpoints/1, wh"):
+        saved.restore()

@@ -66,7 +66,6 @@ def test_one_json_object_a_report_at_once(tmp_path):
     expected = {"step": 10, "train/loss": 2.25, "train/learning_rate": 0.05}
     assert lines(tmp_path) == [{**expected, "train/error": 0.5}]  # before it is closed
     writer.write_scalars(10, {"eval/error": 1})
-    writer.flush()
     writer.close()
     text = (tmp_path / "metrics.jsonl").read_text()
     assert text.endswith('\n{"step": 10, "eval/error": 1.0}\n')
@@ -98,8 +97,6 @@ def test_other_processes_write_nothing(tmp_path):
     writer = reporting.MetricWriter(tmp_path / "none", enabled=False)
     writer.write_scalars(1, FIRST)
     writer.write_images(1, {"image": np.zeros((4, 4, 3), np.uint8)})
-    writer.write_texts(1, {"text": "a"})
-    writer.flush()
     writer.close()
     assert list(tmp_path.iterdir()) == []
 
@@ -143,20 +140,15 @@ def test_tensorboard_reads_the_same_scalars(tmp_path):
     assert [line["step"] for line in lines(tmp_path)] == [10, 20]
 
 
-def test_tensorboard_has_images_and_texts(tmp_path):
+def test_tensorboard_has_images(tmp_path):
     writer = reporting.MetricWriter(tmp_path)
     writer.write_images(3, {"digit": np.zeros((5, 7, 3), np.uint8)})
-    writer.write_texts(3, {"config": "batch_size: 64"})
-    writer.flush()
     writer.close()
-    _, _, image, text = events(tmp_path)
+    _, _, image = events(tmp_path)
     (value,) = image.summary.value
     assert (image.step, value.tag) == (3, "digit")
     assert (value.image.height, value.image.width) == (5, 7)
     assert value.image.encoded_image_string.startswith(b"\x89PNG")
-    (value,) = text.summary.value
-    assert value.metadata.plugin_data.plugin_name == "text"
-    assert value.tensor.string_val == [b"batch_size: 64"]
     assert lines(tmp_path) == []
 
 
@@ -176,7 +168,6 @@ def test_a_full_disk_does_not_hang_tensorboards_file(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (99, 99, 3), np.uint8)
     with file_size_limit(5_000), pytest.raises(OSError) as error:
         writer.write_images(1, {"noise": pixels})  # 29 kB
-        writer.flush()
     assert error.value.errno == errno.EFBIG
     for step in range(30):
         writer.write_scalars(step, FIRST)

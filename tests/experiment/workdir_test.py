@@ -229,15 +229,21 @@ def test_environment_names_versions_and_devices(monkeypatch):
     json.dumps(found)
 
 
-def test_every_start_is_added(tmp_path):
+def test_every_start_is_added(tmp_path, capsys):
     run = Workdir(tmp_path)
     for count in (1, 2):
         run.add_environment(jax.devices()[:count], {"convolution": "xla"})
     starts = run.read_json("environment.json")
     assert [start["devices"] for start in starts] == [["cpu"], ["cpu", "cpu"]]
-    (tmp_path / "environment.json").write_text("[{")  # what is damaged is begun anew
+    assert capsys.readouterr().out == ""
+    (tmp_path / "environment.json").write_text("[{")
     run.add_environment([], {})
     assert len(run.read_json("environment.json")) == 1
+    assert (tmp_path / "damaged-environment.json").read_text() == "[{"
+    assert capsys.readouterr().out == (
+        f"warning: {tmp_path}/environment.json is damaged and becomes "
+        "damaged-environment.json\n"
+    )
 
 
 def test_git_revision(tmp_path, monkeypatch):

@@ -1,11 +1,13 @@
 """The messages about memory: before a step, and when there is too little."""
 
+import gc
 import os
 import pathlib
 import platform
 import re
 
 import jax
+import numpy as np
 import pytest
 import runs
 
@@ -17,6 +19,7 @@ from models import resnet
 from training import memory
 
 DEVICE = jax.devices()[0]
+V1 = ("limit_in_bytes", "usage_in_bytes")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -177,6 +180,44 @@ def test_the_line_before_the_first_step(monkeypatch):
 def test_a_cpu_device_has_its_part_of_what_is_available():
     bytes_limit, _ = memory.limit(DEVICE)
     assert 2**24 < bytes_limit < 2**44
+
+
+def test_what_this_process_holds_counts_as_its_own(monkeypatch):
+    """A plan has the state and the data, which were no longer available."""
+    gc.collect()  # arrays of other tests
+    monkeypatch.setattr(memory, "_available_bytes", lambda: 8 * 2**30)
+    before, _ = memory.limit(DEVICE)
+    assert before >= 2**30  # of eight devices
+    held = jax.device_put(np.zeros(2**20, np.float32), DEVICE)
+    assert memory.limit(DEVICE)[0] == before + 2**22
+    held.delete()
+    assert memory.limit(DEVICE)[0] == before
+
+
+@pytest.mark.parametrize(
+    ("groups", "folder", "names"),
+    [
+        ("0::/", ".", ("max", "current")),
+        ("0::/slurm/job_7/step_0", "slurm/job_7", ("max", "current")),
+        ("9:cpu:/\n4:memory:/slurm/job_7", "memory/slurm", V1),
+        ("4:hugetlb,memory:/not/mounted/here", "memory", V1),
+    ],
+)
+def test_the_limit_of_any_group_above_this_process_counts(
+    tmp_path, groups, folder, names
+):
+    """Once only that of the mount's top was read, which no SLURM job has."""
+    (tmp_path / "proc" / "self").mkdir(parents=True)
+    (tmp_path / "proc/meminfo").write_text("MemTotal: 9 kB\nMemAvailable: 8192 kB\n")
+    assert memory._available_bytes(tmp_path) == 2**23
+    (tmp_path / "proc/self/cgroup").write_text(groups + "\n")
+    assert memory._available_bytes(tmp_path) == 2**23
+    group = tmp_path / "sys/fs/cgroup" / folder
+    group.mkdir(parents=True)
+    for limit, left in (("max", 2**23), (2**30, 2**23), (5000, 2000), (1000, 0)):
+        for name, value in zip(names, (limit, 3000), strict=True):
+            (group / f"memory.{name}").write_text(f"{value}\n")
+        assert memory._available_bytes(tmp_path) == left
 
 
 @pytest.mark.slow

@@ -264,6 +264,29 @@ def test_a_step_that_fits_is_left_as_it_is(planned):
     assert str(found.choice) == line
 
 
+@pytest.mark.parametrize("factors", [(1, 2), (1, 0.5)])
+def test_processes_choose_by_the_least_budget_and_the_largest_plan(
+    factors, planned, monkeypatch
+):
+    """Each once chose by its own plans, and two could have chosen other stages."""
+    setup = setup_of()
+    monkeypatch.setattr(memory, "limit", lambda _: (300 * MIB, "a device"))
+    agreed = []
+
+    def gather(number):
+        agreed.append(np.float32(number) * np.float32(factors))
+        return agreed[-1]
+
+    monkeypatch.setattr(budget.multihost_utils, "process_allgather", gather)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    choice = budget.choose(setup)[0].choice
+    sizes = [sum(x) / sum(factors) / MIB for x in agreed]
+    assert sizes[:2] == [300, 200]  # the budget, and the plan of no stages
+    assert choice.budget == 300 * min(factors) * MIB
+    assert len(choice.stages) == 1  # alone, this process would have chosen none
+    assert choice.planned == sizes[-1] * max(factors) * MIB
+
+
 def test_nothing_is_written_if_no_step_fits(planned, tmp_path):
     words = r"fit into 99.0 MiB .*with conv3, conv2 rematerialised, is 100.0 MiB"
     with pytest.raises(memory.OutOfMemory, match=words):
