@@ -151,8 +151,8 @@ def test_a_sentence_that_does_not_hold_is_named():
     found = catalogue.load("sixty_million").verdict(four((1, 9, 3, 8), (10, 9, 30, 9)))
     _, false = found.reason.split("; not as stated: ")
     assert false == (
-        "GoogLeNet trains 3.00 times as long as AlexNet, its step needs 3.00 of the "
-        "memory"
+        "GoogLeNet's step takes 3.00 times as long as AlexNet's, GoogLeNet's step "
+        "needs 3.00 of AlexNet's memory"
     )
     assert found.here == "7 of 9 sentences"
 

@@ -134,6 +134,7 @@ def test_a_run_directory_that_only_some_processes_see(tmp_path, monkeypatch):
         saved.save(1, {"x": np.arange(3.0)})
     run = workdir.Workdir(tmp_path)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(peers, "count", lambda: 2)
     monkeypatch.setattr(multihost_utils, "broadcast_one_to_all", lambda x: x)
     answers = {"others": True}
 
