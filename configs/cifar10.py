@@ -9,7 +9,7 @@ by up to 4 pixels, and the network of the last step is the result. NIN, which ha
 batch normalisation, learns with AdamW; the others learn with SGD. There is neither
 label smoothing nor a Polyak average: so few epochs overfit little, and the last steps
 of a rate that falls to zero are an average of their own. docs/training.md has the test
-errors of those that have been run here as a whole.
+errors.
 
 Nothing is chosen by the test images. What is to be compared is compared on 5,000
 training images that the training leaves out:
