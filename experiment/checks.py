@@ -562,8 +562,8 @@ def change(config, changes):
 
     Only fields that evaluation reads may change: eval, dataset without the sizes of the
     training's images, and num_devices; for a detector also the fields of detection and
-    of its network that concern tests. Its stage
-    may only become "rpn", which takes stored proposals and test_scales away.
+    of its network that concern tests. Its stage may only become "rpn", which takes
+    stored proposals and test_scales away.
     """
     fields, values = flatten(config), {}
     free, what = ("eval.", "dataset.", "num_dev"), "eval or dataset"
