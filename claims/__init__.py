@@ -1,4 +1,4 @@
-"""What the papers of the line claim, each as an experiment that one command repeats.
+"""What the papers claim: each claim is an experiment that one command repeats.
 
     python -m claims                       lists the claims and their verdicts
     python -m claims relu_vs_tanh          runs what is missing, prints the verdict

@@ -41,7 +41,7 @@ def parser():
         "--workdir", default="runs/claims", help="the directory of the runs"
     )
     flags.add_argument(
-        "--jobs", type=int, default=0, help="train in so many processes at once"
+        "--jobs", type=int, default=0, help="train in this many processes at once"
     )
     flags.add_argument(
         "--slurm",

@@ -9,12 +9,13 @@ augmentation, for 8 epochs, at 0.02, a usual rate of other claims, and at five a
 thirty times this rate, which falls linearly to zero without warm-up. The paper scale
 has GoogLeNet and BN-Inception on ImageNet, both by the recipe of BN-x30.
 
-A rate can be used if no run diverges and the mean error is at most 2 points above that
-at the network's usual rate, which must be 60 % at most: a network that has not learned
-has no rate to use. Means decide, without an interval, so luck may where they
-are about 2 points apart; the figure shows how far. The claim is reproduced if thirty
-times the rate can be used with batch normalisation, and five times not without; if
-batch normalisation merely allows the larger multiple, the verdict is direction only.
+A rate can be used if no run diverges and the mean error is at most 2 points above the
+error at the network's usual rate, which itself must be at most 60 %: a network that has
+not learned has no rate to use. Means decide, without an interval, so luck may decide
+where they are about 2 points apart; the figure shows how far. The claim is reproduced
+if thirty times the rate can be used with batch normalisation, and five times cannot be
+used without it; if batch normalisation merely allows the larger multiple, the verdict
+is direction only.
 """
 
 import math

@@ -1,8 +1,8 @@
 """Local response normalisation lowers the test error.
 
 AlexNet's Section 3.3 has 13 % test error on CIFAR-10 with a four-layer network without
-normalisation and 11 % with it, and 1.4 and 1.2 points (top-1 and top-5) on ImageNet.
-Later papers found little or no gain (VGG's Section 2.1: none).
+normalisation and 11 % with it, and gains of 1.4 and 1.2 points (top-1 and top-5) on
+ImageNet. Later papers found little or no gain (VGG's Section 2.1: none).
 
 Here the network is `FourLayers` of claims/networks.py, with LRN after its first two
 pools. The paper's net of 11 % is one that its author published, with n = 9, k = 1,

@@ -11,8 +11,8 @@ when each weight's mean over red, green and blue is taken off: 0 for a filter of
 levels, and 2/3 on average for random weights. A run is specialised if the towers' mean
 shares differ by more than 95 % of random splits of the same filters into two halves do.
 The rule asks for that in all runs; it is direction only if it is so in at least two
-(by chance one of five has it with 23 %, two or more with 2 %), and its absence in a
-small network says nothing against the paper. At the paper scale it is AlexNet.
+(by chance one or more of five have it with 23 %, two or more with 2 %). Its absence in
+a small network says nothing against the paper. At the paper scale it is AlexNet.
 """
 
 import numpy as np

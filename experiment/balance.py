@@ -1,4 +1,4 @@
-"""What a training does about classes of unlike sizes: weights and balanced draws."""
+"""What training does about imbalanced classes: class weights and balanced draws."""
 
 import numpy as np
 

@@ -254,7 +254,7 @@ def _define(options, argv):
         flags.DEFINE_integer,
         "jobs",
         None,
-        "sweep: trains in so many processes at once, each with cores or a GPU of its "
+        "sweep: trains in this many processes at once, each with cores or a GPU of its "
         "own.",
         lower_bound=1,
     )
@@ -293,8 +293,18 @@ def _define(options, argv):
         None,
         "host:port of process 0, if no cluster tells it.",
     )
-    define(flags.DEFINE_integer, "num_processes", None, "With --coordinator.")
-    define(flags.DEFINE_integer, "process_id", None, "With --coordinator.")
+    define(
+        flags.DEFINE_integer,
+        "num_processes",
+        None,
+        "With --coordinator: how many processes there are.",
+    )
+    define(
+        flags.DEFINE_integer,
+        "process_id",
+        None,
+        "With --coordinator: the number of this process, from 0.",
+    )
     define(
         flags.DEFINE_string,
         "compilation_cache",

@@ -1,6 +1,6 @@
 """The networks' operations, computed by the fastest kernels that this machine has.
 
-This is the one door to the room: everything outside kernels/ imports only this file.
+This is the package's interface: everything outside kernels/ imports only this file.
 """
 
 import contextlib

@@ -14,10 +14,10 @@ HEAD = """# The claims of the papers
 
 Each row is something that a paper or an article asserts, and what came out when we
 tried it. `python -m claims NAME` repeats a row. Each rule was committed before its
-first run. The runs are those that are judged, without those that choose a learning
-rate. Minutes are of the clock, on two cores that had other work too; where claims share
-runs, the first claim has their minutes. A run that diverged counts as a network that
-guesses, if the reason says so. The verdicts mean:
+first run. The column "runs" counts the runs that are judged, not those that choose a
+learning rate. Minutes are wall-clock, on two cores that had other work too; where
+claims share runs, the first claim has their minutes. A run that diverged counts as a
+network that guesses, if the reason says so. The verdicts mean:
 
 {words}
 
@@ -26,9 +26,9 @@ Some claims have a rule of their own, which their text or their reason gives.
 """
 WORDS = {
     intervals.REPRODUCED: "the 95 % interval is on the claimed side of the bound",
-    intervals.DIRECTION: "it is on the claimed side of no effect, not of the bound",
+    intervals.DIRECTION: "it shows an effect as claimed, but is not beyond the bound",
     intervals.INVISIBLE: "the interval allows both answers",
-    intervals.CONTRADICTED: "it is on the other side of no effect",
+    intervals.CONTRADICTED: "it shows an effect in the other direction",
     intervals.ARITHMETIC: "it follows from the tables",
 }
 
