@@ -29,7 +29,9 @@ def parser():
     )
     flags.add_argument("--list", action="store_true", help="list them; the default")
     flags.add_argument(
-        "--report", action="store_true", help="write docs/claims.md from the results"
+        "--report",
+        action="store_true",
+        help="write docs/claims.md and draw the figures, from the results",
     )
     flags.add_argument(
         "--scale",
@@ -64,6 +66,7 @@ def main(argv=None):
     try:
         _check(options)
         if options.report:
+            report.draw_all(RESULTS)
             print(report.write(RESULTS))
         elif options.names or options.all:
             _run(options)

@@ -104,14 +104,27 @@ def verdict(numbers):
 
 def figure(figure, numbers):
     axes = pictures.plain(figure.subplots())
+    runs = range(len(numbers["shares"]))
     for run, shares in enumerate(numbers["shares"]):
         half = len(shares) // 2
         for tower, part in enumerate((shares[:half], shares[half:])):
-            places = [run + 0.3 * tower - 0.15] * len(part)
-            axes.plot(places, part, "o", color=COLOURS[tower], alpha=0.5)
+            place, colour = run + 0.3 * tower - 0.15, COLOURS[tower]
+            axes.plot([place] * half, part, "o", color=colour, alpha=0.4)
+            mean = sum(part) / half
+            axes.plot([place - 0.1, place + 0.1], [mean, mean], color=colour)
+            if run == 0:
+                side = "left" if tower else "right"
+                axes.text(run, 1.03, f" tower {tower + 1} ", ha=side, color=colour)
+    axes.set_xlim(-0.5, len(runs) - 0.5)
+    axes.set_ylim(0, 1.1)
     axes.axhline(2 / 3, color="0.5", linewidth=0.8)
-    axes.annotate("random weights", (-0.5, 2 / 3), color="0.4", va="bottom")
-    axes.set_xticks(range(len(numbers["shares"])))
-    axes.set_xlabel("seed; the two colours are the towers")
+    axes.text(len(runs) - 0.49, 2 / 3, "random\nweights", color="0.4", va="center")
+    splits = [f"seed {run}\n{100 * numbers['chance'][run]:.0f} %" for run in runs]
+    axes.set_xticks(runs, splits)
+    axes.set_xlabel("and the part of random splits that differ as much as the towers")
     axes.set_ylabel("colour share of a filter")
-    axes.set_title("Colour in the first layer's filters")
+    special = sum(value < 0.05 for value in numbers["chance"])
+    axes.set_title(
+        "Colour in the first layer's filters: "
+        f"{special} of {len(runs)} pairs of towers differ"
+    )

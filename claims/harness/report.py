@@ -211,6 +211,20 @@ def draw(claim, outcome, folder):
     pyplot.close(figure)
 
 
+def draw_all(folder):
+    """Draws the figures of all results anew, as after a change of a claim's figure."""
+    for claim, outcome, _ in _results(folder):
+        draw(claim, outcome, folder)
+
+
+def _results(folder):
+    """Yields the results of a folder: claim, `Outcome`, date."""
+    for name in catalogue.names():
+        for scale in ("small", "paper"):
+            if found := read(folder, name, scale):
+                yield catalogue.load(name), *found
+
+
 def write(folder):
     """Writes docs/claims.md beside `folder` from its results; returns its path.
 
@@ -219,12 +233,9 @@ def write(folder):
     """
     folder = pathlib.Path(folder)
     rows, parts = [], []
-    for name in catalogue.names():
-        for scale in ("small", "paper"):
-            found = read(folder, name, scale)
-            if found:
-                rows.append(_row(catalogue.load(name), found[0], folder))
-                parts.append(_part(catalogue.load(name), *found, folder))
+    for claim, outcome, date in _results(folder):
+        rows.append(_row(claim, outcome, folder))
+        parts.append(_part(claim, outcome, date, folder))
     if not rows:
         raise UserError(f"{folder} holds no results; python -m claims NAME makes them")
     words = "\n".join(f"- *{word}*: {text}" for word, text in WORDS.items())

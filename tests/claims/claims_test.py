@@ -196,6 +196,13 @@ def test_the_page_is_written_from_the_results(tmp_path):
     assert page == (docs / "claims.md").read_text()
 
 
+def test_figures_are_drawn_anew_from_the_results(tmp_path):
+    (stored,) = (runs.ROOT / "docs/claims").glob("towers_specialise-small.json")
+    shutil.copy(stored, tmp_path)
+    report.draw_all(tmp_path)
+    assert [path.name for path in tmp_path.glob("*.png")] == [f"{stored.stem}.png"]
+
+
 def test_the_page_shows_what_was_measured_of_each_arm():
     numbers = {
         "errors": {"a": [1.0, 2.0, 3.0], "b": [4.0, None]},
