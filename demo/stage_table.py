@@ -22,8 +22,9 @@ class Row:
 def rows(model, shape, stages):
     """Returns the rows of a network for inputs of `shape` [H, W, C].
 
-    `stages` is {name: [h, w, D]} in order. A stage ends with the layer of its name, or
-    else with the last layer of its shape.
+    `stages` is {name: [h, w, D]} in order. A stage ends with the last layer that has
+    its name or is in a module of its name, and the batch norm after it; if there is
+    none, with the last layer of its shape.
     """
     layers = [x for x in counting.layers(model, shape) if not x.auxiliary]
     found, start = [], 0
@@ -39,10 +40,23 @@ def rows(model, shape, stages):
 
 def _end(layers, start, name, output):
     """The number of layers up to the end of a stage; `start` if none is its own."""
+    inside = f"{name}.", f"{name.removesuffix('_x')}_"  # conv2_1.conv1 is in conv2_x
     rest = range(start, len(layers))
-    named = [i + 1 for i in rest if layers[i].name == name]
+    own = [
+        i + 1
+        for i in rest
+        if layers[i].name == name or layers[i].name.startswith(inside)
+    ]
     alike = [i + 1 for i in rest if layers[i].output == output]
-    return max(named or alike, default=start)
+    end = max(own or alike, default=start)
+    # A batch norm of the network's own, such as bn1, normalises what came before it.
+    while own and end < len(layers) and _is_norm(layers[end]):
+        end += 1
+    return end
+
+
+def _is_norm(layer):
+    return layer.kind == "BatchNorm" and "." not in layer.name
 
 
 def _row(name, output, layers):
