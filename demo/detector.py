@@ -23,7 +23,9 @@ class Detector:
         config = network.config
         self._samples = samples.Samples(
             lambda: trained.numbered(
-                detectors.open_split(config, config.dataset.eval_split), run
+                detectors.open_split(config, config.dataset.eval_split),
+                run,
+                subset=config.eval.classes == "subset",
             ),
             self._truth,
             network.channels,

@@ -141,7 +141,9 @@ def numbered(split, run, *, subset=False, report=say):
         return split
     advice = "a run goes on, and is tested, with the classes that it was trained on"
     if set(split.label_names) < set(names):
-        advice += "; --change=eval.classes=subset tests it on some of them"
+        advice += (
+            "; --mode=evaluate --change=eval.classes=subset tests it on some of them"
+        )
     return classes.numbered_as(split, names, run, advice, subset=subset, report=report)
 
 

@@ -69,6 +69,19 @@ def test_an_image_that_cannot_be_read_is_not_shown(network, monkeypatch, caplog)
     assert "image 0 is damaged; it is not shown" in caplog.text
 
 
+def test_a_test_split_of_some_classes_is_shown_if_the_run_tests_on_it(run, network):
+    record = run.read_json("dataset.json")
+    names = {"label_names": [*record["label_names"], "ten"]}
+    run.write_json("dataset.json", record | names)
+    some = copy.copy(network)
+    some.config = network.config.copy_and_resolve_references()
+    with pytest.raises(DataError, match="--mode=evaluate --change=eval.classes=subset"):
+        some.images("test")
+    some.config.eval.classes = "subset"
+    assert len(some.images("test")) == regions.SHOWN
+    run.write_json("dataset.json", record)
+
+
 def test_anchors_of_each_size_are_in_the_middle(network, drawn):
     (seen, *_) = network.images("test")
     assert seen.image.shape == (64, 64, 1)

@@ -52,6 +52,17 @@ def test_samples_say_their_objects(shown):
     assert text == f"test image 1 of {digits.SIZES['test']}: truly {names}"
 
 
+def test_samples_of_some_classes_are_shown_if_the_run_tests_on_them(shown):
+    run = shown.network.run
+    again, record = Detector(run, "latest"), run.read_json("dataset.json")
+    names = {"label_names": [*record["label_names"], "ten"]}
+    again.network.config.eval.classes = "subset"
+    run.write_json("dataset.json", record | names)
+    text = again.sample(1)["text"]
+    run.write_json("dataset.json", record)
+    assert text == shown.sample(1)["text"]
+
+
 def test_filters_and_description(shown):
     assert shown.filters()["text"].startswith("conv1: ")
     about = shown.describe()
