@@ -84,14 +84,15 @@ def occlusion(probabilities, image, *, size, stride, fill, batch_size=64):
       probabilities: a function from images [B, H, W, C] to [B, K]; it includes the
         normalisation, which therefore sees the square.
       image: one such image [H, W, C].
-      size, stride: the side of the square and its step, in pixels; its centre goes from
-        edge to edge.
+      size: the side of the square, in pixels.
+      stride: its step, in pixels, fitted to the sides of the image: its centres are the
+        middles of equal cells that cover the image.
       fill: the square's colour: one number for all channels, or [C].
 
     Returns:
       float32 [rows, columns, K].
     """
-    axes = [np.arange(stride // 2, n, stride) for n in image.shape[:2]]
+    axes = [_centres(n, max(1, round(n / stride))) for n in image.shape[:2]]
     grid = np.stack(np.meshgrid(*axes, indexing="ij"), -1)
     centres = grid.reshape(-1, 2)
     # All batches have one size, so that one program runs them.
@@ -102,3 +103,8 @@ def occlusion(probabilities, image, *, size, stride, fill, batch_size=64):
     ]
     found = np.concatenate(found)[: len(centres)]
     return found.reshape(*grid.shape[:2], -1)
+
+
+def _centres(length, number):
+    """The pixels in the middle of `number` equal parts of `length` pixels."""
+    return ((np.arange(number) + 0.5) * length / number).astype(int)

@@ -9,6 +9,8 @@ import numpy as np
 
 from evaluation.drawing import BLUE, RED, figure, save, short, show, wrapped
 
+COLOURED = 6  # classes with a colour of their own in a map of answers
+
 
 def draw_panel(path, images, titles, names, scores, best, labels=None):
     """Draws each image with bars for its five best classes (AlexNet, Figure 4, left).
@@ -181,19 +183,24 @@ def draw_occlusion(path, images, maps, classes, names, size):
         bar = drawing.colorbar(shown, ax=axes[row, 1], shrink=0.85, pad=0.03)
         bar.set_ticks([0, probability.max()], labels=["0", f"{probability.max():.2g}"])
         bar.ax.tick_params(labelsize=8)
-        # The class itself is light grey; the others get colours by how often they win.
+        # The class itself is light grey; those that win most have colours, and the rest
+        # one dark grey.
         number = np.bincount(best.ravel(), minlength=found.shape[-1])
         number[label] = 0
         others = [k for k in np.argsort(-number, kind="stable") if number[k]]
-        palette = np.tile(colors.to_rgb("0.85"), (found.shape[-1], 1))
-        for i, k in enumerate(others):
-            palette[k] = colormaps["tab10"](i % 10)[:3]
+        palette = np.tile(colors.to_rgb("0.3"), (found.shape[-1], 1))
+        palette[label] = colors.to_rgb("0.85")
+        for i, k in enumerate(others[:COLOURED]):
+            palette[k] = colormaps["tab10"](i)[:3]
         axes[row, 2].imshow(palette[best], extent=extent)
+        handles = [
+            patches.Patch(color=palette[k], label=short(names[k]))
+            for k in [label, *others[:COLOURED]]
+        ]
+        if len(others) > COLOURED:
+            handles.append(patches.Patch(color="0.3", label="others"))
         axes[row, 2].legend(
-            handles=[
-                patches.Patch(color=palette[k], label=short(names[k]))
-                for k in [label, *others[:6]]
-            ],
+            handles=handles,
             loc="center left",
             bbox_to_anchor=(1.0, 0.5),
             frameon=False,

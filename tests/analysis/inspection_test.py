@@ -164,6 +164,25 @@ def test_occlusion_is_the_answer_without_what_the_square_covers():
     assert (found[..., 0] == -7).sum() == 4  # a square of 4 pixels in steps of 2
 
 
+def test_a_map_of_occlusion_covers_the_image_when_the_step_does_not_divide_it():
+    image = jnp.zeros((19, 299, 1))
+    places = [jnp.arange(n)[:, None] for n in image.shape[:2]]
+
+    def where(images):  # the square of one pixel is
+        ones = images[..., 0]
+        return jnp.stack(
+            [(ones @ places[1]).sum((1, 2)), (ones.mT @ places[0]).sum((1, 2))], -1
+        )
+
+    found = attribution.occlusion(where, image, size=1, stride=18, fill=1.0)
+    rows, columns = found.shape[:2]
+    assert (rows, columns) == (1, 17)
+    # Stretched over the image, each cell's middle is in its own pixel.
+    middles = (np.arange(columns) + 0.5) * 299 / columns
+    np.testing.assert_array_equal(found[0, :, 0], np.floor(middles))
+    assert found[0, 0, 1] == 9
+
+
 def test_nearest_by_both_distances_as_computed_one_by_one():
     database = RNG.normal(size=(50, 7)).astype(np.float32)
     queries = RNG.normal(size=(6, 7)).astype(np.float32)
@@ -261,6 +280,28 @@ def test_an_answer_that_is_wrong_is_said_above_its_map(monkeypatch):
     pictures.draw_grad_cam(None, PANEL[:2], maps, ["ant", "bee"], ["ant", "cat"], "")
     titles = [axis.get_title() for axis in drawn[0].axes]
     assert titles == ["ant", "", "bee", "answer: cat"]
+    pyplot.close(drawn[0])
+
+
+@pytest.mark.parametrize("number", [7, 12])
+def test_classes_without_a_colour_of_their_own_are_others(monkeypatch, number):
+    from matplotlib import pyplot
+
+    drawn = []
+    monkeypatch.setattr(pictures, "save", lambda drawing, path: drawn.append(drawing))
+    maps, names = [np.eye(number)[None]], [f"class {k}" for k in range(number)]
+    pictures.draw_occlusion(None, PANEL[:1], maps, [0], names, 4)
+    axis = drawn[0].axes[2]
+    legend = axis.get_legend()
+    colours = {
+        text.get_text(): patch.get_facecolor()[:3]
+        for text, patch in zip(legend.get_texts(), legend.get_patches(), strict=True)
+    }
+    assert [*colours] == [*names[:7], *(["others"] if number > 7 else [])]
+    assert len(set(colours.values())) == len(colours)
+    (cells,) = axis.images[0].get_array()
+    for name, cell in zip(names, cells, strict=True):
+        np.testing.assert_allclose(cell, colours.get(name, colours.get("others")))
     pyplot.close(drawn[0])
 
 
