@@ -77,7 +77,7 @@ _ROWS = (
     (
         ("NIN", 2013, CIFAR_10),
         # Each of the three "mlpconv" layers has three convolutions.
-        ("nin", 9, 32, 8.81, None, "CIFAR-10+", "Table 1"),
+        ("nin", 9, 32, 8.81, None, "CIFAR-10+", "Table 1", False),
     ),
     (
         ("NIN", 2013, IMAGENET),
@@ -87,8 +87,8 @@ _ROWS = (
         ("OverFeat", 2013, IMAGENET),
         # The fast network is tested at its coarse stride, the accurate one on corners
         # and centre.
-        ("overfeat_fast", 8, 231, 39.28, 17.12, "dense, 1 scale", "Table 2"),
-        ("overfeat_accurate", 9, 221, 35.60, 14.71, "10-crop", "Table 2"),
+        ("overfeat_fast", 8, 231, 39.28, 17.12, "dense, 1 scale", "Table 2", False),
+        ("overfeat_accurate", 9, 221, 35.60, 14.71, "10-crop", "Table 2", False),
     ),
     (
         # The network is that of https://arxiv.org/abs/1404.5997, "One weird trick".
@@ -119,12 +119,12 @@ _ROWS = (
     ),
     (
         ("Inception", 2014, IMAGENET),
-        ("googlenet", 22, 224, None, 10.07, "1-crop", "Table 3"),
+        ("googlenet", 22, 224, None, 10.07, "1-crop", "Table 3", False),
         ("googlenet_bn", 22, 224, 30.22, 10.47, "1-crop", TORCHVISION),
     ),
     (
         ("Inception", 2015, IMAGENET),
-        ("bn_inception", 34, 224, 25.2, 7.82, "1-crop", "Figure 4"),
+        ("bn_inception", 34, 224, 25.2, 7.82, "1-crop", "Figure 4", False),
         ("bn_inception_128", 34, 224, 25.38, 7.89, "1-crop", "SENet, Table 2"),
         # The released network has 48 layers; the paper counts 42 in its Table 1. It
         # tests on 48,238 of the images; all 50,000 give about 0.2 more.
@@ -159,7 +159,7 @@ _ROWS = (
     (
         ("Inception", 2016, IMAGENET),
         # On all 50,000 images SENet's authors had 20.37 / 5.21 for the second.
-        ("inception_v4", 76, 299, 20.0, 5.0, "1-crop, 48,238 images", "Table 2"),
+        ("inception_v4", 76, 299, 20.0, 5.0, "1-crop, 48,238 images", "Table 2", False),
         (
             "inception_resnet_v2",
             176,
@@ -168,6 +168,7 @@ _ROWS = (
             4.9,
             "1-crop, 48,238 images",
             "Table 2",
+            False,
         ),
     ),
     (
@@ -218,7 +219,16 @@ _ROWS = (
     ),
     (
         ("FractalNet", 2016, CIFAR_10),
-        ("fractalnet", 20, 32, 4.60, None, "CIFAR-10+, drop-path, dropout", "Table 1"),
+        (
+            "fractalnet",
+            20,
+            32,
+            4.60,
+            None,
+            "CIFAR-10+, drop-path, dropout",
+            "Table 1",
+            False,
+        ),
     ),
     (
         ("FractalNet", 2016, CIFAR_100),
