@@ -131,7 +131,7 @@ def summarize(config, known=None):
     image_shape = tuple(
         dataset.image_size or n if n is None else n for n in image_shape
     )
-    preprocessing = build.make_preprocessing(config, image_shape)
+    preprocessing = build.make_preprocessing(config, image_shape, training=True)
     shape = build.input_shape(preprocessing, image_shape)
     model = build.make_model(config, num_classes)
     with build.refusing(model, shape):

@@ -168,6 +168,16 @@ def test_the_summary_is_of_what_the_config_trains():
     assert lines[-1].split() == ["total", "61,706", "416,520", "423,038"]
 
 
+def test_the_summary_has_the_size_of_the_training_and_not_of_the_test():
+    config = lenet5.get_config("modern")
+    config.model.name = "resnet20"
+    config.dataset.image_size, config.eval.image_size = 32, 48
+    known = (28, 28, 1), tuple("abc")
+    with ops.portable():
+        found = summarize.summarize(config, known)
+    assert found.title == "resnet20, input 32x32x1, 3 classes"
+
+
 @pytest.mark.parametrize(
     ("variant", "classes", "regions", "total"),
     [("paper", 20, 15_179_881, 47_462_111), ("coco", 80, 15_794_581, 48_086_045)],
