@@ -58,9 +58,6 @@ class Classifier:
             "canvas": self._rule is not None,
             "grey": shape[-1] == 1,
             "stages": [vars(row) for row in rows],
-            "lenet": isinstance(network.model, lenet.LeNet5),
-            "cam": network.layout.last,
-            "database": self._database,
         }
 
     def filters(self):
@@ -159,6 +156,7 @@ class Classifier:
         text = f"the brighter, the more a place speaks for {self.network.names[best]}"
         if heat.max() <= 0:
             text = f"nothing speaks for {self.network.names[best]}"
+        text = f"Grad-CAM on {self.network.layout.last}: {text}"
         heat = heat / max(heat.max(), 1e-12)
         return {"picture": self._over(image, heat), "text": text}
 

@@ -64,8 +64,8 @@ class Detector:
     def answer(self, image):
         """Returns what both stages find, in pixels of the image as the network sees it.
 
-        Boxes are [x1, y1, x2, y2]; the anchors are those of the first position, and
-        their neighbours are `stride` pixels apart.
+        Boxes are [x1, y1, x2, y2]. The best of `number` are listed; the anchors are
+        those of the first position, and their neighbours are `stride` pixels apart.
         """
         network, model = self.network, self.network.model
         seen = network.show("", image)
@@ -81,13 +81,14 @@ class Detector:
             "height": height,
             "detections": _boxes(found.boxes, found.scores, names),
             "proposals": _boxes(rois, scores, [""] * len(rois)),
+            "number": {"detections": len(names), "proposals": len(rois)},
             "anchors": base.tolist(),
             "stride": views.STRIDE,
         }
 
 
 def _boxes(boxes, scores, names):
-    """Lists boxes by falling score."""
+    """Lists the best boxes by falling score."""
     order = np.argsort(-scores, kind="stable")[:MOST_BOXES]
     return [
         {

@@ -72,7 +72,7 @@ def claims():
         if outcome:
             verdict = outcome[0].verdict
             row |= {"verdict": verdict.word, "reason": verdict.reason}
-            row |= {"here": verdict.here, "scale": outcome[0].scale}
+            row["scale"] = outcome[0].scale
         row["figure"] = figure if figure in figures() else ""
         found.append(row)
     return sorted(found, key=lambda row: not row["verdict"])

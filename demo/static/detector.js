@@ -1,6 +1,6 @@
 // The column of a detector: an image with its boxes, and a threshold.
 
-import { draw, make } from "./server.js";
+import { draw, make, number } from "./server.js";
 
 // Okabe and Ito's colours, which colour-blind readers can tell apart.
 const COLOURS = ["#d55e00", "#56b4e9", "#009e73", "#cc79a7", "#e69f00", "#f0e442"];
@@ -78,7 +78,9 @@ function look(found, { kind, threshold, row, column }) {
     return { boxes, text };
   }
   const boxes = found[kind].filter((box) => box.score >= threshold);
-  return { boxes, text: `${boxes.length} of ${found[kind].length} ${kind}` };
+  const [listed, all] = [found[kind].length, found.number[kind]];
+  const best = listed < all ? `the best ${listed} of ${number(all)}` : all;
+  return { boxes, text: `${boxes.length} of ${best} ${kind}` };
 }
 
 // Returns a box, and its name above it if it has one.

@@ -53,9 +53,9 @@ function chart({ columns, rows, colours }) {
     const row = points[chosen];
     circles.get(row).classList.add("chosen");
     hint.textContent =
-      `${at(row, "network")}, ${at(row, "year")}\n${row.paper}\n` +
+      `${at(row, "network")}, ${at(row, "year")}\nafter: ${row.paper}\n` +
       `${number(row.parameters)} parameters\n${cost(row).toFixed(2)} billion multiply-adds\n` +
-      `${error(row).toFixed(2)} % top-1 error (${at(row, "protocol")})`;
+      `${row.texts[columns.indexOf("top-1")]} % top-1 error (${at(row, "protocol")})`;
     const shown = plot.getBoundingClientRect().width / WIDTH;
     const [left, top] = [x(cost(row)) * shown, y(error(row)) * shown];
     const width = plot.getBoundingClientRect().width;
@@ -129,7 +129,7 @@ function table({ columns, rows }) {
     byId("table").replaceChildren(...chosen.map((row) => {
       const cells = row.texts.map((text, index) =>
         make("td", { className: isText(columns[index]) ? "text" : "" }, text));
-      return make("tr", { title: row.paper }, ...cells);
+      return make("tr", { title: `after: ${row.paper}` }, ...cells);
     }));
     byId("count").textContent = `${chosen.length} of ${rows.length} networks`;
   }

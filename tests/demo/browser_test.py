@@ -249,8 +249,11 @@ def test_all_networks_and_claims(page, trained):
     circle = page.one("circle[data-name=resnet50]")
     ActionChains(page.driver).move_to_element(circle).perform()
     hint = page.wait(lambda: page.one("#hint").text)
-    assert "ResNet (He, Zhang, Ren, Sun, 2015)" in hint
+    assert "after: ResNet (He, Zhang, Ren, Sun, 2015)" in hint
     assert "25,557,032 parameters" in hint and "24.70 % top-1" in hint
+    circle = page.one("circle[data-name=nin_imagenet]")
+    ActionChains(page.driver).move_to_element(circle).perform()
+    page.wait(lambda: "40.64? % top-1" in page.one("#hint").text)
     page.picture("networks")
     page.resize(PHONE)
     page.driver.refresh()

@@ -86,6 +86,7 @@ def test_why(shown, digits):
     image = digits[0][2]
     best = shown.answer(image)["best"][0]
     found = shown.grad_cam(image)
+    assert found["text"].startswith("Grad-CAM on C3: ")
     assert found["text"].endswith(f"speaks for {best[0]}")
     assert demo_runs.pixels(found["picture"]).shape == (256, 256, 3)
     found = shown.occlusion(image)
@@ -160,5 +161,5 @@ def test_binary_cross_entropy_gives_each_class_its_own_probability(tmp_path, dig
 def test_a_network_of_another_family_has_no_bitmaps(tmp_path, digits):
     run = demo_runs.make(tmp_path / "run", "lenet5_modern", "modern")
     shown = Classifier(run, "latest", 50)
-    assert shown.describe()["canvas"] and not shown.describe()["lenet"]
+    assert shown.describe()["canvas"]
     assert "lenet" not in shown.answer(digits[0][0])

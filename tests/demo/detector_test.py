@@ -45,6 +45,16 @@ def test_boxes_of_both_stages(shown):
     np.testing.assert_array_equal((anchors[:, :2] + anchors[:, 2:]) / 2, 8)
 
 
+def test_the_number_of_all_boxes_is_sent_with_the_best(shown, monkeypatch):
+    image = digits.canvas("test", 0)[0]
+    every = shown.answer(image)
+    assert every["number"]["proposals"] == len(every["proposals"]) > 3
+    monkeypatch.setattr("demo.detector.MOST_BOXES", 3)
+    few = shown.answer(image)
+    assert few["number"] == every["number"]
+    assert few["proposals"] == every["proposals"][:3]
+
+
 def test_samples_say_their_objects(shown):
     _, objects = digits.canvas("test", 1)
     names = ", ".join(digits.NAMES[k] for k in objects.labels)
