@@ -15,6 +15,11 @@ class NotShown(Exception):
     """The network or its images lack what a picture shows."""
 
 
+# What inspections leave, of classifiers and of detectors.
+PICTURES = "filters activations predictions grad_cam occlusion neighbours codes".split()
+PICTURES += "anchors proposals samples".split()
+FILES = [*(f"{name}.png" for name in PICTURES), "retrieval.json"]
+
 # Errors whose messages are written for the user.
 EXPECTED = (UserError, NotShown, OSError)
 
@@ -42,6 +47,8 @@ class Inspection:
 class Gallery:
     """Draws the pictures of a run's network into a directory.
 
+    What an earlier inspection left there goes: it may be of another step.
+
     Attributes:
       drawn: their paths.
       failed: why others are missing.
@@ -51,6 +58,9 @@ class Gallery:
         self.directory = run.path / "inspect"
         self._run, self._network = run, network
         self.drawn, self.failed = [], []
+        with self.attempt("room for new pictures"):
+            for name in FILES:
+                (self.directory / name).unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def attempt(self, name):

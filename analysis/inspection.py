@@ -90,6 +90,13 @@ def inspect_run(run, checkpoint, paths=(), database=10_000):
     network = Network(run, checkpoint)
     if note := losses.note(network.config.loss.name):
         trained.say(f"note: {note}")
+    if len(paths) > OCCLUDED:
+        half = OCCLUDED // 2
+        trained.say(
+            f"note: of the {len(paths)} images, predictions.png shows all; grad_cam, "
+            f"neighbours and codes show the first {SHOWN}, occlusion the first {half} "
+            f"and the last {half}, and activations the first"
+        )
     panel = network.files(paths) if paths else None
     tested, measured = None, None
     drawing = gallery.Gallery(run, network)
@@ -180,7 +187,8 @@ class Network:
           DataError: the data has other classes now.
         """
         split = build.open_split(self.config.dataset, name)
-        return trained.numbered(split, self.trained.run)
+        subset = self.config.eval.classes == "subset"
+        return trained.numbered(split, self.trained.run, subset=subset)
 
     def test_images(self):
         split = self.open_split(self.config.dataset.eval_split)

@@ -428,6 +428,36 @@ def test_occlusion_covers_the_image_before_it_is_whitened(tmp_path, monkeypatch)
     assert np.ptp(found, (0, 1)).max() > 0.01
 
 
+def test_nothing_of_an_earlier_inspection_stays(tmp_path):
+    """It may be of another step; files of other names are not ours."""
+    own = tmp_path / "inspect" / "mine.png"
+    own.parent.mkdir()
+    for name in (*(f"{name}.png" for name in PICTURES), "retrieval.json", own.name):
+        (own.parent / name).write_text("old")
+    found = gallery.Gallery(workdir.Workdir(tmp_path), None)
+    assert list(own.parent.iterdir()) == [own] and not found.failed
+
+
+def test_images_that_some_pictures_leave_out_are_said(tmp_path, capsys):
+    run = make_run(tmp_path, "lenet5_modern", 28, 1)
+    for number, said in ((4, 0), (5, 1)):
+        with pytest.raises(data_source.DataError, match="no file none.png"):
+            inspection.inspect_run(run, "latest", ["none.png"] * number)
+        assert capsys.readouterr().out.count("note: of the 5 images, ") == said
+
+
+def test_data_of_some_classes_is_shown_if_the_run_tests_on_it(tmp_path):
+    run = make_run(tmp_path, "lenet5_modern", 28, 1)
+    network = inspection.Network(run, "latest")
+    record = run.read_json("dataset.json")
+    names = *tiny_datasets.NAMES, "dog"
+    run.write_json("dataset.json", record | {"label_names": names})
+    with pytest.raises(data_source.DataError, match="eval.classes=subset"):
+        network.open_split("train")
+    network.config.eval.classes = "subset"
+    assert network.open_split("train").label_names == names
+
+
 def test_a_damaged_image_does_not_cost_the_others(tmp_path, caplog):
     network = inspection.Network(make_run(tmp_path, "lenet5_modern", 28, 1), "latest")
     images = RNG.integers(0, 256, (4, 28, 28, 1), np.uint8)
