@@ -15,7 +15,8 @@ from absl import logging
 import data_source
 import input_pipeline
 from analysis import detect, gallery, image_files
-from detection import pictures, results, views
+from analysis.gallery import NotShown
+from detection import objective, pictures, results, views
 from evaluation.drawing import BLUE, RED, short
 from experiment import detectors, trained
 from models import anchors as anchor_styles
@@ -199,14 +200,23 @@ def proposals(path, network, shown):
         panels.append((title, seen.image, [objects, detected]))
     caption = (
         f"orange: the {BEST} best proposals, with their scores of being an object; "
-        f"red: detections with a score of at least {results.SHOWN:g}; blue: objects, "
-        "with names below"
+        f"red: detections with a score of at least {results.SHOWN:g}; blue: objects "
+        "except crowds and difficult ones, with names below"
     )
     pictures.draw_layers(path, panels, caption)
 
 
 def samples(path, network, shown):
-    """Draws the anchors and, beside them, the regions that a training step samples."""
+    """Draws the anchors and, beside them, the regions that a training step samples.
+
+    Of a run that trains the first stage alone, they are the anchors.
+    """
+    stage = network.config.detection.stage
+    trained_stages = objective.STAGES[stage].stages
+    if "rpn" not in trained_stages:
+        raise NotShown(
+            f"a run with detection.stage={stage} samples regions from stored proposals"
+        )
     panels = []
     for seen in shown:
         objects = _objects(seen, network.names)
@@ -217,6 +227,8 @@ def samples(path, network, shown):
         layers = [_faint(own[off]), objects, pictures.Layer(own[on], GREEN)]
         title = f"{on.sum()} positive anchors, {off.sum()} negative"
         panels.append((title, seen.image, layers))
+        if "regions" not in trained_stages:
+            continue
         on, off = _split(on_rois.classes > 0, on_rois.sampled)
         texts = tuple(short(network.names[k - 1]) for k in on_rois.classes[on])
         foreground = pictures.Layer(on_rois.rois[on], RED, texts)
@@ -224,10 +236,14 @@ def samples(path, network, shown):
         title = f"{on.sum()} regions of objects, {off.sum()} of background"
         panels.append((title, seen.image, layers))
     caption = (
-        "what a step of training samples; green: positive anchors; red: regions of "
-        "objects, with the class that they are to get; grey: negative anchors and "
-        "background; blue: objects, with names below"
+        "what a step of training samples; green: positive anchors; grey: negative ones"
     )
+    if "regions" in trained_stages:
+        caption += (
+            " and background; red: regions of objects, with the class that they are to "
+            "get"
+        )
+    caption += "; blue: objects except crowds and difficult ones, with names below"
     pictures.draw_layers(path, panels, caption)
 
 

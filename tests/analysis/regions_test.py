@@ -1,6 +1,7 @@
 """The pictures of a detector show what its two stages really see."""
 
 import copy
+import types
 
 import detector_runs
 import flax.linen as nn
@@ -10,7 +11,7 @@ import runs
 from PIL import Image
 
 import input_pipeline
-from analysis import detect, inspection, regions
+from analysis import detect, gallery, inspection, regions
 from data_source import DataError
 from detection import digits, pictures, results
 from experiment import detectors, workdir
@@ -43,6 +44,7 @@ def drawn(monkeypatch):
 
 def test_every_picture_of_a_run(run, monkeypatch):
     monkeypatch.setattr(regions, "SHOWN", 1)
+    assert set(PICTURES) <= set(gallery.PICTURES)
     said = str(inspection.inspect_run(run, "latest"))
     assert said.startswith(f"after step 4 of {run}:")
     (events,) = (run.path / "inspect").glob("events*")
@@ -136,6 +138,30 @@ def test_a_refining_detector_is_shown_as_it_tests(network):
         with nn.intercept_methods(count):
             vars(type(own))["_look"].func(own).eval_shape(own.variables, batch)
         assert looks.count("second_stage") == number
+
+
+@pytest.mark.parametrize("stage", ["joint", "rpn", "fast_rcnn"])
+def test_only_what_the_run_samples_is_drawn(network, monkeypatch, stage):
+    some, drawn = copy.copy(network), []
+    some.config = network.config.copy_and_resolve_references()
+    some.config.detection.stage = stage
+    one, none = np.ones(1, bool), np.zeros((1, 4), np.float32)
+    on_anchors = types.SimpleNamespace(index=np.array([7]), positive=one, sampled=one)
+    on_rois = types.SimpleNamespace(rois=none, classes=np.array([3]), sampled=one)
+    some.samples = lambda seen: (on_anchors, on_rois)
+    monkeypatch.setattr(pictures, "draw_layers", lambda *drawing: drawn.extend(drawing))
+    seen = network.images("train")[:1]
+    if stage == "fast_rcnn":  # its regions are sampled from stored proposals
+        with pytest.raises(gallery.NotShown, match="stage=fast_rcnn .* stored"):
+            regions.samples(None, some, seen)
+        return
+    regions.samples(None, some, seen)
+    _, panels, caption = drawn
+    titles = ["1 positive anchors, 0 negative"]
+    titles += ["1 regions of objects, 0 of background"] * (stage == "joint")
+    assert [title for title, *_ in panels] == titles
+    assert ("regions of objects" in caption) == (stage == "joint")
+    assert "objects except crowds and difficult ones" in caption
 
 
 @pytest.mark.slow
