@@ -46,7 +46,7 @@ sanitize: .venv/installed-dev
 
 setup: .venv/installed-dev
 
-KERNELS = $(addprefix kernels/,native.py onednn.py onednn_check.py) \
+KERNELS = $(addprefix kernels/,native.py onednn.py onednn_check.py processor.py) \
   $(wildcard kernels/*.cc kernels/*.h)
 
 .venv/installed: requirements.txt $(KERNELS)

@@ -328,19 +328,22 @@ def _population_variables(opened, trained_on):
         **build.reading(config.dataset),
     )
     variables = jax.device_put(variables, NamedSharding(mesh, PartitionSpec()))
-    statistics = population.population_statistics(
-        jax.jit(population.make_population_step(opened.model, prepare)),
-        variables,
-        (
-            {
-                name: input_pipeline.put(batch[name][part::parts], sharding)
-                for name in objective.keys
-            }
-            for batch in batches
-            for part in range(parts)
-        ),
-        config.seed,
+    step = jax.jit(
+        population.make_population_step(opened.model, prepare),
+        compiler_options=ops.compiler_options(jax.default_backend()),
     )
+    sent = (
+        {
+            name: input_pipeline.put(batch[name][part::parts], sharding)
+            for name in objective.keys
+        }
+        for batch in batches
+        for part in range(parts)
+    )
+    with ops.for_mesh(mesh):
+        statistics = population.population_statistics(
+            step, variables, sent, config.seed
+        )
     return jax.device_get({**variables, "batch_stats": statistics})
 
 

@@ -21,7 +21,7 @@ def title(setup, params):
         f"{'x'.join(map(str, setup.input_shape))}, "
         f"{setup.durations.total:,} steps of {config.batch_size} on "
         f"{devices.size} {devices.flat[0].device_kind} devices{processes}; "
-        f"{ops.in_words(ops.describe(devices.size))}"
+        f"{ops.in_words(ops.describe(devices.size, config.model.dtype))}"
     )
 
 

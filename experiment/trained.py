@@ -215,17 +215,24 @@ def load_variables(run, model, shape, checkpoint="latest"):
 
 
 def other_kernels(run, setup):
-    """Says which kernels differ from those of the run's last start; "" if none do."""
+    """Says which kernels differ from those of the run's last start; "" if none do.
+
+    A record of an earlier version lacks some names, which are not compared.
+    """
     before = [start["kernels"] for start in run.starts() if start.get("kernels")]
-    now = ops.describe(setup.mesh.devices.size)
-    if not before or before[-1] == now:
-        return ""
+    now = _kernels(setup)
     changed = [
-        f"{name} {before[-1].get(name)!r} before, {now[name]!r} now"
+        f"{name} {before[-1][name]!r} before, {now[name]!r} now"
         for name in now
-        if before[-1].get(name) != now[name]
+        if before and before[-1].get(name, now[name]) != now[name]
     ]
+    if not changed:
+        return ""
     return f"other kernels than the run's last start had: {'; '.join(changed)}"
+
+
+def _kernels(setup):
+    return ops.describe(setup.mesh.devices.size, setup.config.model.dtype)
 
 
 def describe(run, setup, params):
@@ -270,4 +277,4 @@ def describe(run, setup, params):
     if not run.has("parameters.txt"):
         text = parameter_overview.get_parameter_overview(params, include_stats=False)
         run.write_text("parameters.txt", text + "\n")
-    run.add_environment(setup.mesh.devices.flat, ops.describe(setup.mesh.devices.size))
+    run.add_environment(setup.mesh.devices.flat, _kernels(setup))

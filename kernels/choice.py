@@ -1,6 +1,7 @@
-"""Which kernels this process uses: the only state in kernels/ that changes.
+"""Which kernels this process uses.
 
-kernels/ops.py changes it. The other files read it when they trace or lower a program.
+kernels/ops.py changes it, and kernels/probes.py adds what it found out about oneDNN.
+The other files read it when they trace or lower a program.
 """
 
 import dataclasses

@@ -20,14 +20,21 @@ def start_anew():
 
     Call it before slow imports: Python's own start, some 10 ms, is paid twice. Nothing
     happens where the variable already names `glibc.malloc.hugetlb` (0 turns it off),
-    where Linux gives huge pages to everybody or to nobody, or without glibc.
+    where Linux gives huge pages to everybody or to nobody, or without glibc 2.35, the
+    first that knows the variable.
     """
     given = os.environ.get(_VARIABLE, "")
-    if _TUNABLE in given or not _on_request() or platform.libc_ver()[0] != "glibc":
+    if _TUNABLE in given or not _on_request() or not _known():
         return
     os.environ[_VARIABLE] = f"{given}:{_TUNABLE}=1".lstrip(":")
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _known():
+    """Whether the C library is a glibc that knows the variable."""
+    name, version = platform.libc_ver()
+    return name == "glibc" and tuple(map(int, version.split(".")[:2])) >= (2, 35)
 
 
 def _on_request():

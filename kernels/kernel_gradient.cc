@@ -273,7 +273,7 @@ ffi::Error KernelGradient(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> images,
                           ffi::Buffer<ffi::F32> dy, ffi::Span<const int64_t> strides,
                           ffi::Span<const int64_t> low,
                           ffi::Span<const int64_t> dilation, int64_t groups,
-                          ffi::ResultBuffer<ffi::F32> dw) {
+                          ffi::ResultBuffer<ffi::F32> dw) try {
   const auto x_dims = images.dimensions(), y_dims = dy.dimensions(),
              w_dims = dw->dimensions();
   Layer layer = {x_dims[0], x_dims[1], x_dims[2], x_dims[3],
@@ -314,6 +314,8 @@ ffi::Error KernelGradient(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> images,
     for (int64_t i = 0; i < size; ++i) dw->typed_data()[i] += sums[i];
   }
   return ffi::Error::Success();
+} catch (const std::bad_alloc&) {
+  return OutOfMemory("convnets_kernel_gradient");
 }
 
 }  // namespace

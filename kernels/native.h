@@ -12,6 +12,7 @@
 #include <memory>
 #include <mutex>
 #include <new>
+#include <string>
 
 #include "xla/ffi/api/ffi.h"
 
@@ -49,15 +50,22 @@ inline Buffer MakeBuffer(int64_t floats) {
   return Buffer(new (std::align_val_t(kLine)) float[floats]);
 }
 
+// What a call returns if it gets no memory; training/memory.py knows the words.
+inline xla::ffi::Error OutOfMemory(const std::string& call) {
+  return xla::ffi::Error(xla::ffi::ErrorCode::kResourceExhausted,
+                         "Out of memory in " + call);
+}
+
 // Runs task(0, scratch), ..., task(count - 1, scratch) on the pool's threads and on this
 // one. Each thread has a scratch of `floats` floats for its tasks and frees it after the
 // last one, before this function returns. This thread never waits for a thread that has
-// not begun, because the pool may be busy with threads that wait as it does.
-template <typename Task>
-void InParallel(xla::ffi::ThreadPool& pool, int64_t count, int64_t floats,
-                const Task& task) {
+// not begun, because the pool may be busy with threads that wait as it does. If a task or
+// its scratch gets no memory, std::bad_alloc is thrown here, after the other tasks.
+template <typename Pool, typename Task>
+void InParallel(Pool& pool, int64_t count, int64_t floats, const Task& task) {
   struct Shared {
     std::atomic<int64_t> next{0};
+    std::atomic<bool> failed{false};
     std::mutex mutex;
     std::condition_variable done;
     int64_t finished = 0;
@@ -68,8 +76,12 @@ void InParallel(xla::ffi::ThreadPool& pool, int64_t count, int64_t floats,
     {
       Buffer scratch;
       for (int64_t i; (i = shared->next.fetch_add(1)) < count; ++mine) {
-        if (mine == 0 && floats > 0) scratch = MakeBuffer(floats);
-        task(i, scratch.get());
+        try {
+          if (!scratch && floats > 0) scratch = MakeBuffer(floats);
+          task(i, scratch.get());
+        } catch (const std::bad_alloc&) {
+          shared->failed = true;
+        }
       }
     }
     if (mine == 0) return;
@@ -82,10 +94,11 @@ void InParallel(xla::ffi::ThreadPool& pool, int64_t count, int64_t floats,
   run();
   std::unique_lock<std::mutex> lock(shared->mutex);
   shared->done.wait(lock, [&] { return shared->finished == count; });
+  if (shared->failed) throw std::bad_alloc();
 }
 
-template <typename Task>
-void InParallel(xla::ffi::ThreadPool& pool, int64_t count, const Task& task) {
+template <typename Pool, typename Task>
+void InParallel(Pool& pool, int64_t count, const Task& task) {
   InParallel(pool, count, 0, [&task](int64_t i, float*) { task(i); });
 }
 

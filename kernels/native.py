@@ -3,16 +3,18 @@
     python -m kernels.native
 
 builds kernels/winograd.cc and kernels/kernel_gradient.cc for this processor and puts
-the library into the Python environment; `make` does that when it installs. It also
-tries what jaxlib's oneDNN can do here (kernels/probes.py).
+the library into the Python environment, or into the user's cache if that cannot be
+written; `make` does that when it installs. It also tries what jaxlib's oneDNN can do
+here (kernels/probes.py).
 
 winograd.cc computes 3x3 convolutions by Winograd's algorithm, which takes 16
 multiplications where the definition takes 36; the oneDNN of jaxlib and of PyTorch took
-all 36 where it was measured. kernel_gradient.cc computes the kernel's gradient of every
-other convolution, for which XLA's CPU backend has nothing fast and jaxlib's oneDNN has
-no custom call. Where there is no compiler, or the environment came from another kind of
-processor, oneDNN and XLA stand in; they are slower (benchmarks/RESULTS.md), and the
-results agree up to rounding.
+all 36 where it was measured. kernel_gradient.cc computes the kernel's gradient of most
+other convolutions, for which XLA's CPU backend has nothing fast and jaxlib's oneDNN has
+no custom call (that of a 1x1 layer is a product of matrices, which oneDNN has). Where
+there is no compiler, or the environment came from another kind of processor, oneDNN and
+XLA stand in; they are slower (benchmarks/RESULTS.md), and the results agree up to
+rounding.
 
 The programs are called through JAX's foreign function interface, which is public and
 versioned, so the compilation cache can store programs that call them. What they need
@@ -20,6 +22,7 @@ beside their operands and results, some megabytes per thread and at most 16 MB m
 they free before a call ends.
 """
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -67,14 +70,18 @@ def _options():
     return *_OPTIONS, f"-fsanitize={sanitizers}", *checked
 
 
-def path():
-    """Returns where the library for this source, jaxlib and processor belongs."""
+def places():
+    """Yields where the library for this source, jaxlib and processor may be."""
     parts = *processor.features(), jaxlib.__version__, *_options()
     key = hashlib.sha256("\n".join(parts).encode())
     for name in (*SOURCES, HEADER):
         key.update((processor.FOLDER / name).read_bytes())
-    name = f"native-{key.hexdigest()[:16]}.so"
-    return processor.libraries() / name
+    return processor.places(f"native-{key.hexdigest()[:16]}.so")
+
+
+def path():
+    """Returns the best place for the library."""
+    return next(places())
 
 
 def build():
@@ -82,9 +89,8 @@ def build():
 
     Raises a BuildError where that is not possible.
     """
-    target = path()
-    if target.exists() and not _why_unloadable(target):
-        return target
+    if found := _found():
+        return found
     if sys.platform != "linux":
         raise BuildError(f"they were never tested on {sys.platform}")
     chosen = os.environ.get("CXX")
@@ -94,8 +100,8 @@ def build():
     compiler = next(filter(None, map(shutil.which, filter(None, names))), None)
     if compiler is None:
         raise BuildError("there is no c++, g++ or clang++, and CXX names no compiler")
+    target = next(filter(_can_be_written, places()), path())
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
             built = pathlib.Path(folder, target.name)
             include = ("-isystem", jax.ffi.include_dir())
@@ -110,6 +116,19 @@ def build():
     if why := _why_unloadable(target):
         raise BuildError(f"what {compiler} built cannot be loaded: {why}")
     return target
+
+
+def _found():
+    """Returns the library that is there and can be loaded, or None."""
+    return next((place for place in places() if not _why_unloadable(place)), None)
+
+
+def _can_be_written(place):
+    """Makes the folder of a file; returns whether that may be written."""
+    with contextlib.suppress(OSError):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        return os.access(place.parent, os.W_OK)
+    return False
 
 
 def _why_unloadable(library):
@@ -127,14 +146,15 @@ def _why_unloadable(library):
 @functools.cache
 def available():
     """Whether the library is there. The first call loads it or logs a warning."""
-    if why := _why_unloadable(path()):
-        missing = not path().exists()
+    found = _found()
+    if found is None:
+        damaged = [_why_unloadable(place) for place in places() if place.exists()]
         logging.warning(
             "our C++ convolutions %s: python -m kernels.native",
-            "are not built here" if missing else f"cannot be loaded ({why})",
+            f"cannot be loaded ({damaged[0]})" if damaged else "are not built here",
         )
         return False
-    library = ctypes.CDLL(path())
+    library = ctypes.CDLL(found)
     for name in (_KERNEL_GRADIENT, _WINOGRAD, _WINOGRAD_KERNEL_GRADIENT):
         function = jax.ffi.pycapsule(getattr(library, name))
         jax.ffi.register_ffi_target(name, function, platform="cpu")

@@ -3,8 +3,9 @@
     python -m kernels.onednn_check convolution
 
 kernels/probes.py runs this in a child process, because a call that XLA does not
-understand ends the process. It exits with 0 if the numbers agree; otherwise the last
-line on stderr says what is wrong.
+understand ends the process. It exits with 0 if the numbers agree, and with
+probes.LASTING if the call cannot be used here. The last line on stderr says what is
+wrong.
 """
 
 import sys
@@ -84,7 +85,10 @@ def main():
     try:
         check(sys.argv[1])
     except (ArithmeticError, jax.errors.JaxRuntimeError) as error:
-        raise SystemExit(" ".join(str(error).split())) from None
+        print(" ".join(str(error).split()), file=sys.stderr)
+        # Memory may be there another time.
+        short = any(words in str(error) for words in ("RESOURCE_EXHAUSTED", "memory"))
+        sys.exit(1 if short else probes.LASTING)
 
 
 if __name__ == "__main__":

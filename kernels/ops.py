@@ -1,6 +1,6 @@
 """The networks' operations, computed by the fastest kernels that this machine has.
 
-This is the package's interface: everything outside kernels/ imports only this file.
+This is the package's interface, and docs/structure.md names the few that import more.
 """
 
 import contextlib
@@ -125,19 +125,19 @@ def compiler_options(platform):
     return {k: v for k, v in wanted.items() if probes.has_option(k, v)}
 
 
-def describe(devices=1, platform=None):
+def describe(devices=1, dtype="float32"):
     """Says which kernels a program for so many devices has if it is traced now.
 
     Returns a dict of strings, for JSON. Two equal dicts mean equal arithmetic as far as
-    kernels, XLA's options, jaxlib and the kind of processor decide it. `platform` is
-    JAX's default backend unless given. `every_kernel` is assumed, and layers of other
-    types than float32 are XLA's.
+    kernels, XLA's options and threads, jaxlib and the kind of processor decide it.
+    `dtype` is that of the convolutions. `every_kernel` is assumed.
     """
-    platform = platform or jax.default_backend()
+    platform = jax.default_backend()
     auto, cpu = choice.kernels == "auto", platform == "cpu"
     ours = auto and cpu and devices == 1  # XLA cannot partition a custom call.
-    built = ours and native.available()
-    called = {name for name in probes.CALLS if ours and probes.has_call(name)}
+    libraries = ours and dtype == "float32"
+    built = libraries and native.available()
+    called = {name for name in probes.CALLS if libraries and probes.has_call(name)}
     convolution = ["blocks"] if auto and cpu else []
     convolution += ["winograd"] if built else []
     convolution += ["onednn"] if "convolution" in called else ["xla"]
@@ -151,6 +151,7 @@ def describe(devices=1, platform=None):
         "pool": "taps" if auto else "xla",
         "library": native.path().stem if built else "",
         "options": " ".join(f"{name}={value}" for name, value in options),
+        "threads": str(processor.cores()) if cpu else "",
         "device": processor.name()
         if cpu
         else jax.local_devices(backend=platform)[0].device_kind,

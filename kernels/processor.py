@@ -1,6 +1,8 @@
 """The processor at hand, and where to keep what is built or found out for it."""
 
+import contextlib
 import hashlib
+import os
 import pathlib
 import platform
 import sys
@@ -22,6 +24,19 @@ def name():
     return f"{platform.machine()}-{digest[:8]}"
 
 
-def libraries():
-    """Returns the folder in the Python environment for files made on this machine."""
-    return pathlib.Path(sys.prefix, "lib", "convnets")
+def cores():
+    """Returns how many cores this process may use, which XLA takes as its threads."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
+
+
+def places(name):
+    """Yields where a file made on this machine may be, the best place first.
+
+    That is the Python environment, and the user's cache if it cannot be written.
+    """
+    yield pathlib.Path(sys.prefix, "lib", "convnets", name)
+    with contextlib.suppress(RuntimeError):  # The user may have no home.
+        cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+        yield pathlib.Path(cache, "convnets", name)

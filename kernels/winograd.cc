@@ -225,7 +225,7 @@ void TransformOutputs(const Layer& layer, const float* m, int64_t first, int64_t
 ffi::Error Convolution(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> images,
                        ffi::Buffer<ffi::F32> kernel, ffi::Span<const int64_t> low,
                        bool outputs_first, ffi::ResultBuffer<ffi::F32> outputs,
-                       ffi::ResultBuffer<ffi::F32> workspace) {
+                       ffi::ResultBuffer<ffi::F32> workspace) try {
   const auto x = images.dimensions(), y = outputs->dimensions();
   const Layer layer = {x[0], x[1], x[2], x[3], y[1], y[2], y[3], {low[0], low[1]}};
   const int64_t in_step = outputs_first ? 1 : layer.cout;
@@ -265,6 +265,8 @@ ffi::Error Convolution(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> images,
     TransformOutputs(layer, m, first, count, block, outputs->typed_data());
   });
   return ffi::Error::Success();
+} catch (const std::bad_alloc&) {
+  return OutOfMemory("convnets_winograd");
 }
 
 // Writes A dy A' of some tiles and of `width` channels to the transformed tiles d.
@@ -394,7 +396,7 @@ void TransformSums(const Layer& layer, const float* du, int64_t copies,
 ffi::Error KernelGradient(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> images,
                           ffi::Buffer<ffi::F32> dy, ffi::Span<const int64_t> low,
                           ffi::ResultBuffer<ffi::F32> dw,
-                          ffi::ResultBuffer<ffi::F32> workspace) {
+                          ffi::ResultBuffer<ffi::F32> workspace) try {
   const auto x = images.dimensions(), y = dy.dimensions();
   const Layer layer = {x[0], x[1], x[2], x[3], y[1], y[2], y[3], {low[0], low[1]}};
   // A task is one part and some of the tiles. Tasks of other tiles have their own sums.
@@ -419,6 +421,8 @@ ffi::Error KernelGradient(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> images,
                   PartOf(layer, part), dw->typed_data());
   });
   return ffi::Error::Success();
+} catch (const std::bad_alloc&) {
+  return OutOfMemory("convnets_winograd_kernel_gradient");
 }
 
 }  // namespace

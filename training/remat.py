@@ -10,7 +10,7 @@ A block is a module of the backbone whose call takes `train` (a bottleneck, an I
 module, a dense layer; not a convolution). Its stage is its name without its number or
 letter: conv4_2 belongs to conv4, inception_4a to inception_4. A backbone of plain
 layers has stages if it makes them in a method `stage` (models/vgg.py). Calls of both
-pass arrays by position and everything else by keyword. On a CPU this saves memory only
+pass images by position and everything else by keyword. On a CPU this saves memory only
 in a program compiled with kernels.ops.compiler_options.
 """
 

@@ -115,16 +115,21 @@ def product_layer(features=6):
 
 
 @pytest.mark.parametrize(
-    "kernel, product",
-    [((5, 5, 1, 6), True), ((28, 28, 16, 32), True), ((3, 3, 16, 20), False)],
+    "side, kernel, padding, product",
+    [
+        (28, (5, 5, 1, 6), "VALID", True),
+        (28, (28, 28, 16, 32), "VALID", True),
+        (3, (3, 3, 16, 20), "SAME", False),
+        (28, (3, 3, 16, 20), "VALID", False),
+    ],
 )
-def test_only_small_layers_are_products(kernel, product):
+def test_only_small_layers_are_products(side, kernel, padding, product):
     def f(x, w):
         return convolution.conv_general_dilated(
-            x, w, (1, 1), "VALID", dimension_numbers=NHWC
+            x, w, (1, 1), padding, dimension_numbers=NHWC
         )
 
-    images = jnp.ones((8, 28, 28, kernel[2]))
+    images = jnp.ones((8, side, side, kernel[2]))
     text = jax.jit(f).lower(images, jnp.ones(kernel)).compile().as_text()
     assert ("convolution(" not in text) == product
 
@@ -215,11 +220,12 @@ def test_a_split_batch_is_not_gathered():
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * scale)
 
 
-@pytest.mark.parametrize("batch", [16, 4])
-def test_groups_of_a_split_batch_are_not_gathered(float64, batch):
+@pytest.mark.parametrize("batch, grid", [(16, [8]), (16, [2, 4]), (4, [8])])
+def test_groups_of_a_split_batch_are_not_gathered(float64, batch, grid):
     """XLA gathers them; a batch of fewer images than devices stays XLA's."""
-    mesh = Mesh(np.array(jax.devices()), ("data",))
-    split = NamedSharding(mesh, PartitionSpec("data" if batch >= 8 else None))
+    axes = ("data", "more")[: len(grid)]
+    mesh = Mesh(np.array(jax.devices()).reshape(grid), axes)
+    split = NamedSharding(mesh, PartitionSpec(axes if batch >= 8 else None))
     whole = NamedSharding(mesh, PartitionSpec())
     images, kernel = draw(batch, 9, 11, 8), draw(3, 3, 2, 12)
 

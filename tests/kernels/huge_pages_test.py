@@ -50,3 +50,14 @@ def test_starts(tmp_path, kernel, given, starts, tunables):
     *begun, end = done.stdout.splitlines()
     assert begun == ["start"] * starts
     assert end == f"{tunables or given} ['--a=b', 'c d']"
+
+
+@pytest.mark.parametrize(
+    "name, version, known",
+    [("glibc", "2.35", True), ("glibc", "2.34", False), ("", "", False)],
+)
+def test_only_a_c_library_that_knows_the_variable_is_started_anew(
+    monkeypatch, name, version, known
+):
+    monkeypatch.setattr(huge_pages.platform, "libc_ver", lambda: (name, version))
+    assert huge_pages._known() == known

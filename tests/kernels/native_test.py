@@ -232,7 +232,7 @@ def test_where_it_is_called(monkeypatch):
     sharding = NamedSharding(Mesh(jax.devices(), ("data",)), PartitionSpec("data"))
     assert calls(f, *jax.device_put((x, dy), sharding)) == 0
     with_library = jax.jit(f)(x, dy)
-    monkeypatch.setattr(native, "path", lambda: FOLDER / "nothing.so")
+    monkeypatch.setattr(native, "places", lambda: [FOLDER / "nothing.so"])
     native.available.cache_clear()
     assert calls(lambda x, dy: f(x, dy), x, dy) == 0
     by_xla = jax.jit(lambda x, dy: f(x, dy))(x, dy)
@@ -343,6 +343,71 @@ def test_a_library_that_cannot_be_loaded_is_built_again_or_said(monkeypatch, tmp
         native.build()
     monkeypatch.setenv("BUILT", str(works))
     assert native.build().read_bytes() == works.read_bytes()
+
+
+@built
+def test_an_environment_that_cannot_be_written_leaves_it_to_the_cache(
+    monkeypatch, tmp_path
+):
+    works, compiler = native.path(), tmp_path / "c++"
+    compiler.write_text('#!/bin/sh\nfor file; do :; done\ncp "$BUILT" "$file"\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    monkeypatch.setenv("BUILT", str(works))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "prefix"))
+    (tmp_path / "prefix").write_text("no folder")
+    place = tmp_path / "cache" / "convnets" / works.name
+    assert native.build() == native._found() == place
+
+
+OUT_OF_MEMORY = """
+#include <cstdio>
+#include <stdexcept>
+#include <thread>
+#include <vector>
+
+#include "native.h"
+
+struct Pool {
+  std::vector<std::thread> threads;
+  int64_t num_threads() const { return 3; }
+  template <typename F>
+  void Schedule(F f) { threads.emplace_back(f); }
+  ~Pool() { for (auto& thread : threads) thread.join(); }
+};
+
+int main() {
+  for (const int64_t floats : {int64_t{0}, int64_t{1} << 58}) {
+    std::atomic<int> ended{0};
+    Pool pool;
+    try {
+      convnets::InParallel(pool, 50, floats, [&](int64_t i, float*) {
+        if (i % 7 == 3) throw std::bad_alloc();
+        ++ended;
+      });
+      std::puts("nothing thrown");
+    } catch (const std::bad_alloc&) {
+      std::printf("%d ended\\n", ended.load());
+    }
+  }
+}
+"""
+
+
+@built
+def test_a_task_without_memory_ends_the_call_and_not_the_process(tmp_path):
+    """XLA's threads catch nothing, so the process would end."""
+    program = tmp_path / "program"
+    source = program.with_suffix(".cc")
+    source.write_text(OUT_OF_MEMORY)
+    include = [f"-I{processor.FOLDER}", "-isystem", jax.ffi.include_dir()]
+    options = ["-std=c++17", "-pthread", *include]
+    subprocess.run(["c++", *options, source, "-o", program], check=True)
+    done = subprocess.run([program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    # Of 50 tasks seven get no memory, and then none of them its scratch.
+    assert done.stdout.splitlines() == ["43 ended", "0 ended"]
 
 
 def test_sanitizers_are_another_library(monkeypatch):

@@ -1,6 +1,7 @@
-"""The door to the kernels: which of them a program has, and that numbers agree."""
+"""The interface of the kernels: which a program has, and that numbers agree."""
 
 import json
+import os
 import re
 
 import jax
@@ -148,6 +149,25 @@ def test_describe(monkeypatch):
     monkeypatch.setattr(choice, "onednn", {"convolution": "missing", "matmul": ""})
     without = ops.describe(1)
     assert without["convolution"] == "blocks+xla" and without["product"] == "onednn"
+
+
+def test_describe_of_bfloat16_has_no_kernels_of_float32():
+    found = ops.describe(1, "bfloat16")
+    assert found["convolution"] == "blocks+xla" and found["library"] == ""
+    assert found["kernel_gradient"] == found["product"] == "xla"
+    assert found["sum"] == "turns" and found["pool"] == "taps"
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux has it")
+def test_describe_has_the_threads():
+    """On another number of cores sums are rounded differently."""
+    cores = os.sched_getaffinity(0)
+    assert ops.describe()["threads"] == str(len(cores))
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        assert ops.describe()["threads"] == "1"
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
 def test_describe_says_xla(xla):

@@ -18,6 +18,7 @@ called = pytest.mark.skipif(
 @pytest.fixture
 def afresh(monkeypatch, tmp_path):
     """Starts without any answers, and keeps new ones in a folder of the test."""
+    native.available()  # asked in the environment, whose answer stays
     monkeypatch.setattr(choice, "onednn", None)
     monkeypatch.setattr(sys, "prefix", str(tmp_path / "prefix"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -95,10 +96,30 @@ def test_an_answer_from_outside_is_not_kept(afresh, monkeypatch):
     assert "signal 9" in probes.probe()["matmul"]
     monkeypatch.setattr(probes, "child", lambda name: [str(afresh / "nothing")])
     assert "could not be tried" in probes.probe()["matmul"]
+    instead(monkeypatch, "raise MemoryError('no memory today')")
+    assert "no memory today" in probes.probe()["matmul"]
     instead(monkeypatch, "import time; time.sleep(60)")
     monkeypatch.setattr(probes, "_PATIENCE", 0.1)
     assert "timed out" in probes.probe()["matmul"]
     assert not list(afresh.rglob("*.json"))
+
+
+@pytest.mark.parametrize(
+    "words, code", [("UNIMPLEMENTED: no", 3), ("RESOURCE_EXHAUSTED: Out of", 1)]
+)
+def test_a_check_that_lacks_memory_says_nothing_for_another_time(
+    monkeypatch, capsys, words, code
+):
+    def check(name):
+        raise jax.errors.JaxRuntimeError(f"{words}\nreason")
+
+    monkeypatch.setattr(onednn_check, "check", check)
+    monkeypatch.setattr(sys, "argv", ["onednn_check", "matmul"])
+    monkeypatch.setattr(choice, "onednn", None)
+    with pytest.raises(SystemExit) as ended:
+        onednn_check.main()
+    assert ended.value.code == code
+    assert capsys.readouterr().err == f"{words} reason\n"
 
 
 def test_an_environment_that_cannot_be_written(afresh, monkeypatch, caplog):
@@ -113,6 +134,7 @@ def test_an_environment_that_cannot_be_written(afresh, monkeypatch, caplog):
     kept.unlink()
     kept.parent.rmdir()
     kept.parent.write_text("no folder either")
+    instead(monkeypatch, "")
     probes.probe()
     (record,) = caplog.records
     assert "tried at every start" in record.message
@@ -120,7 +142,10 @@ def test_an_environment_that_cannot_be_written(afresh, monkeypatch, caplog):
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"convolution": ""}'])
 def test_a_damaged_answer_is_asked_for_again(afresh, monkeypatch, text):
-    instead(monkeypatch, "raise SystemExit('it is not there')")
+    instead(
+        monkeypatch,
+        "import sys; print('it is not there', file=sys.stderr)\nsys.exit(3)",
+    )
     probes.probe()
     (kept,) = afresh.rglob("*.json")
     kept.write_text(text)
@@ -164,6 +189,7 @@ def test_this_jaxlib_takes_all_options(afresh):
 
 def test_without_the_library_one_line_says_so(monkeypatch, tmp_path, caplog):
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     native.available.cache_clear()
     try:
         assert not native.available() and not native.available()
