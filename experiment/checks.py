@@ -1,11 +1,11 @@
 """Validates a config before data is opened; an error names the field."""
 
-import ast
 import functools
 import inspect
 import math
 import re
 import types
+import typing
 
 import optax
 
@@ -15,7 +15,7 @@ from data_source import cache
 from detection import evaluator, objective, views
 from errors import ConfigError
 from evaluation import protocols
-from experiment.configuration import OPEN, flatten, nearest
+from experiment.configuration import OPEN, flatten, literal, nearest
 from models.faster_rcnn import TESTED, FasterRCNN
 from training import memory, optimizers, remat
 from transforms import policies, resizing, whitening
@@ -441,7 +441,8 @@ def _check_optimizer(optimizer):
             f"config.optimizer.name = {optimizer.name!r} is no optimizer of optax "
             f"whose learning rate may be a schedule{nearest(optimizer.name, names)}"
         )
-    accepted = set(inspect.signature(optimizers.constructor(optimizer.name)).parameters)
+    parameters = inspect.signature(optimizers.constructor(optimizer.name)).parameters
+    accepted = set(parameters)
     masks = accepted & {"mask", "weight_decay_mask"}
     if optimizer.decay_mask != "all" and "weight_decay" in accepted and not masks:
         raise ConfigError(
@@ -449,11 +450,17 @@ def _check_optimizer(optimizer):
             f"{optimizer.name} decays all parameters; 'all' says so"
         )
     accepted -= {"learning_rate", "weight_decay", "mask", "weight_decay_mask"}
-    for name in optimizer.kwargs:
+    for name, value in optimizer.kwargs.items():
         if name not in accepted:
             raise ConfigError(
                 f"config.optimizer.kwargs.{name}: {optimizer.name} takes "
                 f"{', '.join(sorted(accepted))}{nearest(name, accepted)}"
+            )
+        if not _fits(value, parameters[name]):
+            raise ConfigError(
+                f"config.optimizer.kwargs.{name} = {value!r} is of another kind than "
+                f"what {optimizer.name} takes; its default is "
+                f"{parameters[name].default!r}"
             )
     for name in ("rate_factors", "unfreeze", "filter_rms"):
         for rule in optimizer[name]:
@@ -462,6 +469,18 @@ def _check_optimizer(optimizer):
                     f"config.optimizer.{name}: {rule!r} is not a pair of a regular "
                     "expression and a number of at least 0 (a limit: above 0)"
                 )
+
+
+def _fits(value, parameter):
+    """Whether an optimizer's parameter takes a value: a truth, a number or a dtype."""
+    default = parameter.default
+    if value is None:
+        return default is None or type(None) in typing.get_args(parameter.annotation)
+    if "dtype" in parameter.name:
+        return value in ("float32", "bfloat16", "float16")
+    if isinstance(value, bool) or isinstance(default, bool):
+        return isinstance(value, bool) and isinstance(default, bool)
+    return isinstance(value, int | float)
 
 
 def _is_rule(rule):
@@ -589,8 +608,8 @@ def change(config, changes):
             )
         if not isinstance(fields[name], str):
             try:
-                value = ast.literal_eval(value)
-            except (ValueError, SyntaxError) as e:
+                value = literal(value)
+            except ValueError as e:
                 raise ConfigError(f"--change={text}: {value!r} is no value") from e
             if isinstance(fields[name], tuple) and not isinstance(value, tuple):
                 value = (value,)

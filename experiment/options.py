@@ -1,6 +1,5 @@
 """Defines the flags of main.py and refuses those that contradict each other."""
 
-import ast
 import os
 import re
 import runpy
@@ -109,8 +108,8 @@ def _set(config, fields):
         if config is None:
             raise UsageError(f"{flag} needs --config")
         try:
-            value = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
+            value = configuration.literal(text)
+        except ValueError:
             value = text  # a word without quotes
         # Elsewhere only None comes here, for a field that may be None.
         words = isinstance(configuration.flatten(config).get(name), str)

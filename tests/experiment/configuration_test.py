@@ -127,6 +127,33 @@ def test_arguments_that_the_optimizer_or_network_does_not_take():
         checks.check(config)
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "name", "value", "fits"),
+    [
+        ("sgd", "nesterov", "false", False),
+        ("sgd", "nesterov", 0.9, False),
+        ("sgd", "nesterov", None, False),
+        ("sgd", "momentum", True, False),
+        ("sgd", "momentum", None, True),
+        ("sgd", "accumulator_dtype", "bfloat16", True),
+        ("sgd", "accumulator_dtype", "half", False),
+        ("adam", "b1", (0, 95), False),
+        ("adam", "b1", None, False),
+        ("adam", "b1", 0, True),
+        ("adafactor", "clipping_threshold", None, True),
+    ],
+)
+def test_an_argument_of_the_optimizer_is_of_its_kind(optimizer, name, value, fits):
+    config = lenet5.get_config("modern")
+    config.optimizer.name = optimizer
+    config.optimizer.kwargs = {name: value}
+    if fits:
+        checks.check(config)
+        return
+    with pytest.raises(ConfigError, match=f"^config.optimizer.kwargs.{name} = "):
+        checks.check(config)
+
+
 def test_boundaries_need_factors():
     config = lenet5.get_config("paper")
     config.schedule.factors = (0.1,)

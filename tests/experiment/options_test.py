@@ -128,6 +128,15 @@ def test_single_arguments_of_the_optimizer_and_fields_of_the_network():
     assert isinstance(changed.optimizer.kwargs.momentum, float)
 
 
+def test_truths_of_arguments_are_written_as_those_of_fields():
+    """The word "false" is true, so Nesterov's momentum would be on."""
+    found = config(
+        "--config.optimizer.kwargs.nesterov=false", "--config.model.fields.bias=True"
+    )
+    assert found.optimizer.kwargs.nesterov is False
+    assert found.model.fields.bias is True
+
+
 @pytest.mark.parametrize(
     ("arguments", "recipe", "message"),
     [
