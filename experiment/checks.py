@@ -120,6 +120,11 @@ def check(config):
             )
 
     for name, value in fields.items():
+        if value is None and known.get(name) is not None:
+            raise ConfigError(
+                f"config.{name} = None: it must have a value, such as {known[name]!r}, "
+                "the default"
+            )
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"config.{name} = {value} is not a finite number")
         if name in POSITIVE and value is not None and value <= 0:
@@ -153,6 +158,7 @@ def check(config):
         raise ConfigError(f"config.seed = {config.seed} does not fit into 64 bits")
     _check_memory(config.model)
     _check_task(config, fields, known)
+    _check_loss(config)
     _check_augment(config)
     _check_classes(config)
     _check_images(config)
@@ -237,6 +243,13 @@ def _check_task(config, fields, known):
             f"config.detection.train_short_sides = {sides} must hold whole pixels "
             "above zero"
         )
+    for part in ("rpn", "roi"):
+        batch, share = detection[f"{part}_batch"], detection[f"{part}_fg"]
+        if round(batch * share) < 1:
+            raise ConfigError(
+                f"config.detection.{part}_fg = {share} of config.detection.{part}_batch"
+                f" = {batch} is no example of an object"
+            )
     if detection.proposals and detection.stage != "fast_rcnn":
         raise ConfigError(
             f"config.detection.proposals = {detection.proposals!r} is for "
@@ -314,6 +327,22 @@ def check_average(config):
         )
 
 
+def _check_loss(config):
+    loss = config.loss
+    if loss.label_smoothing and loss.name in ("map", "ml"):
+        raise ConfigError(
+            f"config.loss.label_smoothing = {loss.label_smoothing}: config.loss.name = "
+            f"{loss.name!r} has no targets that could be smoothed"
+        )
+    fixed = hasattr(models.constructor(config.model.name), "classify")
+    if loss.name == "ml" and not fixed:
+        raise ConfigError(
+            "config.loss.name = 'ml' is the score of the image's class alone, which "
+            f"the head of {config.model.name} can raise without end; it is for lenet5, "
+            "whose output layer is fixed"
+        )
+
+
 def _check_classes(config):
     weights, balance = config.loss.class_weights, config.dataset.balance
     if isinstance(weights, tuple):
@@ -344,12 +373,10 @@ def _check_images(config):
         raise ConfigError(
             f"config.dataset.cache = {dataset.cache!r} needs config.dataset.cache_dir"
         )
-    sides = [config.eval.short_side, *config.eval.scales]
     sizes = [dataset.image_size, *(pixels for _, pixels in augment.image_sizes)]
-    if dataset.fit == "crop":
-        sides.append(dataset.short_side)
-    else:  # whole images are resized
-        sides += [*sizes, config.eval.image_size]
+    sides = [*sizes, config.eval.short_side, *config.eval.scales]
+    crop = dataset.fit == "crop"  # which cuts eval.image_size from a short side
+    sides.append(dataset.short_side if crop else config.eval.image_size)
     sides += augment.short_side if augment.view == "rescale_crop" else ()
     if dataset.cache and max(sides) > dataset.cache_side:
         raise ConfigError(
@@ -423,7 +450,10 @@ def _check_augment(config):
     sizes = augment.image_sizes
     pairs = all(isinstance(pair, tuple) and len(pair) == 2 for pair in sizes)
     epochs = [epoch for epoch, _ in sizes] if pairs else []
-    if not pairs or epochs != sorted(set(epochs)) or epochs[:1] not in ([], [0]):
+    numbers = pairs and all(
+        isinstance(e, int | float) and 0 <= e < math.inf for e in epochs
+    )
+    if not numbers or epochs != sorted(set(epochs)) or epochs[:1] not in ([], [0]):
         raise ConfigError(
             f"config.augment.image_sizes = {sizes} must be pairs (epoch, pixels), the "
             "epochs rising from 0"
@@ -532,21 +562,27 @@ def _check_schedule(config):
     schedule = config.schedule
     for name in ("boundaries", "factors"):
         values = schedule[name]
-        if not all(isinstance(v, int | float) and v >= 0 for v in values):
+        if not all(isinstance(v, int | float) and 0 <= v < math.inf for v in values):
             raise ConfigError(
                 f"config.schedule.{name} = {values} must be numbers, none negative"
             )
     if schedule.name == "step":
         times, factors = schedule.boundaries, schedule.factors
+        if not times:
+            raise ConfigError(
+                'config.schedule.name = "step" needs config.schedule.boundaries and '
+                "factors; without them the rate stays what it is"
+            )
         if len(times) != len(factors) or list(times) != sorted(set(times)):
             raise ConfigError(
                 f"config.schedule.boundaries = {times} must rise and have one of "
                 f"config.schedule.factors = {factors} each"
             )
-    if schedule.name == "plateau" and schedule.decay_rate >= 1:
-        raise ConfigError(
-            f"config.schedule.decay_rate = {schedule.decay_rate} must be less than one"
-        )
+    for name in ("decay_rate", "min_factor"):
+        if schedule.name == "plateau" and schedule[name] >= 1:
+            raise ConfigError(
+                f"config.schedule.{name} = {schedule[name]} must be less than one"
+            )
     if schedule.name == "plateau" and not config.eval.every_epochs:
         raise ConfigError(
             'config.schedule.name = "plateau" needs config.eval.every_epochs > 0'
