@@ -267,6 +267,8 @@ def test_a_prepared_set_is_trusted_by_all_of_its_files(tmp_path, capsys):
     assert found >= {"\\xe9t\\xe9/\\xff0.png", "emu/3.png"}
     prepare.main(arguments)
     assert "is complete" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="as array_record, not as tfrecord: --file_fo"):
+        prepare.main([*arguments, "--file_format=tfrecord"])
     when = paths[3].stat().st_mtime_ns + 1
     os.utime(paths[3], ns=(when, when))
     with pytest.raises(SystemExit, match="was prepared from other files, or some have"):
