@@ -103,6 +103,8 @@ def test_the_prepared_set_is_read_here_and_by_tfds(tmp_path, tars):
     stock = tfds.builder_from_directory(str(done))
     assert tfds.builder("imagenet2012", data_dir=str(tmp_path)).is_prepared()
     assert stock.info.splits["train"].shard_lengths == [8, 7, 7, 8]
+    with pytest.raises(DataError, match="format is already set to .*ARRAY"):
+        prepare_tars(tars, tmp_path, file_format="tfrecord")
     expected = {
         "train": {
             n: (d, s) for s, images in TRAINING.items() for n, d in images.items()
