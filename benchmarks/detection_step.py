@@ -292,6 +292,8 @@ def main():
     parser.add_argument("--inference", action="store_true")
     parser.add_argument("--device", choices=["cpu", "gpu"], default="cpu")
     options = parser.parse_args()
+    if unknown := {*options.rows.split(",")} - ROWS.keys():
+        parser.error(f"--rows: no {', '.join(unknown)}; there are {', '.join(ROWS)}")
     if jax.default_backend() != options.device:
         parser.error(f"--device={options.device}: JAX runs on {jax.default_backend()}")
     print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}\n")

@@ -149,6 +149,9 @@ def main():
     parser.add_argument("--data_dir", default="", help="TFDS directory")
     parser.add_argument("--only", default=",".join(row[0] for row in ROWS))
     args = parser.parse_args()
+    rows = [row[0] for row in ROWS]
+    if unknown := {*args.only.split(",")}.difference(rows):
+        parser.error(f"--only: no {', '.join(unknown)}; there are {', '.join(rows)}")
     print(f"{datetime.date.today()}, {args.data}, {len(os.sched_getaffinity(0))} cores")
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)

@@ -104,6 +104,9 @@ def main():
     parser.add_argument("--images", type=int, default=512)
     args = parser.parse_args()
     only = [name for name in args.only.split(",") if name]
+    names = sorted({name for row in ROWS for name in row[:2]})
+    if unknown := {*only}.difference(names):
+        parser.error(f"--only: no {', '.join(unknown)}; there are {', '.join(names)}")
     failed = []
     print(f"{'config':15} {'network':20} size  first loss  last loss  seconds")
     for module, network, size, rate in ROWS:

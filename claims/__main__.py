@@ -118,6 +118,8 @@ def _run(options):
     conductor = conduct.Conductor(folder, results, options.scale, runner)
     if options.all and not options.change:
         chosen = [claim for claim in chosen if not _has_verdict(claim, options.scale)]
+    elif options.all:  # a change is of the configs that are trained
+        chosen = [claim for claim in chosen if claim.trains()]
     failed = []
     for claim in chosen:
         try:

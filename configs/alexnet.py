@@ -23,7 +23,7 @@ from configs import datasets, default
 
 
 def get_config(network="paper"):
-    network = default.network(network, "alexnet")
+    network = default.network(network, "alexnet", "alexnet*")
     config = default.get_config()
     datasets.imagenet(config)
     config.dataset.std = (1.0,)  # subtract the mean, no scaling

@@ -19,7 +19,7 @@ from configs import datasets, default
 
 
 def get_config(network="paper"):
-    network = default.network(network, "bn_inception")
+    network = default.network(network, "bn_inception", "bn_inception*")
     config = default.get_config()
     datasets.imagenet(config)
     datasets.googlenet(config, strength=0.25)

@@ -4,10 +4,12 @@ A recipe (configs/<run>.py) starts from `get_config()` and changes a few fields;
 command line changes a few more: --config.optimizer.learning_rate=0.1. Durations are in
 epochs (passes over the training split). No field is derived from another.
 
-The text after a recipe's name and a colon, as in configs/vgg.py:vgg19, names a network,
-which is trained as in its paper; "paper", or nothing, means the file's first network. A
-file may have other recipes under other names, which its docstring lists.
+The text after a recipe's name and a colon, as in configs/vgg.py:vgg19, names a network
+of that paper, which is trained as there; "paper", or nothing, means the file's first
+network. A file may have other recipes under other names, which its docstring lists.
 """
+
+import fnmatch
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
@@ -80,7 +82,8 @@ def get_config():
     # For training images; 0 or False: off. The pixels of translate and crop, and the
     # rectangle of erasing, are the network's, except where all images have one size
     # and the host neither crops nor resizes them (no view, no fit "crop", no resizing
-    # but bilinear): there they are the stored image's, before jit resizes or pads it.
+    # but bilinear): there they are the stored image's, before jit resizes or pads it,
+    # unless crop_mode is "mean".
     config.augment = ConfigDict()
     # The part of an image that is shown: "" is the whole, brought to size by
     # dataset.fit; or "rescale_crop", "inception_crop".
@@ -88,7 +91,7 @@ def get_config():
     config.augment.short_side = (256, 256)  # "rescale_crop": pixels, (from, to)
     config.augment.area = (0.08, 1.0)  # "inception_crop": share of the image
     config.augment.aspect = (3 / 4, 4 / 3)  # "inception_crop": width / height
-    config.augment.interpolation = "bilinear"  # for both crops; or "random"
+    config.augment.interpolation = "bilinear"  # of crops, policies; or "random"
     config.augment.image_sizes = ()  # (first epoch, pixels), ...; (): image_size
     config.augment.policy = ""  # "randaugment", "randaugment_timm", "trivialaugment"
     config.augment.policy_ops = 2  # operations per image, for the first two
@@ -252,6 +255,18 @@ def get_config():
     return config
 
 
-def network(argument, first):
-    """The network that a recipe's argument names; "paper" means `first`."""
-    return first if argument == "paper" else argument
+def network(argument, first, known):
+    """The network that a recipe's argument names; "paper" means `first`.
+
+    `known` are the recipe's networks, with ? and * for letters: "vgg?? vgg??_bn".
+
+    Raises:
+      ValueError: it is another recipe's network.
+    """
+    name, known = first if argument == "paper" else argument, known.split()
+    if not any(fnmatch.fnmatchcase(name, pattern) for pattern in known):
+        raise ValueError(
+            f"the recipe has no {argument!r}; it has {', '.join(known)}, and "
+            "--config.model.name trains another network with it"
+        )
+    return name

@@ -21,7 +21,7 @@ from configs import datasets, default
 
 
 def get_config(network="paper"):
-    network = default.network(network, "densenet_bc_100_12")
+    network = default.network(network, "densenet_bc_100_12", "densenet_*")
     config = default.get_config()
     datasets.cifar10(config)
     config.batch_size = 64

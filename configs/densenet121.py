@@ -18,7 +18,7 @@ from configs import datasets, default
 
 
 def get_config(network="paper"):
-    network = default.network(network, "densenet121")
+    network = default.network(network, "densenet121", "densenet???")
     config = default.get_config()
     datasets.imagenet(config)
     datasets.fb_resnet(config)

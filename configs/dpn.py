@@ -24,7 +24,7 @@ from configs import datasets, default
 
 
 def get_config(network="paper"):
-    network = default.network(network, "dpn92")
+    network = default.network(network, "dpn92", "dpn*")
     config = default.get_config()
     datasets.imagenet(config)
     config.dataset.mean = (124.0, 117.0, 104.0)

@@ -25,7 +25,7 @@ from configs import datasets, default
 
 
 def get_config(network="paper"):
-    network = default.network(network, "fractalnet")
+    network = default.network(network, "fractalnet", "fractalnet*")
     config = default.get_config()
     datasets.cifar10(config)
     config.batch_size = 100

@@ -22,7 +22,7 @@ from configs import datasets, default
 
 
 def get_config(network="paper"):
-    network = default.network(network, "googlenet")
+    network = default.network(network, "googlenet", "googlenet*")
     config = default.get_config()
     datasets.imagenet(config)
     datasets.googlenet(config)

@@ -22,7 +22,7 @@ from configs import datasets, default
 
 
 def get_config(network="paper"):
-    network = default.network(network, "inception_v3")
+    network = default.network(network, "inception_v3", "inception_v3")
     config = default.get_config()
     datasets.inception(config)
     config.batch_size = 1600

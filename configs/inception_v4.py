@@ -20,7 +20,9 @@ from configs import datasets, default
 
 
 def get_config(network="paper"):
-    network = default.network(network, "inception_v4")
+    network = default.network(
+        network, "inception_v4", "inception_v4 inception_resnet_v2"
+    )
     config = default.get_config()
     datasets.inception(config)
     config.batch_size = 640

@@ -19,7 +19,7 @@ from configs import datasets, default
 
 
 def get_config(network="paper"):
-    network = default.network(network, "nin")
+    network = default.network(network, "nin", "nin*")
     config = default.get_config()
     config.model.name = network
     config.optimizer.name = "sgd"

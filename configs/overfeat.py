@@ -16,7 +16,7 @@ from configs import datasets, default
 
 
 def get_config(network="paper"):
-    network = default.network(network, "overfeat_fast")
+    network = default.network(network, "overfeat_fast", "overfeat_*")
     config = default.get_config()
     size = 221 if network == "overfeat_accurate" else 231
     datasets.imagenet(config, size)

@@ -22,7 +22,7 @@ from configs import datasets, default
 
 
 def get_config(network="paper"):
-    network = default.network(network, "preact_resnet164")
+    network = default.network(network, "preact_resnet164", "preact_resnet*")
     config = default.get_config()
     if network == "preact_resnet200":
         datasets.imagenet(config)

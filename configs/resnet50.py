@@ -192,13 +192,8 @@ RECIPES = {
 def get_config(argument="paper"):
     if argument in RECIPES:
         return _later(RECIPES[argument])
-    network = default.network(argument, "resnet50")
-    if network not in NETWORKS:
-        raise ValueError(
-            f"configs/resnet50.py has no {argument!r}; it has paper, "
-            f"{', '.join(NETWORKS)}, {', '.join(RECIPES)}"
-        )
-    return _paper(network)
+    known = " ".join([*NETWORKS, *RECIPES])
+    return _paper(default.network(argument, "resnet50", known))
 
 
 def _paper(network):

@@ -16,9 +16,14 @@ and a batch of 128: with other numbers, change both.
 
 from configs import datasets, default
 
+NETWORKS = (
+    "resnet20 resnet32 resnet44 resnet56 resnet110 resnet1202 "
+    "plain20 plain32 plain44 plain56 plain110"
+)
+
 
 def get_config(network="paper"):
-    network = default.network(network, "resnet20")
+    network = default.network(network, "resnet20", NETWORKS)
     config = default.get_config()
     datasets.cifar10(config)
     datasets.mean_image(config)

@@ -24,7 +24,7 @@ from configs import datasets, default
 
 
 def get_config(network="paper"):
-    network = default.network(network, "resnext50_32x4d")
+    network = default.network(network, "resnext50_32x4d", "resnext50_* resnext101_*")
     config = default.get_config()
     datasets.imagenet(config)
     datasets.fb_resnet(config)

@@ -15,7 +15,7 @@ from configs import datasets, default
 
 
 def get_config(network="paper"):
-    network = default.network(network, "resnext29_8x64d")
+    network = default.network(network, "resnext29_8x64d", "resnext29_*")
     config = default.get_config()
     datasets.cifar10(config)
     config.batch_size = 128

@@ -20,7 +20,7 @@ from configs import datasets, default
 
 
 def get_config(network="paper"):
-    network = default.network(network, "se_resnet50")
+    network = default.network(network, "se_resnet50", "se*")
     config = default.get_config()
     datasets.imagenet(config)
     config.augment.view = "inception_crop"

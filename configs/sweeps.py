@@ -18,7 +18,7 @@ import itertools
 
 
 def vary(field, values):
-    """Returns one override for each value of a field such as "optimizer.momentum"."""
+    """Returns one override for each value of a field such as "batch_size"."""
     return [{field: value} for value in values]
 
 

@@ -36,7 +36,7 @@ from configs import datasets, default
 
 
 def get_config(network="paper"):
-    network = default.network(network, "vgg16")
+    network = default.network(network, "vgg16", "vgg?? vgg??_bn vgg11_lrn vgg16_c")
     config = default.get_config()
     datasets.imagenet(config)
     config.dataset.std = (1.0, 1.0, 1.0)  # "subtracting the mean" is all (Section 2.1)

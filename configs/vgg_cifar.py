@@ -14,6 +14,7 @@ from configs import datasets, default
 
 
 def get_config(network="vgg16_cifar"):
+    network = default.network(network, network, "vgg??_cifar")  # none is a paper's
     config = default.get_config()
     datasets.cifar10(config)
     config.dataset.std = (51.59, 50.85, 51.26)  # 0.2023, 0.1994, 0.2010

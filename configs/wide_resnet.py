@@ -23,7 +23,9 @@ from configs import datasets, default
 
 
 def get_config(network="paper"):
-    network = default.network(network, "wrn_28_10")
+    network = default.network(
+        network, "wrn_28_10", "wrn_16_* wrn_22_* wrn_28_* wrn_40_*"
+    )
     config = default.get_config()
     datasets.cifar10(config)
     config.augment.crop_mode = "reflect"

@@ -20,7 +20,9 @@ from configs import datasets, default
 
 
 def get_config(network="paper"):
-    network = default.network(network, "wrn_50_2")
+    network = default.network(
+        network, "wrn_50_2", "wrn_18_* wrn_34_* wrn_50_* wrn_101_*"
+    )
     config = default.get_config()
     datasets.imagenet(config)
     datasets.fb_resnet(config)

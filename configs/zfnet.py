@@ -17,7 +17,7 @@ from configs import datasets, default
 
 
 def get_config(network="paper"):
-    network = default.network(network, "zfnet")
+    network = default.network(network, "zfnet", "zfnet*")
     config = default.get_config()
     datasets.imagenet(config)
     config.dataset.std = (1.0,)  # subtract the mean, no scaling

@@ -20,6 +20,7 @@ import argparse
 import dataclasses
 import hashlib
 import io
+import json
 import os
 import re
 import shutil
@@ -86,9 +87,7 @@ def prepare_imagenet(
     """
     import tensorflow_datasets as tfds
 
-    builder = tfds.builder(
-        "imagenet2012", data_dir=str(data_dir), file_format=file_format, try_gcs=False
-    )
+    builder = tfds_directory.stock_builder("imagenet2012", [data_dir], file_format)
     tars = {split: Path(manual_dir) / name for split, name in IMAGENET_TARS.items()}
     for tar in tars.values():
         if not tar.is_file():
@@ -240,10 +239,17 @@ class Output:
         """Returns whether the directory is there; `pieces` are as for `write`.
 
         Raises:
-          DataError: it was prepared from other pieces.
+          DataError: it was prepared from other pieces, or in another file format.
         """
-        if not (self.directory / "dataset_info.json").is_file():
+        info = self.directory / "dataset_info.json"
+        if not info.is_file():
             return False
+        stored = json.loads(info.read_text()).get("fileFormat", self._format)
+        if stored != self._format:
+            raise DataError(
+                f"{self.directory} is prepared as {stored}, not as {self._format}: "
+                f"--file_format={stored} keeps it; remove it for another format."
+            )
         note = self.directory / ORIGIN
         if pieces and not note.exists():
             print(f"{self.directory}: an earlier version did not note its files.")

@@ -211,7 +211,7 @@ def prepare(name, data_dir, *, manual_dir=None, file_format="array_record"):
       DataError: there is no such set, or it cannot be prepared.
     """
     place = Path(data_dir)
-    builder = _stock_builder(name, [place], file_format)
+    builder = stock_builder(name, [place], file_format)
     problem = None
     if not builder.is_prepared():
         problem = _without_tensorflow(builder)
@@ -229,7 +229,7 @@ def prepare(name, data_dir, *, manual_dir=None, file_format="array_record"):
 
 def _download(name, places, download):
     """Prepares `name` with tfds as array_record in the first of `places`."""
-    builder = _stock_builder(name, places, "array_record")
+    builder = stock_builder(name, places, "array_record")
     missing = f"{name!r} is missing. It is not prepared in {_listed(places)}"
     elsewhere = (
         f"To prepare it on a machine with a network, run: python prepare.py {name} "
@@ -254,7 +254,7 @@ def _listed(places):
     return ", ".join(map(str, places))
 
 
-def _stock_builder(name, places, file_format):
+def stock_builder(name, places, file_format):
     """Returns tfds' builder that prepares `name` in the first of `places`."""
     import tensorflow_datasets as tfds
 

@@ -343,15 +343,20 @@ def main(argv=None):
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("files", nargs="+", help="predictions-*.npz")
-    parser.add_argument("--average", choices=("softmax", "logits"), default="softmax")
+    parser.add_argument(
+        "--average", choices=("softmax", "logits"), help="of several files (softmax)"
+    )
     arguments = parser.parse_args(argv)
     paths = arguments.files
+    if arguments.average and len(paths) == 1:
+        parser.error("--average is of an ensemble: name several files")
     try:
         members = [read(path) for path in paths]
         for path, member in zip(paths, members, strict=True):
             print(f"{path}: {describe(score(member))}")
         if len(members) > 1:
-            print(f"ensemble: {describe(score(ensemble(members, arguments.average)))}")
+            total = ensemble(members, arguments.average or "softmax")
+            print(f"ensemble: {describe(score(total))}")
     except PredictionsError as error:
         sys.exit(f"error: {error}")
 

@@ -242,6 +242,7 @@ def setup(config, num_devices=None):
     preprocessing, view = make_view(
         config, train_split.image_shape, lengths.epoch_steps
     )
+    check_curvature(config, view)
     shape = input_shape(preprocessing, train_split.image_shape)
     model = make_model(config, train_split.num_classes)
     variables = abstract_variables(model, shape)
@@ -458,6 +459,18 @@ def make_view(config, image_shape, epoch_steps):
     sizes = config.augment.image_sizes or ((0.0, preprocessing.image_size),)
     sizes = tuple((durations.in_steps(e, epoch_steps), pixels) for e, pixels in sizes)
     return preprocessing, preprocessings.TrainView(augmentation, sizes, whole)
+
+
+def check_curvature(config, view):
+    """Raises ConfigError if "sdlm" would see other images than the training."""
+    changed = view and (view.whole or view.augmentation.view)
+    if config.optimizer.name == "sdlm" and changed:
+        raise ConfigError(
+            "config.optimizer.name = 'sdlm' finds the curvature on images as they are "
+            "stored, and these are cropped or resized on the host first; it needs "
+            "images of one size, without config.augment.view, fit 'crop', or resizing "
+            "by another interpolation than bilinear"
+        )
 
 
 def augmentation_of(config, options):

@@ -1,11 +1,11 @@
 """Validates a config before data is opened; an error names the field."""
 
-import ast
 import functools
 import inspect
 import math
 import re
 import types
+import typing
 
 import optax
 
@@ -15,7 +15,7 @@ from data_source import cache
 from detection import evaluator, objective, views
 from errors import ConfigError
 from evaluation import protocols
-from experiment.configuration import OPEN, flatten, nearest
+from experiment.configuration import OPEN, flatten, literal, nearest
 from models.faster_rcnn import TESTED, FasterRCNN
 from training import memory, optimizers, remat
 from transforms import policies, resizing, whitening
@@ -120,6 +120,11 @@ def check(config):
             )
 
     for name, value in fields.items():
+        if value is None and known.get(name) is not None:
+            raise ConfigError(
+                f"config.{name} = None: it must have a value, such as {known[name]!r}, "
+                "the default"
+            )
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"config.{name} = {value} is not a finite number")
         if name in POSITIVE and value is not None and value <= 0:
@@ -153,6 +158,7 @@ def check(config):
         raise ConfigError(f"config.seed = {config.seed} does not fit into 64 bits")
     _check_memory(config.model)
     _check_task(config, fields, known)
+    _check_loss(config)
     _check_augment(config)
     _check_classes(config)
     _check_images(config)
@@ -237,6 +243,13 @@ def _check_task(config, fields, known):
             f"config.detection.train_short_sides = {sides} must hold whole pixels "
             "above zero"
         )
+    for part in ("rpn", "roi"):
+        batch, share = detection[f"{part}_batch"], detection[f"{part}_fg"]
+        if round(batch * share) < 1:
+            raise ConfigError(
+                f"config.detection.{part}_fg = {share} of config.detection.{part}_batch"
+                f" = {batch} is no example of an object"
+            )
     if detection.proposals and detection.stage != "fast_rcnn":
         raise ConfigError(
             f"config.detection.proposals = {detection.proposals!r} is for "
@@ -314,6 +327,22 @@ def check_average(config):
         )
 
 
+def _check_loss(config):
+    loss = config.loss
+    if loss.label_smoothing and loss.name in ("map", "ml"):
+        raise ConfigError(
+            f"config.loss.label_smoothing = {loss.label_smoothing}: config.loss.name = "
+            f"{loss.name!r} has no targets that could be smoothed"
+        )
+    fixed = hasattr(models.constructor(config.model.name), "classify")
+    if loss.name == "ml" and not fixed:
+        raise ConfigError(
+            "config.loss.name = 'ml' is the score of the image's class alone, which "
+            f"the head of {config.model.name} can raise without end; it is for lenet5, "
+            "whose output layer is fixed"
+        )
+
+
 def _check_classes(config):
     weights, balance = config.loss.class_weights, config.dataset.balance
     if isinstance(weights, tuple):
@@ -344,12 +373,10 @@ def _check_images(config):
         raise ConfigError(
             f"config.dataset.cache = {dataset.cache!r} needs config.dataset.cache_dir"
         )
-    sides = [config.eval.short_side, *config.eval.scales]
     sizes = [dataset.image_size, *(pixels for _, pixels in augment.image_sizes)]
-    if dataset.fit == "crop":
-        sides.append(dataset.short_side)
-    else:  # whole images are resized
-        sides += [*sizes, config.eval.image_size]
+    sides = [*sizes, config.eval.short_side, *config.eval.scales]
+    crop = dataset.fit == "crop"  # which cuts eval.image_size from a short side
+    sides.append(dataset.short_side if crop else config.eval.image_size)
     sides += augment.short_side if augment.view == "rescale_crop" else ()
     if dataset.cache and max(sides) > dataset.cache_side:
         raise ConfigError(
@@ -423,7 +450,10 @@ def _check_augment(config):
     sizes = augment.image_sizes
     pairs = all(isinstance(pair, tuple) and len(pair) == 2 for pair in sizes)
     epochs = [epoch for epoch, _ in sizes] if pairs else []
-    if not pairs or epochs != sorted(set(epochs)) or epochs[:1] not in ([], [0]):
+    numbers = pairs and all(
+        isinstance(e, int | float) and 0 <= e < math.inf for e in epochs
+    )
+    if not numbers or epochs != sorted(set(epochs)) or epochs[:1] not in ([], [0]):
         raise ConfigError(
             f"config.augment.image_sizes = {sizes} must be pairs (epoch, pixels), the "
             "epochs rising from 0"
@@ -441,7 +471,8 @@ def _check_optimizer(optimizer):
             f"config.optimizer.name = {optimizer.name!r} is no optimizer of optax "
             f"whose learning rate may be a schedule{nearest(optimizer.name, names)}"
         )
-    accepted = set(inspect.signature(optimizers.constructor(optimizer.name)).parameters)
+    parameters = inspect.signature(optimizers.constructor(optimizer.name)).parameters
+    accepted = set(parameters)
     masks = accepted & {"mask", "weight_decay_mask"}
     if optimizer.decay_mask != "all" and "weight_decay" in accepted and not masks:
         raise ConfigError(
@@ -449,11 +480,17 @@ def _check_optimizer(optimizer):
             f"{optimizer.name} decays all parameters; 'all' says so"
         )
     accepted -= {"learning_rate", "weight_decay", "mask", "weight_decay_mask"}
-    for name in optimizer.kwargs:
+    for name, value in optimizer.kwargs.items():
         if name not in accepted:
             raise ConfigError(
                 f"config.optimizer.kwargs.{name}: {optimizer.name} takes "
                 f"{', '.join(sorted(accepted))}{nearest(name, accepted)}"
+            )
+        if not _fits(value, parameters[name]):
+            raise ConfigError(
+                f"config.optimizer.kwargs.{name} = {value!r} is of another kind than "
+                f"what {optimizer.name} takes; its default is "
+                f"{parameters[name].default!r}"
             )
     for name in ("rate_factors", "unfreeze", "filter_rms"):
         for rule in optimizer[name]:
@@ -462,6 +499,18 @@ def _check_optimizer(optimizer):
                     f"config.optimizer.{name}: {rule!r} is not a pair of a regular "
                     "expression and a number of at least 0 (a limit: above 0)"
                 )
+
+
+def _fits(value, parameter):
+    """Whether an optimizer's parameter takes a value: a truth, a number or a dtype."""
+    default = parameter.default
+    if value is None:
+        return default is None or type(None) in typing.get_args(parameter.annotation)
+    if "dtype" in parameter.name:
+        return value in ("float32", "bfloat16", "float16")
+    if isinstance(value, bool) or isinstance(default, bool):
+        return isinstance(value, bool) and isinstance(default, bool)
+    return isinstance(value, int | float)
 
 
 def _is_rule(rule):
@@ -513,21 +562,27 @@ def _check_schedule(config):
     schedule = config.schedule
     for name in ("boundaries", "factors"):
         values = schedule[name]
-        if not all(isinstance(v, int | float) and v >= 0 for v in values):
+        if not all(isinstance(v, int | float) and 0 <= v < math.inf for v in values):
             raise ConfigError(
                 f"config.schedule.{name} = {values} must be numbers, none negative"
             )
     if schedule.name == "step":
         times, factors = schedule.boundaries, schedule.factors
+        if not times:
+            raise ConfigError(
+                'config.schedule.name = "step" needs config.schedule.boundaries and '
+                "factors; without them the rate stays what it is"
+            )
         if len(times) != len(factors) or list(times) != sorted(set(times)):
             raise ConfigError(
                 f"config.schedule.boundaries = {times} must rise and have one of "
                 f"config.schedule.factors = {factors} each"
             )
-    if schedule.name == "plateau" and schedule.decay_rate >= 1:
-        raise ConfigError(
-            f"config.schedule.decay_rate = {schedule.decay_rate} must be less than one"
-        )
+    for name in ("decay_rate", "min_factor"):
+        if schedule.name == "plateau" and schedule[name] >= 1:
+            raise ConfigError(
+                f"config.schedule.{name} = {schedule[name]} must be less than one"
+            )
     if schedule.name == "plateau" and not config.eval.every_epochs:
         raise ConfigError(
             'config.schedule.name = "plateau" needs config.eval.every_epochs > 0'
@@ -589,8 +644,8 @@ def change(config, changes):
             )
         if not isinstance(fields[name], str):
             try:
-                value = ast.literal_eval(value)
-            except (ValueError, SyntaxError) as e:
+                value = literal(value)
+            except ValueError as e:
                 raise ConfigError(f"--change={text}: {value!r} is no value") from e
             if isinstance(fields[name], tuple) and not isinstance(value, tuple):
                 value = (value,)

@@ -1,5 +1,6 @@
 """Lists a config's fields, and writes and reads it in a run directory."""
 
+import ast
 import difflib
 import json
 
@@ -63,6 +64,20 @@ def from_json(text):
     stored.setdefault("dataset", {}).setdefault("holdout_by", "path")
     config.update(stored)
     return config.lock()
+
+
+def literal(text):
+    """Returns the value that a flag's text is: true, false, or a literal of Python.
+
+    Raises:
+      ValueError: it is none, as a word without quotes.
+    """
+    if text.strip().lower() in ("true", "false"):
+        return text.strip().lower() == "true"
+    try:
+        return ast.literal_eval(text)
+    except (SyntaxError, TypeError) as error:
+        raise ValueError(f"{text!r} is no value") from error
 
 
 def tuples(value):

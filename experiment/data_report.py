@@ -4,9 +4,31 @@ import jax
 
 import data_source
 from configs import datasets, default
-from experiment import balance
+from experiment import balance, configuration
 from kernels import ops
 from training.durations import in_steps
+
+# Fields that act only if another field has one of these values, or any that is not 0.
+NEEDS = {
+    "dataset.cache_dir dataset.cache_side": ("dataset.cache", ()),
+    "init_layers": ("init_from", ()),
+    "optimizer.ema_every": ("optimizer.ema_decay", ()),
+    "optimizer.curvature_examples": ("optimizer.name", ("sdlm",)),
+    "loss.rubbish": ("loss.name", ("map",)),
+    "augment.short_side": ("augment.view", ("rescale_crop",)),
+    "augment.area augment.aspect": ("augment.view", ("inception_crop",)),
+    "augment.policy_ops augment.policy_magnitude augment.policy_std": (
+        "augment.policy",
+        ("randaugment", "randaugment_timm"),
+    ),
+    "schedule.warmup_factor": ("schedule.warmup_epochs", ()),
+    "schedule.boundaries schedule.factors": ("schedule.name", ("step",)),
+    "schedule.end_factor": ("schedule.name", ("polynomial", "cosine")),
+    "schedule.power": ("schedule.name", ("polynomial",)),
+    "schedule.decay_rate": ("schedule.name", ("exponential", "plateau")),
+    "schedule.decay_epochs schedule.staircase": ("schedule.name", ("exponential",)),
+    "schedule.patience schedule.min_factor": ("schedule.name", ("plateau",)),
+}
 
 
 def title(setup, params):
@@ -48,8 +70,10 @@ def describe(setup):
             "config.dataset.mean and std do it again; without that they are (0.0,) and "
             "(1.0,)"
         )
+    lines += _idle(setup)
     lines += _foreign_statistics(config, setup.input_shape[-1])
     lines += _never_reached(config, setup.durations)
+    lines += _initial_average(config.optimizer, setup.durations.total)
     parts = setup.eval_split.split.split("+")
     tested = any(part.partition("[")[0].strip() == "test" for part in parts)
     if tested and config.checkpoint.keep_best:
@@ -102,9 +126,35 @@ def _foreign_statistics(config, channels):
     )
 
 
+def _idle(setup):
+    """Yields a line for each field that differs from default.py and changes nothing."""
+    ours, usual = map(configuration.flatten, (setup.config, default.get_config()))
+    idle = [(name, *why) for names, why in NEEDS.items() for name in names.split()]
+    for name, needed, values in idle:
+        acts = ours[needed] in values if values else ours[needed]
+        if ours[name] != usual[name] and not acts:
+            value = f" = {' or '.join(values)}" if values else ""
+            yield f"  {name} = {ours[name]!r} changes nothing without {needed}{value}"
+    steps = setup.config.steps_per_dispatch
+    if steps > 1 and setup.placement() == "host":
+        yield f"  steps_per_dispatch = {steps} changes nothing with data from the host"
+
+
+def _initial_average(optimizer, steps):
+    """Yields a warning if the Polyak average ends with many of the first weights."""
+    share = optimizer.ema_decay ** (steps // optimizer.ema_every)
+    if optimizer.ema_decay and steps and share > 0.1:
+        yield (
+            f"warning: after the {steps:,} steps of this training the Polyak average, "
+            f"with which it is evaluated, still has {share:.0%} of the weights that "
+            "training starts from; --config.optimizer.ema_decay=0 evaluates without it"
+        )
+
+
 def _never_reached(config, durations):
     """Yields a warning for each field with changes at or after the training's end."""
     epochs = {
+        "schedule.warmup_epochs": [config.schedule.warmup_epochs],
         "schedule.boundaries": config.schedule.boundaries,
         "optimizer.unfreeze": [epoch for _, epoch in config.optimizer.unfreeze],
         "augment.image_sizes": [epoch for epoch, _ in config.augment.image_sizes],

@@ -1,6 +1,5 @@
 """Defines the flags of main.py and refuses those that contradict each other."""
 
-import ast
 import os
 import re
 import runpy
@@ -83,7 +82,8 @@ def _take_out(argv):
     rest, later = [], {}
     for argument in argv:
         name, text = _field(argument)
-        later.pop(name, None)
+        # A flag takes the place of earlier ones for the same field, or for its parts.
+        later = {n: t for n, t in later.items() if not f"{n}.".startswith(f"{name}.")}
         none = name in optional and text == "None"
         if none or (text is not None and name.startswith(configuration.OPEN)):
             later[name] = text
@@ -109,8 +109,8 @@ def _set(config, fields):
         if config is None:
             raise UsageError(f"{flag} needs --config")
         try:
-            value = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
+            value = configuration.literal(text)
+        except ValueError:
             value = text  # a word without quotes
         # Elsewhere only None comes here, for a field that may be None.
         words = isinstance(configuration.flatten(config).get(name), str)
@@ -322,6 +322,7 @@ def _check(options):
     if mode == "predict" and not options.images:
         raise UsageError("--mode=predict needs --images=a.png,b.png")
     _check_sweep(options)
+    _check_processes(options)
     if not workdir and mode != "summarize":
         raise UsageError(f"--mode={mode} needs --workdir")
     if not workdir and config is None:
@@ -357,6 +358,28 @@ def _check_sweep(options):
         raise UsageError("--halving=1 leaves nothing out: 2 or more, or 0 for none")
     if options.halving and options.slurm is not None:
         raise UsageError("--halving waits for its runs: with --jobs, not with --slurm")
+
+
+def _check_processes(options):
+    """Raises UsageError for flags of several processes that contradict each other."""
+    coordinator, number, process = (
+        options[name].value for name in ("coordinator", "num_processes", "process_id")
+    )
+    if coordinator and options.distributed == "off":
+        raise UsageError("--coordinator is for several processes: no --distributed=off")
+    if coordinator and not re.fullmatch(r".+:\d+", coordinator):
+        raise UsageError(f"--coordinator={coordinator}: write host:port")
+    for name in ("num_processes", "process_id"):
+        if options[name].present and not (coordinator or options.distributed == "on"):
+            raise UsageError(
+                f"--{name} needs --coordinator=host:port of process 0, or, in a "
+                "cluster that tells it, --distributed=on"
+            )
+    if None not in (number, process) and not 0 <= process < number:
+        raise UsageError(
+            f"--process_id={process}: processes are numbered from 0, and "
+            f"--num_processes={number}"
+        )
 
 
 def own_sweep(options):

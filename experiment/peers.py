@@ -17,7 +17,7 @@ import threading
 import time
 import traceback
 
-from errors import FAILED, PREEMPTED, UserError, foreign
+from errors import FAILED, PREEMPTED, UsageError, UserError, foreign
 from experiment import ownership
 
 SILENCE = 25  # seconds without a heartbeat after which a process counts as dead
@@ -71,6 +71,11 @@ def join(*arguments):
         )
     try:
         jax.distributed.initialize(*arguments, heartbeat_timeout_seconds=SILENCE)
+    except ValueError as error:  # one that no cluster and no flag tells
+        raise UsageError(
+            "the processes need --coordinator=host:port, --num_processes and "
+            f"--process_id: {error}"
+        ) from error
     finally:
         library.get_distributed_runtime_client = make
     if state.num_processes > 1:

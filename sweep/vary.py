@@ -8,7 +8,6 @@ model.fields={'depth': 20},{}           a whole set of fields at once
 optimizer.name,optimizer.learning_rate=(sgd,0.1),(adamw,0.001)   fields that go together
 """
 
-import ast
 import re
 
 import numpy as np
@@ -155,14 +154,12 @@ def _range(now, first, last, spacing, count, flag):
 def _value(config, name, text, flag):
     """Parses one value for a field, by the kind of the value that the config has."""
     now, text = _now(config, name), text.strip()
-    if isinstance(now, bool) and text.lower() in ("true", "false"):
-        value = text.lower() == "true"
-    elif isinstance(now, str) and text[:1] not in "'\"":
+    if isinstance(now, str) and text[:1] not in "'\"":
         value = text
     else:
         try:
-            value = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
+            value = configuration.literal(text)
+        except ValueError:
             value = text  # a word without quotes
     value = _like(now, value)
     _check(config, name, value, flag)

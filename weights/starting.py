@@ -3,13 +3,14 @@
 import functools
 import json
 
+import flax
 import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 import weights
 from data_source import classes
-from errors import ConfigError
+from errors import ConfigError, shortened
 from experiment import build, image_statistics, trained
 from training import train_step
 
@@ -50,6 +51,7 @@ def load_start(setup):
 
     Raises:
       WeightsError: the weights cannot be loaded, or their head is for other classes.
+      ConfigError: config.model.frozen_statistics lacks statistics.
     """
     config = setup.config
     if not config.init_from:
@@ -65,9 +67,28 @@ def load_start(setup):
     )
     trained.say(report)
     _compare_preprocessing(setup)
+    if config.model.frozen_statistics:
+        _check_statistics(config, found.get("batch_stats"))
     if not report.reinitialized:
         _check_classes(setup)
     return found
+
+
+def _check_statistics(config, statistics):
+    """Raises ConfigError unless all statistics, which are frozen, were loaded."""
+    if not statistics:
+        raise ConfigError(
+            f"config.model.frozen_statistics: {config.model.name} has no batch "
+            "normalisation"
+        )
+    flat = flax.traverse_util.flatten_dict(statistics, sep="/")
+    new = [name for name, x in flat.items() if isinstance(x, jax.ShapeDtypeStruct)]
+    if new:
+        raise ConfigError(
+            f"config.model.frozen_statistics keeps those of {config.init_from}, which "
+            f"gives none for {shortened(new)}: config.init_layers = "
+            f"{config.init_layers} must choose them, too"
+        )
 
 
 # Fields of a detector's preprocessing.json that its data decide.

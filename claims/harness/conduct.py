@@ -32,6 +32,10 @@ class Conductor:
         `changes` are "field=value" for all of its configs. The minutes are those of all
         calls that trained, and of this measuring.
         """
+        if changes and not claim.trains():
+            raise UsageError(
+                f"--change={changes[0]}: {claim.name} trains nothing that could change"
+            )
         runs, choices, lost = [], {}, ""
         if claim.trains():
             results, minutes = self._train(claim, changes)

@@ -17,11 +17,14 @@ import benchmarks
 import data_source
 from benchmarks import (
     convolutions,
+    detection_step,
     first_answer,
     lenet_pass,
+    photographs,
     profile_step,
     side_by_side,
     start_up,
+    train_families,
     train_step,
 )
 from kernels import native, ops
@@ -259,3 +262,14 @@ def test_single_convolutions_have_the_libraries_of_main(monkeypatch):
     monkeypatch.setattr(ops, "compiler_options", lambda platform: {"xla_of_ours": 1})
     with pytest.raises(RuntimeError, match="xla_of_ours"):
         convolutions.contestants("gradient", 2, 7, 6, 8, 3, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("module", "flag"),
+    [(detection_step, "--rows"), (photographs, "--only"), (train_families, "--only")],
+)
+def test_a_row_that_is_not_there_is_an_error(module, flag, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["benchmark", f"{flag}=alexnett"])
+    with pytest.raises(SystemExit):
+        module.main()
+    assert f"{flag}: no alexnett; there are " in capsys.readouterr().err

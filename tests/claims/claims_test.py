@@ -405,6 +405,13 @@ def test_minutes_are_of_training_and_measuring_without_tries(tmp_path, monkeypat
     assert conductor(tmp_path).run(timed(clock, 3, False)).minutes == 3
 
 
+def test_a_claim_that_trains_nothing_has_nothing_to_change(tmp_path):
+    claim = timed(types.SimpleNamespace(now=0.0), 0, False)
+    with pytest.raises(UsageError, match="^--change=seed=1: toy trains nothing that"):
+        conductor(tmp_path).run(claim, ["seed=1"])
+    assert not (tmp_path / "results").exists()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -526,7 +533,7 @@ def test_all_goes_on_with_the_claims_that_have_no_verdict(conducted):
         assert f"{name} has its verdict of 20" in ended.stdout
     conducted.order.clear()
     runs.call_claims(["--all", "--change=num_epochs=1.0"])  # for a try
-    assert sorted(conducted.order) == NAMES
+    assert sorted(conducted.order) == [n for n in NAMES if catalogue.load(n).trains()]
 
 
 def test_the_list_and_what_is_refused():

@@ -58,6 +58,16 @@ def test_every_network_has_a_config():
     assert files - shared - detectors - {"lenet5"} == set(NETWORKS)
 
 
+@pytest.mark.parametrize("config", [c for c in NETWORKS if c != "vgg16"])  # as vgg
+def test_a_config_has_no_networks_of_other_papers(config):
+    """resnet50 would silently see the 32x32 images of configs/resnet_cifar.py."""
+    make = importlib.import_module(f"configs.{config}").get_config
+    own = {network for file, network in CASES if file == config}
+    for network in models.MODELS.keys() - own:
+        with pytest.raises(ValueError, match=f"has no '{network}'; it has "):
+            make(network)
+
+
 @functools.cache
 def load(config, network):
     return importlib.import_module(f"configs.{config}").get_config(network)

@@ -103,6 +103,8 @@ def test_the_prepared_set_is_read_here_and_by_tfds(tmp_path, tars):
     stock = tfds.builder_from_directory(str(done))
     assert tfds.builder("imagenet2012", data_dir=str(tmp_path)).is_prepared()
     assert stock.info.splits["train"].shard_lengths == [8, 7, 7, 8]
+    with pytest.raises(DataError, match="format is already set to .*ARRAY"):
+        prepare_tars(tars, tmp_path, file_format="tfrecord")
     expected = {
         "train": {
             n: (d, s) for s, images in TRAINING.items() for n, d in images.items()
@@ -267,6 +269,8 @@ def test_a_prepared_set_is_trusted_by_all_of_its_files(tmp_path, capsys):
     assert found >= {"\\xe9t\\xe9/\\xff0.png", "emu/3.png"}
     prepare.main(arguments)
     assert "is complete" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="as array_record, not as tfrecord: --file_fo"):
+        prepare.main([*arguments, "--file_format=tfrecord"])
     when = paths[3].stat().st_mtime_ns + 1
     os.utime(paths[3], ns=(when, when))
     with pytest.raises(SystemExit, match="was prepared from other files, or some have"):

@@ -282,6 +282,9 @@ def test_the_command_scores_files_again(tmp_path):
     logits = command("--average=logits", *paths).stdout.splitlines()[-1]
     together = scoring.ensemble(members, "logits")
     assert logits == f"ensemble: {scoring.describe(scoring.score(together))}"
+    single = command("--average=logits", paths[0])
+    assert single.returncode == 2
+    assert "--average is of an ensemble: name several files" in single.stderr
     other = tmp_path / "other.npz"
     other.write_bytes(b"no file of numpy")
     failed = command(str(other))

@@ -73,6 +73,13 @@ def test_unknown_recipe_lists_the_known_ones():
         ("eval.scales", (256,), "'single' has one scale, config.eval.short_side"),
         ("eval.image_size", -1, "config.eval.image_size = -1"),
         ("dataset.short_side", 0, "config.dataset.short_side"),
+        ("optimizer.clip_norm", None, "config.optimizer.clip_norm = None: it must"),
+        ("dataset.cache", None, "config.dataset.cache = None: it must have a value"),
+        ("dataset.download", None, "config.dataset.download = None: it must have"),
+        ("eval.batch_size", None, "eval.batch_size = None: it must .* such as 1000"),
+        ("augment.image_sizes", ((0, 160), ("5", 192)), "epochs rising from 0"),
+        ("schedule.boundaries", (1e999,), "config.schedule.boundaries = .inf,. must"),
+        ("loss.name", "ml", "'ml' is .* lenet5_modern can raise without end"),
         ("dataset.interpolation", "linear", "did you mean 'bilinear'"),
     ],
 )
@@ -124,6 +131,60 @@ def test_arguments_that_the_optimizer_or_network_does_not_take():
     config = lenet5.get_config("modern")
     config.model.fields.activaton = "relu"
     with pytest.raises(ConfigError, match="did you mean 'activation'"):
+        checks.check(config)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "name", "value", "fits"),
+    [
+        ("sgd", "nesterov", "false", False),
+        ("sgd", "nesterov", 0.9, False),
+        ("sgd", "nesterov", None, False),
+        ("sgd", "momentum", True, False),
+        ("sgd", "momentum", None, True),
+        ("sgd", "accumulator_dtype", "bfloat16", True),
+        ("sgd", "accumulator_dtype", "half", False),
+        ("adam", "b1", (0, 95), False),
+        ("adam", "b1", None, False),
+        ("adam", "b1", 0, True),
+        ("adafactor", "clipping_threshold", None, True),
+    ],
+)
+def test_an_argument_of_the_optimizer_is_of_its_kind(optimizer, name, value, fits):
+    config = lenet5.get_config("modern")
+    config.optimizer.name = optimizer
+    config.optimizer.kwargs = {name: value}
+    if fits:
+        checks.check(config)
+        return
+    with pytest.raises(ConfigError, match=f"^config.optimizer.kwargs.{name} = "):
+        checks.check(config)
+
+
+@pytest.mark.parametrize("loss", ["map", "ml"])
+def test_a_loss_without_targets_has_none_to_smooth(loss):
+    config = lenet5.get_config("paper")
+    config.loss.name = loss
+    checks.check(config)
+    config.loss.label_smoothing = 0.1
+    with pytest.raises(ConfigError, match="smoothing = 0.1: .* no targets that could"):
+        checks.check(config)
+
+
+def test_steps_of_the_rate_need_boundaries():
+    config = lenet5.get_config("modern")
+    config.schedule.name = "step"
+    with pytest.raises(ConfigError, match='name = "step" needs config.schedule.bound'):
+        checks.check(config)
+
+
+@pytest.mark.parametrize(("field", "value"), [("decay_rate", 1.0), ("min_factor", 1e3)])
+def test_a_plateau_lowers_the_rate(field, value):
+    config = lenet5.get_config("modern")
+    config.schedule.name = "plateau"
+    checks.check(config)
+    config.schedule[field] = value
+    with pytest.raises(ConfigError, match=f"schedule.{field} = {value} must be less"):
         checks.check(config)
 
 
@@ -285,6 +346,12 @@ def test_a_cache_is_not_smaller_than_what_is_made_of_it():
         checks.check(config)
     config.dataset.cache_side = 384
     checks.check(config)
+    config.augment.view = "inception_crop"
+    config.augment.image_sizes = ((0, 160), (5, 400))
+    for fit in ("resize", "crop"):  # which tests at short_side, 256 pixels
+        config.dataset.fit = fit
+        with pytest.raises(ConfigError, match="keeps less than the 400 pixels"):
+            checks.check(config)
 
 
 def test_what_evaluates_can_be_changed():
@@ -306,6 +373,7 @@ def test_what_evaluates_can_be_changed():
         ("optimizer.learning_rate=1.0", "no field of eval or dataset"),
         ("eval.batch_size=many", "'many' is no value"),
         ("eval.batch_size=1.5", "--change=eval.batch_size=1.5"),
+        ("eval.short_side=None", "config.eval.short_side = None: it must have"),
         ("eval.protocol=ten", "config.eval.protocol = 'ten'"),
         ("dataset.image_size=40", "of the training; a test has eval.image_size$"),
         ("dataset.short_side=40", "of the training; a test has eval.short_side$"),

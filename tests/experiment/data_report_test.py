@@ -125,7 +125,70 @@ def test_changes_at_or_after_the_end_of_a_training_are_said():
     said = report(
         densenet.get_config(), **tiny, num_epochs=150.0, optimizer__unfreeze=unfreeze
     )
+    assert "warmup_epochs" not in said
     at = "epoch 150 is step 140,625, {}and the training ends at step 140,625,"
     later = "epoch 225 is step 210,938, "
     assert f"warning: config.schedule.boundaries: {at.format(later)}" in said
     assert f"warning: config.optimizer.unfreeze: {at.format('')}" in said
+
+
+def test_a_warm_up_that_outlasts_the_training_is_said():
+    length = {"num_steps": 30, "schedule__name": "cosine"}
+    said = report(fashion_mnist.get_config("lenet5_modern"), **length)
+    at = "epoch 0.5 is step 234, and the training ends at step 30"
+    assert f"warning: config.schedule.warmup_epochs: {at}" in said
+    length["num_steps"] = 300
+    assert "warmup" not in report(fashion_mnist.get_config("lenet5_modern"), **length)
+
+
+@pytest.mark.parametrize(
+    ("decay", "every", "steps", "share"),
+    [
+        (0.9999, 1, 1_875, "83%"),
+        (0.99, 100, 99, "100%"),  # no update at all
+        (0.99, 1, 300, None),
+        (0.0, 100, 99, None),
+    ],
+)
+def test_an_average_of_mostly_initial_weights_is_said(decay, every, steps, share):
+    average = {"optimizer__ema_decay": decay, "optimizer__ema_every": every}
+    config = fashion_mnist.get_config("lenet5_modern")
+    said = report(config, num_steps=steps, **average)
+    assert ("Polyak average" in said) == (share is not None)
+    if share:
+        line = f"after the {steps:,} steps of this training the Polyak average, with "
+        assert f"warning: {line}which it is evaluated, still has {share} of" in said
+
+
+def test_fields_that_change_nothing_are_said():
+    config = fashion_mnist.get_config("lenet5_modern")
+    assert "changes nothing" not in report(config)
+    changes = {
+        "augment__policy": "trivialaugment",
+        "augment__policy_magnitude": 5.0,
+        "dataset__cache_dir": "cache",
+        "dataset__placement": "host",
+        "init_layers": ("C1",),
+        "optimizer__ema_every": 9,
+        "schedule__boundaries": (1.0,),
+        "schedule__factors": (0.1,),
+        "schedule__patience": 2,
+        "steps_per_dispatch": 7,
+    }
+    said = report(config, **changes)
+    for line in (
+        "init_layers = ('C1',) changes nothing without init_from",
+        "augment.policy_magnitude = 5.0 changes nothing without augment.policy = "
+        "randaugment or randaugment_timm",
+        "schedule.boundaries = (1.0,) changes nothing without schedule.name = step",
+        "steps_per_dispatch = 7 changes nothing with data from the host",
+    ):
+        assert f"\n  {line}\n" in said
+    assert said.count("changes nothing") == 8
+    changes = {
+        "augment__policy": "randaugment",
+        "optimizer__ema_decay": 0.9,
+        "schedule__name": "plateau",
+        "steps_per_dispatch": 1,
+    }
+    assert report(config, **changes).count("changes nothing") == 4

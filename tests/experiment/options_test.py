@@ -96,6 +96,32 @@ def test_a_trained_run_takes_no_other_config(mode):
         flags(mode, RECIPE[0], *images)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--num_processes=2", "--process_id=1"), "^--num_processes needs --coord"),
+        (("--process_id=1",), "^--process_id needs --coordinator=host:port of"),
+        (("--coordinator=h:1", "--distributed=off"), "^--coordinator is for several"),
+        (("--coordinator=localhost",), "^--coordinator=localhost: write host:port$"),
+        (
+            ("--coordinator=h:1", "--num_processes=2", "--process_id=2"),
+            "^--process_id=2: processes are numbered from 0, and --num_processes=2$",
+        ),
+    ],
+)
+def test_flags_of_several_processes_belong_together(arguments, message):
+    with pytest.raises(UsageError, match=message):
+        flags("train", *arguments)
+
+
+def test_one_of_several_processes_needs_no_flags_but_its_own():
+    one = flags(
+        "train", "--coordinator=[::1]:80", "--num_processes=2", "--process_id=1"
+    )
+    assert (one.num_processes, one.process_id) == (2, 1)
+    flags("train", "--distributed=on", "--num_processes=2")  # the cluster has the rest
+
+
 def test_there_are_no_less_than_no_runs_together():
     with pytest.raises(UsageError, match="--together"):
         flags("sweep", "--together=-1")
@@ -126,6 +152,24 @@ def test_single_arguments_of_the_optimizer_and_fields_of_the_network():
     changed = config("--config.optimizer.kwargs.momentum=1")
     assert changed.optimizer.kwargs.momentum == 1.0
     assert isinstance(changed.optimizer.kwargs.momentum, float)
+
+
+def test_all_arguments_at_once_replace_single_ones_before_them():
+    one, all_of_them = (
+        "--config.optimizer.kwargs.b1=0.9",
+        "--config.optimizer.kwargs={}",
+    )
+    assert config(one, all_of_them).optimizer.kwargs.to_dict() == {}
+    assert config(all_of_them, one).optimizer.kwargs.to_dict() == {"b1": 0.9}
+
+
+def test_truths_of_arguments_are_written_as_those_of_fields():
+    """The word "false" is true, so Nesterov's momentum would be on."""
+    found = config(
+        "--config.optimizer.kwargs.nesterov=false", "--config.model.fields.bias=True"
+    )
+    assert found.optimizer.kwargs.nesterov is False
+    assert found.model.fields.bias is True
 
 
 @pytest.mark.parametrize(

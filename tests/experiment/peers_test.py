@@ -13,7 +13,7 @@ from jax.experimental import multihost_utils
 
 import data_source
 import train
-from errors import UserError
+from errors import UsageError, UserError
 from experiment import checkpoints, ownership, peers, workdir
 
 
@@ -152,3 +152,12 @@ def test_a_run_directory_that_only_some_processes_see(tmp_path, monkeypatch):
     peers.meet(run)  # a new run
     with pytest.raises(UserError, match=r"process 1 does not see .*checkpoints/1, wh"):
         saved.restore()
+
+
+def test_what_no_flag_and_no_cluster_tells_is_a_wrong_flag(monkeypatch):
+    def initialize(*_, **__):
+        raise ValueError("Number of processes must be defined.")
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    with pytest.raises(UsageError, match="need --coordinator=.* Number of processes"):
+        peers.join("localhost:1", None, 0)

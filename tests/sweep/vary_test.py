@@ -34,6 +34,7 @@ def values(text):
         ("model.fields.depth=20,32", [20, 32]),
         ("model.fields={'depth': 20},{}", [{"depth": 20}, {}]),
         ("optimizer.kwargs.momentum=0,0.9", [0.0, 0.9]),
+        ("optimizer.kwargs.nesterov=true,false", [True, False]),
         ("dataset.name=folder:a..b", ["folder:a..b"]),
         ("batch_size=1e2..4e2:log:3", [100, 200, 400]),
         ("num_steps=10..1000:log:3", [10, 100, 1000]),

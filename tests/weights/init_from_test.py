@@ -161,6 +161,21 @@ def test_other_fields_of_the_source_are_a_warning(source, tmp_path):
         assert "warning:" not in report
 
 
+def test_frozen_statistics_are_all_loaded(source, tmp_path):
+    def start(variant, path, **changes):
+        changes |= {"init_from": str(path), "model__frozen_statistics": True}
+        return starting.load_start(build.setup(runs.small_config(variant, **changes)))
+
+    with pytest.raises(ConfigError, match="lenet5_modern has no batch normalisation"):
+        start("modern", source)
+    runs.train_small(tmp_path / "run", num_epochs=0.1)
+    given = start(None, tmp_path / "run")["batch_stats"]["backbone"]["bn1"]
+    assert isinstance(given["mean"], np.ndarray)
+    missing = "none for .*backbone/bn1/mean.*: config.init_layers = .'head',. must"
+    with pytest.raises(ConfigError, match=missing):
+        start(None, tmp_path / "run", init_layers=("head",))
+
+
 def test_another_preprocessing_of_the_source_is_a_warning(source, tmp_path, capsys):
     export.export_run(workdir.Workdir(source), "latest", "safetensors", tmp_path)
     file = tmp_path / "lenet5_modern.safetensors"
