@@ -70,7 +70,7 @@ def ratio(a, b):
     return Interval(*map(math.exp, (logs.mean, logs.low, logs.high)), logs.n)
 
 
-def judge(interval, bound, neutral, what, digits=2):
+def judge(interval, bound, neutral, what):
     """Judges whether a quantity reaches `bound`, on the claimed side of `neutral`.
 
     Args:
@@ -79,8 +79,6 @@ def judge(interval, bound, neutral, what, digits=2):
         if the claim says that the quantity is small.
       neutral: the value that means no effect, 0 for differences and 1 for ratios.
       what: the quantity in words.
-      digits: of differences, after the point; ratios have three significant ones, as
-        they may be tiny.
 
     Returns:
       The `Verdict`: reproduced if the interval is beyond the bound, direction only if
@@ -99,7 +97,7 @@ def judge(interval, bound, neutral, what, digits=2):
     else:
         word = INVISIBLE
     words = "at least" if side > 0 else "at most"
-    here = interval.text(None if neutral == 1 else digits)
+    here = interval.text(None) if neutral == 1 else interval.text()
     text = f"{what} is {here}; the rule asks for {words} {bound:g}"
     return Verdict(word, text, here)
 
