@@ -3,10 +3,10 @@
 import dataclasses
 import itertools
 import math
-import statistics
 
 import numpy as np
-from scipy import special
+
+from sweep.table import Spread
 
 REPRODUCED = "reproduced"
 DIRECTION = "direction only"
@@ -51,12 +51,9 @@ def mean(values):
     values = [float(value) for value in values]
     if not all(map(math.isfinite, values)):
         raise ValueError(f"no interval holds values that are not finite: {values}")
-    center, n = statistics.fmean(values), len(values)
-    half = 0.0
-    if n > 1:
-        half = float(special.stdtrit(n - 1, 0.975)) * statistics.stdev(values)
-        half /= math.sqrt(n)
-    return Interval(center, center - half, center + half, n)
+    spread = Spread.of(values)
+    ends = spread.interval or (spread.mean, spread.mean)
+    return Interval(spread.mean, *ends, len(values))
 
 
 def difference(a, b):
