@@ -280,7 +280,7 @@ def one_of_each_view():
     for recipe in RECIPES:
         config = load(recipe)
         if config.dataset.name == "imagenet2012":
-            view = config.dataset, config.augment, config.model.dtype
+            view = config.dataset, config.augment
             marks = pytest.mark.slow if view in shown else ()
             found.append(pytest.param(recipe, marks=marks))
             shown.append(view)
@@ -304,7 +304,6 @@ def test_training_images_as_the_recipe_shows_them(recipe, photographs):
         preprocessings.network_input,
         preprocessing=preprocessing,
         augmentation=build.augmentation_of(config, augment.Augmentation),
-        dtype=config.model.dtype,
     )
     seen = np.asarray(jax.jit(see)(batch), np.float32)
     assert seen.shape == batch["image"].shape and np.isfinite(seen).all()
