@@ -9,7 +9,7 @@ import pathlib
 
 from analysis import pictures
 from data_source import as_text
-from evaluation import scoring
+from evaluation.drawing import missing_letters_said
 from experiment import workdir
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart. Their yellow is
@@ -224,7 +224,7 @@ def figure(rows, columns, width, height, files, **options):
             axis.grid(color="0.92", linewidth=0.7)
         try:
             yield drawing, axes
-            with scoring.missing_letters_said():
+            with missing_letters_said():
                 _save(drawing, files)
         finally:
             pyplot.close(drawing)

@@ -201,7 +201,9 @@ def detection_parts(row):
 
 def pooled(model, x, rois):
     pool = models.faster_rcnn.POOLINGS[model.pooling]
-    each = functools.partial(pool, bins=model.pool_size, stride=16)
+    each = functools.partial(
+        pool, bins=model.pool_size, stride=models.faster_rcnn.STRIDE
+    )
     return jax.vmap(each)(x, rois)
 
 

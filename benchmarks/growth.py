@@ -24,11 +24,8 @@ into --output, by default docs/.
 
 import argparse
 import json
-import os
 import pathlib
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 
@@ -123,15 +120,7 @@ def make_images(root, count):
 
 def child(**arguments):
     """Runs `measure` in a fresh process; raises SystemExit if that fails."""
-    command = [sys.executable, "-m", "benchmarks.growth"]
-    command.append(f"--child={json.dumps(arguments)}")
-    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-    result = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True
-    )
-    if result.returncode:
-        raise SystemExit(f"{arguments}: {result.stderr[-2000:]}")
-    return json.loads(result.stdout.splitlines()[-1])
+    return memory.fresh("benchmarks.growth", f"--child={json.dumps(arguments)}")
 
 
 def measure(name=None, **sizes):

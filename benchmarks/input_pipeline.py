@@ -34,7 +34,6 @@ import itertools
 import json
 import os
 import pathlib
-import platform
 import statistics
 import subprocess
 import sys
@@ -469,10 +468,12 @@ def main(argv=None):
     contestants = args.only.split(",")
     if unknown := set(contestants) - set(CONTESTANTS):
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
-    cores = len(os.sched_getaffinity(0))
+    from benchmarks import side_by_side  # with jax, which a child would pay for
+
+    cores = side_by_side.cores()
     with tempfile.TemporaryDirectory() as directory:
         directory = pathlib.Path(directory)
-        print(f"{datetime.date.today()}, {machine()}, {cores} cores")
+        print(f"{datetime.date.today()}, {side_by_side.processor()}, {cores} cores")
         for name, shape in PHOTOS.items():
             make_photographs(
                 directory / name, *shape, args.images, sample_photographs()
@@ -490,14 +491,6 @@ def main(argv=None):
         if "missing" in answer:
             print(f"without {contestant}: {answer['missing']}")
     print("\n" + "\n".join(table(found, cores)))
-
-
-def machine():
-    """The processor's name."""
-    info = pathlib.Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [x.partition(": ")[2] for x in lines if x.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

@@ -123,13 +123,17 @@ def fit_ours_in_child(network, batch, size, contestant, budget):
 
 def child(network, contestant, batch, size, *flags):
     """Measures in a fresh process; raises SystemExit with its message if that fails."""
-    command = [sys.executable, "-m", "benchmarks.memory", f"--batch={batch}", *flags]
-    command += [f"--size={size}"] if size else []
-    command += [f"--child={network}:{contestant}"]
+    flags = [f"--batch={batch}", *flags] + ([f"--size={size}"] if size else [])
+    return fresh("benchmarks.memory", *flags, f"--child={network}:{contestant}")
+
+
+def fresh(module, *flags):
+    """Returns the last line, JSON, of a module run in a fresh process without a GPU."""
+    command = [sys.executable, "-m", module, *flags]
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     if result.returncode:
-        raise SystemExit(f"{network} {contestant}: {result.stderr[-2000:]}")
+        raise SystemExit(f"{' '.join(flags)}: {result.stderr[-2000:]}")
     return json.loads(result.stdout.splitlines()[-1])
 
 

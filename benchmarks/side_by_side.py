@@ -236,6 +236,7 @@ def environment(device, names):
 
 
 def processor():
+    """The processor's name."""
     with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
         for line in file:
             if line.startswith("model name"):

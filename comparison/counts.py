@@ -24,7 +24,7 @@ class Counts:
     activations: int  # in training, so with auxiliary heads
 
 
-def activation_bytes(counts, batch_size, bytes_each=4):
+def activation_bytes(counts, batch_size):
     """Estimates the bytes of the forward pass that training keeps for the backward one.
 
     These are the arrays that the gradients of layers need: the inputs of convolutions,
@@ -34,13 +34,13 @@ def activation_bytes(counts, batch_size, bytes_each=4):
     that no layer takes (a sum may take them) and what squeeze-and-excitation
     multiplies.
 
-    The estimate uses shapes alone. XLA may keep less, because it can recompute one
-    array from another, and it also needs room for gradients and scratch. Besides the
-    parameters, their gradients and momentum, XLA on a CPU (jax 0.10.2, float32) plans
-    1.1 times this for ResNet-20 at batch 128 and ResNet-50 at batch 32, and 1.2 times
-    for ResNet-18 at batch 32 (benchmarks/RESULTS.md, "planned").
+    The estimate uses shapes alone, in float32. XLA may keep less, because it can
+    recompute one array from another, and it also needs room for gradients and scratch.
+    Besides the parameters, their gradients and momentum, XLA on a CPU (jax 0.10.2)
+    plans 1.1 times this for ResNet-20 at batch 128 and ResNet-50 at batch 32, and 1.2
+    times for ResNet-18 at batch 32 (benchmarks/RESULTS.md, "planned").
     """
-    return counts.activations * batch_size * bytes_each
+    return counts.activations * batch_size * 4  # bytes of a float32
 
 
 def stored():

@@ -142,11 +142,6 @@ class CachedSource:
         """Returns `Split.digest` of what the cache was made from."""
         return self._origin.digest(names)
 
-    def __getitem__(self, index):
-        example = self.examples([index])[0]
-        image = self._decode(example)
-        return {"image": image, "label": example.label}
-
     def examples(self, indices):
         """Returns a list of `Example`; pixels are views of the mapped file."""
         found = []

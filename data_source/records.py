@@ -179,17 +179,6 @@ class Source:
     def __len__(self):
         return self._ends[-1]
 
-    def __getitem__(self, index):
-        return self.__getitems__([index])[0]
-
-    def __getitems__(self, indices):
-        """Returns a list of examples {"image": uint8 [H, W, C], "label": int}."""
-        indices = [range(len(self))[int(i)] for i in indices]
-        if self._arrays is not None:
-            images, labels = self._arrays
-            return [{"image": images[i], "label": int(labels[i])} for i in indices]
-        return list(map(self._decode, indices, self._records(indices)))
-
     def read(self, indices):
         """Returns images uint8 [n, H, W, C] and labels int32 [n] of given examples."""
         if self._arrays is not None:
@@ -241,7 +230,9 @@ class Source:
         found = hashlib.blake2b(str(len(self)).encode(), digest_size=8)
         for index in np.linspace(0, len(self) - 1, SAMPLE, dtype=int):
             with contextlib.suppress(DataError):  # whoever reads it says so
-                stored, example = self.features(index), self[index]
+                (record,) = self._records([index])
+                stored = self._features(index, record)
+                example = self._decode(index, record)
                 found.update(f"{index} {names[example['label']]}".encode())
                 # Two decoders of a JPEG may differ in its last bits.
                 jpeg = bytes(stored["image"][:2]) == b"\xff\xd8"

@@ -53,9 +53,8 @@ class Findings:
 class Split:
     """One split of a data set; `split` may be a slice such as "train[:50000]".
 
-    `source[i]` is {"image": uint8 [H, W, C], "label": int}; `image_shape` holds None
-    where images differ in size. Splits of image files support only `examples`;
-    they have `findings`.
+    `image_shape` holds None where images differ in size. Splits of image files support
+    only `examples`; they have `findings`.
     """
 
     name: str
@@ -201,10 +200,6 @@ class Renumbered:
 
     def __len__(self):
         return len(self._source)
-
-    def __getitem__(self, index):
-        example = self._source[index]
-        return {**example, "label": int(self._places[example["label"]])}
 
     @property
     def labels(self):

@@ -21,15 +21,14 @@ LISTS = {
 CROWD = {"0": False, "false": False, "1": True, "true": True}
 
 
-def read(folder, path, classes=None, damage=None):
+def read(folder, path, damage=None):
     """Returns the `records.Annotations` of all images that a JSON names.
 
-    An image without annotations has no objects.
+    An image without annotations has no objects. The labels are in the order of the
+    categories' ids.
 
     Args:
       folder: where the image files are.
-      classes: the names in the order of the labels; None takes the categories by their
-        ids.
       damage: a `records.Damage`, which is told of bad boxes; None drops them.
 
     Raises:
@@ -39,11 +38,9 @@ def read(folder, path, classes=None, damage=None):
     damage = damage or records.Damage()
     images, annotations, categories = _lists(path)
     names = {item["id"]: str(item["name"]) for item in categories}
-    classes = records.Classes(classes or [names[key] for key in sorted(names)])
-    labels = {
-        key: classes.label(name, f"{path}, category {key}")
-        for key, name in names.items()
-    }
+    ids = tuple(sorted(names))
+    classes = records.Classes(names[key] for key in ids)
+    labels = {key: label for label, key in enumerate(ids)}
     rows = {image["id"]: [] for image in images}
     for place, item in enumerate(annotations, 1):
         where = f"{path}, annotation {item.get('id', place)}"
@@ -58,9 +55,7 @@ def read(folder, path, classes=None, damage=None):
         size = records.image_size(image.get("height"), image.get("width"), file)
         image = image["id"]
         found.append(records.objects(str(file), image, size, rows[image], damage))
-    numbers = {label: key for key, label in labels.items()}
-    categories = tuple(numbers.get(label) for label in range(len(classes.names)))
-    return records.Annotations(tuple(found), classes.names, categories)
+    return records.Annotations(tuple(found), classes.names, ids)
 
 
 def _lists(path):

@@ -111,12 +111,6 @@ def voc(truths, detections, classes, least=0.5, eleven_points=False):
     return found
 
 
-def voc_mean(found):
-    """Returns the mean AP of the classes that have objects; nan if none has."""
-    known = [one.ap for one in found if one.objects]
-    return float(np.mean(known)) if known else float("nan")
-
-
 def eleven_point_ap(recall, precision):
     """Returns the mean over eleven recalls of the best precision from there on.
 

@@ -77,7 +77,7 @@ def found_layer(found, names, colour=None):
     return Layer(found.boxes, colour or colours, tuple(texts))
 
 
-def objects_layer(objects, names, colour=BLUE):
+def objects_layer(objects, names):
     """Returns the layer of a `records.Objects`, with names below the boxes.
 
     A difficult object and a crowd say so.
@@ -86,15 +86,15 @@ def objects_layer(objects, names, colour=BLUE):
     kinds = np.where(objects.crowd, " (crowd)", kinds)
     labels = zip(objects.labels, kinds, strict=True)
     texts = tuple(f"{short(names[label])}{kind}" for label, kind in labels)
-    return Layer(objects.boxes, colour, texts, below=True)
+    return Layer(objects.boxes, BLUE, texts, below=True)
 
 
-def draw_found(path, image, found, names, least=results.SHOWN):
-    """Draws an image with the detections whose score is at least `least`."""
+def draw_found(path, image, found, names):
+    """Draws an image with the detections of `results.shown`."""
     height, width = image.shape[:2]
     scale = max(1, 4 / (width / INCH))
     drawing, axes = figure(1, 1, scale * width / INCH, scale * height / INCH)
-    layer = found_layer(results.shown(found, least), names)
+    layer = found_layer(results.shown(found), names)
     show_boxes(axes[0, 0], image, [layer])
     save(drawing, path)
 
@@ -108,12 +108,12 @@ def draw_layers(path, panels, caption=""):
     save(drawing, path)
 
 
-def draw_worst(path, split, detections, number=8, least=results.SHOWN):
+def draw_worst(path, split, detections, number=8):
     """Draws the images with the most mistakes, with their objects and detections.
 
     An image that cannot be read is left out. results.mistakes counts them.
     """
-    counts = results.mistakes(split, detections, least)
+    counts = results.mistakes(split, detections)
     shown = []
     for index in np.argsort(-counts, kind="stable"):
         if len(shown) < number and (image := _image(split, index)) is not None:
@@ -122,17 +122,15 @@ def draw_worst(path, split, detections, number=8, least=results.SHOWN):
     for index, image in shown:
         layers = [
             objects_layer(split.objects[index], split.label_names),
-            found_layer(
-                results.shown(detections[index], least), split.label_names, RED
-            ),
+            found_layer(results.shown(detections[index]), split.label_names, RED),
         ]
         name = pathlib.Path(split.objects[index].name).name
         title = f"{short(name, 26, 20)}: {counts[index]} wrong"
         panels.append((title, image, layers))
     caption = (
         "blue: objects, with names below; red: detections with a score of at least "
-        f"{least:g}, with names above; the images with the most objects missed and "
-        "detections wrong"
+        f"{results.SHOWN:g}, with names above; the images with the most objects missed "
+        "and detections wrong"
     )
     draw_layers(path, panels, caption)
 

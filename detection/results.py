@@ -44,21 +44,21 @@ def class_csv(result):
     return scoring.csv_text(("class", "ap", "objects", "detections"), rows)
 
 
-def shown(found, least=SHOWN):
-    """Returns the `metrics.Detections` whose scores are at least `least`."""
-    chosen = np.asarray(found.scores) >= least
+def shown(found):
+    """Returns the `metrics.Detections` whose scores are at least `SHOWN`."""
+    chosen = np.asarray(found.scores) >= SHOWN
     return metrics.Detections(*(np.asarray(column)[chosen] for column in found))
 
 
-def mistakes(split, detections, least=SHOWN):
+def mistakes(split, detections):
     """Counts each image's missed objects and wrong detections, int [N].
 
-    Only detections with a score of `least` or more count. They are right as by VOC's
+    Only detections with a score of `SHOWN` or more count. They are right as by VOC's
     rule, with an IoU above 0.5.
     """
     return np.array(
         [
-            _mistakes(split.chosen([i]), shown(found, least))
+            _mistakes(split.chosen([i]), shown(found))
             for i, found in enumerate(detections)
         ]
     )

@@ -1,8 +1,8 @@
 """Brings images and their boxes to fixed shapes, for training and for testing.
 
 An image is resized as in py-faster-rcnn, perhaps flipped, and put into the upper left
-corner of a bucket, whose other pixels are 0. A bucket is a shape (H, W), and a batch
-has images of one bucket. The arrays of an example are
+corner of a bucket, whose other pixels are 0. A bucket is a shape (H, W) of multiples of
+the network's STRIDE, and a batch has images of one bucket. The arrays of an example are
 
     image       uint8 [H, W, C]
     image_size  int32 [2], the height and width of the image in its bucket
@@ -28,9 +28,8 @@ import numpy as np
 import input_pipeline
 from data_source import DataError
 from errors import shortened
+from models.faster_rcnn import STRIDE
 from transforms import resizing
-
-STRIDE = 16  # of the network's map; sides of a bucket are multiples
 
 
 def resized_size(size, short_side, long_side):

@@ -15,13 +15,14 @@ from detection import records
 from errors import shortened
 
 
-def read(root, split, classes=None, damage=None):
+def read(root, split, damage=None):
     """Returns the `records.Annotations` of a split.
+
+    The classes are all that occur in Annotations, in order, so that every split has the
+    same.
 
     Args:
       split: the name of a list in ImageSets/Main, such as "trainval".
-      classes: the names in the order of the labels; None takes all that occur in
-        Annotations, in order, so that every split has the same.
       damage: a `records.Damage`, which is told of bad boxes; None drops them.
 
     Raises:
@@ -29,11 +30,8 @@ def read(root, split, classes=None, damage=None):
     """
     root, damage = Path(root), damage or records.Damage()
     stems = _split(root, split)
-    if classes is None:
-        paths = (root / "Annotations").glob("*.xml")
-        classes = records.Classes.among(name for path in paths for name in _names(path))
-    else:
-        classes = records.Classes(classes)
+    paths = (root / "Annotations").glob("*.xml")
+    classes = records.Classes.among(name for path in paths for name in _names(path))
     files = _files(root / "JPEGImages", stems)
     images = [
         _image(root / "Annotations" / f"{stem}.xml", file, classes, damage)

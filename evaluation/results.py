@@ -7,7 +7,7 @@ import re
 
 from absl import logging
 
-from evaluation import scoring
+from evaluation import drawing, scoring
 
 MOST_DRAWN_CLASSES = 100
 
@@ -96,7 +96,7 @@ def write(run, suffix, record, predictions):
     if len(predictions.label_names) <= MOST_DRAWN_CLASSES:
         picture = f"confusion-{suffix}.png"
         try:
-            draw = functools.partial(scoring.draw_confusion, predictions)
+            draw = functools.partial(drawing.draw_confusion, predictions)
             run.write_bytes(picture, binary(draw))
             names.append(picture)
         except Exception as error:  # a library's, for a name or a number of classes

@@ -7,17 +7,13 @@ Scores prediction files again, several of them also as an ensemble:
 """
 
 import argparse
-import contextlib
 import csv
 import dataclasses
 import io
-import re
 import sys
-import warnings
 from zipfile import BadZipFile
 
 import numpy as np
-from absl import logging
 
 from data_source import classes
 from errors import UserError
@@ -208,53 +204,6 @@ def confusion_csv(predictions):
     rows = confusion(predictions).tolist()
     rows = [[name, *row] for name, row in zip(names, rows, strict=True)]
     return csv_text(["class", *names, "(no answer)"], rows)
-
-
-@contextlib.contextmanager
-def missing_letters_said():
-    """Says in one line which letters a picture that is saved cannot show."""
-    missing = {}
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.filterwarnings("always", "Glyph")  # one for each letter
-        yield
-    for warning in caught:
-        text = str(warning.message)
-        if number := re.match(r"Glyph (\d+) .* missing from", text):
-            missing[chr(int(number[1]))] = None
-        else:
-            warnings.warn_explicit(text, warning.category, warning.filename, 0)
-    if missing:
-        letters = "".join(missing)
-        logging.warning("a picture has boxes for letters not in its font: %s", letters)
-
-
-def draw_confusion(predictions, file):
-    """Draws the confusion matrix as a PNG, coloured by the root of a class's share."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    counts = confusion(predictions)
-    shade = np.sqrt(counts / np.maximum(counts.sum(1, keepdims=True), 1))[:, :-1]
-    counts = counts[:, :-1]
-    names, classes = predictions.label_names, len(counts)
-    side = 2.5 + 0.22 * classes if classes > 20 else 2.5 + 0.4 * classes
-    with matplotlib.rc_context({"text.parse_math": False}):  # names may hold dollars
-        figure, axis = pyplot.subplots(figsize=(side, side), layout="constrained")
-        axis.imshow(shade, cmap="Blues", vmin=0, vmax=1)
-        if classes <= 20:
-            for i, j in zip(*np.nonzero(counts), strict=True):
-                colour = "white" if shade[i, j] > 0.5 else "black"
-                place = {"ha": "center", "va": "center", "fontsize": 7}
-                axis.text(j, i, counts[i, j], color=colour, **place)
-        axis.set_xticks(range(classes), names, rotation=90, fontsize=7)
-        axis.set_yticks(range(classes), names, fontsize=7)
-        axis.set_xlabel("answer")
-        axis.set_ylabel("class")
-        with missing_letters_said():
-            figure.savefig(file, format="png", dpi=100)
-        pyplot.close(figure)
 
 
 def ensemble(members, average="softmax", report=print):

@@ -36,7 +36,7 @@ def centred(sizes=SIZES, ratios=RATIOS):
 STYLES = {"caffe": caffe, "centred": centred}
 
 
-def grid(anchors, shape, stride=16):
+def grid(anchors, shape, stride):
     """Returns float32 [H * W * A, 4]: the anchors at each position of a map.
 
     Positions go row by row, and the A anchors of one follow each other, as the channels

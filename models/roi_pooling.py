@@ -19,7 +19,7 @@ from jax import lax
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
-def roi_pool(x, rois, bins, stride=16):
+def roi_pool(x, rois, bins, stride):
     """Takes the maximum over each bin, which is of whole pixels of the map; empty is 0.
 
     The gradient goes to a bin's first maximum, row by row. RoIs must lie inside the
@@ -88,7 +88,7 @@ def _edges(low, high, side, bins, stride):
     )
 
 
-def roi_align(x, rois, bins, stride=16, samples=0, aligned=True):
+def roi_align(x, rois, bins, stride, samples=0, aligned=True):
     """Takes the mean of bilinear samples in each bin, as products with two matrices.
 
     Args:

@@ -2,13 +2,13 @@
 
 import dataclasses
 import functools
-import json
 import math
 
 import numpy as np
 
 from analysis import curves, pictures
 from sweep import table
+from sweep.table import key_of
 
 TICKED = 8  # most values of a field that are all written at its axis
 MOST = 24  # most texts at an axis
@@ -102,11 +102,6 @@ class Results:
             or self.name
             for group in groups
         ]
-
-
-def key_of(values, field):
-    """Returns a field's value as JSON; "" if it is absent."""
-    return json.dumps(values[field], sort_keys=True) if field in values else ""
 
 
 def _spans(values):

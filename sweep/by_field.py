@@ -5,7 +5,8 @@ import math
 
 from analysis import curves
 from sweep import table
-from sweep.axes import Results, Scale, key_of
+from sweep.axes import Results, Scale
+from sweep.table import key_of
 
 
 def draw(results, files):

@@ -148,12 +148,13 @@ def varied(rows):
     return [
         name
         for name in fields(rows)
-        if len({_key(row.values, name) for row in rows}) > 1
+        if len({key_of(row.values, name) for row in rows}) > 1
     ]
 
 
-def _key(values, field):
-    return json.dumps(values[field], sort_keys=True) if field in values else None
+def key_of(values, field):
+    """Returns a field's value as JSON; "" if it is absent."""
+    return json.dumps(values[field], sort_keys=True) if field in values else ""
 
 
 def short_names(names):

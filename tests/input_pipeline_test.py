@@ -525,8 +525,6 @@ def test_preprocessing_of_lenet5():
     assert out[0, 15, 15, 0] == pytest.approx(-0.1)
     assert out[0, 16, 15, 0] == pytest.approx(1.175)
     assert float(out[0].sum()) == pytest.approx(1.175 - 0.1 * 1023, rel=1e-5)
-    half = preprocessings.preprocess(image, Preprocessing(3), jnp.bfloat16)
-    assert half.dtype == jnp.bfloat16
 
 
 def test_preprocessing_per_channel_and_resized():

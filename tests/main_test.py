@@ -94,7 +94,7 @@ def test_predict_prints_five_classes_and_draws_a_panel(trained, tmp_path):
     files = []
     for number in range(3):
         file = tmp_path / f"digit{number}.png"
-        Image.fromarray(split.source[number]["image"][..., 0]).save(file)
+        Image.fromarray(split.read([number])[0][0, ..., 0]).save(file)
         files.append(str(file))
     result = runs.call_main(
         ["--mode=predict", f"--workdir={path}", f"--images={','.join(files)}"]
@@ -119,7 +119,7 @@ def digits(tmp_path_factory):
     for number, name in enumerate(["a.png", "b,1.png", "below/c.png"]):
         file = folder / name
         file.parent.mkdir(exist_ok=True)
-        Image.fromarray(split.source[number]["image"][..., 0]).save(file)
+        Image.fromarray(split.read([number])[0][0, ..., 0]).save(file)
     (folder / "bad.png").write_bytes(b"no image")
     (folder / "notes.txt").write_text("no image")
     (folder / ".hidden.png").write_text("no image")

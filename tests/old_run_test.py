@@ -61,7 +61,7 @@ def test_it_is_evaluated_with_the_same_logits(old):
 def test_it_predicts(old, tmp_path):
     file = tmp_path / "digit.png"
     split = data_source.open_split("mnist", "test[:1]")
-    Image.fromarray(split.source[0]["image"][..., 0]).save(file)
+    Image.fromarray(split.read([0])[0][0, ..., 0]).save(file)
     result = runs.call_main(["--mode=predict", f"--workdir={old}", f"--images={file}"])
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith(f"{file}:")

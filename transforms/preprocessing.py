@@ -126,17 +126,17 @@ class TrainView:
         return self.augmentation(image, rng, self.size(step)), target
 
 
-def network_input(batch, preprocessing, augmentation=None, *, seed=0, dtype=None):
-    """Returns the network's input, [B, image_size, image_size, C] in dtype."""
+def network_input(batch, preprocessing, augmentation=None, *, seed=0):
+    """Returns the network's input, float32 [B, image_size, image_size, C]."""
     image = batch["image"]
     if augmentation is None:
-        return preprocess(image, preprocessing, dtype=dtype)
+        return preprocess(image, preprocessing)
     keys = example_keys(seed, batch["epoch"], batch["index"])
     if augmentation.crop_mode == "mean":
         image = preprocess(image, preprocessing)
-        return augment.augment(image, keys, augmentation).astype(dtype or jnp.float32)
+        return augment.augment(image, keys, augmentation)
     image = augment.augment(image, keys, augmentation)
-    return preprocess(image, preprocessing, dtype=dtype)
+    return preprocess(image, preprocessing)
 
 
 def fit_size(image, preprocessing):
@@ -157,14 +157,14 @@ def fit_size(image, preprocessing):
     return jnp.pad(image, [(0, 0), *pads, (0, 0)])
 
 
-def preprocess(image, preprocessing, dtype=None):
+def preprocess(image, preprocessing):
     """Brings images [B, H, W, C] of 0..255 to a square size, then (x - mean) / std.
 
     fit="pad" centres them on background 0 (an odd pixel goes below and right); "resize"
     is bilinear and antialiases when it shrinks; for "crop" and other interpolations,
     `Preprocessing.view` has set their size. Whitening, if any, comes next. mean and std
     are per channel or one for all, in units of 0..255; grey images take the average of
-    several. The computation is in float32, the result in dtype (by default float32).
+    several. The result is float32.
 
     Raises:
       ValueError: an image is too large to pad, or the number of means or stds is wrong.
@@ -182,4 +182,4 @@ def preprocess(image, preprocessing, dtype=None):
         mean, std = (np.mean(mean),), (np.mean(std),)
     mean = jnp.asarray(mean, jnp.float32).reshape(1, 1, 1, -1)
     std = jnp.asarray(std, jnp.float32).reshape(1, 1, 1, -1)
-    return ((image - mean) / std).astype(dtype or jnp.float32)
+    return (image - mean) / std

@@ -3,10 +3,10 @@
 import dataclasses
 import itertools
 import math
-import statistics
 
 import numpy as np
-from scipy import special
+
+from sweep.table import Spread
 
 REPRODUCED = "reproduced"
 DIRECTION = "direction only"
@@ -51,12 +51,9 @@ def mean(values):
     values = [float(value) for value in values]
     if not all(map(math.isfinite, values)):
         raise ValueError(f"no interval holds values that are not finite: {values}")
-    center, n = statistics.fmean(values), len(values)
-    half = 0.0
-    if n > 1:
-        half = float(special.stdtrit(n - 1, 0.975)) * statistics.stdev(values)
-        half /= math.sqrt(n)
-    return Interval(center, center - half, center + half, n)
+    spread = Spread.of(values)
+    ends = spread.interval or (spread.mean, spread.mean)
+    return Interval(spread.mean, *ends, len(values))
 
 
 def difference(a, b):
@@ -70,7 +67,7 @@ def ratio(a, b):
     return Interval(*map(math.exp, (logs.mean, logs.low, logs.high)), logs.n)
 
 
-def judge(interval, bound, neutral, what, digits=2):
+def judge(interval, bound, neutral, what):
     """Judges whether a quantity reaches `bound`, on the claimed side of `neutral`.
 
     Args:
@@ -79,8 +76,6 @@ def judge(interval, bound, neutral, what, digits=2):
         if the claim says that the quantity is small.
       neutral: the value that means no effect, 0 for differences and 1 for ratios.
       what: the quantity in words.
-      digits: of differences, after the point; ratios have three significant ones, as
-        they may be tiny.
 
     Returns:
       The `Verdict`: reproduced if the interval is beyond the bound, direction only if
@@ -99,7 +94,7 @@ def judge(interval, bound, neutral, what, digits=2):
     else:
         word = INVISIBLE
     words = "at least" if side > 0 else "at most"
-    here = interval.text(None if neutral == 1 else digits)
+    here = interval.text(None) if neutral == 1 else interval.text()
     text = f"{what} is {here}; the rule asks for {words} {bound:g}"
     return Verdict(word, text, here)
 

@@ -65,10 +65,10 @@ def _label_ends(axes, ends):
         )
 
 
-def interval_axes(figure, values, label, stated=None):
+def interval_axes(figure, values, label):
     """Draws {arm: [value by seed]}: single runs, the mean and its 95 % interval.
 
-    `stated`, the source's number, is marked by a line. Returns the axes.
+    Returns the axes.
     """
     axes = plain(figure.subplots())
     for number, (_, runs) in enumerate(values.items()):
@@ -76,11 +76,6 @@ def interval_axes(figure, values, label, stated=None):
         axes.plot([number] * len(runs), runs, "o", color=colour, alpha=0.4)
         half = found.high - found.mean
         axes.errorbar(number + 0.12, found.mean, half, fmt="D", color=colour, capsize=5)
-    if stated is not None:
-        axes.axhline(stated, color="0.5", linewidth=0.8)
-        axes.annotate(
-            "the paper", (len(values) - 0.6, stated), color="0.4", va="bottom"
-        )
     axes.set_xticks(range(len(values)), list(values))
     axes.set_xlim(-0.5, len(values) - 0.5)
     axes.set_ylabel(label)

@@ -9,6 +9,7 @@ import statistics
 from claims.harness import catalogue, intervals
 from errors import UserError
 from experiment import workdir
+from sweep.table import aligned
 
 HEAD = """# The claims of the papers
 
@@ -188,11 +189,7 @@ def listed(folder, scale):
         found, minutes = read(folder, name, scale), claim.minutes(scale)
         cost = "" if minutes is None else f"{minutes:g}"
         rows.append([name, cost, found[0].verdict.word if found else "", claim.CLAIM])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )
+    return "\n".join(aligned(rows))
 
 
 def draw(claim, outcome, folder):

@@ -18,7 +18,6 @@ NETWORKS = {
     "overfeat": "overfeat_*",
     "nin": "nin*",
     "vgg": "vgg?? vgg??_bn vgg11_lrn vgg16_c",
-    "vgg16": "vgg16",
     "vgg_cifar": "vgg*_cifar",
     "googlenet": "googlenet*",
     "bn_inception": "bn_inception*",

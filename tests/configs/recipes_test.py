@@ -38,7 +38,7 @@ MILESTONES = {
     "overfeat": {29.9: 0.05, 30.0: 0.025, 50.0: 0.0125, 80.0: 0.0015625},
     "nin": {199.9: 0.1, 200.0: 0.01, 230.0: 0.001, 259.9: 0.001},
     "nin:nin_imagenet": {199_999: 0.01, 200_000: 1e-3, 400_000: 1e-4},
-    "vgg16": CONSTANT,
+    "vgg": CONSTANT,
     "vgg_cifar": {0.0: 0.1, 100.0: 0.05, 200.0: 0.0},
     "googlenet": {7.9: 0.01, 8.1: 0.0096, 16.1: 0.01 * 0.96**2},
     "bn_inception": {1.3: 0.045, 1.4: 0.0432},
@@ -158,12 +158,12 @@ def test_the_papers_crops_and_protocols():
     """Checks the sizes that training rescales images to, and the test protocols."""
     shown = {
         recipe: (config.augment.view, config.augment.short_side, config.eval.protocol)
-        for recipe in ("alexnet", "vgg16", "resnet50", "overfeat", "googlenet")
+        for recipe in ("alexnet", "vgg", "resnet50", "overfeat", "googlenet")
         for config in [load(recipe)]
     }
     assert shown == {
         "alexnet": ("rescale_crop", (256, 256), "ten_crop"),
-        "vgg16": ("rescale_crop", (256, 256), "dense"),
+        "vgg": ("rescale_crop", (256, 256), "dense"),
         "resnet50": ("rescale_crop", (256, 480), "ten_crop"),
         "overfeat": ("rescale_crop", (256, 256), "offsets"),
         "googlenet": ("inception_crop", (256, 256), "crops_144"),
@@ -279,7 +279,7 @@ def one_of_each_view():
     for recipe in RECIPES:
         config = load(recipe)
         if config.dataset.name == "imagenet2012":
-            view = config.dataset, config.augment, config.model.dtype
+            view = config.dataset, config.augment
             marks = pytest.mark.slow if view in shown else ()
             found.append(pytest.param(recipe, marks=marks))
             shown.append(view)
@@ -303,7 +303,6 @@ def test_training_images_as_the_recipe_shows_them(recipe, photographs):
         preprocessings.network_input,
         preprocessing=preprocessing,
         augmentation=build.augmentation_of(config, augment.Augmentation),
-        dtype=config.model.dtype,
     )
     seen = np.asarray(jax.jit(see)(batch), np.float32)
     assert seen.shape == batch["image"].shape and np.isfinite(seen).all()

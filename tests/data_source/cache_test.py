@@ -141,7 +141,7 @@ def test_images_of_one_size_are_read_as_an_array(tmp_path, kind, channels):
     assert cached.image_shape == (20, 24, channels)
     images, labels = cached.source.read([5, 0])
     np.testing.assert_array_equal(labels, [2, 0])
-    np.testing.assert_array_equal(images[1], cached.source[0]["image"])
+    np.testing.assert_array_equal(images[1], cached.source.read([0])[0][0])
     np.testing.assert_array_equal(
         images[0], decode(cached.examples([5])[0].image, channels)
     )
@@ -180,7 +180,7 @@ def test_a_damaged_image_stays_damaged(tmp_path, kind):
     assert (damaged.name, damaged.label) == ("photos/ü7.jpg", 1)
     assert decode(sound.image, 3).shape[-1] == 3
     with pytest.raises(DataError, match="photos/ü7.jpg cannot be decoded"):
-        cached.source[7]
+        cached.source.read([7])
 
 
 def test_an_unreadable_file_costs_its_own_image_and_is_tried_again(tmp_path):

@@ -76,8 +76,8 @@ def test_stock_tfds_reads_mnist_alike():
     for i, theirs in zip(indices, stock.__getitems__(indices), strict=True):
         np.testing.assert_array_equal(images[i], theirs["image"])
         assert labels[i] == theirs["label"]
-    ours = open_split("mnist", "test").source[9999]
-    np.testing.assert_array_equal(ours["image"], stock[9999]["image"])
+    ours, _ = open_split("mnist", "test").read([9999])
+    np.testing.assert_array_equal(ours[0], stock[9999]["image"])
 
 
 @pytest.mark.parametrize("file_format", ["array_record", "tfrecord"])
@@ -92,17 +92,13 @@ def test_random_access(tmp_path, file_format, channels):
     assert split.label_names == NAMES
     order = [19, 0, 7, 6, 5, 7, 12]  # the shards meet between 5 and 6
     for _ in range(2):  # from the files, then from memory
-        examples = split.source.__getitems__(order)
-        np.testing.assert_array_equal([e["image"] for e in examples], images[order])
-        assert [e["label"] for e in examples] == labels[order].tolist()
-        np.testing.assert_array_equal(split.source[3]["image"], images[3])
         read = split.read(np.array(order))
         np.testing.assert_array_equal(read[0], images[order])
         np.testing.assert_array_equal(read[1], labels[order])
         assert [a.dtype for a in read] == [np.uint8, np.int32]
         with pytest.raises(IndexError):
-            split.source[20]
-        np.testing.assert_array_equal(split.source[-1]["image"], images[-1])
+            split.examples([20])
+        assert split.examples([-1])[0].label == labels[-1]
         np.testing.assert_array_equal(split.arrays()[0], images)
     part = open_split("tiny", "train[5:10]", data_dir=tmp_path)
     np.testing.assert_array_equal(part.arrays()[0], images[5:10])
@@ -572,6 +568,6 @@ def test_images_of_several_sizes_cannot_be_stacked(tmp_path, some):
     prepare(tmp_path, encoded, labels[:3])
     split = open_split("tiny", "train", data_dir=tmp_path)
     assert split.image_shape == (None, None, 1)
-    assert split.source[1]["image"].shape == (5, 8, 1)
+    assert split.read([1])[0].shape == (1, 5, 8, 1)
     with pytest.raises(DataError, match="differ in size"):
         split.arrays()

@@ -51,14 +51,6 @@ def test_objects_of_two_images(tmp_path):
     assert (second.image, len(second)) == (3, 0)  # an image without annotations
 
 
-def test_classes_in_another_order(tmp_path):
-    (image, _), classes, categories = read(
-        tmp_path, [annotation()], classes=("cat", "cow", "ant", "dog")
-    )
-    assert categories == (90, None, 13, 2)
-    assert classes == ("cat", "cow", "ant", "dog") and image.labels.tolist() == [0]
-
-
 def test_fields_that_may_be_missing(tmp_path):
     Image.new("RGB", (40, 30)).save(tmp_path / "b.jpg")
     images = [{"id": 7, "file_name": "b.jpg"}]

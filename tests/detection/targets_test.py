@@ -14,7 +14,7 @@ from models import anchors, boxes
 # The image is 600 x 800; each box has 1 added to its last pixel.
 OBJECTS = np.float32([[100, 150, 301, 451], [400, 50, 800, 600], [10, 10, 41, 61]])
 SIZE = (600, 800)
-GRID = anchors.grid(anchors.caffe(), (38, 50))
+GRID = anchors.grid(anchors.caffe(), (38, 50), 16)
 INSIDE = np.asarray(boxes.inside(GRID, SIZE))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import runs
 
-from evaluation import results, scoring
+from evaluation import drawing, results, scoring
 from experiment import workdir
 
 NAMES = np.array([f"class {k}" for k in range(9)])
@@ -145,7 +145,7 @@ def test_a_picture_comes_last_and_costs_no_other_file(tmp_path, monkeypatch, cap
     def fail(*_):
         raise ValueError("no\nfont")
 
-    monkeypatch.setattr(scoring, "draw_confusion", fail)
+    monkeypatch.setattr(drawing, "draw_confusion", fail)
     assert results.write(run, "2", {"step": 2}, predictions()) == [
         *("evaluation-2.json", "predictions-2.npz", "classes-2.csv", "confusion-2.csv")
     ]

@@ -45,7 +45,7 @@ def test_centred_anchors_have_their_size_and_ratio():
 
 def test_a_grid_goes_row_by_row_and_has_all_anchors_of_a_position_together():
     base = anchors.caffe()
-    found = anchors.grid(base, (2, 3))
+    found = anchors.grid(base, (2, 3), 16)
     assert found.shape == (2 * 3 * 9, 4) and found.dtype == np.float32
     position = found.reshape(2, 3, 9, 4)
     np.testing.assert_array_equal(position[0, 0], base)
@@ -66,6 +66,6 @@ def test_a_grid_goes_row_by_row_and_has_all_anchors_of_a_position_together():
 )
 def test_counts_of_anchors_and_of_those_inside(size, sizes, every, whole):
     shape = [-(-side // 16) for side in size]
-    found = anchors.grid(anchors.caffe(sizes), shape)
+    found = anchors.grid(anchors.caffe(sizes), shape, 16)
     assert len(found) == every
     assert boxes.inside(found, size).sum() == whole

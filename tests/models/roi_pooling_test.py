@@ -66,7 +66,7 @@ def plain_roi_pool(x, rois, bins, dy):
 
 @functools.partial(jax.jit, static_argnums=2)
 def pooled(x, rois, bins, dy):
-    y, back = jax.vjp(lambda x: roi_pooling.roi_pool(x, rois, bins), x)
+    y, back = jax.vjp(lambda x: roi_pooling.roi_pool(x, rois, bins, STRIDE), x)
     return y, *back(dy)
 
 
@@ -106,7 +106,7 @@ def test_a_roi_outside_the_map_is_zero_and_gives_no_gradient():
 def test_roi_pool_keeps_what_is_not_a_number():
     x, rois = draw((4, 5), 1)
     x[2, 3, 1] = np.nan
-    y = roi_pooling.roi_pool(x, np.float32([[0, 0, 80, 64]]), 1)
+    y = roi_pooling.roi_pool(x, np.float32([[0, 0, 80, 64]]), 1, STRIDE)
     np.testing.assert_array_equal(np.isnan(y[0, 0, 0]), [False, True, False])
 
 
@@ -145,7 +145,9 @@ def test_roi_align_is_its_definition(samples, aligned):
     outside = np.float32([[-60, -9, 60, 70], [250, 200, 360, 280]])
     rois = np.concatenate([rois, edge_cases(shape)[:4], more, outside])
     options = {"samples": samples, "aligned": aligned}
-    run = jax.jit(functools.partial(roi_pooling.roi_align, bins=7, **options))
+    run = jax.jit(
+        functools.partial(roi_pooling.roi_align, bins=7, stride=STRIDE, **options)
+    )
     expected = plain_roi_align(x, rois, 7, samples, aligned)
     np.testing.assert_allclose(run(x, rois), expected, 0, 1e-5)
 
@@ -156,7 +158,9 @@ def test_the_gradient_of_roi_align_is_its_transpose_s():
     rng = np.random.default_rng(2)
     dy = rng.normal(size=(5, 3, 3, 3))
     with jax.enable_x64(True):
-        run = functools.partial(roi_pooling.roi_align, rois=np.float64(rois), bins=3)
+        run = functools.partial(
+            roi_pooling.roi_align, rois=np.float64(rois), bins=3, stride=STRIDE
+        )
         y, back = jax.vjp(run, jnp.float64(x))
         (dx,) = back(dy)
         np.testing.assert_allclose((y * dy).sum(), (dx * x).sum(), 1e-12)
@@ -168,7 +172,7 @@ def test_many_images_at_once_are_each_alone(pool):
     images, rois = np.stack(images), np.stack(rois)
 
     def run(x, rois):
-        return jax.value_and_grad(lambda x: (pool(x, rois, 3) ** 2).sum())(x)
+        return jax.value_and_grad(lambda x: (pool(x, rois, 3, STRIDE) ** 2).sum())(x)
 
     together = jax.jit(jax.vmap(run))(images, rois)
     for i in range(3):
@@ -180,4 +184,4 @@ def test_many_images_at_once_are_each_alone(pool):
 @pytest.mark.parametrize("pool", [roi_pooling.roi_pool, roi_pooling.roi_align])
 def test_boxes_get_no_gradient(pool):
     x, rois = draw((6, 7), 4)
-    assert not jax.grad(lambda rois: pool(x, rois, 3).sum())(rois).any()
+    assert not jax.grad(lambda rois: pool(x, rois, 3, STRIDE).sum())(rois).any()

@@ -36,7 +36,7 @@ def test_roi_align_and_its_gradient(samples, aligned, float64):
     torchvision()
     theirs = importlib.import_module("torchvision.ops.roi_align")._roi_align.__wrapped__
     x, rois = RNG.normal(size=(15, 20, 4)), draw(12)
-    options = {"bins": 7, "samples": samples, "aligned": aligned}
+    options = {"bins": 7, "stride": 16, "samples": samples, "aligned": aligned}
     run = functools.partial(roi_pooling.roi_align, rois=rois, **options)
     y, back = jax.vjp(run, jnp.asarray(x))
     dy = RNG.normal(size=y.shape)
