@@ -62,15 +62,15 @@ def test_an_error_of_zero_and_a_loss_that_is_not_finite_can_be_drawn(
     tmp_path, monkeypatch, loss
 ):
     lines = [*LINES, {"step": 40, "eval/loss": float(loss), "eval/error": 0.0}]
-    save, scales = curves._save, []
+    logarithmic, found = curves.logarithmic, []
 
-    def noted(figure, files):
-        scales.extend(axis.get_yscale() for axis in figure.axes)
-        save(figure, files)
+    def noted(axis, span):
+        found.append((axis.get_ylabel(), span))
+        logarithmic(axis, span)
 
-    monkeypatch.setattr(curves, "_save", noted)
+    monkeypatch.setattr(curves, "logarithmic", noted)
     curves.plot_runs([make_run(tmp_path / "a", lines)])
-    assert scales == ["log", "linear"]  # a logarithmic axis has no zero
+    assert found == [("loss", 2.0 / 0.5)]  # such an axis has no zero
     assert (tmp_path / "a" / "curves.png").exists()
 
 

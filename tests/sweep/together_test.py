@@ -46,6 +46,7 @@ def assert_same_run(sweeps, alone):
     """Ten float32 steps with sums in another order may differ by some 1e-6."""
     (a, step_a), (b, step_b) = runs.final_state(sweeps), runs.final_state(alone)
     assert step_a == step_b
+    assert not [*sweeps.glob("events*")]  # TensorBoard is off, as in the other
     assert jax.tree.structure(a) == jax.tree.structure(b)
     runs.assert_close(a, b)
     a, b = losses(sweeps), losses(alone)
