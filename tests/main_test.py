@@ -18,7 +18,6 @@ from PIL import Image
 
 import data_source
 from analysis import answers, image_files, predict
-from comparison import summarize
 from configs import lenet5
 from errors import ConfigError
 from experiment import build, workdir
@@ -361,24 +360,6 @@ def test_predict_checks_the_config_of_the_run(trained, tmp_path, field, value, m
     config["dataset"][field] = value
     (path / "config.json").write_text(json.dumps(config))
     fails(["--mode=predict", f"--workdir={path}", "--images=a.png"], 2, message)
-
-
-def test_summarize_lenet5():
-    text = str(summarize.summarize(lenet5.get_config("minibatch")))
-    rows = {line.split()[0]: line.split() for line in text.splitlines()[3:]}
-    # Section II.B; the totals are sums of these (the journal prints 345,308).
-    facts = {
-        "C1": ("156", "117,600", "122,304"),
-        "S2": ("12", "0", "5,880"),
-        "C3": ("1,516", "150,000", "151,600"),
-        "S4": ("32", "0", "2,000"),
-        "C5": ("48,120", "48,000", "48,120"),
-        "F6": ("10,164", "10,080", "10,164"),
-        "output": ("0", "840", "840"),
-        "total": ("60,000", "326,520", "340,908"),
-    }
-    for layer, numbers in facts.items():
-        assert tuple(rows[layer][-3:]) == numbers, layer
 
 
 def test_summarize_from_the_command_line():

@@ -261,9 +261,13 @@ def test_our_exports_name_their_classes(tmp_path):
 
 def test_a_damaged_record_of_the_classes_is_an_error(run):
     (run / "dataset.json").write_text('{"image_shape": [28, 28, 3]}')
-    line = refused("--mode=evaluate", f"--workdir={run}")
-    assert "dataset.json is damaged: KeyError('label_names')" in line
+    Image.fromarray(picture("cat", 0)).save(run / "cat.png")
+    predict = "--mode=predict", f"--workdir={run}", f"--images={run}/cat.png"
+    for arguments in (("--mode=evaluate", f"--workdir={run}"), predict):
+        line = refused(*arguments)
+        assert "dataset.json is damaged: KeyError('label_names')" in line
     (run / "dataset.json").unlink()
+    assert f"{run} holds no run (dataset.json is missing" in refused(*predict)
     _, record, said = evaluated(run)
     assert "has no dataset.json, so its classes are taken to be those" in said
     assert record["errors"] == 0

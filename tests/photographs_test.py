@@ -338,25 +338,15 @@ CHANGES = {
 
 @pytest.mark.slow
 def test_training_goes_on_in_the_middle_of_an_epoch_with_the_same_bits(tmp_path, split):
-    class StopAfter:
-        """Asks for a stop at the seventh look, in the middle of an epoch."""
-
-        looks = 0
-
-        @property
-        def requested(self):
-            self.looks += 1
-            return self.looks == 8
-
     changes = CHANGES | {"dataset.data_dir": str(tmp_path)}
     line = runs.train_small(tmp_path / "whole", dataset__num_threads=1, **changes)
     assert "20/20 images counted" in line
     with pytest.raises(runs.train.Preempted, match="stopped at step"):
         runs.train_small(
-            tmp_path / "run", stop=StopAfter(), dataset__num_threads=3, **changes
+            tmp_path / "run", stop=runs.StopAfter(7), dataset__num_threads=3, **changes
         )
     _, step = runs.final_state(tmp_path / "run")
-    assert 0 < step < 13 and step % 20 / 6 != 0
+    assert 0 < step < 13 and 6 * step % 20 != 0  # images of an epoch
     runs.train_small(tmp_path / "run", dataset__num_threads=2, **changes)
     whole, found = (runs.final_state(tmp_path / name) for name in ("whole", "run"))
     assert whole[1] == found[1] == 13

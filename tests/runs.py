@@ -5,6 +5,7 @@ import io
 import os
 import pathlib
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -180,6 +181,17 @@ def read_only(directory):
         yield "Read-only file system"
     finally:
         subprocess.run(["umount", "-l", directory], check=True)
+
+
+@contextlib.contextmanager
+def file_size_limit(size):
+    """Makes writes beyond `size` bytes of a file fail with EFBIG, like a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def command(*arguments, small=SMALL | TINY, **overrides):

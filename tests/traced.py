@@ -73,3 +73,21 @@ def stages(model, size=224, channels=3):
     init = functools.partial(model.init, method=record)
     eval_shape(init, jax.random.key(0), jnp.zeros((1, size, size, channels)))
     return shapes
+
+
+@functools.cache
+def backbone(model, size):
+    """The stages [(name, pixels, maps)] of an image, and the parameters' shapes."""
+    stages = []
+
+    def init(key):
+        outputs, variables = model.init_with_output(
+            key,
+            jnp.zeros((1, size, size, 3)),
+            method=lambda m, x: m.backbone(x, train=False),
+        )
+        stages.extend((name, *x.shape[2:]) for name, x in outputs.items())
+        return variables
+
+    variables = eval_shape(init, jax.random.key(0))
+    return stages, variables["params"]["backbone"]

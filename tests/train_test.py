@@ -86,6 +86,7 @@ def test_the_last_line_says_error_count_and_place(reference):
 def test_a_run_directory_is_complete(reference):
     path, _ = reference
     names = {p.name for p in path.iterdir()}
+    assert not [name for name in names if name.startswith("events")]
     assert names >= {
         "config.json",
         "dataset.json",
@@ -106,6 +107,11 @@ def test_a_run_directory_is_complete(reference):
     )
     images = [line["progress/images"] for line in lines if "train/loss" in line]
     assert images == [4 * 16] * 7 + [2 * 16]  # of 30 steps
+
+
+def test_tensorboard_s_file_is_written_when_asked_for(tmp_path):
+    train_small(tmp_path, num_steps=1, log__tensorboard=True)
+    assert len([*tmp_path.glob("events*")]) == 1
 
 
 @pytest.mark.parametrize(
@@ -300,11 +306,23 @@ def test_the_1998_recipe_learns(tmp_path):
 
 
 def test_polyak_average_is_kept_and_evaluated(tmp_path):
-    runs.train_small(tmp_path / "run", num_epochs=0.2, optimizer__ema_decay=0.9)
-    state, _ = runs.final_state(tmp_path / "run")
-    kernel, average = (
-        state[name]["head"]["fc"]["kernel"] for name in ("params", "ema")
+    train_small(
+        tmp_path / "run",
+        num_steps=3,
+        optimizer__ema_decay=0.9,
+        optimizer__ema_every=2,
+        checkpoint__every_steps=1,
     )
+    kernels, averages = (
+        [
+            state_at(tmp_path / "run", step)[name]["head"]["fc"]["kernel"]
+            for step in (1, 2, 3)
+        ]
+        for name in ("params", "ema")
+    )
+    same = [np.array_equal(averages[i], averages[i + 1]) for i in (0, 1)]
+    assert same == [False, True]  # the second step alone has changed it
+    kernel, average = kernels[-1], averages[-1]
     assert not np.array_equal(kernel, average)
     config = workdir.Workdir(tmp_path / "run").config()
     model = build.make_model(config, 10)
@@ -579,11 +597,10 @@ def test_not_a_number_is_an_error_and_ties_are_decided_as_argmax_does():
 
 
 def test_due_and_next_due_agree_for_fractional_epochs():
-    for every in (
-        fractions.Fraction(7, 3),
-        fractions.Fraction(5),
-        fractions.Fraction(1, 2),
-    ):
+    thirds = fractions.Fraction(7, 3)
+    found = [step for step in range(1, 15) if durations.due(step, thirds)]
+    assert found == [3, 5, 7, 10, 12, 14]
+    for every in (thirds, fractions.Fraction(5), fractions.Fraction(1, 2)):
         times = [s for s in range(1, 50) if durations.due(s, every)]
         step, found = 0, []
         while (step := durations.next_due(step, every)) < 50:

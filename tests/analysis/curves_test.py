@@ -57,9 +57,21 @@ def test_one_figure_of_several_runs_as_png_and_svg(tmp_path):
     assert (tmp_path / "0" / "curves.png").exists()
 
 
-def test_an_error_of_zero_and_an_infinite_loss_can_be_drawn(tmp_path):
-    lines = [*LINES, {"step": 40, "eval/loss": float("nan"), "eval/error": 0.0}]
+@pytest.mark.parametrize("loss", ["inf", "nan"])
+def test_an_error_of_zero_and_a_loss_that_is_not_finite_can_be_drawn(
+    tmp_path, monkeypatch, loss
+):
+    lines = [*LINES, {"step": 40, "eval/loss": float(loss), "eval/error": 0.0}]
+    logarithmic, found = curves.logarithmic, []
+
+    def noted(axis, span):
+        found.append((axis.get_ylabel(), span))
+        logarithmic(axis, span)
+
+    monkeypatch.setattr(curves, "logarithmic", noted)
     curves.plot_runs([make_run(tmp_path / "a", lines)])
+    assert found == [("loss", 2.0 / 0.5)]  # such an axis has no zero
+    assert (tmp_path / "a" / "curves.png").exists()
 
 
 def test_detectors_have_their_map_drawn_and_others_their_error(tmp_path, monkeypatch):

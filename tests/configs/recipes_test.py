@@ -15,7 +15,7 @@ import data_source
 import input_pipeline
 from configs import resnet50
 from experiment import build, checks
-from training import durations, train_step
+from training import durations
 from transforms import augment, whitening
 from transforms import preprocessing as preprocessings
 
@@ -112,6 +112,14 @@ def test_the_learning_rate_is_the_papers_at_its_milestones(recipe):
         assert float(schedule(at)) == pytest.approx(rate, rel=1e-4, abs=2e-4 * peak), at
 
 
+@pytest.mark.parametrize(
+    ("recipe", "order"), [("lenet5:paper", "fixed"), ("cifar10", "shuffle")]
+)
+def test_lenet_5_alone_sees_its_images_in_a_fixed_order(recipe, order):
+    config = load(recipe)
+    assert build.make_plan(config, EXAMPLES[config.dataset.name]).order == order
+
+
 def test_weights_of_nin_decay_as_in_cuda_convnet():
     """cuda-convnet takes wc * epsW, 1e-5 * 1, off a weight in each step."""
     optimizer = load("nin").optimizer
@@ -201,8 +209,8 @@ def make(recipe, batch_size):
     channels = 1 if "mnist" in name else 3
     batch_size *= config.augment.repeats * config.optimizer.accumulate
     stored = (None, None, 3) if name == "imagenet2012" else (size, size, channels)
-    epoch_steps, *_, total = build.make_durations(config, EXAMPLES[name])
-    preprocessing, _ = build.make_view(config, stored, epoch_steps)
+    lengths = build.make_durations(config, EXAMPLES[name])
+    preprocessing, view = build.make_view(config, stored, lengths.epoch_steps)
     classes = 1000 if name == "imagenet2012" else 10
     rng = np.random.default_rng(0)
     shape = (batch_size, size, size, channels)
@@ -216,17 +224,23 @@ def make(recipe, batch_size):
         statistics = whitening.fit(preprocessing.whiten, [batch["image"]])
         preprocessing = dataclasses.replace(preprocessing, statistics=statistics)
     model = build.make_model(config, classes)
-    _, tx = build.make_optimizer(config, epoch_steps, total)
-    optimizer = config.optimizer
-    step = train_step.make_train_step(
-        build.make_objective(config, model, preprocessing),
-        tx,
-        accumulate=optimizer.accumulate,
-        ema_decay=optimizer.ema_decay,
-        ema_every=optimizer.ema_every,
+    setup = build.Setup(
+        config,
+        mesh=None,
+        train_split=None,
+        eval_split=None,
+        durations=lengths,
+        plan=None,
+        class_weights=None,
+        preprocessing=preprocessing,
+        view=view,
+        eval_preprocessing=None,
+        input_shape=shape[1:],
+        model=model,
+        variables=None,
+        trained_model=model,
     )
-    init = train_step.make_init(model, tx, shape[1:], config.optimizer.ema_decay)
-    return config, init, step, batch
+    return config, setup.init(), setup.train_step(), batch
 
 
 @pytest.mark.parametrize(

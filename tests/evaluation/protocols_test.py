@@ -474,8 +474,8 @@ def test_a_damaged_image_fails_by_name_or_is_counted_as_wrong():
 # Through a run directory.
 
 
-def save_run(path, config, variables, step=5):
-    """Writes a run directory as training leaves it."""
+def save_run(path, config, variables, step=5, metrics=None):
+    """Writes a run directory, or its next checkpoint, as training leaves it."""
     run = workdir.Workdir(path)
     run.create(config)
     state = train_step.TrainState(
@@ -486,7 +486,7 @@ def save_run(path, config, variables, step=5):
         ema=None,
     )
     saved = checkpoints.Checkpoints(run.checkpoints)
-    saved.save(step, state)
+    saved.save(step, state, metrics)
     saved.close()
     return run
 
@@ -525,6 +525,13 @@ def photograph_run(tmp_path, monkeypatch, unpadded):
     return save_run(tmp_path / "run", config_of(tmp_path), variables), variables
 
 
+def scored(variables, images):
+    """The logits of `photograph_run`'s network for images as it is shown them."""
+    inputs = (np.stack(images) - np.float32(MEAN)) / np.float32(STD)
+    apply = jax.jit(functools.partial(Unpadded(3).apply, train=False))
+    return np.asarray(apply(variables, inputs))
+
+
 def test_a_run_is_evaluated_by_each_protocol(photograph_run, tmp_path):
     run, _ = photograph_run
     for name in ("ten_crop", "dense_multi_crop"):
@@ -561,9 +568,7 @@ def test_a_single_view_has_plain_names_tables_and_logits(photograph_run):
     crops = [
         protocols.resizing.center_crop(image, SIZE, 16) for image in photographs(3)
     ]
-    inputs = (np.stack(crops) - np.float32(MEAN)) / np.float32(STD)
-    apply = jax.jit(functools.partial(Unpadded(3).apply, train=False))
-    expected = np.asarray(apply(variables, inputs))
+    expected = scored(variables, crops)
     np.testing.assert_allclose(again.logits, expected, rtol=1e-4, atol=1e-4)
     wrong = int((expected.argmax(1) != again.label).sum())
     assert record["errors"] == wrong
@@ -578,20 +583,33 @@ def test_a_single_view_has_plain_names_tables_and_logits(photograph_run):
 
 def test_a_larger_test_image_than_in_training(photograph_run):
     """FixRes: global average pooling takes any size; the crop is what was asked."""
-    run, _ = photograph_run
+    run, variables = photograph_run
     changes = ["eval.image_size=20", "eval.short_side=24"]
     evaluate.evaluate_run(run, checks.change(run.config(), changes))
     name = "evaluation-5-image_size_20-short_side_24.json"
     record = json.loads((run.path / name).read_text())
     assert (record["image_size"], record["short_side"]) == (20, 24)
+    name = name.replace("evaluation", "predictions").replace("json", "npz")
+    crops = [protocols.resizing.center_crop(image, 20, 24) for image in photographs(3)]
+    found = scoring.read(run.path / name).logits
+    # Sums of float32 in another order.
+    np.testing.assert_allclose(found, scored(variables, crops), rtol=1e-4, atol=1e-4)
 
 
 def test_a_resized_test_image_is_larger_than_crops_are_cut_from(photograph_run):
-    run, _ = photograph_run
+    run, variables = photograph_run
     changes = ["dataset.fit=resize", "eval.image_size=20"]  # short_side is 16
     evaluate.evaluate_run(run, checks.change(run.config(), changes))
     (file,) = run.path.glob("evaluation-5-*.json")
     assert json.loads(file.read_text())["image_size"] == 20
+    (file,) = run.path.glob("predictions-5-*.npz")
+    resized = [
+        np.asarray(Image.fromarray(image).resize((20, 20), Image.BILINEAR))
+        for image in photographs(3)
+    ]
+    found = scoring.read(file).logits
+    # As above.
+    np.testing.assert_allclose(found, scored(variables, resized), rtol=1e-4, atol=1e-4)
 
 
 def test_a_short_side_from_which_nothing_is_cut_is_refused(photograph_run, tmp_path):
@@ -761,6 +779,25 @@ def test_an_ensemble_averages_its_runs(photograph_run, tmp_path):
         penalties.loss.name = "binary_cross_entropy"
     with pytest.raises(ConfigError, match="not a loss of log probabilities"):
         evaluate.evaluate_ensemble(members, [penalties, second.config()])
+
+
+def test_the_checkpoint_that_was_named_is_tested(photograph_run):
+    run, first = photograph_run
+    last, config = jax.tree.map(lambda x: -0.5 * x, first), run.config()
+    for at, variables, error in ((5, first, 20.0), (9, last, 30.0)):
+        save_run(run.path, config, variables, at, {"error": error})
+    losses = []
+    for name, step in (("best", 5), ("5", 5), ("latest", 9), ("9", 9)):
+        record = evaluate.evaluate_run(run, config, name).record
+        assert record["step"] == step, name
+        losses.append(record["loss"])
+        members = evaluate.evaluate_ensemble([run], [config], name).members
+        assert [member.record["step"] for member in members] == [step], name
+    assert losses[0] == losses[1] != losses[2] == losses[3]
+    with pytest.raises(ConfigError, match="=first is neither latest, best nor a step"):
+        evaluate.evaluate_run(run, config, "first")
+    with pytest.raises(checkpoints.CheckpointError, match="no checkpoint 7 in "):
+        evaluate.evaluate_run(run, config, "7")
 
 
 def test_what_cannot_be_joined_is_refused_before_it_is_tested(

@@ -5,7 +5,6 @@ import errno
 import logging
 import os
 import pathlib
-import resource
 import shutil
 import signal
 import socket
@@ -453,17 +452,6 @@ def small_disk(directory):
         subprocess.run(["umount", "-l", directory], check=True)
 
 
-@contextlib.contextmanager
-def file_size_limit(size):
-    """Makes writes beyond `size` bytes of a file fail with EFBIG, like a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 def test_full_disk(tmp_path, warned):
     with small_disk(tmp_path):
         run = Checkpoints(tmp_path)
@@ -491,7 +479,7 @@ def test_full_disk_is_told_in_one_line(tmp_path, capfd):
     """Writes that were still running once reported to a closed event loop."""
     rng = np.random.default_rng(0)
     run = Checkpoints(tmp_path)
-    with file_size_limit(20_000):
+    with runs.file_size_limit(20_000):
         run.save(1, {str(n): rng.random(10_000) for n in range(30)})
         with pytest.raises(CheckpointError, match="File too large"):
             run.close()
@@ -504,7 +492,7 @@ def test_failed_write_surfaces_at_the_next_call(tmp_path, surfaces_at):
     run.save(1, make_state(1))
     run.wait()
     big = {"x": np.random.default_rng(0).random(30_000)}
-    with file_size_limit(50_000):
+    with runs.file_size_limit(50_000):
         run.save(2, big)
         while run._manager.is_saving_in_progress():
             time.sleep(0.01)
@@ -521,7 +509,7 @@ def test_a_save_that_failed_costs_no_later_one(tmp_path, warned):
     """The next save once raised the error of the one before, and wrote nothing."""
     run = Checkpoints(tmp_path)
     big = {"x": np.random.default_rng(0).random(30_000)}
-    with file_size_limit(50_000):
+    with runs.file_size_limit(50_000):
         run.save(1, big)
         while run._manager.is_saving_in_progress():
             time.sleep(0.01)

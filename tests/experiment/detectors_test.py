@@ -19,6 +19,13 @@ from experiment import build, checks, data_report, detectors, tasks, workdir
 CONFIG = "--config=configs/faster_rcnn.py:bccd"
 
 
+def test_each_field_of_detection_has_a_reader():
+    """A name that OBJECTIVE or VIEW lacked would leave a default in its place."""
+    others = "buckets max_boxes damaged_boxes unclear stage proposals metric".split()
+    read = [*detectors.OBJECTIVE, *detectors.VIEW, *others]
+    assert sorted(read) == sorted(faster_rcnn.get_config("digits").detection)
+
+
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [

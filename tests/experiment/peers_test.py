@@ -125,7 +125,14 @@ def test_processes_meet_before_the_first_collective(store, tmp_path, monkeypatch
     monkeypatch.setattr(multihost_utils, "process_allgather", gather)
     peers.meet(workdir.Workdir(tmp_path))
     store["meetings"].clear()
-    peers.meet(workdir.Workdir(tmp_path))
+
+    def setup(config):  # where the digests of the data are gathered
+        assert len(store["meetings"]) == 1
+        raise Ended
+
+    monkeypatch.setattr(train.tasks, "setup", setup)
+    with pytest.raises(Ended):
+        train.Trainer(runs.small_config(), workdir.Workdir(tmp_path), runs.NoStop)
 
 
 def test_a_run_directory_that_only_some_processes_see(tmp_path, monkeypatch):

@@ -4,7 +4,6 @@ import contextlib
 import errno
 import json
 import os
-import resource
 import subprocess
 import sys
 import threading
@@ -47,17 +46,6 @@ def events(directory):
                 found.append(event_pb2.Event.FromString(reader.record()))
         reader.file_handle.close()
     return found
-
-
-@contextlib.contextmanager
-def file_size_limit(size):
-    """Makes writes beyond `size` bytes of a file fail with EFBIG, like a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_one_json_object_a_report_at_once(tmp_path):
@@ -105,7 +93,7 @@ def test_a_full_disk_is_noticed_and_the_next_start_repairs_the_file(tmp_path):
     writer = reporting.MetricWriter(tmp_path, tensorboard=False)
     writer.write_scalars(1, {"loss": 0.5})
     size = (tmp_path / "metrics.jsonl").stat().st_size
-    with file_size_limit(size + 5):
+    with runs.file_size_limit(size + 5):
         with pytest.raises(OSError) as error:
             writer.write_scalars(2, {"loss": 0.25})
         assert error.value.errno == errno.EFBIG
@@ -118,7 +106,7 @@ def test_a_full_disk_is_noticed_and_the_next_start_repairs_the_file(tmp_path):
 def test_a_start_on_a_full_disk_keeps_the_old_lines(tmp_path):
     write(tmp_path, [1, 2, 3])
     before = (tmp_path / "metrics.jsonl").read_text()
-    with file_size_limit(10), pytest.raises(OSError):
+    with runs.file_size_limit(10), pytest.raises(OSError):
         write(tmp_path, [], first_step=2)
     assert (tmp_path / "metrics.jsonl").read_text() == before
 
@@ -166,7 +154,7 @@ def test_a_full_disk_does_not_hang_tensorboards_file(tmp_path):
     """SummaryWriter's thread died on a full disk, and later calls waited for it."""
     writer = reporting.MetricWriter(tmp_path)
     pixels = np.random.default_rng(0).integers(0, 256, (99, 99, 3), np.uint8)
-    with file_size_limit(5_000), pytest.raises(OSError) as error:
+    with runs.file_size_limit(5_000), pytest.raises(OSError) as error:
         writer.write_images(1, {"noise": pixels})  # 29 kB
     assert error.value.errno == errno.EFBIG
     for step in range(30):

@@ -14,24 +14,11 @@ import models
 from models import densenet
 
 
-@functools.cache
 def trace(name, size, *fields):
     """The stages of one image, name: (pixels, maps), and the shapes of parameters."""
     model = models.create(name, num_classes=10, **dict(fields))
-
-    order = []
-
-    def init(key):
-        stages, variables = model.init_with_output(
-            key,
-            jnp.zeros((1, size, size, 3)),
-            method=lambda m, x: m.backbone(x, train=False),
-        )
-        order.extend((name, stage.shape[2:]) for name, stage in stages.items())
-        return variables
-
-    variables = traced.eval_shape(init, jax.random.key(0))
-    return dict(order), variables["params"]["backbone"]
+    stages, params = traced.backbone(model, size)
+    return {name: tuple(shape) for name, *shape in stages}, params
 
 
 def test_stages_of_densenet121_are_table_1s():

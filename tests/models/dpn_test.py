@@ -13,24 +13,11 @@ import models
 from models import dpn
 
 
-@functools.cache
 def trace(name):
     """The stages of one image, name: (pixels, maps), and the shapes of parameters."""
     model = models.create(name, num_classes=10)
-
-    order = []
-
-    def init(key):
-        stages, variables = model.init_with_output(
-            key,
-            jnp.zeros((1, 224, 224, 3)),
-            method=lambda m, x: m.backbone(x, train=False),
-        )
-        order.extend((name, stage.shape[2:]) for name, stage in stages.items())
-        return variables
-
-    variables = traced.eval_shape(init, jax.random.key(0))
-    return dict(order), variables["params"]["backbone"]
+    stages, params = traced.backbone(model, 224)
+    return {name: tuple(shape) for name, *shape in stages}, params
 
 
 @pytest.mark.parametrize(

@@ -157,10 +157,3 @@ def test_small_images_are_refused(size, last):
     message = f"{size}x{size} are too small: nothing is left of them after {last}"
     with pytest.raises(ValueError, match=message):
         trace(size)
-
-
-@pytest.mark.parametrize("field", ["dropout", "norm_momentum"])
-@pytest.mark.parametrize("value", [-0.1, 1.0])
-def test_fields_outside_0_to_1_are_refused(field, value):
-    with pytest.raises(ValueError, match=f"{field} {value} is not in"):
-        models.create("inception_v3", num_classes=10, **{field: value})

@@ -148,11 +148,3 @@ def test_weights_start_as_released(name):
 def test_small_images_are_refused(name):
     with pytest.raises(ValueError, match="28x28 are too small: nothing is left of"):
         trace(name, 28)
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("field", ["dropout", "norm_momentum"])
-@pytest.mark.parametrize("value", [-0.1, 1.0])
-def test_fields_outside_0_to_1_are_refused(name, field, value):
-    with pytest.raises(ValueError, match=f"{field} {value} is not in"):
-        models.create(name, num_classes=10, **{field: value})

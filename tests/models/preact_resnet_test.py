@@ -13,26 +13,9 @@ from models import preact_resnet
 from models.preact_resnet import CifarPreactResNet, PreactResNet
 
 
-def trace(model, size):
-    """The stages of one image, (name, pixels, maps), and the shapes of parameters."""
-    stages = []
-
-    def init(key):
-        outputs, variables = model.init_with_output(
-            key,
-            jnp.zeros((1, size, size, 3)),
-            method=lambda m, x: m.backbone(x, train=False),
-        )
-        stages.extend((name, *x.shape[2:]) for name, x in outputs.items())
-        return variables
-
-    variables = traced.eval_shape(init, jax.random.key(0))
-    return stages, variables["params"]["backbone"]
-
-
 @functools.cache
 def cifar(depth, **fields):
-    return trace(CifarPreactResNet(num_classes=10, depth=depth, **fields), 32)
+    return traced.backbone(CifarPreactResNet(num_classes=10, depth=depth, **fields), 32)
 
 
 def test_stages():
@@ -47,7 +30,7 @@ def test_stages():
         ("conv3_x", 16, 32),
         ("conv4_x", 8, 64),
     ]
-    assert trace(PreactResNet(num_classes=1000, depth=50), 224)[0] == [
+    assert traced.backbone(PreactResNet(num_classes=1000, depth=50), 224)[0] == [
         ("conv1", 112, 64),
         ("conv2_x", 56, 256),
         ("conv3_x", 28, 512),

@@ -166,19 +166,6 @@ def test_the_stride_is_where_stride_on_says(stride_on, sizes):
         assert rows[f"conv{i}_1.conv2"][0] == second
 
 
-def test_arithmetic_of_the_blocks():
-    """Figure 5: a bottleneck on 256 maps costs what a basic block on 64 does."""
-    params = parameters("resnet50")["backbone"]["conv2_2"]
-    assert weights(params) == 69_632
-    params = parameters("resnet18")["backbone"]
-    assert weights(params["conv2_2"]) == 73_728
-    assert weights(params["conv4_2"]) == 1_179_648
-
-
-def weights(block):
-    return sum(layer["kernel"].size for layer in block.values() if "kernel" in layer)
-
-
 def test_weights_start_as_section_3_4_says():
     """He et al. 2015: standard deviation sqrt(2 / inputs of a unit), no biases."""
     block = resnet.BasicBlock(64, 1, "A", zero_init=False, dtype=jnp.float32)

@@ -13,23 +13,8 @@ import models
 from models import senet
 
 
-@functools.cache
 def trace(name, size, **fields):
-    """The stages of one image, (name, pixels, maps), and the shapes of parameters."""
-    model = models.create(name, num_classes=1000, **fields)
-    stages = []
-
-    def init(key):
-        outputs, variables = model.init_with_output(
-            key,
-            jnp.zeros((1, size, size, 3)),
-            method=lambda m, x: m.backbone(x, train=False),
-        )
-        stages.extend((name, *x.shape[2:]) for name, x in outputs.items())
-        return variables
-
-    variables = traced.eval_shape(init, jax.random.key(0))
-    return stages, variables["params"]["backbone"]
+    return traced.backbone(models.create(name, num_classes=1000, **fields), size)
 
 
 def test_stages_are_table_1s():

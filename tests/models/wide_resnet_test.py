@@ -12,23 +12,8 @@ import models
 from models import wide_resnet
 
 
-@functools.cache
 def trace(name, size, **fields):
-    """The stages of one image, (name, pixels, maps), and the shapes of parameters."""
-    model = models.MODELS[name](num_classes=10, **fields)
-    stages = []
-
-    def init(key):
-        outputs, variables = model.init_with_output(
-            key,
-            jnp.zeros((1, size, size, 3)),
-            method=lambda m, x: m.backbone(x, train=False),
-        )
-        stages.extend((name, *x.shape[2:]) for name, x in outputs.items())
-        return variables
-
-    variables = traced.eval_shape(init, jax.random.key(0))
-    return stages, variables["params"]["backbone"]
+    return traced.backbone(models.MODELS[name](num_classes=10, **fields), size)
 
 
 @pytest.mark.parametrize(("name", "factor"), [("wrn_16_8", 8), ("wrn_28_10", 10)])

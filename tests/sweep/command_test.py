@@ -26,10 +26,12 @@ def states(path):
     return {row.name: row.state for row in found.rows}
 
 
-def test_what_no_program_can_share_is_trained_as_if_alone(tmp_path):
+def test_what_no_program_can_share_is_trained_as_if_alone(tmp_path, monkeypatch):
     """The bits are those of single trainings, here for two batch sizes."""
-    changes = {"schedule__name": "plateau"}
+    changes, freed = {"schedule__name": "plateau"}, []
+    monkeypatch.setattr(in_process, "_free_programs", lambda: freed.append(1))
     swept = sweep(tmp_path / "sweep", ["batch_size=16,32"], **changes)
+    assert freed == [1, 1]  # after each run, so that memory holds one's programs
     assert [run.result["step"] for run in swept.all] == [20, 10]
     for run in swept.all:
         alone, size = tmp_path / str(run), run.values["batch_size"]

@@ -46,6 +46,7 @@ def assert_same_run(sweeps, alone):
     """Ten float32 steps with sums in another order may differ by some 1e-6."""
     (a, step_a), (b, step_b) = runs.final_state(sweeps), runs.final_state(alone)
     assert step_a == step_b
+    assert not [*sweeps.glob("events*")]  # TensorBoard is off, as in the other
     assert jax.tree.structure(a) == jax.tree.structure(b)
     runs.assert_close(a, b)
     a, b = losses(sweeps), losses(alone)
@@ -148,7 +149,7 @@ def test_runs_of_a_program_save_on_the_way_and_fail_alone(tmp_path, monkeypatch)
 
     monkeypatch.setattr(together.Group, "_save", full)
     with pytest.raises(train.Preempted):
-        runs.sweep(tmp_path, vary, AtCall(3), at_once=1, **settings)
+        runs.sweep(tmp_path, vary, runs.StopAfter(3), at_once=1, **settings)
     assert steps(0) == [4, 5]
     (saved(0) / "4" / "meta" / "metadata").write_text("cut")
     (saved(0) / "5" / "meta" / "metadata").write_text("cut")
@@ -277,17 +278,6 @@ def test_runs_that_take_too_much_memory_at_once_end_no_others(tmp_path, monkeypa
         runs.sweep(tmp_path, ["seed=0..2"], at_once=2, **changes)
 
 
-class AtCall:
-    """A stop that is asked for from the `number`th question on."""
-
-    def __init__(self, number):
-        self._number, self._calls = number, itertools.count()
-
-    @property
-    def requested(self):
-        return next(self._calls) >= self._number
-
-
 @pytest.mark.parametrize(
     ("at_once", "numbers", "steps"),
     [
@@ -315,7 +305,7 @@ def test_a_sweep_that_is_stopped_goes_on_to_the_same_bits(
     stopped_at = []
     for number in numbers:
         with pytest.raises(train.Preempted, match="the same command goes on") as error:
-            train_both("parts", AtCall(number))
+            train_both("parts", runs.StopAfter(number))
         assert error.value.exit_code == 75
         found = re.match(r"stopped at step (\d+) of 10;", str(error.value))
         stopped_at.append(found and int(found[1]))
@@ -334,7 +324,7 @@ def test_a_run_that_is_past_a_fraction_goes_on_to_its_next_evaluation(tmp_path):
     """As `train.train` does; it once ended without a result, whatever was called."""
     settings = SMALL | {"eval__every_epochs": 0.5, "eval__batch_size": 203}
     with pytest.raises(train.Preempted, match="step 8 of 10"):
-        runs.sweep(tmp_path, ["seed=0,1"], AtCall(4), at_once=1, **settings)
+        runs.sweep(tmp_path, ["seed=0,1"], runs.StopAfter(4), at_once=1, **settings)
     swept = command.Runs(None, workdir.Workdir(tmp_path))
     in_process.InProcess(runs.NoStop, 1).train(swept.all, 0.5)
     assert [run.result["step"] for run in swept.all] == [10, 5]

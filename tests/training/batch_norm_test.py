@@ -173,9 +173,10 @@ def test_the_population_is_repeated_and_mixed_as_in_the_training(
     config = run.config()
     with config.unlocked():
         config.augment.repeats, config.optimizer.accumulate = 4, 2
-        config.augment.mixup = 0.2
+        config.augment.mixup, config.augment.cutmix = 0.2, 0.7
 
     def mix(images, labels, key, **alphas):
+        assert alphas == {"mixup_alpha": 0.2, "cutmix_alpha": 0.7}
         return jnp.zeros_like(images), labels, 1.0
 
     monkeypatch.setattr(augment, "mix", mix)

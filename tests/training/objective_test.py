@@ -19,15 +19,19 @@ from training import losses, objective, train_step
 
 
 class Brightness:
-    """Regression: the network's first output should be the mean of the image."""
+    """Regression: the network's first output should be the mean of the image.
+
+    The set `parts` gets the number of images of each part of a batch that is traced.
+    """
 
     keys = ("image", "index", "epoch")
 
-    def __init__(self, model):
-        self._model = model
+    def __init__(self, model, parts):
+        self._model, self._parts = model, parts
 
     def __call__(self, variables, batch, seed, key):
         del seed, key
+        self._parts.add(len(batch["image"]))
         images = batch["image"].astype(jnp.float32) / 255
         outputs, updated = self._model.apply(
             variables, images, train=True, mutable=["batch_stats"]
@@ -58,18 +62,20 @@ class Linear(nn.Module):
 
 def test_accumulation_and_sums_do_not_know_the_task():
     model = Linear()
-    objective = Brightness(model)
     images = np.random.default_rng(0).integers(0, 256, (8, 6, 6, 1), np.uint8)
     batch = {"image": images, "index": np.arange(8), "epoch": np.zeros(8)}
     init = train_step.make_init(model, optax.sgd(0.1), (6, 6, 1), ema=0.9)
     states, sums = [], []
     for parts in (1, 4):
+        sizes = set()
+        objective = Brightness(model, sizes)
         step = train_step.make_train_step(
             objective, optax.sgd(0.1), accumulate=parts, ema_decay=0.9
         )
         steps = train_step.make_run_steps(step, lambda data, i: data)
         zero = train_step.zero_sums(objective)
         state, total = jax.jit(steps)(init(0), zero, batch, 3, 0)
+        assert sizes == {8 // parts}
         states.append(state.ema)
         sums.append(total)
     # Sums of eight terms in another order.
@@ -151,14 +157,16 @@ class Distance(Result):
 
 @pytest.fixture
 def brightness(monkeypatch):
-    """Makes the set-up of a config return the other task."""
+    """Makes the set-up of a config return the other task; gives its set `parts`."""
+    parts = set()
     monkeypatch.setattr(build.Setup, "score", "distance")
-    monkeypatch.setattr(build.Setup, "objective", lambda s: Brightness(s.model))
+    monkeypatch.setattr(build.Setup, "objective", lambda s: Brightness(s.model, parts))
     monkeypatch.setattr(
         build.Setup, "evaluator", lambda s, step: MeanError(s.model, s.eval_split)
     )
     monkeypatch.setattr(build, "make_model", lambda config, classes: Linear())
     monkeypatch.setattr(trained, "describe", lambda *_: None)
+    return parts
 
 
 @pytest.mark.parametrize("placement", ["device", "host"])
@@ -175,6 +183,7 @@ def test_the_loop_trains_resumes_and_keeps_the_best_of_another_task(
     }
     line = runs.train_small(tmp_path / "whole", **changes)
     assert "distance" in line and "after step 30" in line
+    assert brightness == {32 // 2}
     assert "  far " in capsys.readouterr().out
     for steps in (13, 30):
         runs.train_small(tmp_path / "parts", num_steps=steps, **changes)

@@ -1,5 +1,6 @@
 """Training that starts from the parameters of another run."""
 
+import contextlib
 import functools
 import json
 import shutil
@@ -17,7 +18,7 @@ import train
 import weights
 from detection import inputs, views
 from errors import ConfigError
-from experiment import build, workdir
+from experiment import build, checkpoints, workdir
 from training import optimizers
 from weights import export, formats, starting
 
@@ -119,17 +120,16 @@ def test_without_a_step_the_weights_are_tested_and_saved_as_they_are(source, tmp
         runs.train_small(tmp_path / "none", "modern", num_epochs=0.0)
 
 
-@pytest.mark.slow
-def test_the_polyak_average_of_a_source_is_taken(tmp_path):
-    runs.train_small(
-        tmp_path / "first", "modern", optimizer__ema_decay=0.9, num_epochs=0.2
-    )
-    runs.train_small(
-        tmp_path / "next", "modern", init_from=str(tmp_path / "first"), **FROZEN
-    )
-    first, following = (runs.final_state(tmp_path / n)[0] for n in ("first", "next"))
+def test_the_polyak_average_of_a_source_is_taken(source, tmp_path):
+    source = shutil.copytree(source, tmp_path / "first")
+    first, step = runs.final_state(source)
+    first["ema"] = jax.tree.map(lambda x: x + 1, first["params"])
+    with contextlib.closing(checkpoints.Checkpoints(source / "checkpoints")) as saved:
+        saved.save(step + 1, first)
+    fields = {"init_from": str(source), "schedule__name": "constant"}
+    runs.train_small(tmp_path / "next", "modern", num_epochs=0.0, **fields)
+    following, _ = runs.final_state(tmp_path / "next")
     runs.assert_same_bits(following["params"], first["ema"])
-    source = tmp_path / "first"
     for key, taken in (("", "ema"), ("params", "params")):
         found, report = weights.load(source, "lenet5_modern", fresh(), key=key)
         runs.assert_same_bits(found["params"], first[taken])
