@@ -104,5 +104,6 @@ def figure(figure, numbers):
         axes.set_yscale("log")
         axes.set_xlabel("depth of the layer")
         axes.set_title(moment)
+    figure.suptitle("The gradient of each convolution, from the first to the last")
     panels[0].set_ylabel("gradient relative to the weights")
     panels[1].legend(frameon=False, fontsize=8)

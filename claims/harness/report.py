@@ -8,6 +8,7 @@ import statistics
 
 from claims.harness import catalogue, intervals
 from errors import UserError
+from evaluation import drawing
 from experiment import workdir
 from sweep.table import aligned
 
@@ -193,7 +194,10 @@ def listed(folder, scale):
 
 
 def draw(claim, outcome, folder):
-    """Draws folder/NAME-SCALE.png by the claim's `figure`, if it has one."""
+    """Draws folder/NAME-SCALE.png by the claim's `figure`, if it has one.
+
+    A line below says what the source states, what came out, and the verdict.
+    """
     if not hasattr(claim.module, "figure"):
         return
     import matplotlib
@@ -203,6 +207,9 @@ def draw(claim, outcome, folder):
 
     figure = pyplot.figure(figsize=(8, 4.5), layout="constrained")
     claim.figure(figure, outcome.numbers)
+    verdict = outcome.verdict
+    compared = f"stated: {claim.STATED}   here: {verdict.here}   ({verdict.word})"
+    figure.supxlabel(drawing.wrapped(compared, figure), fontsize=9, color="0.4")
     path = pathlib.Path(folder) / f"{outcome.name}-{outcome.scale}.png"
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
