@@ -4,7 +4,6 @@ import csv
 import io
 import os
 import pathlib
-import runpy
 import subprocess
 import sys
 
@@ -143,15 +142,6 @@ def test_the_table_of_some_networks(capsys):
     assert lines[3].split() == (
         "resnet20 2015 20 32x32x3 269,722 40.6 M 45.5 MiB 8.75 CIFAR-10+".split()
     )
-
-
-def test_the_old_name_of_the_command(monkeypatch, capsys):
-    command.main(["resnet20"])
-    expected = capsys.readouterr().out
-    monkeypatch.delitem(sys.modules, "comparison.__main__")
-    monkeypatch.setattr(sys, "argv", ["models", "resnet20"])
-    runpy.run_module("models", run_name="__main__")
-    assert capsys.readouterr().out == expected
 
 
 PROGRAM = """
