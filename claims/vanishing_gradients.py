@@ -88,7 +88,7 @@ def verdict(numbers):
     parts = []
     for arm, other in COMPARED.items():
         ratio = intervals.ratio(shares[arm], shares[other])
-        what = f"the first layer's share with {arm} over that with {other}"
+        what = f"{arm}'s share over {other}'s"
         parts.append(intervals.judge(ratio, STARVED, 1, what))
     return intervals.weakest(*parts)
 

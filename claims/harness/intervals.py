@@ -35,11 +35,15 @@ class Interval:
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """One of WORDS, the sentence that gives its reason, and our number as text."""
+    """One of WORDS, the sentence that gives its reason, and our number as text.
+
+    `what` names the number where a claim has several.
+    """
 
     word: str
     reason: str
     here: str = ""
+    what: str = ""
 
 
 def mean(values):
@@ -96,7 +100,7 @@ def judge(interval, bound, neutral, what):
     words = "at least" if side > 0 else "at most"
     here = interval.text(None) if neutral == 1 else interval.text()
     text = f"{what} is {here}; the rule asks for {words} {bound:g}"
-    return Verdict(word, text, here)
+    return Verdict(word, text, here, what)
 
 
 def sign(interval, positive, what, digits=2):
@@ -111,7 +115,7 @@ def sign(interval, positive, what, digits=2):
         word = INVISIBLE
     words = "above" if positive else "below"
     text = f"{what} is {interval.text(digits)}; the rule asks for {words} 0"
-    return Verdict(word, text, interval.text(digits))
+    return Verdict(word, text, interval.text(digits), what)
 
 
 def falling(values, labels, what):
@@ -133,7 +137,7 @@ def falling(values, labels, what):
         word = DIRECTION
     each = ", ".join(step.text() for step in steps)
     reason = f"{whole.reason}; its steps are {each}, and the rule asks for the same"
-    return Verdict(word, reason, whole.here)
+    return Verdict(word, reason, whole.here, what)
 
 
 def same(interval, bound, neutral, what, digits=2):
@@ -154,7 +158,7 @@ def same(interval, bound, neutral, what, digits=2):
         f"{what} is {interval.text(digits)}; the rule asks for {neutral:g} give or "
         f"take {bound:g}"
     )
-    return Verdict(word, text, interval.text(digits))
+    return Verdict(word, text, interval.text(digits), what)
 
 
 def weakest(*verdicts):
@@ -162,5 +166,8 @@ def weakest(*verdicts):
     return Verdict(
         min((verdict.word for verdict in verdicts), key=STRENGTH.index),
         "; ".join(f"{verdict.reason} ({verdict.word})" for verdict in verdicts),
-        "; ".join(verdict.here for verdict in verdicts),
+        "; ".join(
+            f"{v.what.removeprefix('the ')}: {v.here}" if v.what else v.here
+            for v in verdicts
+        ),
     )

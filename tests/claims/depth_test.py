@@ -77,7 +77,8 @@ FIGURES = {
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure(name, tmp_path):
-    made_up = types.SimpleNamespace(name=name, scale="small", numbers=FIGURES[name])
+    verdict = intervals.Verdict(intervals.INVISIBLE, "x is 1", "1")
+    made_up = report.Outcome(name, "small", FIGURES[name], verdict, [], 1)
     report.draw(catalogue.load(name), made_up, tmp_path)
     assert (tmp_path / f"{name}-small.png").stat().st_size > 10_000
 

@@ -116,6 +116,12 @@ def test_the_weakest_part_decides():
     found = intervals.weakest(parts[3], parts[1])
     assert found.reason == "rep (reproduced); not (not visible at this scale)"
     assert found.here == "1; 1"
+    gain = intervals.sign(Interval(2, 1, 3, 3), True, "the gain in points")
+    share = intervals.judge(Interval(0.5, 0.4, 0.6, 3), 0.8, 1, "what is left")
+    found = intervals.weakest(gain, share)
+    assert found.here == (
+        "gain in points: 2.00 (1.00 to 3.00); what is left: 0.5 (0.4 to 0.6)"
+    )
 
 
 @pytest.mark.parametrize(

@@ -69,8 +69,9 @@ def test_the_rule_of_a_verdict(name, numbers, place):
 @pytest.mark.parametrize("place", [0, 4, 9, 13])
 def test_a_figure(place, tmp_path):
     name, numbers, _ = MADE_UP[place]
-    made_up = types.SimpleNamespace(name=name, scale="small", numbers=numbers)
-    report.draw(catalogue.load(name), made_up, tmp_path)
+    claim = catalogue.load(name)
+    verdict = claim.verdict(numbers)
+    report.draw(claim, report.Outcome(name, "small", numbers, verdict, [], 1), tmp_path)
     assert (tmp_path / f"{name}-small.png").stat().st_size > 10_000
 
 
