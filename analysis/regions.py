@@ -19,7 +19,6 @@ from analysis.gallery import NotShown
 from detection import objective, pictures, results, views
 from evaluation.drawing import BLUE, RED, short
 from experiment import detectors, trained
-from models import anchors as anchor_styles
 
 SHOWN = 4  # images of a picture, spread over the split
 BEST = 12  # proposals of an image
@@ -166,9 +165,7 @@ def filters(path, network):
 def anchors(path, network, seen):
     """Draws the anchors of the middle of an image, once for each size."""
     model, image = network.model, seen.image
-    base = anchor_styles.STYLES[model.anchor_style](
-        model.anchor_sizes, model.anchor_ratios
-    )
+    base = model.anchor_boxes((1, 1))
     rows, columns = (side // views.STRIDE // 2 for side in image.shape[:2])
     own = base + views.STRIDE * np.array([columns, rows, columns, rows])
     own = own[np.argsort(np.prod(own[:, 2:] - own[:, :2], 1), kind="stable")]

@@ -6,7 +6,6 @@ from analysis import regions
 from demo import samples, sheets, uploads
 from detection import results, views
 from experiment import detectors, trained
-from models import anchors
 
 MOST_BOXES = 300  # of the proposals and of the detections that are sent
 
@@ -67,12 +66,9 @@ class Detector:
         Boxes are [x1, y1, x2, y2]. The best of `number` are listed; the anchors are
         those of the first position, and their neighbours are `stride` pixels apart.
         """
-        network, model = self.network, self.network.model
+        network = self.network
         seen = network.show("", image)
         rois, scores, found = network.look(seen)
-        base = anchors.STYLES[model.anchor_style](
-            model.anchor_sizes, model.anchor_ratios
-        )
         height, width = seen.image.shape[:2]
         names = [network.names[k] for k in found.labels]
         return {
@@ -82,7 +78,7 @@ class Detector:
             "detections": _boxes(found.boxes, found.scores, names),
             "proposals": _boxes(rois, scores, [""] * len(rois)),
             "number": {"detections": len(names), "proposals": len(rois)},
-            "anchors": base.tolist(),
+            "anchors": network.model.anchor_boxes((1, 1)).tolist(),
             "stride": views.STRIDE,
         }
 
