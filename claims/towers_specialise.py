@@ -83,9 +83,13 @@ def measure(results):
     }
 
 
+def _specialised(numbers):
+    """How many runs have towers that differ more than 95 % of random splits."""
+    return sum(value < 0.05 for value in numbers["chance"])
+
+
 def verdict(numbers):
-    chances = numbers["chance"]
-    special = sum(value < 0.05 for value in chances)
+    chances, special = numbers["chance"], _specialised(numbers)
     if special == len(chances):
         word = intervals.REPRODUCED
     elif special >= 2:
@@ -123,8 +127,7 @@ def figure(figure, numbers):
     axes.set_xticks(runs, splits)
     axes.set_xlabel("and the part of random splits that differ as much as the towers")
     axes.set_ylabel("colour share of a filter")
-    special = sum(value < 0.05 for value in numbers["chance"])
     axes.set_title(
         "Colour in the first layer's filters: "
-        f"{special} of {len(runs)} pairs of towers differ"
+        f"{_specialised(numbers)} of {len(runs)} pairs of towers differ"
     )

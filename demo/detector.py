@@ -24,7 +24,7 @@ class Detector:
             lambda: trained.numbered(
                 detectors.open_split(config, config.dataset.eval_split),
                 run,
-                subset=config.eval.classes == "subset",
+                config,
             ),
             self._truth,
             network.channels,
