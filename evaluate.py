@@ -220,7 +220,7 @@ def _open(run, config, checkpoint, batch_stats):
     if split.findings and jax.process_index() == 0:
         others = dataset.name != run.config().dataset.name
         print(report.describe(split, others=others), flush=True)
-    split = trained.numbered(split, run, config)
+    split = trained.numbered(split, run, subset=config.eval.classes == "subset")
     opened = trained.open_run(run, checkpoint, config=config, split=split)
     if batch_stats == "population":
         _check_population(opened)

@@ -187,7 +187,8 @@ class Network:
           DataError: the data has other classes now.
         """
         split = build.open_split(self.config.dataset, name)
-        return trained.numbered(split, self.trained.run, self.config)
+        subset = self.config.eval.classes == "subset"
+        return trained.numbered(split, self.trained.run, subset=subset)
 
     def test_images(self):
         split = self.open_split(self.config.dataset.eval_split)

@@ -88,7 +88,8 @@ class Network:
     def images(self, name):
         """Returns the `Seen` of a few images of a split, of those that can be read."""
         split = detectors.open_split(self.config, name)
-        split = trained.numbered(split, self.run, self.config)
+        subset = self.config.eval.classes == "subset"
+        split = trained.numbered(split, self.run, subset=subset)
         view = self._preprocessing.view
         most = max(view.max_boxes, split.most_objects)
         view = dataclasses.replace(view, max_boxes=most)

@@ -24,7 +24,7 @@ class Detector:
             lambda: trained.numbered(
                 detectors.open_split(config, config.dataset.eval_split),
                 run,
-                config,
+                subset=config.eval.classes == "subset",
             ),
             self._truth,
             network.channels,

@@ -405,7 +405,8 @@ def evaluate_run(run, config, checkpoint="latest"):
     _check_changes(run.config(), config)
     split = open_split(config, config.dataset.eval_split)
     build.check_hosts(split)
-    split = trained.numbered(split, run, config)
+    subset = config.eval.classes == "subset"
+    split = trained.numbered(split, run, subset=subset)
     mesh = build.make_mesh(config.num_devices)
     if untrained(config) == "rpn":
         split = with_proposals(config, split, mesh)

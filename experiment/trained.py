@@ -123,10 +123,10 @@ def say(line):
         print(line, flush=True)
 
 
-def numbered(split, run, config):
+def numbered(split, run, *, subset=False, report=say):
     """Returns `split` with its classes numbered as the network of `run` knows them.
 
-    `config.eval.classes` may allow data that lacks some of them. A change is reported.
+    `subset` allows data that lacks some of the classes. A change is reported.
 
     Raises:
       DataError: the split has other classes.
@@ -134,7 +134,7 @@ def numbered(split, run, config):
     """
     names = class_names(run)
     if names is None:
-        say(
+        report(
             f"warning: {run} has no dataset.json, so its classes are taken to be those "
             f"of {split.name} in their order"
         )
@@ -144,8 +144,7 @@ def numbered(split, run, config):
         advice += (
             "; --mode=evaluate --change=eval.classes=subset tests it on some of them"
         )
-    subset = config.eval.classes == "subset"
-    return classes.numbered_as(split, names, run, advice, subset=subset, report=say)
+    return classes.numbered_as(split, names, run, advice, subset=subset, report=report)
 
 
 def _examples(setup):
