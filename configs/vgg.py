@@ -7,7 +7,7 @@ Images are rescaled to a short side of 256 pixels. Training with 384, or with 25
 512, starts from a network trained before, at a tenth of the learning rate:
 
     python main.py --config=configs/vgg.py:vgg16 --workdir=runs/vgg16_384 \
-      --config.init_from=runs/vgg16 --config.init_layers="()" \
+      --config.init_from=runs/vgg16 \
       --config.optimizer.learning_rate=0.001 \
       --config.augment.short_side="(384, 384)" --config.dataset.short_side=384 \
       --config.eval.scales="(384,)"
@@ -19,7 +19,8 @@ The paper's earlier method takes the first four convolutions and the three fully
 connected layers from a trained vgg11:
 
     python main.py --config=configs/vgg.py:vgg16 --workdir=runs/vgg16_from_11 \
-      --config.init_from=runs/vgg11
+      --config.init_from=runs/vgg11 \
+      --config.init_layers="('conv1_1', 'conv2_1', 'conv3_[12]', 'fc[678]')"
 
 The argument is the network: vgg16 (the default), vgg11, vgg11_lrn, vgg13, vgg16_c,
 vgg19, or vgg11_bn, vgg13_bn, vgg16_bn, vgg19_bn, which are not in the paper.
@@ -43,8 +44,6 @@ def get_config(network="paper"):
     config.augment.view = "rescale_crop"
     config.augment.short_side = (256, 256)
     config.augment.pca = 0.1
-    # The layers to load from network A, with --config.init_from.
-    config.init_layers = ("conv1_1", "conv2_1", "conv3_[12]", "fc[678]")
     config.batch_size = 256
     config.num_epochs = 74.0
     config.model.name = network
