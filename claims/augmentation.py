@@ -56,8 +56,11 @@ def verdict(numbers):
     colours = intervals.judge(
         more, 1, 0, "apart from this, the further gain by colours"
     )
-    reason = f"{found.reason}; {colours.reason} ({colours.word})"
-    return dataclasses.replace(found, reason=reason)
+    return dataclasses.replace(
+        found,
+        reason=f"{found.reason}; {colours.reason} ({colours.word})",
+        here=f"{found.here}; apart, by colours: {colours.here} ({colours.word})",
+    )
 
 
 def figure(figure, numbers):

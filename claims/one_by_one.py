@@ -53,10 +53,12 @@ def costs(run):
 
 
 def measure(results):
+    found = {label: costs(results[label][0]) for label in results}
     return {
         "reduction": reduction(),
         "errors": results.errors(),
-        "costs": {label: costs(results[label][0]) for label in results},
+        "parameters": {k: cost["parameters"] for k, cost in found.items()},
+        "multiply_adds": {k: cost["multiply_adds"] for k, cost in found.items()},
         "rates": results.rates,
     }
 
@@ -69,7 +71,8 @@ def verdict(numbers):
             intervals.REPRODUCED
             if reduced["shape"] == "100x100x20"
             else intervals.CONTRADICTED,
-            f"twenty 1x1 give {reduced['shape']} by {reduced['weights']:,} weights",
+            f"twenty 1x1 give {reduced['shape']} by {reduced['weights']:,} weights and "
+            f"{reduced['multiply_adds']:,} multiply-adds",
             reduced["shape"],
         ),
         intervals.sign(gain, True, "the gain by 1x1 convolutions in points"),

@@ -41,7 +41,7 @@ class Conductor:
             results, minutes = self._train(claim, changes)
             begin = time.monotonic()
             numbers, runs = claim.measure(results), report.runs_of(results)
-            choices, lost = report.choices_of(results), results.lost()
+            choices, lost = report.choices_of(results), _lost(results)
         else:
             begin, minutes = time.monotonic(), 0.0
             numbers = claim.measure()
@@ -87,6 +87,17 @@ class Conductor:
         return before + minutes
 
 
+def _lost(results):
+    """Says which runs diverged, and which have learned nothing; "" if none."""
+    said = [results.lost()] if results.lost() else []
+    for label in results:
+        runs = results[label]
+        still = sum(not r.diverged and r.error > r.chance - 1 for r in runs)
+        if still:
+            said.append(f"{still} of {len(runs)} runs of {label} learned nothing")
+    return "; ".join(said)
+
+
 def parse(experiment, changes):
     """Parses flags "field=value" for all runs of an experiment into {field: value}.
 
@@ -96,7 +107,7 @@ def parse(experiment, changes):
     """
     own = {"seed"}.union(*experiment.arms.values())
     if experiment.rates:
-        own.add(trainings.RATE)
+        own |= {trainings.RATE, "dataset.eval_split"}
     for change in changes:
         for field in change.partition("=")[0].split(","):
             field = field.strip().removeprefix("config.")

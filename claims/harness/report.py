@@ -16,7 +16,7 @@ HEAD = """# The claims of the papers
 
 Each row is something that a paper or an article asserts, and what came out when we
 tried it. `python -m claims NAME` repeats a row. Each rule was committed before its
-first run. The column "runs" counts the runs that are judged, not those that choose a
+first run. The column "runs" counts the runs of all arms, not those that choose a
 learning rate. Minutes are wall-clock, on two cores that had other work too; where
 claims share runs, the first claim has their minutes. A run that diverged counts as a
 network that guesses, if the reason says so. The verdicts mean:
@@ -89,7 +89,7 @@ class Outcome:
                 tried[-1]: " (the largest tried)",
             }
             said.append(f"{rate:g}{ends.get(rate, '')} for {label}")
-        return f"learning rates, chosen on held-out images: {'; '.join(said)}"
+        return f"learning rates, chosen by short trainings: {'; '.join(said)}"
 
     def write(self, folder):
         """Writes folder/NAME-SCALE.json, which the report is made of."""

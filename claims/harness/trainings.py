@@ -307,7 +307,8 @@ def choose(experiment, pool):
     Without rates there are none.
 
     Raises:
-      UserError: an arm diverged, or learned nothing, at each of its rates.
+      UserError: an arm diverged, or learned nothing, at each of its rates. A try, which
+        has `changes`, need not learn.
     """
     if not experiment.rates:
         return {}, 0
@@ -332,7 +333,7 @@ def choose(experiment, pool):
                 f"{label} diverged at each of the learning rates {tried}; give the "
                 "claim's file smaller ones"
             )
-        if least > ended[0].chance - 1:
+        if least > ended[0].chance - 1 and not experiment.changes:
             raise UserError(
                 f"{label} learned at none of the learning rates {tried}: its least "
                 f"error is {least:.2f} %, as of a guess; give the claim's file others, "

@@ -129,6 +129,7 @@ MADE_UP = [
     ("dropout", dropped([10, -1, 10], [10, None, 10]), 2),
     ("dropout", dropped([10, 10, 10], [10, None, 10]), 1),  # 30 % is not reached
     ("dropout", dropped([10, 10, 10], [30, 30, 30]), 1),  # the gap, but not the time
+    ("dropout", dropped([10, 10, 10], [5, 10, 20]), 1),  # its time is too uncertain
     ("dropout", dropped([0, 0, 0], [None] * 3, error=90), 2),  # it has not learned
     ("augmentation", augmented(20, 28), 0),
     ("augmentation", augmented(20, 29.5), 1),
@@ -157,6 +158,20 @@ MADE_UP = [
 def test_the_rule_of_a_verdict(name, numbers, place):
     found = catalogue.load(name).verdict(numbers)
     assert found.word == intervals.WORDS[place], found.reason
+
+
+def test_a_verdict_says_what_counts_as_something_else():
+    """Epochs that were never reached, and an arm that has not learned."""
+    found = catalogue.load("relu_vs_tanh").verdict(epochs([9, 9, 9.1], [None] * 3))
+    assert found.here.endswith("; 3 of 3 runs of tanh never")
+    said = "3 of 3 runs of tanh never get there and count as 40 epochs"
+    assert found.reason.endswith(f"; {said}")
+    dead = dropped([0, 0, 0], [None] * 3, error=90)
+    reason = catalogue.load("dropout").verdict(dead).reason
+    assert reason.endswith("; with dropout a run has not learned (90.0 % test error)")
+    apart = catalogue.load("augmentation").verdict(augmented(20, 28)).here
+    said = "0.00 (0.00 to 0.00) (not visible at this scale)"
+    assert apart.endswith(f"; apart, by colours: {said}")
 
 
 SPELT = {3: "three times sooner", 1: "a point and more", 1.1: "a tenth", 0.5: "halves"}
@@ -421,6 +436,7 @@ def test_a_claim_that_trains_nothing_has_nothing_to_change(tmp_path):
         (["optimizer.learning_rate=0.05"], "claim itself sets optimizer.learning_rate"),
         (["config.optimizer.weight_decay=0"], "itself sets optimizer.weight_decay"),
         (["batch_size,seed=(8,1)"], "the claim itself sets seed"),
+        (["dataset.eval_split=test"], "the claim itself sets dataset.eval_split"),
     ],
 )
 def test_a_change_that_would_be_ignored_or_make_arms_alike(changes, message):

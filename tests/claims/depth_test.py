@@ -28,7 +28,7 @@ def rates(*found):
     return {"errors": dict(zip(labels, found, strict=True))}
 
 
-GOOD, BAD, LOST = [20, 21, 22], [30, 31, 32], [20, None, 20]
+GOOD, BAD, LOST = [20, 21, 22], [30, 31, 32], [20, 90, 20]
 DEAD = [90, 90, 90]
 MADE_UP = [
     ("degradation", {"training": arms(DEPTHS, 10, 20, 10, 5)}, 0),
@@ -48,7 +48,7 @@ MADE_UP = [
     ("vanishing_gradients", {"shares": arms(GRADIENTS, 0.01, 0.01, 1, 1, 1)}, 2),
     ("vanishing_gradients", {"shares": arms(GRADIENTS, 0.01, 0.01, 5, 1, 1)}, 3),
     ("batch_norm_rate", rates(GOOD, BAD, LOST, GOOD, GOOD, GOOD), 0),
-    ("batch_norm_rate", rates(LOST, LOST, LOST, GOOD, BAD, GOOD), 0),
+    ("batch_norm_rate", rates(LOST, GOOD, LOST, GOOD, BAD, GOOD), 2),
     ("batch_norm_rate", rates(GOOD, GOOD, LOST, GOOD, GOOD, GOOD), 1),
     ("batch_norm_rate", rates(GOOD, LOST, LOST, GOOD, GOOD, BAD), 1),
     ("batch_norm_rate", rates(GOOD, GOOD, GOOD, GOOD, GOOD, GOOD), 2),
@@ -87,6 +87,8 @@ def test_a_rate_that_can_be_used():
     errors = rates(GOOD, [22, 23, 23.9], [22, 23, 24.1], BAD, GOOD, LOST)["errors"]
     assert batch_norm_rate.usable(errors, batch_norm_rate.WITHOUT) == 5
     assert batch_norm_rate.usable(errors, batch_norm_rate.WITH) == 5
+    dead = rates([20, 20, 90], [40, 41, 42], GOOD, GOOD, GOOD, LOST)["errors"]
+    assert batch_norm_rate.usable(dead, batch_norm_rate.WITHOUT) == 0
 
 
 def one_step(path, steps):

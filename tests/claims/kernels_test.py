@@ -120,6 +120,16 @@ def test_the_costs_of_nin_with_and_without_its_1x1():
     assert found[one_by_one.WITH]["multiply_adds"] == mixed
 
 
+def test_the_costs_of_nin_are_on_the_page(monkeypatch):
+    monkeypatch.setattr(one_by_one, "costs", lambda run: run)
+    made_up = {"parameters": 3, "multiply_adds": 4}
+    arms = {label: [made_up] for label in (one_by_one.WITH, one_by_one.WITHOUT)}
+    results = trainings.Results(arms, {})
+    monkeypatch.setattr(results, "errors", dict)
+    found = report.Outcome("x", "small", one_by_one.measure(results), None, [], 1)
+    assert list(found.columns()) == ["parameters", "multiply adds"]
+
+
 def test_the_likeness_of_maps():
     rng = np.random.default_rng(0)
     one, other = rng.normal(size=(2, 50, 10, 10))

@@ -147,6 +147,22 @@ def test_a_verdict_on_runs_that_diverged_says_so(trained, tmp_path, monkeypatch)
     assert f"{said}." in page
 
 
+def test_a_verdict_on_runs_that_learned_nothing_says_so(trained, tmp_path, monkeypatch):
+    """A dead network keeps a finite loss, so nothing else tells it from a bad one."""
+    arms = {
+        "without": [trained("0", 20.0), trained("1", 20.2), trained("2", 90.1)],
+        "with LRN": [trained("3", 18.0), trained("4", 18.0), trained("5")],
+    }
+    results = trainings.Results(arms, {})
+    monkeypatch.setattr(trainings, "run", lambda experiment, pool: results)
+    conductor = conduct.Conductor(tmp_path, tmp_path / "results", "small", None)
+    found = conductor.run(catalogue.Claim("lrn", lrn))
+    assert found.verdict.reason.endswith(
+        "; 1 of 3 runs of with LRN diverged and count as chance; "
+        "1 of 3 runs of without learned nothing"
+    )
+
+
 def test_the_last_value_of_a_curve_is_a_mean_over_steps(monkeypatch):
     """The last report is about the few steps that are left; old ones do not say it."""
     curve = [1.0, 2.0, 2.1], [10.0, 20.0, 40.0]
@@ -258,7 +274,7 @@ def test_the_errors_of_a_choice_are_kept_and_its_edges_said(tmp_path):
     assert stored["a"] == {"0.1": 40.0, "0.2": 10.0, "0.4": 40.0}
     assert stored["b"]["0.4"] is None
     said = (
-        "earning rates, chosen on held-out images: 0.2 for a; "
+        "earning rates, chosen by short trainings: 0.2 for a; "
         "0.1 (the smallest tried) for b; 0.4 (the largest tried) for c"
     )
     assert said in str(outcome)
@@ -281,3 +297,5 @@ def test_an_arm_that_diverges_at_each_rate_is_an_error():
     idle = HELD_OUT | {"b": {0.1: math.inf, 0.2: 89.5, 0.4: 90.0}}
     with pytest.raises(UserError, match="b learned at none .* least error is 89.50 %"):
         chosen(idle)
+    # A try is too short to learn.
+    assert set(chosen(idle, changes={"num_epochs": 0.5}).rates) == {"a", "b", "c"}
