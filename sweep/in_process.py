@@ -36,10 +36,10 @@ class InProcess:
             if not pending:
                 continue
             if program := self._shared_program(group, pending):
-                self._train_together(program, pending, until)
+                self._train_together(program, pending, until, runs)
                 continue
-            for number, run in enumerate(pending):
-                self._check_stop(len(pending) - number)
+            for run in pending:
+                self._check_stop(runs, until)
                 self._train_alone(run, until)
 
     def _shared_program(self, group, pending):
@@ -65,15 +65,14 @@ class InProcess:
             self._program = names, program
         return self._program[1]
 
-    def _train_together(self, program, pending, until):
+    def _train_together(self, program, pending, until, runs):
         at_once = self._at_once
         if not at_once:
             at_once = 1 if jax.default_backend() == "cpu" else len(pending)
-        left = len(pending)
-        print(f"{left} runs share a program: {shortened(pending)}", flush=True)
+        number = len(pending)
+        print(f"{number} runs share a program: {shortened(pending)}", flush=True)
         for part in together.parts(pending, at_once):
-            self._check_stop(left)
-            left -= len(part)
+            self._check_stop(runs, until)
             with contextlib.ExitStack() as owned:
                 mine = [run for run in part if self._take(run, until, owned)]
                 for group in together.groups(program, mine):
@@ -105,9 +104,13 @@ class InProcess:
         run.read()
         _free_programs()
 
-    def _check_stop(self, left):
-        if self._stop.requested:
-            raise Preempted(f"stopped with {left} runs left; the same command goes on")
+    def _check_stop(self, runs, until):
+        if not self._stop.requested:
+            return
+        for run in runs:
+            run.read()
+        left = sum(not run.reached(until) for run in runs)
+        raise Preempted(f"stopped with {left} runs left; the same command goes on")
 
 
 def _free_programs():

@@ -111,6 +111,8 @@ class Local:
             text = run.row().outcome()
         elif code == PREEMPTED:
             text = "stopped by a signal; its state is saved"
+        elif owner := run.workdir.lock.owner():
+            text = f"left out: {owner} trains it"
         else:
             text = failure(run, code, slot.log_start)
             run.write_failure(code, text)

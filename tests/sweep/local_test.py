@@ -43,6 +43,13 @@ def test_a_sweep_that_processes_began_is_finished_here(tmp_path):
     runs.assert_close(ours[0], theirs[0])  # they had other numbers of cores
 
 
+def test_a_sweep_that_is_stopped_counts_all_runs_that_are_left(tmp_path):
+    """Those of every group; each schedule is one of its own."""
+    vary = ["schedule.name=plateau,cosine", "seed=0,1"]
+    with pytest.raises(train.Preempted, match="^stopped with 4 runs left; the same"):
+        runs.sweep(tmp_path, vary, Once(tmp_path), **SMALL)
+
+
 @pytest.fixture
 def one_core():
     """Restricts this process to one core: another number rounds differently."""
@@ -120,6 +127,26 @@ def test_why_a_process_failed_is_not_why_it_failed_before(tmp_path, monkeypatch)
     for state, reason in fake(tmp_path, monkeypatch, script).values():
         assert state == "failed"
         assert reason.startswith("exit code 1: KeyError: 'seed'; see ")
+
+
+def test_a_run_that_others_took_meanwhile_has_not_failed(tmp_path, monkeypatch, capsys):
+    """Its process met their lock; a failure.json would be written into their run."""
+    monkeypatch.setattr(local, "MAIN", tmp_path / "main.py")
+    (tmp_path / "main.py").write_text("import sys; sys.exit(1)")
+    begin = local.subprocess.Popen
+    taken = []
+
+    def others_first(command, **options):
+        """Starts the process after somebody else took the run."""
+        taken.append(workdir.Workdir(tmp_path / "sweep" / "seed=0").lock)
+        taken[-1].take()
+        return begin(command, **options)
+
+    monkeypatch.setattr(local.subprocess, "Popen", others_first)
+    runs.sweep(tmp_path / "sweep", ["seed=0"], jobs=1)
+    assert not (tmp_path / "sweep" / "seed=0" / "failure.json").exists()
+    assert "seed=0: left out: process" in capsys.readouterr().out
+    taken[0].release()
 
 
 def test_two_processes_run_at_once(tmp_path, monkeypatch):
