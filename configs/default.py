@@ -267,6 +267,6 @@ def network(argument, first, known):
     if not any(fnmatch.fnmatchcase(name, pattern) for pattern in known):
         raise ValueError(
             f"the recipe has no {argument!r}; it has {', '.join(known)}, and "
-            "--config.model.name trains another network with it"
+            "--config.model.name may train another network with it"
         )
     return name

@@ -9,10 +9,12 @@
 :modern        what libraries call LeNet-5 (61,706 parameters): ReLU, max pooling,
                softmax cross-entropy, shifted images.
 
-README.md has the measured results. :paper differs from the paper in two ways: the
-weights start within 2.4 / sqrt(fan-in) (models/lenet.py says why), and the curvature of
-the criterion is that of eq. 8 (training/losses.py). The paper gives neither eq. 9's j
-(10 here) nor the ranges of the distortions, which are drawn here at every presentation.
+README.md has the measured results. :paper differs from the paper in three ways: the
+weights start within 2.4 / sqrt(fan-in) (models/lenet.py says why), the curvature of the
+criterion is that of eq. 8 (training/losses.py), and to the curvature a sub-sampling
+coefficient is the weight of one connection, where the paper counts four. The paper
+gives neither eq. 9's j (10 here) nor the ranges of the distortions, which are drawn
+here at every presentation.
 """
 
 from configs import default

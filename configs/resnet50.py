@@ -23,7 +23,7 @@ Their authors report with one crop, in % of top-1 accuracy:
     mlperf_1632, 3264, 4096, 8192, 13056, 32768 and 65536 (the batch): 75.9, at which
     each of these stops; the optimizer is LARS
 
---config.model.name trains another network with them.
+--config.model.name trains another network with them that has the same fields.
 
 None of this has been run here. Differs from the sources: convolutions start from
 N(0, 2 / inputs), and other choices of torch and flax are not copied. torchvision_v2:
