@@ -15,8 +15,9 @@ Normalisation lowers the errors by 1.4 % and 1.2 %, overlapping pooling by 0.4 %
 Differs from the paper: crops come from the whole rescaled image, not from the 256x256
 pixels of its centre; channel means replace each pixel's mean; the rate falls when the
 error has not improved for 5 evaluations, where the authors lowered it by hand, three
-times in 90 epochs. The single tower is trained like the others; its paper has its own
-recipe for many GPUs.
+times in 90 epochs; biases learn at the rate of the weights, as "an equal learning rate
+for all layers" says, where the authors' code has twice that. The single tower is
+trained like the others; its paper has its own recipe for many GPUs.
 """
 
 from configs import datasets, default
@@ -36,6 +37,7 @@ def get_config(network="paper"):
     config.optimizer.name = "sgd"
     config.optimizer.learning_rate = 0.01
     config.optimizer.weight_decay = 5e-4
+    config.optimizer.decay_mask = "kernels"  # as in the authors' code
     config.optimizer.kwargs.momentum = 0.9
     config.schedule.name = "plateau"
     config.schedule.decay_rate = 0.1

@@ -31,8 +31,9 @@ def imagenet(config, image_size=224, short_side=256):
 def fb_resnet(config):
     """The augmentation of https://github.com/facebookarchive/fb.resnet.torch.
 
-    There the aspect ratio of a crop's sides is uniform, up to 16/9; here its logarithm
-    is uniform, up to 4/3. Here each change of colours is clipped to 0..255, there none.
+    There the root of a crop's aspect ratio is uniform in 3/4 to 4/3; here the ratio's
+    logarithm is uniform, up to 4/3. Here each change of colours is clipped to 0..255,
+    there none.
     """
     config.dataset.interpolation = "bicubic"
     config.augment.view = "inception_crop"

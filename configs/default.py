@@ -196,7 +196,8 @@ def get_config():
     # After a step, larger filters are scaled back to a limit of their root mean square:
     # (expression, limit).
     config.optimizer.filter_rms = ()
-    config.optimizer.clip_norm = 0.0  # limit of the gradient's global norm; 0: none
+    # Limit of the global norm of the gradient, also of frozen parameters'; 0: none.
+    config.optimizer.clip_norm = 0.0
     config.optimizer.accumulate = 1  # micro-batches whose gradients are averaged
     config.optimizer.ema_decay = 0.0  # of the Polyak average for evaluation; 0: off
     config.optimizer.ema_every = 1  # steps between its updates

@@ -6,9 +6,9 @@ The argument is the network: resnet20 (the default), nin, vgg11_cifar, wrn_16_4 
 lenet5_modern. The recipes are ours, a few epochs each: the learning rate rises for half
 an epoch and falls linearly to zero, which takes a short training further than the
 papers' steps; flips are the only augmentation. NIN and LeNet-5 learn with AdamW; with
-the SGD of the others NIN stays at chance for epochs. The networks are those of their papers; VGG
-and LeNet-5 see an image in a frame of zeros. Mean and deviation are the training set's,
-on a scale of 0 to 255. README.md has the results.
+the SGD of the others NIN stays at chance for epochs. The networks are those of their
+papers; VGG and LeNet-5 see an image in a frame of zeros. Mean and deviation are the
+training set's, on a scale of 0 to 255. README.md has the results.
 """
 
 from configs import datasets, default

@@ -14,7 +14,8 @@ fractalnet_34 it reports 24.12 % top-1 and 7.39 % top-5 error with 10 crops. Not
 here.
 
 Biases learn at twice the rate of the weights, as in the authors' definition. There is
-no weight decay, since the paper names none.
+no weight decay, since the paper names none; their definition lets kernels decay and
+biases not, at a rate that is not published.
 
 Differs from the paper: channel means and deviations. The paper does not say how
 ImageNet's images are cropped; here they are cropped as for ResNet, which it compares

@@ -25,14 +25,15 @@ Their authors report with one crop, in % of top-1 accuracy:
 
 --config.model.name trains another network with them that has the same fields.
 
-None of this has been run here. Differs from the sources: convolutions start from
-N(0, 2 / inputs), and other choices of torch and flax are not copied. torchvision_v2:
-the average covers parameters only, not batch statistics; erased rectangles hold noise,
-not the mean, and their aspect ratio is uniform, not its logarithm. a1, a2, a3: targets
-of mixed images are not rounded to 0 and 1. ffcv: strided convolutions have no blur
-before them, and tests do not add the mirrored image. mlperf: batch normalisation covers
-the whole batch, where the reference has 64 to 204 images. Learning rates change with
-every step.
+None of this has been run here. Differs from the sources: convolutions start from N(0, 2
+/ inputs), and other choices of torch and flax are not copied. torchvision_v2: the
+average covers parameters only, not batch statistics; erased rectangles hold noise, not
+the mean, and their aspect ratio is uniform, not its logarithm; the average begins at
+step 0, not after the warm-up, and the last layer's biases do not decay. a1, a2, a3:
+targets of mixed images are not rounded to 0 and 1. ffcv: strided convolutions have no
+blur before them, tests do not add the mirrored image, and the last layer's biases do
+not decay. mlperf: batch normalisation covers the whole batch, where the reference has
+64 to 204 images. Learning rates change with every step.
 """
 
 from configs import datasets, default

@@ -3,8 +3,10 @@
     python main.py --config=configs/wide_resnet.py:wrn_28_10 --workdir=runs/wrn_28_10
 
 The argument is the network, wrn_n_k for WRN-n-k, by default wrn_28_10. CIFAR-100 needs
---config.dataset.name=cifar100. --config.model.fields="{'dropout': 0.3}" adds dropout
-between a unit's convolutions.
+--config.dataset.name=cifar100 --config.dataset.whiten=channels
+--config.dataset.mean="(0.0,)" --config.dataset.std="(1.0,)", so that it is normalised
+by its own statistics. --config.model.fields="{'dropout': 0.3}" adds dropout between a
+unit's convolutions.
 
 The paper reports these errors on CIFAR-10 and CIFAR-100, in per cent (Tables 5 and 6,
 medians of five runs; wrn_40_10 is one run):

@@ -541,13 +541,16 @@ def check_start(config):
 
 
 def check_parameters(config, params):
-    """Raises ConfigError for an expression that matches no parameter's path."""
-    expressions = {
-        "init_layers": config.init_layers,
-        "optimizer.rate_factors": [e for e, _ in config.optimizer.rate_factors],
-        "optimizer.unfreeze": [e for e, _ in config.optimizer.unfreeze],
-        "optimizer.filter_rms": [e for e, _ in config.optimizer.filter_rms],
+    """Raises ConfigError for an expression that matches no parameter's path.
+
+    Of rules, also for one that comes too late to decide about any parameter.
+    """
+    rules = {
+        f"optimizer.{name}": config.optimizer[name]
+        for name in ("rate_factors", "unfreeze", "filter_rms")
     }
+    expressions = {"init_layers": config.init_layers}
+    expressions |= {field: [e for e, _ in found] for field, found in rules.items()}
     names = optimizers.paths(params)
     for field, values in expressions.items():
         for expression in values:
@@ -556,6 +559,25 @@ def check_parameters(config, params):
                     f"config.{field}: no parameter of {config.model.name} has "
                     f"{expression!r} in its path; they are {', '.join(names)}"
                 )
+    for field, found in rules.items():
+        _check_order(field, found, names)
+
+
+def _check_order(field, rules, names):
+    """Raises ConfigError for a rule that others, with other values, always precede."""
+    for place, (expression, value) in enumerate(rules):
+        before = [
+            next((rule for rule in rules[:place] if re.search(rule[0], name)), None)
+            for name in names
+            if re.search(expression, name)
+        ]
+        others = [rule for rule in before if rule and rule[1] != value]
+        if others and None not in before:
+            raise ConfigError(
+                f"config.{field}: {expression!r} decides nothing, since the first "
+                f"expression found decides, and {others[0][0]!r} comes before it; "
+                "exchange them"
+            )
 
 
 def _check_schedule(config):

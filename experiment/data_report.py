@@ -152,7 +152,7 @@ def _initial_average(optimizer, steps):
 
 
 def _never_reached(config, durations):
-    """Yields a warning for each field with changes at or after the training's end."""
+    """Yields a warning for each field with changes before a step, or after the last."""
     epochs = {
         "schedule.warmup_epochs": [config.schedule.warmup_epochs],
         "schedule.boundaries": config.schedule.boundaries,
@@ -172,4 +172,10 @@ def _never_reached(config, durations):
             yield (
                 f"warning: config.{field}: {', '.join(late)}, and the training ends at "
                 f"step {durations.total:,}, so nothing changes there"
+            )
+        early = [f"{time:g}" for time, step in steps.items() if time > 0 and not step]
+        if early and durations.total:
+            yield (
+                f"warning: config.{field}: epoch {', '.join(early)} is less than half "
+                "a step, so what is to hold until then never does"
             )

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
+import input_pipeline
 from kernels import ops
 from training import durations, losses, plateau, sdlm, train_step
 from transforms import preprocessing
@@ -88,5 +89,9 @@ class Curvature:
         examples = optimizer.curvature_examples
         steps = math.ceil(examples / setup.config.batch_size)
         index, _ = setup.plan.indices(step, step + steps)
-        images, labels = setup.train_split.read(index.reshape(-1)[:examples])
-        return self._set(state, images, labels)
+        batch = input_pipeline.read_examples(
+            setup.train_split,
+            index.reshape(-1)[:examples],
+            damaged=setup.config.dataset.damaged,
+        )
+        return self._set(state, batch["image"], batch["label"])

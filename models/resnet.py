@@ -257,12 +257,23 @@ def part(names, first, last):
     return names[start:end]
 
 
+def _check_plain(network, *fields):
+    """Raises ValueError for fields that would leave a plain network without signal."""
+    for field in fields:
+        if network.shortcut == "none" and getattr(network, field):
+            raise ValueError(
+                f"{field} {getattr(network, field)!r} needs shortcuts: without them a "
+                "block that adds nothing passes nothing on"
+            )
+
+
 class ResNet(Classifier):
     """ResNet-18 to 152 and the plain networks: images [B, H, W, C] to logits [B, K].
 
     Raises:
       ValueError: a depth that Table 1 lacks, a shortcut other than A, B, C and none, a
-        stride_on other than 1x1 and 3x3, or a drop_path outside [0, 1).
+        stride_on other than 1x1 and 3x3, a drop_path outside [0, 1), or zero_init or
+        drop_path without shortcuts.
     """
 
     num_classes: int
@@ -279,6 +290,7 @@ class ResNet(Classifier):
         checks.choice(self, "stride_on", STRIDES_ON)
         checks.switches(self, "zero_init")
         checks.rates(self, "drop_path")
+        _check_plain(self, "zero_init", "drop_path")
         super().__post_init__()
 
     def setup(self):
@@ -298,8 +310,8 @@ class CifarResNet(Classifier):
     """ResNet-20 to 1202 and the plain networks for 32x32 images (Section 4.2).
 
     Raises:
-      ValueError: a depth that Section 4.2 lacks, or a shortcut other than A, B, C and
-        none.
+      ValueError: a depth that Section 4.2 lacks, a shortcut other than A, B, C and
+        none, or zero_init without shortcuts.
     """
 
     num_classes: int
@@ -312,6 +324,7 @@ class CifarResNet(Classifier):
         checks.choice(self, "depth", CIFAR)
         checks.choice(self, "shortcut", SHORTCUTS)
         checks.switches(self, "zero_init")
+        _check_plain(self, "zero_init")
         super().__post_init__()
 
     def setup(self):

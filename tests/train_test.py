@@ -391,6 +391,20 @@ def test_schedules():
     assert rates([19, 20], staircase=True, **exponential) == [0.1, 0.05]
 
 
+def test_a_staircase_falls_on_its_step():
+    """In a compiled program the quotient 41 / 41 of float32 is less than one."""
+    config = runs.small_config(
+        optimizer__learning_rate=1.0,
+        schedule__name="exponential",
+        schedule__decay_rate=0.5,
+        schedule__decay_epochs=4.1,
+        schedule__staircase=True,
+    )
+    schedule, _ = build.make_optimizer(config, EPOCH, 100)
+    found = jax.jit(schedule)(jnp.array([0, 40, 41, 81, 82]))
+    np.testing.assert_array_equal(found, [1, 1, 0.5, 0.5, 0.25])
+
+
 def test_a_decay_within_less_than_a_step_is_refused(tmp_path):
     """The rate once stayed constant, without a word."""
     changes = {"schedule__name": "exponential", "schedule__decay_epochs": 0.04}

@@ -175,7 +175,8 @@ def limit_filters(limits):
     """Scales back each filter whose root mean square would exceed its limit.
 
     ZFNet does this (Zeiler, Fergus, 2013, Section 3.1). `limits` are (expression,
-    limit); a filter is all the weights of one output, kernel[..., k].
+    limit); a filter is all the weights of one output, kernel[..., k]. A kernel whose
+    update is zero, since it is frozen, stays as it is.
     """
 
     def limited(keys, update, kernel):
@@ -185,7 +186,8 @@ def limit_filters(limits):
         new = kernel + update
         axes = tuple(range(new.ndim - 1))
         rms = jnp.sqrt(jnp.square(new).mean(axes, keepdims=True))
-        return new * jnp.minimum(1.0, limit / rms) - kernel
+        scaled = new * jnp.minimum(1.0, limit / rms) - kernel
+        return jnp.where(jnp.any(update != 0), scaled, update)
 
     return optax.stateless(
         lambda updates, params: jax.tree_util.tree_map_with_path(

@@ -7,7 +7,8 @@ Parameters, dropout's draws and batch statistics stay those of the network itsel
 numbers agree up to rounding.
 
 A block is a module of the backbone whose call takes `train` (a bottleneck, an Inception
-module, a dense layer; not a convolution). Its stage is its name without its number or
+module, a dense layer; a convolution only with its batch normalisation, as in
+Inception-v3's stem). Its stage is its name without its number or
 letter: conv4_2 belongs to conv4, inception_4a to inception_4. A backbone of plain
 layers has stages if it makes them in a method `stage` (models/vgg.py). Calls of both
 pass images by position and everything else by keyword. On a CPU this saves memory only

@@ -51,7 +51,10 @@ def make_schedule(
                 f"config.schedule.decay_epochs = {decay_epochs} is less than half a "
                 f"step; one is {float(1 / epoch_steps):.2g} epochs"
             )
-        main = optax.exponential_decay(rate, steps, decay_rate, staircase=staircase)
+        if staircase:  # optax divides in float32, which delays some jumps by a step
+            main = lambda step: rate * decay_rate ** (step // steps)  # noqa: E731
+        else:
+            main = optax.exponential_decay(rate, steps, decay_rate)
     else:
         main = optax.constant_schedule(rate)
     if not warmup:

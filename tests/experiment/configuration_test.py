@@ -415,3 +415,22 @@ def test_what_evaluates_may_change_when_a_run_is_resumed():
     given.eval.protocol, given.eval.scales = "dense", (36,)
     given.eval.damaged, given.eval.batch_size = "wrong", 36
     configuration.check_resumable(stored, given, "run")
+
+
+@pytest.mark.parametrize("field", ["rate_factors", "unfreeze", "filter_rms"])
+def test_a_rule_that_others_hide_is_refused(field):
+    """The first expression found in a path decides, so conv1 would not be special."""
+    config = default.get_config()
+    params = {"backbone": {"conv1": {"kernel": 0}, "conv2": {"kernel": 0}}, "head": 0}
+
+    def check(*rules):
+        config.optimizer[field] = rules
+        checks.check_parameters(config, params)
+
+    with pytest.raises(ConfigError, match=f"{field}: 'conv1' .* 'backbone' comes bef"):
+        check(("backbone", 0.1), ("conv1", 1.0))
+    check(("conv1", 1.0), ("backbone", 0.1))
+    check(("backbone", 0.1), ("conv1", 0.1))
+    check(("conv1", 0.1), ("backbone/conv", 1.0), ("head", 0.1))
+    with pytest.raises(ConfigError, match="no parameter of .* has 'conv9' in its path"):
+        check(("conv9", 0.1))

@@ -137,6 +137,9 @@ def test_a_warm_up_that_outlasts_the_training_is_said():
     said = report(fashion_mnist.get_config("lenet5_modern"), **length)
     at = "epoch 0.5 is step 234, and the training ends at step 30"
     assert f"warning: config.schedule.warmup_epochs: {at}" in said
+    said = report(fashion_mnist.get_config("lenet5_modern"), batch_size=60_000)
+    words = "epoch 0.5 is less than half a step"
+    assert f"warning: config.schedule.warmup_epochs: {words}" in said
     length["num_steps"] = 300
     assert "warmup" not in report(fashion_mnist.get_config("lenet5_modern"), **length)
 

@@ -202,6 +202,9 @@ def test_descendants_of_fb_resnet_count_the_outputs(name, layer):
     [
         ("resnet18", {"shortcut": "D"}, "shortcut 'D' is none of A, B, C, none"),
         ("resnet20", {"shortcut": ""}, "shortcut '' is none of A, B, C, none"),
+        ("plain20", {"zero_init": True}, "zero_init True needs shortcuts"),
+        ("plain34", {"zero_init": True}, "zero_init True needs shortcuts"),
+        ("plain18", {"drop_path": 0.1}, "drop_path 0.1 needs shortcuts"),
         ("resnet50", {"stride_on": "5x5"}, "stride_on '5x5' is none of 1x1, 3x3"),
     ],
 )

@@ -153,6 +153,20 @@ def test_filters_are_scaled_back_to_their_limit():
     assert_close(limited["head"], plain["head"])
 
 
+def test_filters_of_a_frozen_layer_keep_what_they_are():
+    """They may be another training's, and above the limit."""
+    params = jax.tree.map(jnp.asarray, PARAMS)
+    limits = {"filter_rms": (("kernel", 0.1),)}
+    frozen = {"rate_factors": (("conv1", 0.0),)}, {"unfreeze": (("conv1", 5),)}
+    for how in frozen:
+        kept = run(make(rate=0.01, **limits, **how), params, 1)
+        np.testing.assert_array_equal(
+            kept["conv1"]["kernel"], params["conv1"]["kernel"]
+        )
+        limited = run(make(rate=0.01, **limits), params, 1)
+        assert_close(kept["head"], limited["head"])
+
+
 def test_paths_are_the_names_of_layers():
     assert optimizers.paths(PARAMS) == [
         "conv1/bias",
