@@ -4,6 +4,8 @@ import dataclasses
 import json
 import threading
 import time
+import types
+from fractions import Fraction
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +22,9 @@ from tiny_datasets import (
 )
 
 import input_pipeline
+from configs import lenet5
 from data_source import DataError, open_split
-from experiment import build
+from experiment import build, programs
 from input_pipeline import Balance, GroupedPlan, TrainPlan
 from transforms import preprocessing as preprocessings
 from transforms.augment import Augmentation, augment
@@ -367,6 +370,30 @@ def test_a_damaged_image_of_one_size_is_replaced_in_both_feeds(tmp_path, some):
             rows = slice(6 * step, 6 * step + 6)
             for name in ("image", "label", "index", "epoch"):
                 np.testing.assert_array_equal(batch[name], host[name][rows])
+
+
+def test_a_damaged_image_is_replaced_for_the_curvature_too(tmp_path, some):
+    """It once ended an on-line training of LeNet-5 that replaces such images."""
+    images, labels = some
+    encoded = list(map(png, images))
+    encoded[5] = b"nothing"
+    prepare(tmp_path, encoded, labels, shape=images[0].shape)
+    config = lenet5.get_config("paper")
+    config.dataset.damaged = "replace"
+    config.optimizer.curvature_examples = len(images)
+    curvature = object.__new__(programs.Curvature)
+    curvature._set = lambda state, images, labels: (images, labels)
+    curvature._setup = types.SimpleNamespace(
+        config=config,
+        durations=types.SimpleNamespace(epoch_steps=Fraction(len(images))),
+        plan=TrainPlan(len(images), 1, seed=1),
+        train_split=open_split("tiny", "train", data_dir=tmp_path),
+    )
+    found, classes = curvature.before_step(None, 0)
+    index = curvature._setup.plan.indices(0, len(images))[0].ravel()
+    shown = np.where(index == 5, 6, index)
+    np.testing.assert_array_equal(found, images[shown])
+    np.testing.assert_array_equal(classes, labels[shown])
 
 
 def test_an_image_of_another_size_than_its_set_is_named(tmp_path, some):
