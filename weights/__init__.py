@@ -159,7 +159,7 @@ def fit(source, kind, arrays, network, variables, layers=(), fields=None):
             f"looked for such as {', '.join(list(theirs.values())[:3])}"
         )
     given = {n: arrays.pop(theirs[n]) for n in flat if theirs.get(n) in arrays}
-    report.left_over = [] if layers else [n for n in arrays if not _is_count(n)]
+    report.left_over = [name for name in arrays if not _is_count(name)]
     with np.errstate(over="ignore"):  # what becomes infinite is refused below
         converted = {
             name: _to_ours(kind, array, flat[name].shape).astype(flat[name].dtype)
@@ -201,12 +201,15 @@ def takes_head(variables, layers=()):
         names.is_class_score, flax.traverse_util.flatten_dict(variables, sep="/")
     )
     return not layers or any(_is_chosen(name, layers) for name in heads)
+    elif _takes_backbone(variables, layers):
+        backbone = [name for name in report.loaded if _is_backbone(name)]
+        checks.check_no_more(report, theirs, backbone)
 
 
 def _takes_backbone(variables, layers):
     """Tells whether `load` with `layers` takes the backbone as a whole."""
     flat = flax.traverse_util.flatten_dict(variables, sep="/")
-    backbone = [name for name in flat if name.split("/")[1] == "backbone"]
+    backbone = filter(_is_backbone, flat)
     return not layers or all(_is_chosen(name, layers) for name in backbone)
 
 
@@ -226,6 +229,10 @@ def class_names(source):
     if recorded.network is None or not labels.exists():
         return None
     return tuple(labels.read_text().removesuffix("\n").split("\n"))
+
+def _is_backbone(name):
+    return name.split("/")[1] == "backbone"
+
 
 
 def preprocessing(source):

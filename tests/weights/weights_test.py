@@ -207,6 +207,24 @@ def test_parts_are_there_as_a_whole(change, message):
     with pytest.raises(weights.WeightsError, match=f"x.pth .*{message}"):
         damaged(change)
 
+@pytest.mark.parametrize("layers", [("backbone",), (".",)])
+def test_a_backbone_that_is_taken_whole_is_all_of_theirs(layers):
+    like = shapes("resnet20")
+    deeper = weights.to_foreign("resnet56", random(shapes("resnet56")))
+    bias = weights.to_foreign("resnet20", random(like)) | {"conv1.bias": np.zeros(16)}
+    ours = flat(random(like)) | {"params/backbone/more/kernel": np.zeros(3)}
+    for kind, file, more in (
+        ("torch", deeper, "layer1.3"),
+        ("torch", bias, "conv1.bias"),
+        ("ours", ours, "params/backbone/more"),
+    ):
+        message = f"another network than resnet20: it also has {more}"
+        with pytest.raises(weights.WeightsError, match=message):
+            weights.fit("x", kind, file, "resnet20", like, layers)
+        _, report = weights.fit("x", kind, file, "resnet20", like, ("conv1/",))
+        assert f"in the file and not used: {more}" in str(report)
+
+
 
 def test_only_whole_side_heads_may_be_missing():
     like = shapes("inception_v3")
