@@ -46,6 +46,16 @@ class Report:
     notes: list = dataclasses.field(default_factory=list)
     warnings: list = dataclasses.field(default_factory=list)
 
+    @property
+    def has_scores(self):
+        """Whether scores of classes were loaded, not only boxes or a side head."""
+        return any(
+            names.is_class_score(name)
+            and not names.side_head(name)
+            and not name.startswith("params/head/reg/")
+            for name in self.loaded
+        )
+
     def __str__(self):
         total = len(self.loaded) + len(self.missing) + len(self.reinitialized)
         lines = [
@@ -53,7 +63,10 @@ class Report:
         ]
         for title, found in (
             ("not in the file, left as initialised", self.missing),
-            ("of another number of classes, left as initialised", self.reinitialized),
+            (
+                "of another number of classes or boxes, left as initialised",
+                self.reinitialized,
+            ),
             ("in the file and not used", self.left_over),
         ):
             if found:
@@ -262,7 +275,7 @@ def _is_count(name):
 
 
 def _is_head_of_others(name, array, like):
-    """Whether an array gives scores of another number of classes."""
+    """Whether an array gives scores or boxes of another number."""
     return names.is_class_score(name) and array.shape[:-1] == like.shape[:-1]
 
 
