@@ -154,6 +154,9 @@ def _detector(config, known):
     with build.refusing(model, shape):
         rows = layers(model, shape)
     title = f"{config.model.name}, input {times(shape)}, {num_classes} classes"
+    if detection.test_scales:
+        seen = ", ".join(map(str, detection.test_scales))
+        title += f"\nfor one scale, {detection.short_side}; tests see regions at {seen}"
     return DetectorSummary(
         title,
         tuple(rows),

@@ -46,6 +46,16 @@ class Report:
     notes: list = dataclasses.field(default_factory=list)
     warnings: list = dataclasses.field(default_factory=list)
 
+    @property
+    def has_scores(self):
+        """Whether scores of classes were loaded, not only boxes or a side head."""
+        return any(
+            names.is_class_score(name)
+            and not names.side_head(name)
+            and not name.startswith("params/head/reg/")
+            for name in self.loaded
+        )
+
     def __str__(self):
         total = len(self.loaded) + len(self.missing) + len(self.reinitialized)
         lines = [
@@ -53,7 +63,10 @@ class Report:
         ]
         for title, found in (
             ("not in the file, left as initialised", self.missing),
-            ("of another number of classes, left as initialised", self.reinitialized),
+            (
+                "of another number of classes or boxes, left as initialised",
+                self.reinitialized,
+            ),
             ("in the file and not used", self.left_over),
         ):
             if found:
@@ -89,8 +102,9 @@ def load(source, network, variables, layers=(), fields=None, key=""):
     """
     (kind, arrays, notes), (origin, theirs, *_) = _read(source, key)
     needed, why = names.needed_fields(kind, network, arrays)
+    differ = {n for n, v in needed.items() if _field(network, fields or {}, n) != v}
     whole = _takes_backbone(variables, layers)
-    if whole and not needed.keys() <= (fields or {}).keys():
+    if whole and not differ <= (fields or {}).keys():
         raise WeightsError(
             f"{source}: {why}; add {names.flags(needed)} for the network of these "
             "weights, or other values for another one"
@@ -100,11 +114,11 @@ def load(source, network, variables, layers=(), fields=None, key=""):
             f"{source}: {names.DOUBLES[network]}; config.init_layers takes parts of it"
         )
     try:
-        variables, report = fit(
-            source, kind, arrays, network, variables, layers, fields
-        )
+        variables, report = fit(source, kind, arrays, network, variables, layers)
     except WeightsError as error:
         raise WeightsError("; ".join([str(error), *notes])) from error
+    if differ:
+        notes = [*notes, f"{why}: {names.flags(needed)}"]
     report.notes = [*notes, *report.notes]
     if origin not in (None, network):
         stated = f" with model.fields={theirs}" if theirs else ""
@@ -114,13 +128,17 @@ def load(source, network, variables, layers=(), fields=None, key=""):
     return variables, report
 
 
+def _field(network, stated, name):
+    """The value of a field of a network, of which the fields `stated` are given."""
+    default = models.create(network, num_classes=10)  # LeNet-5 takes no other number
+    return stated.get(name, getattr(default, name, None))
+
+
 def _compared_fields(network, ours, theirs):
     """Warns, in one line, of fields that a source states otherwise than we: a list."""
-    default = models.create(network, num_classes=10)  # LeNet-5 takes no other number
-    both = ours, theirs
 
     def differs(name):  # as JSON, which a file and config.json have them in
-        values = (fields.get(name, getattr(default, name, None)) for fields in both)
+        values = (_field(network, stated, name) for stated in (ours, theirs))
         return len({json.dumps(value, default=str) for value in values}) > 1
 
     if not (differ := sorted(filter(differs, {**ours, **theirs}))):
@@ -131,12 +149,12 @@ def _compared_fields(network, ours, theirs):
     ]
 
 
-def fit(source, kind, arrays, network, variables, layers=(), fields=None):
+def fit(source, kind, arrays, network, variables, layers=()):
     """Does what `load` does, with {name: array} of a `kind` that formats.read gives."""
     flat = flax.traverse_util.flatten_dict(variables, sep="/")
     report = Report(str(source), network)
     arrays = dict(arrays)
-    head = None
+    head, adapted = None, []
     if kind == "ours":
         theirs = {name: name for name in flat}
     else:
@@ -147,9 +165,7 @@ def fit(source, kind, arrays, network, variables, layers=(), fields=None):
                 f"table; there are tables for {', '.join(names.TABLES[kind])}"
             )
         theirs = names.foreign(kind, network, flat)
-        report.notes = names.notes(kind, network, arrays, fields)
         arrays, head, adapted = _adapt(source, kind, network, arrays, theirs)
-        report.notes += adapted
     chosen = [name for name in flat if not layers or _is_chosen(name, layers)]
     found = sum(theirs.get(name) in arrays for name in chosen)
     if 2 * found < len(chosen):
@@ -159,7 +175,7 @@ def fit(source, kind, arrays, network, variables, layers=(), fields=None):
             f"looked for such as {', '.join(list(theirs.values())[:3])}"
         )
     given = {n: arrays.pop(theirs[n]) for n in flat if theirs.get(n) in arrays}
-    report.left_over = [] if layers else [n for n in arrays if not _is_count(n)]
+    report.left_over = [name for name in arrays if not _is_count(name)]
     with np.errstate(over="ignore"):  # what becomes infinite is refused below
         converted = {
             name: _to_ours(kind, array, flat[name].shape).astype(flat[name].dtype)
@@ -177,6 +193,7 @@ def fit(source, kind, arrays, network, variables, layers=(), fields=None):
                 f"{source}: {theirs[name]} is {_shape(given[name])}, which does not "
                 f"fit {name} of {network}, {_shape(flat[name])}"
             )
+    report.notes = [*names.notes(kind, network, report.loaded), *adapted]
     if not layers:
         checks.check_parts(report, theirs)
     elif report.missing:
@@ -184,6 +201,9 @@ def fit(source, kind, arrays, network, variables, layers=(), fields=None):
             f"{source} lacks {', '.join(report.missing)}, which config.init_layers "
             "chooses"
         )
+    elif _takes_backbone(variables, layers):
+        backbone = [name for name in report.loaded if _is_backbone(name)]
+        checks.check_no_more(report, theirs, backbone)
     checks.check_numbers(
         source, {n: (theirs[n], given[n], converted[n]) for n in report.loaded}
     )
@@ -206,8 +226,12 @@ def takes_head(variables, layers=()):
 def _takes_backbone(variables, layers):
     """Tells whether `load` with `layers` takes the backbone as a whole."""
     flat = flax.traverse_util.flatten_dict(variables, sep="/")
-    backbone = [name for name in flat if name.split("/")[1] == "backbone"]
+    backbone = filter(_is_backbone, flat)
     return not layers or all(_is_chosen(name, layers) for name in backbone)
+
+
+def _is_backbone(name):
+    return name.split("/")[1] == "backbone"
 
 
 def class_names(source):
@@ -255,7 +279,7 @@ def _is_count(name):
 
 
 def _is_head_of_others(name, array, like):
-    """Whether an array gives scores of another number of classes."""
+    """Whether an array gives scores or boxes of another number."""
     return names.is_class_score(name) and array.shape[:-1] == like.shape[:-1]
 
 

@@ -9,6 +9,9 @@ from errors import shortened
 from weights import names
 from weights.formats import WeightsError, quantised
 
+# What all refusals of parts advise.
+PARTS = "config.init_layers takes parts of it"
+
 
 def check_numbers(source, arrays):
     """Raises WeightsError for numbers that are no weights; names the arrays.
@@ -54,7 +57,7 @@ def check_parts(report, theirs):
       theirs: {our name: their name}.
     """
 
-    def refuse(found, words, advice="config.init_layers takes parts of it"):
+    def refuse(found, words, advice=PARTS):
         if found:
             raise WeightsError(f"{report.source} {words} {shortened(found)}; {advice}")
 
@@ -78,14 +81,29 @@ def check_parts(report, theirs):
     known = {_pattern(theirs[name]) for name in report.loaded}
     refuse(lacking(lambda n: _pattern(theirs.get(n, "")) in known), f"{other} lacks")
     refuse(lacking(lambda n: True), "lacks")
+    check_no_more(report, theirs, report.loaded)
+
+
+def check_no_more(report, theirs, loaded):
+    """Raises WeightsError if the file has more in the layers or blocks of `loaded`.
+
+    Args:
+      report, theirs: as in `check_parts`.
+      loaded: some of report.loaded.
+    """
+    known = {_pattern(theirs[name]) for name in loaded}
     # Each layer that was loaded, and the block that it belongs to.
-    owners = {n for name in report.loaded for n in _outer(theirs[name])[-2:]}
+    owners = {n for name in loaded for n in _outer(theirs[name])[-2:]}
     more = [
         name
         for name in report.left_over
         if _pattern(name) in known or not owners.isdisjoint(_outer(name))
     ]
-    refuse(more, f"{other} also has")
+    if more:
+        raise WeightsError(
+            f"{report.source} is of another network than {report.network}: it also has "
+            f"{shortened(more)}; {PARTS}"
+        )
 
 
 def _is_statistic(name):

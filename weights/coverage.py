@@ -21,11 +21,6 @@ from comparison import published
 from weights import export, formats, names
 
 SIZES = (32, 64, 75, 107)  # pixels, tried before the network's own
-# The fields that make a network equal its twin.
-TWINS_FIELDS = {
-    **{f"resnet{depth}": {"stride_on": "3x3"} for depth in (50, 101, 152)},
-    "inception_v3": {"count_include_pad": True},
-}
 
 
 def main():
@@ -67,7 +62,7 @@ def _try(row, form):
 @functools.lru_cache(maxsize=1)
 def _network(row, small):
     """Returns the network, two images (as small as it takes if `small`), variables."""
-    fields = TWINS_FIELDS.get(row.name, {})
+    fields, _ = names.needed_fields("torch", row.name)  # those of its twin
     model = models.create(row.name, num_classes=row.classes, **fields)
     init = functools.partial(model.init, train=False)
     sizes = [size for size in SIZES if small and size < row.image]

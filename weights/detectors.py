@@ -118,15 +118,17 @@ def _torchvision(opened, model, variables, shape, path):
     network = opened.config.model.name
     moments = opened.preprocessing.mean, opened.preprocessing.std
     moments = (tuple(np.divide(values, 255).tolist()) for values in moments)
+    view = opened.preprocessing.view
     try:
-        net = twins.faster_rcnn(model, *moments)
+        net = twins.faster_rcnn(model, *moments, view.short_side, view.long_side)
     except (ImportError, OSError) as error:
         raise exported.torch_missing(network, "torchvision", error) from error
     exported.state_dict(path, network, weights.to_foreign(network, variables), net)
     expected, inputs = _expected(model, variables, shape)
     found = _run_twin(net, *map(exported.to_torch, inputs))
     how = "by torchvision's parts"
-    return _compared(path, network, "torchvision", found, expected, how)
+    line = _compared(path, network, "torchvision", found, expected, how)
+    return f"{line}; its labels count from 1: label i is line i of labels.txt"
 
 
 def _run_twin(net, image, regions):

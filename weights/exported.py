@@ -55,9 +55,12 @@ def verified(path):
 
 def refuse(part, network, form, problem):
     """Raises because NAME.part does not give what the network gives."""
-    notes = names.notes("torch", network) if form == "torchvision" else []
     problem = f"{network} as {form}: {problem}; {part.with_suffix('')} is not written"
-    raise WeightsError("; ".join([problem, *notes]))
+    _, why = names.needed_fields("torch", network)
+    if form == "torchvision" and why:
+        others = ", ".join(other for other in SUFFIXES if other != form)
+        problem += f"; {why}: a network trained so has this form; others are {others}"
+    raise WeightsError(problem)
 
 
 def metadata(opened):

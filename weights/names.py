@@ -399,36 +399,57 @@ _CAFFE = (
     "their images were BGR, for which the first kernels are turned to RGB, and had "
     "dataset.mean=(123.68,116.779,103.939), std=(1,)"
 )
-# The fields of config.model that make a network theirs in a file of torch that has such
-# a name, and why.
+# The fields of config.model that make a network theirs in a file of this kind that has
+# such a name, and why.
 _STRIDES = {"stride_on": "3x3"}, "their strides are on the 3x3 convolutions"
-_NEWER_SENET = r"\.se\.fc\d\."
+_FIRST_STRIDES = {"stride_on": "1x1"}, "their strides are on the 1x1 convolutions"
+_NEWER_SENET, _SENET = r"\.se\.fc\d\.", r"\.se_module\."
 FIELDS = (
-    (r"resnet(50|101|152)", "", *_STRIDES),
-    (r"faster_rcnn", r"\blayer1\.0\.conv3\.", *_STRIDES),
+    ("torch", r"resnet(50|101|152)|wrn_(50|101)_2|preact_resnet200", "", *_STRIDES),
+    ("keras", r"resnet(50|101|152)", "", *_FIRST_STRIDES),
+    ("torch", r"faster_rcnn", r"\blayer1\.0\.conv3\.", *_STRIDES),
     (
+        "torch",
         r"faster_rcnn",
         r"\broi_heads\.",
         {"pooling": "align"},
         "their regions are pooled by RoIAlign",
     ),
     (
+        "torch",
         r"inception_v3",
         "",
         {"count_include_pad": True},
         "their average pools count padding",
     ),
     (
+        "keras",
+        r"inception_v3",
+        "",
+        {"count_include_pad": False},
+        "their average pools do not count padding",
+    ),
+    (
+        "torch",
         r"se_resnet.*",
         _NEWER_SENET,
         {"stride_on": "3x3", "padded_pool": True},
         "of timm's newer networks strides are on the 3x3 and the first pool is padded",
     ),
     (
+        "torch",
         r"se_resnext.*",
         _NEWER_SENET,
         {"padded_pool": True},
         "of timm's newer networks the first pool is padded",
+    ),
+    ("torch", r"se_resnet.*", _SENET, *_FIRST_STRIDES),
+    (
+        "torch",
+        r"se_resne(t|xt).*",
+        _SENET,
+        {"padded_pool": False},
+        "of the authors' networks the first pool is not padded",
     ),
 )
 # Networks whose arrays another one there has, too, and how that one differs.
@@ -454,6 +475,11 @@ NOTES = {
     },
 }
 
+_UNTOLD = (
+    "the file does not tell its anchor_style, anchor_sizes, anchor_ratios, box_weights "
+    "and pool_size: config.model.fields must be those that it was trained with"
+)
+
 ARRAYS = {
     "torch": {
         "kernel": "weight",
@@ -470,19 +496,18 @@ CLASSIFIERS = re.compile(
 )
 
 
-def notes(kind, network, arrays=(), fields=None):
-    """Says what a file of `network` needs besides its names, one sentence each.
+def notes(kind, network, loaded=()):
+    """Says what a file of `network` needs besides names and fields, as sentences.
 
     Args:
-      arrays: the file's own names; some of them tell the version.
-      fields: the network's fields that config.model.fields states.
+      loaded: our names of what is taken of it.
     """
-    needed, why = needed_fields(kind, network, arrays)
-    given = {name: (fields or {}).get(name) for name in needed}
-    found = [f"{why}: {flags(needed)}"] if given != needed else []
-    return found + [
-        note for pattern, note in NOTES[kind].items() if re.fullmatch(pattern, network)
-    ]
+    patterns = NOTES.get(kind, {})
+    found = [note for name, note in patterns.items() if re.fullmatch(name, network)]
+    if kind == "torch" and network == "faster_rcnn":
+        regions = any(re.match("params/(rpn|head)/", name) for name in loaded)
+        found += [_UNTOLD] if regions else []
+    return found
 
 
 def flags(fields):
@@ -494,12 +519,12 @@ def needed_fields(kind, network, arrays=()):
     """The fields of config.model that make `network` theirs, and why: ({}, "") if none.
 
     Args:
-      arrays: as in `notes`.
+      arrays: the file's own names; some of them tell the version.
     """
     fields, reasons = {}, []
-    for networks, name, needed, why in FIELDS if kind == "torch" else ():
+    for kinds, networks, name, needed, why in FIELDS:
         named = not name or any(re.search(name, own) for own in arrays)
-        if named and re.fullmatch(networks, network):
+        if kind == kinds and named and re.fullmatch(networks, network):
             fields |= needed
             reasons.append(why)
     return fields, " and ".join(reasons)

@@ -69,7 +69,7 @@ def load_start(setup):
     _compare_preprocessing(setup)
     if config.model.frozen_statistics:
         _check_statistics(config, found.get("batch_stats"))
-    if not report.reinitialized:
+    if report.has_scores:
         _check_classes(setup)
     return found
 
@@ -108,6 +108,8 @@ def _compare_preprocessing(setup):
         for name in sorted(names)
         if theirs.get(name) != ours[name]
     ]
+    if not of_one_kind and theirs.get("whiten"):
+        differ.append(f"whiten {theirs['whiten']!r} there, which a detector has not")
     source = setup.config.init_from
     if differ:
         trained.say(

@@ -16,7 +16,7 @@ from weights.formats import WeightsError
 
 # What a detector's twin has; `rpn_channels` are those of the map as well.
 _C4 = {"features": 64, "objectness": "sigmoid", "pooling": "align"}
-_C4 |= {"box_outputs": "background", "context": False}
+_C4 |= {"box_outputs": "background", "context": False, "refine": False, "voting": 0}
 
 
 def create(network, **fields):
@@ -59,7 +59,13 @@ def torchvision_models():
     return torchvision.models
 
 
-def faster_rcnn(model, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)):
+def faster_rcnn(
+    model,
+    mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225),
+    short_side=800,
+    long_side=1333,
+):
     """Creates the twin of a models.faster_rcnn.FasterRCNN, initialised.
 
     Conv1 to conv4_x are its backbone, and conv5_x is its head of regions: a "C4", which
@@ -67,6 +73,8 @@ def faster_rcnn(model, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)):
 
     Args:
       mean, std: per channel, of images in 0..1.
+      short_side, long_side: the sides that it resizes images to, as
+        config.detection has them; the run's own are not in its state dict.
 
     Raises:
       ImportError: torch or torchvision is not installed.
@@ -103,6 +111,8 @@ def faster_rcnn(model, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)):
     generator.cell_anchors = [torch.from_numpy(model.anchor_boxes((1, 1)))]
     twin = detection.FasterRCNN(
         trunk,
+        min_size=short_side,
+        max_size=long_side,
         image_mean=mean,
         image_std=std,
         size_divisible=STRIDE,

@@ -238,6 +238,10 @@ def test_the_digits_of_a_detector_are_not_made_for_its_table(monkeypatch):
         assert summarize.summarize(config).regions == 101
         known = summarize.summarize(config, ((None, None, 3), ("cat", "dog")))
     assert known.title == "faster_rcnn, input 128x128x3, 2 classes"
+    config.detection.test_scales = (96, 128)
+    with ops.portable():
+        lines = str(summarize.summarize(config)).splitlines()
+    assert lines[1] == "for one scale, 128; tests see regions at 96, 128"
 
 
 def test_refinement_looks_twice_with_the_same_parameters():

@@ -62,11 +62,12 @@ def networks(monkeypatch, float64):
     monkeypatch.setattr(
         importlib.import_module("torchvision.ops.boxes"), "nms", plain_nms
     )
-    net = port.randomize(twins.faster_rcnn(model, (0.0,) * 3, (1.0,) * 3).double())
+    mean, std = (0.0,) * 3, (1.0,) * 3
+    net = twins.faster_rcnn(model, mean, std, HEIGHT, WIDTH)
+    net = port.randomize(net.double())
     net.rpn.head.cls_logits.weight.data /= 10
     net.rpn.head.bbox_pred.weight.data /= 50  # proposals resemble anchors
     net.roi_heads.box_predictor.bbox_pred.weight.data /= 2
-    net.transform.min_size, net.transform.max_size = (HEIGHT,), WIDTH
     images = np.float64(ours.random_images((HEIGHT, WIDTH), batch=1))
     variables = ours.by_name("torch", "faster_rcnn", model, images, port.state(net))
     return model, net, variables, images

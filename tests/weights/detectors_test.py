@@ -11,7 +11,8 @@ import runs
 
 import weights
 from experiment import detectors as opening
-from weights import detectors, export, exported
+from models.faster_rcnn import FasterRCNN
+from weights import detectors, export, exported, twins
 
 BUCKETS = (48, 64), (64, 48)
 TWIN = {"features": 64, "rpn_channels": 256, "anchor_style": "centred"}
@@ -128,9 +129,19 @@ def test_torchs_file_gives_the_scores_of_torchvision_s_parts(tmp_path, monkeypat
     port.torchvision()
     detector_runs.shrink(monkeypatch)
     made = detector_runs.make(tmp_path / "run", 3, **TWIN)
+    create, nets = twins.faster_rcnn, []
+
+    def keep(*arguments):
+        nets.append(create(*arguments))
+        return nets[-1]
+
+    monkeypatch.setattr(twins, "faster_rcnn", keep)
     line = str(export.export_run(made, "latest", "torchvision"))
+    (net,) = nets
+    side = detector_runs.SIDE
+    assert (net.transform.min_size, net.transform.max_size) == ((side,), side)
     assert line.startswith(f"{made}/export/faster_rcnn.pth: scores and codes differ by")
-    assert "(by torchvision's parts)" in line
+    assert "(by torchvision's parts); its labels count from 1: label i is" in line
     opened = opening.open_run(made)
     path = made.path / "export" / "faster_rcnn.pth"
     found, report = weights.load(path, "faster_rcnn", opened.variables, fields=TWIN)
@@ -150,3 +161,7 @@ def test_a_detector_that_torchvision_s_parts_cannot_make(run, tmp_path):
     with pytest.raises(weights.WeightsError, match="need features 64, not 8"):
         export.export_run(run, "latest", "torchvision", tmp_path)
     assert not list(tmp_path.iterdir())
+    for field, value in (("refine", True), ("voting", 0.8)):
+        model = FasterRCNN(10, depth=18, **TWIN | {field: value})
+        with pytest.raises(weights.WeightsError, match=f"need {field} .*, not {value}"):
+            twins.faster_rcnn(model)

@@ -225,6 +225,18 @@ def test_an_export_that_reads_back_differently_keeps_that_of_before(
     assert (tmp_path / "lenet5_modern.stablehlo").read_text() == "a verified one"
 
 
+def test_a_refused_twin_says_why_without_flags(tmp_path):
+    """The weights were trained: no field of a config changes what they are."""
+    part = tmp_path / "resnet50.pth.part"
+    with pytest.raises(weights.WeightsError) as error:
+        exported.refuse(part, "resnet50", "torchvision", "the logits differ")
+    said = (
+        "3x3 convolutions: a network trained so has this form; others are safetensors"
+    )
+    assert said in str(error.value)
+    assert "config." not in str(error.value) and "images" not in str(error.value)
+
+
 def test_nan_in_any_output_is_a_difference():
     """Python's max(0.1, nan) is 0.1."""
     expected = np.ones(2), np.ones(2)

@@ -6,6 +6,7 @@ import json
 import shutil
 import types
 
+import detector_runs
 import flax
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ import train
 import weights
 from detection import inputs, views
 from errors import ConfigError
-from experiment import build, checkpoints, workdir
+from experiment import build, checkpoints, detectors, workdir
 from training import optimizers
 from weights import export, formats, starting
 
@@ -216,6 +217,39 @@ def test_a_detector_has_the_mean_of_its_classifier_and_other_sizes(source, capsy
         said = capsys.readouterr().out
         assert said.endswith(": std [200.0] there and [1.0] here\n" if std == 1 else "")
         assert (said == "") == (std == 200)
+
+
+def test_a_detector_has_not_the_whitening_of_its_classifier(tmp_path, capsys):
+    run = workdir.Workdir(tmp_path / "run")
+    config = runs.small_config("modern", dataset__whiten="channels")
+    run.create(config)
+    theirs = build.setup(config).eval_preprocessing
+    run.write_json("preprocessing.json", theirs.as_dict())
+    view, config = views.View(((64, 64),), 4), types.SimpleNamespace(init_from=run.path)
+    ours = inputs.Preprocessing(view, tuple(theirs.mean), tuple(theirs.std))
+    setup = types.SimpleNamespace(config=config, eval_preprocessing=ours)
+    starting._compare_preprocessing(setup)
+    said = capsys.readouterr().out
+    assert said.endswith("need: whiten 'channels' there, which a detector has not\n")
+
+
+def test_the_classes_are_compared_where_only_boxes_start_anew(
+    tmp_path, monkeypatch, capsys
+):
+    detector_runs.shrink(monkeypatch)
+    run = detector_runs.make(tmp_path / "run")
+    config = run.config().unlock()
+    config.init_from = str(run)
+    config.model.fields.box_outputs = "agnostic"
+    setup = detectors.setup(config)
+    starting.load_start(setup)
+    anew = "of another number of classes or boxes, left as initialised: params/head/reg"
+    assert anew in capsys.readouterr().out
+    record = run.read_json("dataset.json")
+    record["label_names"] = ["ten", *record["label_names"][1:]]
+    run.write_json("dataset.json", record)
+    with pytest.raises(weights.WeightsError, match="a head for other classes .*ten"):
+        starting.load_start(setup)
 
 
 def test_a_first_loss_that_is_not_finite_is_blamed_on_the_weights(tmp_path):

@@ -116,9 +116,8 @@ def test_another_number_of_classes_leaves_the_head_alone(tmp_path):
     head = ["params/head/fc/bias", "params/head/fc/kernel"]
     assert report.reinitialized == head
     assert len(report.loaded) == len(flat(mine)) - 2
-    assert "of another number of classes, left as initialised: " + ", ".join(
-        head
-    ) in str(report)
+    title = "of another number of classes or boxes, left as initialised: "
+    assert title + ", ".join(head) in str(report)
     for name, array in flat(mine).items():
         assert (np.array_equal(flat(ours)[name], array)) == (name in head)
 
@@ -206,6 +205,24 @@ def drop(pattern):
 def test_parts_are_there_as_a_whole(change, message):
     with pytest.raises(weights.WeightsError, match=f"x.pth .*{message}"):
         damaged(change)
+
+
+@pytest.mark.parametrize("layers", [("backbone",), (".",)])
+def test_a_backbone_that_is_taken_whole_is_all_of_theirs(layers):
+    like = shapes("resnet20")
+    deeper = weights.to_foreign("resnet56", random(shapes("resnet56")))
+    bias = weights.to_foreign("resnet20", random(like)) | {"conv1.bias": np.zeros(16)}
+    ours = flat(random(like)) | {"params/backbone/more/kernel": np.zeros(3)}
+    for kind, file, more in (
+        ("torch", deeper, "layer1.3"),
+        ("torch", bias, "conv1.bias"),
+        ("ours", ours, "params/backbone/more"),
+    ):
+        message = f"another network than resnet20: it also has {more}"
+        with pytest.raises(weights.WeightsError, match=message):
+            weights.fit("x", kind, file, "resnet20", like, layers)
+        _, report = weights.fit("x", kind, file, "resnet20", like, ("conv1/",))
+        assert f"in the file and not used: {more}" in str(report)
 
 
 def test_only_whole_side_heads_may_be_missing():
@@ -311,6 +328,66 @@ def test_a_detector_of_torchvisions_parts_needs_their_fields(tmp_path, kernel, n
         for field, value in needed.items():  # each by itself, so that others stay
             assert f" --config.model.fields.{field}={value} " in str(error.value)
     load(fields=needed)
+
+
+def test_the_fields_of_files_are_fields_of_the_networks():
+    for kind, networks, _, needed, _ in names.FIELDS:
+        found = [n for n in (*names.TWINS, "faster_rcnn") if re.fullmatch(networks, n)]
+        assert found, networks
+        for network in found:
+            assert names.table(kind, network) is not None
+            assert needed.keys() <= set(models.fields(network))
+
+
+def keras_file(path, arrays):
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = [name.rsplit("/", 1)[0] for name in arrays]
+        for name, array in arrays.items():
+            layer = file.create_group(name.rsplit("/", 1)[0])
+            layer.attrs["weight_names"] = [f"{name}:0"]
+            layer[f"{name}:0"] = array
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "network", "layer", "needed"),
+    [
+        ("keras", "resnet50", "conv1", {"stride_on": "1x1"}),
+        ("keras", "inception_v3", "Conv2d_1a_3x3/conv", {"count_include_pad": False}),
+        ("torch", "wrn_50_2", "conv1", {"stride_on": "3x3"}),
+        ("torch", "preact_resnet200", "conv1", {"stride_on": "3x3"}),
+        (
+            "torch",
+            "se_resnet50",
+            "conv2_1/se/fc1",
+            {"stride_on": "1x1", "padded_pool": False},
+        ),
+        ("torch", "se_resnext50_32x4d", "conv2_1/se/fc1", {"padded_pool": False}),
+    ],
+)
+def test_fields_that_differ_from_a_file_s_are_said(
+    tmp_path, kind, network, layer, needed
+):
+    """Those of a new network are theirs, and config.model.fields may change them."""
+    shape = (4, 2) if layer.endswith("fc1") else (7, 7, 3, 4)
+    named = {f"params/backbone/{layer}/kernel": np.zeros(shape, np.float32)}
+    like = flax.traverse_util.unflatten_dict(named, sep="/")
+    if kind == "keras":
+        theirs = names.foreign("keras", network, named)
+        arrays = {theirs[name]: array for name, array in named.items()}
+        path = keras_file(tmp_path / "x.h5", arrays)
+    else:
+        path = save(tmp_path / "x.safetensors", weights.to_foreign(network, like))
+
+    def load(fields):
+        return str(weights.load(path, network, like, fields=fields)[1])
+
+    flags = names.flags(needed)
+    for fields in ({}, needed):
+        assert flags not in load(fields)
+    others = {"1x1": "3x3", "3x3": "1x1", True: False, False: True}
+    for name, value in needed.items():
+        assert flags in load(needed | {name: others[value]})
 
 
 def test_the_weights_of_vgg11_are_not_those_with_lrn(tmp_path):
@@ -623,6 +700,7 @@ def test_a_detector_starts_from_a_classifier():
             "a classifier", kind, file, "faster_rcnn", detector, ("backbone",)
         )
         assert not report.missing + report.reinitialized
+        assert "anchor_style" not in str(report)
         for name in ("params", "batch_stats"):
             own, other = found[name]["backbone"], classifier[name]["backbone"]
             jax.tree.map(np.testing.assert_array_equal, own, other)
@@ -643,3 +721,4 @@ def test_a_detector_for_other_classes_gets_a_new_head():
     _, report = weights.fit("a file", "torch", file, "faster_rcnn", five)
     layers = {name.split("/", 1)[1].rsplit("/", 1)[0] for name in report.reinitialized}
     assert layers == {"head/cls", "head/reg"} and not report.missing
+    assert "note: the file does not tell its anchor_style, " in str(report)
