@@ -407,6 +407,8 @@ def evaluate_run(run, config, checkpoint="latest"):
     build.check_hosts(split)
     subset = config.eval.classes == "subset"
     split = trained.numbered(split, run, subset=subset)
+    for remark in split.remarks:
+        trained.say(f"note: {split.name}: {remark}")
     mesh = build.make_mesh(config.num_devices)
     if untrained(config) == "rpn":
         split = with_proposals(config, split, mesh)

@@ -344,6 +344,20 @@ def test_a_bad_box_is_left_out_and_said_or_named_before_training(voc, corners, w
     )
 
 
+def test_a_box_that_an_evaluation_leaves_out_is_said(voc, tmp_path, capsys):
+    """The run sees grey images, so its evaluation ends before anything is compiled."""
+    write_voc(voc, "d", content=box(3, 4, 20, 30, "7") + box(20, 4, 3, 30, "7"))
+    for name in "abc":
+        write_voc(voc, name, content="")
+    run = detector_runs.make(tmp_path / "run")
+    changed = [f"dataset.name=voc:{voc}", "dataset.eval_split=test"]
+    config = checks.change(run.config(), [*changed, "eval.classes=subset"])
+    with pytest.raises(DataError, match="sees images of 1 channels"):
+        detectors.evaluate_run(run, config)
+    note = f"note: voc:{voc}: boxes left out, without a size or outside the image: 1, "
+    assert note + f"{voc}/Annotations/d.xml" in capsys.readouterr().out
+
+
 def test_images_that_are_trained_on_and_evaluated_are_counted(voc):
     said = data_report.describe(tasks.setup(config_of(voc)))
     assert "trained on" not in said
