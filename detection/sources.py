@@ -24,7 +24,6 @@ import io
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from data_source import DataError, tfds_directory
 from data_source.classes import compared, numbers
@@ -32,7 +31,6 @@ from data_source.image_folder import slice_bounds
 from detection import coco_json, digits, records, tfds_features, voc_folder
 from detection.split import Split
 from errors import shortened
-from transforms import decode
 
 AUTO = ("validation", "val", "test")
 THREADS = 16  # read the headers of files; a network drive answers many at once
@@ -254,12 +252,6 @@ def _bytes(path):
         return file.read()
 
 
-def _header(file):
-    """Returns ((height, width) as stored, EXIF's orientation)."""
-    with Image.open(file) as image:
-        return image.size[::-1], decode.orientation(image)
-
-
 def _upright(objects, unclear):
     """Returns the objects in the pixels of the upright image, with its file's stamp.
 
@@ -276,7 +268,7 @@ def _upright(objects, unclear):
     stamp = f"{found.st_size} {found.st_mtime_ns}"
     objects = dataclasses.replace(objects, stamp=stamp)
     try:
-        stored, orientation = _header(path)
+        stored, orientation = records.header(path)
     except Exception:  # whoever reads the image says what is wrong with it
         return objects
     return objects.upright(stored, orientation, unclear)
@@ -294,7 +286,7 @@ def _open_tfds(name, split, data_dir, download, damage, unclear):
     for index, stamp in enumerate(source.stamps().tolist()):
         example = source.features(index)
         try:
-            stored, orientation = _header(io.BytesIO(example["image"]))
+            stored, orientation = records.header(io.BytesIO(example["image"]))
         except Exception as error:
             raise DataError(f"{name}, {split}, record {index}: {error}") from error
         one = tfds_features.read(example, stored, damage, one_based)
