@@ -22,7 +22,8 @@ here.
 
 Images of a batch are padded below and right. The map is set to 0 outside an image,
 and no anchor or proposal starts there. Within an image, the convolutions up to conv4_x
-still see a little of the padding near its edges.
+still see a little of the padding near its edges, and batch normalisation that trains
+averages over the padding too.
 
 Counts: tests/models/faster_rcnn_test.py; the twin of torchvision's parts:
 tests/parity/faster_rcnn_test.py.
