@@ -199,7 +199,11 @@ def image_size(height, width, file):
     try:
         stored, orientation = header(file)
     except OSError as error:
-        raise DataError(f"{file}: its size cannot be read: {error}") from error
+        raise DataError(
+            f"{file}: its size cannot be read: {error}; its boxes need it, whatever "
+            "config.dataset.damaged and config.eval.damaged say: write it into the "
+            "annotation, or take the image out"
+        ) from error
     return stored[::-1] if orientation in SIDEWAYS else stored
 
 

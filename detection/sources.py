@@ -318,7 +318,11 @@ def _open_tfds(name, split, data_dir, download, damage, unclear):
         try:
             stored, orientation = records.header(io.BytesIO(example["image"]))
         except Exception as error:
-            raise DataError(f"{name}, {split}, record {index}: {error}") from error
+            raise DataError(
+                f"{name}, {split}, record {index}: {error}; its boxes need its size, "
+                "whatever config.dataset.damaged and config.eval.damaged say: prepare "
+                "the set again, or leave the record out by slices such as 'train[9:]'"
+            ) from error
         one = tfds_features.read(example, stored, damage, one_based)
         one = dataclasses.replace(one, stamp=str(stamp))
         found.append(one.upright(stored, orientation, unclear))

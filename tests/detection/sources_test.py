@@ -269,7 +269,11 @@ def test_a_tfds_set(tmp_path):
     tiny_datasets.prepare(tmp_path, images, [0, 1, 2, 0], name="tiny")
     with pytest.raises(DataError, match="'tiny' is not a set of annotated objects"):
         sources.open_split("tiny", "train", data_dir=tmp_path, download=False)
-    del features["image/filename"]
+    images[2] = b"no image"
+    tiny_datasets.prepare(tmp_path, images, targets, name="bad", features=features)
+    with pytest.raises(DataError, match="bad, train, record 2: .*, whatever config.da"):
+        sources.open_split("bad", "train", data_dir=tmp_path, download=False)
+    del images[2], targets[2], features["image/filename"]
     targets = [{"objects": target["objects"]} for target in targets]
     tiny_datasets.prepare(tmp_path, images, targets, name="nameless", features=features)
     with pytest.raises(DataError, match="it needs an image, its image/filename or i"):
