@@ -197,11 +197,23 @@ def image_size(height, width, file):
     if min(size) > 0:
         return size
     try:
-        with Image.open(file) as image:
-            turned = decode.orientation(image) in SIDEWAYS
-            return image.size if turned else image.size[::-1]
+        stored, orientation = header(file)
     except OSError as error:
-        raise DataError(f"{file}: its size cannot be read: {error}") from error
+        raise DataError(
+            f"{file}: its size cannot be read: {error}; its boxes need it, whatever "
+            "config.dataset.damaged and config.eval.damaged say: write it into the "
+            "annotation, or take the image out"
+        ) from error
+    return stored[::-1] if orientation in SIDEWAYS else stored
+
+
+def header(file):
+    """Returns ((height, width) as stored, EXIF's orientation) of an image file."""
+    with Image.open(file) as image:
+        orientation = decode.orientation(image)
+        # PIL turns the size of a TIFF before it turns the pixels.
+        turned = image.format == "TIFF" and orientation in SIDEWAYS
+        return image.size if turned else image.size[::-1], orientation
 
 
 def number(value, where):

@@ -15,7 +15,8 @@ def coco_results(split, detections):
     """Returns detections as COCO's results format has them, as text of JSON.
 
     Each has the image's id, the class's id in `split.categories`, x, y, width and
-    height in pixels of the upright image, and the score.
+    height in pixels of the upright image, and the score. Those of a class without an id
+    are left out; `unnumbered` counts them.
     """
     found = [
         {
@@ -28,8 +29,15 @@ def coco_results(split, detections):
         for (x1, y1, x2, y2), score, label in zip(
             *(np.asarray(column).tolist() for column in one), strict=True
         )
+        if split.categories[label] is not None
     ]
     return json.dumps(found)
+
+
+def unnumbered(split, detections):
+    """Counts the detections of classes without an id, which the split lacks."""
+    labels = (label for one in detections for label in one.labels)
+    return sum(split.categories[label] is None for label in labels)
 
 
 def class_csv(result):

@@ -16,6 +16,7 @@ the order of a hash of their names. "auto" is the split to evaluate on: "validat
 "val" if there is one, else "test".
 """
 
+import collections
 import concurrent.futures
 import dataclasses
 import functools
@@ -24,15 +25,13 @@ import io
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from data_source import DataError, tfds_directory
+from data_source import DataError, as_text, tfds_directory
 from data_source.classes import compared, numbers
 from data_source.image_folder import slice_bounds
 from detection import coco_json, digits, records, tfds_features, voc_folder
 from detection.split import Split
 from errors import shortened
-from transforms import decode
 
 AUTO = ("validation", "val", "test")
 THREADS = 16  # read the headers of files; a network drive answers many at once
@@ -57,7 +56,8 @@ def open_split(
 
     Raises:
       DataError: the set or split does not exist or cannot be understood; a box is
-        damaged and `damaged` is "fail"; or an image has another size than its boxes.
+        damaged and `damaged` is "fail"; an image has another size than its boxes, or is
+        named twice.
     """
     names, parts = set_names(name), split.split(",")
     if len(names) != len(parts):
@@ -77,10 +77,28 @@ def open_split(
             opened = _selected(own, part, digits.open_split)
         else:
             opened = _open_tfds(own, part, data_dir, download, damage, unclear)
-        found.append(dataclasses.replace(opened, remarks=tuple(damage.remarks())))
+        found.append(opened)
     if not found:
         raise DataError(f"{split!r} names no split of {name!r}")
-    return dataclasses.replace(_joined(found), name=name)
+    joined = dataclasses.replace(_joined(found), name=name)
+    if twice := _repeated(joined.places()):
+        names = shortened(as_text(path) for path, _ in twice)
+        raise DataError(
+            f"{name}, {split}: images that are named more than once, and would count "
+            f"as often: {len(twice):,}, {names}; let each be in one part of the split"
+        )
+    if shared := _repeated(one.image for one in joined.objects):
+        line = (
+            f"ids that several images have: {len(shared):,}, {shortened(shared)}; "
+            "detections-*.json of them together cannot tell these images apart"
+        )
+        joined = dataclasses.replace(joined, remarks=(*joined.remarks, line))
+    return joined
+
+
+def _repeated(items):
+    """Returns those that occur more than once."""
+    return [item for item, times in collections.Counter(items).items() if times > 1]
 
 
 def dimensions(name, split, *, data_dir=None):
@@ -144,20 +162,27 @@ def _joined(splits):
                 f"{compared(split.label_names, first.label_names)}; images of "
                 f"{split.channels} and {first.channels} channels"
             )
+        remarks = first.remarks + split.remarks
+        if lacking := sorted({*first.label_names} - {*split.label_names}):
+            remarks += (
+                f"{split.name}, {split.split}, has {split.num_classes} of the "
+                f"{first.num_classes} classes; whatever it shows of others counts as "
+                f"background: {shortened(lacking)}",
+            )
         split = split.renumbered(places, first.label_names)
         first = dataclasses.replace(
             first,
             split=f"{first.split},{split.split}",
             objects=first.objects + split.objects,
             images=first.images + split.images,
-            remarks=tuple(dict.fromkeys(first.remarks + split.remarks)),
+            remarks=tuple(dict.fromkeys(remarks)),
         )
     return first
 
 
 def _selected(name, split, read):
     """Returns a sum of slices; read(base) opens a whole split."""
-    found = []
+    read, found = functools.cache(read), []
     for part in map(str.strip, split.split("+")):
         base, bracket, wanted = part.partition("[")
         whole = read(base.strip())
@@ -210,7 +235,10 @@ def _open_files(name, split, damage, unclear):
         ids = found.categories
         return Split(name, base, found.classes, objects, images, categories=ids)
 
-    return _selected(name, split, opened)
+    selected = _selected(name, split, opened)
+    part = "; of the whole list, not of a slice" if "[" in split else ""
+    remarks = (f"{line}{part}" for line in damage.remarks())
+    return dataclasses.replace(selected, remarks=(*selected.remarks, *remarks))
 
 
 def _voc(name, path, damage):
@@ -254,12 +282,6 @@ def _bytes(path):
         return file.read()
 
 
-def _header(file):
-    """Returns ((height, width) as stored, EXIF's orientation)."""
-    with Image.open(file) as image:
-        return image.size[::-1], decode.orientation(image)
-
-
 def _upright(objects, unclear):
     """Returns the objects in the pixels of the upright image, with its file's stamp.
 
@@ -276,7 +298,7 @@ def _upright(objects, unclear):
     stamp = f"{found.st_size} {found.st_mtime_ns}"
     objects = dataclasses.replace(objects, stamp=stamp)
     try:
-        stored, orientation = _header(path)
+        stored, orientation = records.header(path)
     except Exception:  # whoever reads the image says what is wrong with it
         return objects
     return objects.upright(stored, orientation, unclear)
@@ -294,15 +316,20 @@ def _open_tfds(name, split, data_dir, download, damage, unclear):
     for index, stamp in enumerate(source.stamps().tolist()):
         example = source.features(index)
         try:
-            stored, orientation = _header(io.BytesIO(example["image"]))
+            stored, orientation = records.header(io.BytesIO(example["image"]))
         except Exception as error:
-            raise DataError(f"{name}, {split}, record {index}: {error}") from error
+            raise DataError(
+                f"{name}, {split}, record {index}: {error}; its boxes need its size, "
+                "whatever config.dataset.damaged and config.eval.damaged say: prepare "
+                "the set again, or leave the record out by slices such as 'train[9:]'"
+            ) from error
         one = tfds_features.read(example, stored, damage, one_based)
         one = dataclasses.replace(one, stamp=str(stamp))
         found.append(one.upright(stored, orientation, unclear))
     images = tuple(functools.partial(_record, source, i) for i in range(len(found)))
     ids = COCO_IDS if len(names) == len(COCO_IDS) and name.startswith("coco") else ()
-    return Split(name, split, names, tuple(found), images, channels, ids)
+    remarks = tuple(damage.remarks())
+    return Split(name, split, names, tuple(found), images, channels, ids, remarks)
 
 
 def _features(name, builder):

@@ -26,7 +26,8 @@ def read(example, size, damage, one_based):
     """Returns the `records.Objects` of an example's features, as numpy arrays.
 
     Args:
-      size: (height, width) of the image.
+      size: (height, width) of the image as stored, on which the boxes are taken to be
+        drawn: TFDS keeps no size of the annotation.
       damage: a `records.Damage`, which is told of bad boxes.
       one_based: whether the numbers are VOC's; those of coco are continuous.
     """

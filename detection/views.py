@@ -77,8 +77,8 @@ class View:
       short_side, long_side: as for `resized_size`.
       train_short_sides: training draws one of these instead of `short_side`; () means
         that alone.
-      flip, flip_vertical: training mirrors every second image left to right, or top to
-        bottom.
+      flip, flip_vertical: training mirrors an image left to right, or top to bottom,
+        with probability 1/2, anew in each epoch.
       use_difficult: whether difficult objects can be matched.
       max_proposals: the number M of proposals, with padding; 0 means there are none.
       test_scales: the short sides at which a test sees regions; () means short_side.

@@ -1,5 +1,7 @@
 """Says, before training, on which data a run is trained and how it is evaluated."""
 
+import re
+
 import jax
 
 import data_source
@@ -74,7 +76,7 @@ def describe(setup):
     lines += _foreign_statistics(config, setup.input_shape[-1])
     lines += _never_reached(config, setup.durations)
     lines += _initial_average(config.optimizer, setup.durations.total)
-    parts = setup.eval_split.split.split("+")
+    parts = re.split("[+,]", setup.eval_split.split)
     tested = any(part.partition("[")[0].strip() == "test" for part in parts)
     if tested and config.checkpoint.keep_best:
         lines.append(

@@ -389,6 +389,11 @@ class Evaluation:
             f"{row.detections:,} detections"
             for row in self.result.classes
         ]
+        if self.result.classes and not any(x.detections for x in self.result.classes):
+            lines.append(
+                "note: nothing is found in any image, as by a network that has learnt "
+                "nothing or whose numbers are not finite"
+            )
         if self.files:
             lines.append(f"written: {', '.join(self.files)}")
         return "\n".join(lines)
@@ -407,6 +412,8 @@ def evaluate_run(run, config, checkpoint="latest"):
     build.check_hosts(split)
     subset = config.eval.classes == "subset"
     split = trained.numbered(split, run, subset=subset)
+    for remark in split.remarks:
+        trained.say(f"note: {split.name}: {remark}")
     mesh = build.make_mesh(config.num_devices)
     if untrained(config) == "rpn":
         split = with_proposals(config, split, mesh)
@@ -467,6 +474,11 @@ def _write(run, suffix, record, split, found, result):
     }
     for file, text in texts.items():
         run.write_text(file, text)
+    if lacking := results.unnumbered(split, found):
+        trained.say(
+            f"note: detections-{suffix}.json leaves out {lacking:,} detections of "
+            f"classes that {split.name} lacks, as they have no id there"
+        )
     files = [name, *texts]
     draw_curves = functools.partial(pictures.draw_curves, rule=result.rule)
     draw = {

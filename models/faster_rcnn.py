@@ -22,7 +22,8 @@ here.
 
 Images of a batch are padded below and right. The map is set to 0 outside an image,
 and no anchor or proposal starts there. Within an image, the convolutions up to conv4_x
-still see a little of the padding near its edges.
+still see a little of the padding near its edges, and batch normalisation that trains
+averages over the padding too.
 
 Counts: tests/models/faster_rcnn_test.py; the twin of torchvision's parts:
 tests/parity/faster_rcnn_test.py.
@@ -310,14 +311,16 @@ class FasterRCNN(nn.Module):
         Returns:
           What `judged` returns.
         """
-        pool = POOLINGS[self.pooling]
+
+        def pool(x, rois, size):
+            # A maximum of what ReLU leaves needs no edge: the padding is 0.
+            edge = {"size": -(-size // STRIDE)} if self.pooling == "align" else {}
+            return POOLINGS[self.pooling](x, rois, self.pool_size, STRIDE, **edge)
+
         if self.context:
             whole = jnp.pad(sizes[:, None, ::-1], ((0, 0), (0, 0), (2, 0)))
             rois = jnp.concatenate([rois, whole.astype(rois.dtype)], 1)
-        pooled = _pooled(
-            lambda x, rois: pool(x, rois, self.pool_size, STRIDE),
-            *(maps, rois, sizes, STRIDE * self.pool_size),
-        )
+        pooled = _pooled(pool, maps, rois, sizes, STRIDE * self.pool_size)
         return self.judged(pooled, train=train)
 
     def judged(self, pooled, *, train):
@@ -418,14 +421,17 @@ def _pooled(pool, maps, rois, sizes, side):
     map.
 
     Args:
-      pool: of a map [h, w, C] and regions [R, 4] makes [R, P, P, C].
+      pool: of a map [h, w, C], regions [R, 4] and its image's size makes [R, P, P, C].
       maps, rois, sizes: as for `FasterRCNN.second_stage`.
 
     Returns:
       A list of SCALES arrays [B, R, P, P, C], or of one for one map.
     """
     regions = [rois * jnp.tile((own / sizes)[:, None, ::-1], 2) for _, own in maps]
-    pooled = [jax.vmap(pool)(x, own) for (x, _), own in zip(maps, regions, strict=True)]
+    pooled = [
+        jax.vmap(pool)(x, own, size)
+        for (x, size), own in zip(maps, regions, strict=True)
+    ]
     if len(maps) == 1:
         return pooled
     sides = jnp.sqrt(boxes.area(jnp.stack(regions)))

@@ -88,7 +88,7 @@ def _edges(low, high, side, bins, stride):
     )
 
 
-def roi_align(x, rois, bins, stride, samples=0, aligned=True):
+def roi_align(x, rois, bins, stride, samples=0, aligned=True, size=None):
     """Takes the mean of bilinear samples in each bin, as products with two matrices.
 
     Args:
@@ -97,23 +97,25 @@ def roi_align(x, rois, bins, stride, samples=0, aligned=True):
       aligned: places the centre of the map's first pixel at half a stride, as
         Detectron2 does. Mask R-CNN's first code puts it at 0 and makes sides at least
         one pixel of the map.
+      size: int [2], the rows and columns of the map that are not padding, none of which
+        is sampled; None means all.
     """
     rois = lax.stop_gradient(rois)
-    height, width, _ = x.shape
+    size = x.shape[:2] if size is None else size
     rows, columns = (
-        _weights(rois[:, i], rois[:, i + 2], side, bins, stride, samples, aligned)
-        for i, side in ((1, height), (0, width))
+        _weights(rois[:, i], rois[:, i + 2], *sides, bins, stride, samples, aligned)
+        for i, *sides in ((1, x.shape[0], size[0]), (0, x.shape[1], size[1]))
     )
     product = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
     y = product("rph,hwc->rpwc", rows, x)
     return product("rqw,rpwc->rpqc", columns, y).astype(x.dtype)
 
 
-def _weights(low, high, side, bins, stride, samples, aligned):
+def _weights(low, high, side, own, bins, stride, samples, aligned):
     """Returns [R, P, side]: what each bin takes of the map's pixels along an axis.
 
-    A sample more than a pixel outside the map counts as 0, and one nearer takes the
-    pixel at the edge.
+    Of its `side` pixels the first `own` are the image's. A sample more than a pixel
+    outside those counts as 0, and one nearer takes the pixel at the edge.
     """
     offset = 0.5 if aligned else 0.0
     start, end = low / stride - offset, high / stride - offset
@@ -121,13 +123,13 @@ def _weights(low, high, side, bins, stride, samples, aligned):
     length, start = length[:, None, None], start[:, None, None]
     number = jnp.arange(samples or math.ceil(side / bins))[None, None]
     # The length over P, rounded up, without XLA's rounding of 1 / P.
-    own = samples or (length > bins * number).sum(-1, keepdims=True)
-    divisor = jnp.maximum(own, 1)
+    count = samples or (length > bins * number).sum(-1, keepdims=True)
+    divisor = jnp.maximum(count, 1)
     place = jnp.arange(bins)[None, :, None] + (number + 0.5) / divisor
     place = start + place * length / bins
-    taken = (number < own) & (place >= -1) & (place <= side)
+    taken = (number < count) & (place >= -1) & (place <= own)
     distance = (
-        jnp.clip(place, 0, side - 1)[..., None] - jnp.arange(side)[None, None, None]
+        jnp.clip(place, 0, own - 1)[..., None] - jnp.arange(side)[None, None, None]
     )
     hats = jnp.maximum(1 - jnp.abs(distance), 0)
     return jnp.where(taken[..., None], hats, 0).sum(2) / divisor

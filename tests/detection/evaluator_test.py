@@ -234,6 +234,16 @@ def test_detections_in_coco_s_form():
         {"image_id": 139, "category_id": 1, "bbox": [0, 0, 30, 20], "score": 0.5},
     ]
     assert json.loads(results.coco_results(split, [NONE, NONE])) == []
+    assert results.unnumbered(split, [found, NONE]) == 0
+
+
+def test_detections_of_a_class_without_an_id_are_left_out_and_counted():
+    """The split has three of the network's four classes."""
+    split = made([(20, 30)], ids=[7]).renumbered([0, 1, 3], "abdc")
+    found = metrics.Detections(np.zeros((3, 4)), np.array([0.9, 0.8, 0.7]), [2, 3, 2])
+    (row,) = json.loads(results.coco_results(split, [found]))
+    assert (row["category_id"], row["score"]) == (3, 0.8)
+    assert results.unnumbered(split, [found]) == 2
 
 
 def test_the_worst_images_come_first(monkeypatch):

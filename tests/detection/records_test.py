@@ -128,8 +128,22 @@ def test_the_size_of_an_image_is_the_annotation_s_or_else_the_upright_file_s(tmp
     for missing in ((None, None), ("0", "0"), ("", "5"), (None, 8)):
         assert records.image_size(*missing, path) == (30, 20)
     path.write_text("none")
-    with pytest.raises(DataError, match="a.jpg: its size cannot be read"):
+    message = "a.jpg: its size cannot be read: .*; its boxes need it, whatever config.d"
+    with pytest.raises(DataError, match=message):
         records.image_size(None, None, path)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 5, 6, 7, 8])
+def test_the_header_of_a_tiff_is_that_of_a_png(tmp_path, orientation):
+    """PIL says the upright size of a TIFF alone, and its orientation all the same."""
+    exif = Image.Exif()
+    exif[decode.ORIENTATION] = orientation
+    for name in ("a.png", "a.tif"):
+        Image.new("RGB", (30, 20)).save(tmp_path / name, exif=exif)
+        assert records.header(tmp_path / name) == ((20, 30), orientation)
+        pixels = decode.decode((tmp_path / name).read_bytes(), 3)
+        size = records.image_size(None, None, tmp_path / name)
+        assert pixels.shape[:2] == size
 
 
 def test_names_of_classes():

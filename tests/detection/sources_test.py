@@ -169,6 +169,38 @@ def test_sets_are_joined_with_the_classes_of_the_first(tmp_path):
         sources.open_split(f"{first},{third}", "train,train")
 
 
+def test_a_set_that_lacks_classes_is_joined_and_said(tmp_path):
+    first = voc(tmp_path / "first", {"train": ["a"]})
+    second = voc(tmp_path / "second", {"train": ["b"]}, names=("ant",))
+    split = sources.open_split(f"{first},{second}", "train,train")
+    (remark,) = split.remarks
+    assert remark.startswith(f"{second}, train, has 1 of the 2 classes; whatever it s")
+    assert remark.endswith("background: bee") and remark in sources.describe(split)
+    assert not sources.open_split(f"{first},{first}", "train,").remarks
+    for part, names in (("train", (("bee", 7), ("ant", 9))), ("val", (("bee", 7),))):
+        tiny_datasets.prepare_coco(tmp_path, part, names=names)
+    name = f"coco:{tmp_path}/{{split}},{tmp_path}/{{split}}.json"
+    remark, _ = sources.open_split(name, "train+val").remarks
+    assert ", val, has 1 of the 2 classes" in remark and remark.endswith("ground: ant")
+
+
+def test_an_image_is_in_a_split_once(tmp_path):
+    name = voc(tmp_path, {"train": ["a", "b"], "val": ["c"]})
+    for split in ("train+train[:1]", "train+val+train"):
+        with pytest.raises(DataError, match="named more than once.*JPEGImages/a.jpg"):
+            sources.open_split(name, split)
+    with pytest.raises(DataError, match="count as often: 1, .*c.jpg; let each be in"):
+        sources.open_split(f"{name},{name}", "val,train+val")
+    assert len(sources.open_split(f"{name},{name}", "val,train")) == 3
+
+
+def test_images_of_two_sets_with_one_id_are_said(tmp_path):
+    sets = [voc(tmp_path / part, {"train": ["a", part]}) for part in "xy"]
+    (remark,) = sources.open_split(",".join(sets), "train,train").remarks
+    assert remark.startswith("ids that several images have: 1, a; detections-*.json")
+    assert not sources.open_split(sets[0], "train").remarks
+
+
 def test_classes_are_numbered_as_a_run_s(tmp_path):
     tiny_datasets.prepare_coco(tmp_path)
     name = f"coco:{tmp_path}/train,{tmp_path}/train.json"
@@ -196,6 +228,8 @@ def test_what_is_found_is_said(tmp_path):
     assert remark.startswith("  boxes left out, without a size") and "b.xml" in remark
     with pytest.raises(DataError, match="b.xml, object 1: the box .* has no size"):
         sources.open_split(name, "train", damaged="fail")
+    (remark,) = sources.open_split(name, "train[:1]+train[1:]").remarks
+    assert "image: 1, " in remark and remark.endswith("whole list, not of a slice")
 
 
 def test_a_tfds_set(tmp_path):
@@ -230,10 +264,16 @@ def test_a_tfds_set(tmp_path):
     np.testing.assert_array_equal(decode.decode(example.image, 3), images[2])
     part = sources.open_split("voc", "train[2:]", data_dir=tmp_path, download=False)
     assert [len(one) for one in part.objects] == [2, 3]
+    with pytest.raises(DataError, match="as often: 2, 0.png, 1.png; let each be in on"):
+        sources.open_split("voc", "train+train[:2]", data_dir=tmp_path, download=False)
     tiny_datasets.prepare(tmp_path, images, [0, 1, 2, 0], name="tiny")
     with pytest.raises(DataError, match="'tiny' is not a set of annotated objects"):
         sources.open_split("tiny", "train", data_dir=tmp_path, download=False)
-    del features["image/filename"]
+    images[2] = b"no image"
+    tiny_datasets.prepare(tmp_path, images, targets, name="bad", features=features)
+    with pytest.raises(DataError, match="bad, train, record 2: .*, whatever config.da"):
+        sources.open_split("bad", "train", data_dir=tmp_path, download=False)
+    del images[2], targets[2], features["image/filename"]
     targets = [{"objects": target["objects"]} for target in targets]
     tiny_datasets.prepare(tmp_path, images, targets, name="nameless", features=features)
     with pytest.raises(DataError, match="it needs an image, its image/filename or i"):

@@ -260,6 +260,26 @@ def test_the_curves_of_an_evaluation_are_by_its_rule(tmp_path, monkeypatch):
     assert rules == ["voc07", "coco"]
 
 
+def test_what_an_evaluation_cannot_show_is_said(tmp_path, monkeypatch, capsys):
+    """A class without an id, and a network that finds nothing at all."""
+    monkeypatch.setattr(pictures, "draw_worst", lambda *_: None)
+    monkeypatch.setattr(pictures, "draw_curves", lambda *_, rule: None)
+    box, nothing = (2, 3, 20, 25), "note: nothing is found in any image"
+    row = records.Row("row", box, box, 0)
+    one = records.objects("a.png", 1, (30, 40), [row], records.Damage())
+    split = Split("made", "val", ("ant",), (one,), (None,))
+    split = split.renumbered([0], ("ant", "bee"))
+    for label, number in (([1, 1], 2), ([0], 0), ([], 0)):
+        boxes, scores = np.repeat(one.boxes, len(label), 0), np.full(len(label), 0.9)
+        found = [metrics.Detections(boxes, scores, np.array(label, int))]
+        result, run = evaluator.score(split, found, "voc"), workdir.Workdir(tmp_path)
+        files = detectors._write(run, "4", {}, split, found, result)
+        line = f"note: detections-4.json leaves out {number} detections of classes that"
+        assert (line in capsys.readouterr().out) == bool(number)
+        said = str(detectors.Evaluation("runs/a", 4, result, files, {}))
+        assert (nothing in said) == (not label)
+
+
 def test_a_run_is_not_opened_for_images_of_other_channels(tmp_path):
     run = detector_runs.make(tmp_path / "run")
     split = Split("made", "val", (), (), (), channels=3)
@@ -344,6 +364,20 @@ def test_a_bad_box_is_left_out_and_said_or_named_before_training(voc, corners, w
     )
 
 
+def test_a_box_that_an_evaluation_leaves_out_is_said(voc, tmp_path, capsys):
+    """The run sees grey images, so its evaluation ends before anything is compiled."""
+    write_voc(voc, "d", content=box(3, 4, 20, 30, "7") + box(20, 4, 3, 30, "7"))
+    for name in "abc":
+        write_voc(voc, name, content="")
+    run = detector_runs.make(tmp_path / "run")
+    changed = [f"dataset.name=voc:{voc}", "dataset.eval_split=test"]
+    config = checks.change(run.config(), [*changed, "eval.classes=subset"])
+    with pytest.raises(DataError, match="sees images of 1 channels"):
+        detectors.evaluate_run(run, config)
+    note = f"note: voc:{voc}: boxes left out, without a size or outside the image: 1, "
+    assert note + f"{voc}/Annotations/d.xml" in capsys.readouterr().out
+
+
 def test_images_that_are_trained_on_and_evaluated_are_counted(voc):
     said = data_report.describe(tasks.setup(config_of(voc)))
     assert "trained on" not in said
@@ -351,6 +385,18 @@ def test_images_that_are_trained_on_and_evaluated_are_counted(voc):
         tasks.setup(config_of(voc, dataset__eval_split="train"))
     )
     assert "warning: 3 of the 3 images of config.dataset.eval_split, train, are" in said
+
+
+def test_the_best_checkpoint_of_several_tests_is_doubted(voc, tmp_path):
+    tiny_datasets.prepare_voc(tmp_path / "other", {"train": "a", "test": "e", "v": "b"})
+    changed = {
+        "dataset__name": f"voc:{voc},voc:{tmp_path}/other",
+        "dataset__train_split": "train,",
+    }
+    for split, doubted in (("test,v", True), (",v+test[:1]", True), ("train,v", False)):
+        config = config_of(voc, **changed, dataset__eval_split=split)
+        said = data_report.describe(tasks.setup(config))
+        assert ("the best checkpoint is chosen by its error on test" in said) == doubted
 
 
 def config_of(root, **more):

@@ -368,6 +368,24 @@ def test_a_region_is_seen_at_the_two_scales_nearest_to_224_pixels(monkeypatch):
     assert pairs == {(0, 1), (1, 2), (2, 3), (3, 4)}
 
 
+@pytest.mark.parametrize("pooling", ["pool", "align"])
+def test_the_padding_changes_no_region(pooling):
+    """Regions end at the image's edges, where the last samples of a bin lie."""
+    maps = np.abs(np.random.default_rng(5).normal(size=(2, 3, 4, 2)))
+    maps = np.float32(maps)
+    sizes = np.int32([[48, 64], [40, 50]])  # 3x4 positions
+    rois = np.float32([[[20, 10, 64, 48]] * 2, [[0, 0, 50, 40], [30, 20, 50, 40]]])
+    model = Second(3, pool_size=2, pooling=pooling)
+
+    @jax.jit
+    def run(maps):
+        stage = functools.partial(model.apply, {}, method="second_stage")
+        return stage([(maps, sizes)], rois, sizes, train=False)[0]
+
+    padded = np.pad(maps, ((0, 0), (0, 2), (0, 5), (0, 0)))
+    np.testing.assert_allclose(run(padded), run(maps), 1e-6)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("pooling", ["pool", "align"])
 def test_a_network_finds_boxes_inside_the_images(pooling, monkeypatch):
