@@ -374,7 +374,8 @@ def _check_images(config):
             f"config.dataset.cache = {dataset.cache!r} needs config.dataset.cache_dir"
         )
     sizes = [dataset.image_size, *(pixels for _, pixels in augment.image_sizes)]
-    sides = [*sizes, config.eval.short_side, *config.eval.scales]
+    # Not config.eval.scales: protocols that rescale to them read the originals.
+    sides = [*sizes, config.eval.short_side]
     crop = dataset.fit == "crop"  # which cuts eval.image_size from a short side
     sides.append(dataset.short_side if crop else config.eval.image_size)
     sides += augment.short_side if augment.view == "rescale_crop" else ()
