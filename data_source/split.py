@@ -40,7 +40,8 @@ class Findings:
       held_out: how "validation" was drawn, in words; "" if the files have splits.
       files: how many files it was drawn from.
       remarks: lines about what is odd or was not read.
-      ignored: {folder of a split: Counter of the kinds of its files that are not read}.
+      ignored: {folder of a split: Counter of the kinds of its files that are not read,
+        and of the links that are followed}.
     """
 
     held_out: str = ""
