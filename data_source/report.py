@@ -34,7 +34,7 @@ def describe(*splits, others=False):
         lines.append(f"  files not read: {kinds}")
     if links := others[image_folder.LINKS]:
         lines.append(
-            f"  links followed: {links:,}; an image that two paths lead to counts as two"
+            f"  links followed: {links:,}; an image with two paths counts as two"
         )
     remarks = [remark for found in findings for remark in found.remarks]
     lines += [f"  {remark}" for remark in dict.fromkeys(remarks)]

@@ -244,7 +244,7 @@ def test_links_are_followed_and_counted(photographs):
     assert len(split) == 6
     assert report.describe(split).splitlines()[2:] == [
         "  files not read: 1 .txt",
-        "  links followed: 2; an image that two paths lead to counts as two",
+        "  links followed: 2; an image with two paths counts as two",
     ]
     (best / "unread.txt").unlink()
     (photographs / "train/empty").symlink_to(photographs / "train/cat/none")
