@@ -528,7 +528,15 @@ def _is_expression(text):
 
 
 def check_start(config):
-    """Raises ConfigError if a training lacks what another training must give it."""
+    """Raises ConfigError for what can be evaluated, and not trained.
+
+    A training lacks what another one must give it, or its seed repeats another seed.
+    """
+    if config.seed >= 2**32:  # jax.random.key takes its lower 32 bits
+        raise ConfigError(
+            f"config.seed = {config.seed} does not fit into 32 bits: the first weights "
+            f"would be those of the seed {config.seed % 2**32}"
+        )
     if config.detection.stage == "fast_rcnn" and not config.detection.proposals:
         raise ConfigError(
             "config.detection.stage = 'fast_rcnn' trains on the proposals of another "
