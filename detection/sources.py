@@ -77,7 +77,8 @@ def open_split(
             opened = _selected(own, part, digits.open_split)
         else:
             opened = _open_tfds(own, part, data_dir, download, damage, unclear)
-        found.append(dataclasses.replace(opened, remarks=tuple(damage.remarks())))
+        remarks = opened.remarks + tuple(damage.remarks())
+        found.append(dataclasses.replace(opened, remarks=remarks))
     if not found:
         raise DataError(f"{split!r} names no split of {name!r}")
     return dataclasses.replace(_joined(found), name=name)
@@ -302,7 +303,8 @@ def _open_tfds(name, split, data_dir, download, damage, unclear):
         found.append(one.upright(stored, orientation, unclear))
     images = tuple(functools.partial(_record, source, i) for i in range(len(found)))
     ids = COCO_IDS if len(names) == len(COCO_IDS) and name.startswith("coco") else ()
-    return Split(name, split, names, tuple(found), images, channels, ids)
+    remarks = tuple(tfds_directory.chosen_config(name, builder))
+    return Split(name, split, names, tuple(found), images, channels, ids, remarks)
 
 
 def _features(name, builder):

@@ -25,7 +25,7 @@ from tiny_datasets import (
 )
 
 import data_source
-from data_source import DataError, open_split, tfds_directory
+from data_source import DataError, open_split, report, tfds_directory
 from data_source import records as records_module
 from transforms import decode
 
@@ -189,6 +189,22 @@ def test_the_newest_complete_version_is_opened(tmp_path, some):
         info.write_text(info.read_text().replace("1.0.0", version))
     assert len(open_split("tiny", "train", data_dir=tmp_path)) == 4
     assert len(open_split("tiny:9.*.*", "train", data_dir=tmp_path)) == 5
+
+
+def test_the_config_that_a_name_leaves_open_is_said(tmp_path, some):
+    prepare(tmp_path, *some)
+    assert open_split("tiny", "train", data_dir=tmp_path).findings is None
+    (tmp_path / "tiny/small").mkdir()
+    (tmp_path / "tiny/1.0.0").rename(tmp_path / "tiny/small/1.0.0")
+    for name in ("tiny", "tiny:1.0.0"):
+        said = report.describe(open_split(name, "train", data_dir=tmp_path))
+        assert said.endswith(
+            "\n  tiny is read as tiny/small, the config that is prepared"
+        )
+    assert open_split("tiny/small", "train", data_dir=tmp_path).findings is None
+    shutil.copytree(tmp_path / "tiny/small", tmp_path / "tiny/large")
+    with pytest.raises(DataError, match=r"several configs.*\['large', 'small'\]"):
+        open_split("tiny", "train", data_dir=tmp_path)
 
 
 def test_offline_fails_at_once_and_says_what_to_do(tmp_path):
