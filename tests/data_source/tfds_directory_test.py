@@ -149,6 +149,20 @@ def test_stored_pixels_are_decoded_all_at_once(tmp_path, channels):
         split.source._stack(range(20), [*records[:4], bytes(wrong), *records[5:]])
 
 
+def test_stored_pixels_are_turned_as_their_exif_says(tmp_path):
+    images = np.random.default_rng(2).integers(0, 256, (4, 9, 9, 1), np.uint8)
+    images[0] = 7  # the same when it is turned
+    exif = Image.Exif()
+    exif[decode.ORIENTATION] = 6
+    data = exif.tobytes().removeprefix(b"Exif\0\0")
+    chunk = struct.pack(">I", len(data)) + b"eXIf" + data
+    chunk += struct.pack(">I", zlib.crc32(b"eXIf" + data))
+    encoded = [stored_png(i)[:33] + chunk + stored_png(i)[33:] for i in images]
+    prepare(tmp_path, encoded, np.arange(4) % 3, shape=(9, 9, 1))
+    found = open_split("tiny", "train", data_dir=tmp_path).arrays()[0]
+    np.testing.assert_array_equal(found, np.rot90(images, -1, axes=(1, 2)))
+
+
 def test_other_records_among_stored_ones(tmp_path):
     images = np.random.default_rng(2).integers(0, 256, (20, 9, 9, 1), np.uint8)
     images[15:] = 7  # much shorter when compressed; the five before are not
