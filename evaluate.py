@@ -210,8 +210,13 @@ def _open(run, config, checkpoint, batch_stats):
     """Opens the `_Test` of a run; what cannot be tested is refused here."""
     checks.check_enough_devices(config, jax.device_count(), jax.process_count())
     dataset = config.dataset
-    if config.eval.protocol != "single" and dataset.cache:
-        # The cache's images may be smaller than a protocol asks for.
+    if dataset.cache and config.eval.protocol == "single":
+        trained.say(
+            f"the images are those of the cache ({dataset.cache}, short sides of at "
+            f"most {dataset.cache_side} pixels), as in the training's own evaluations; "
+            "--change=dataset.cache= reads the originals"
+        )
+    elif dataset.cache:  # whose images may be smaller than a protocol asks for
         dataset = dataset.copy_and_resolve_references()
         dataset.cache = ""
     split = build.open_split(dataset, dataset.eval_split)
@@ -242,6 +247,8 @@ def _run(test, batch_stats):
     damaged = predictions.id[damaged].tolist()
     changes = configuration.changed(run.config(), config)
     data = {"dataset": split.name, "split": split.split}
+    if config.dataset.cache and config.eval.protocol == "single":
+        data["cache"] = config.dataset.cache
     record = {"step": opened.step, **data, **found, **shown}
     if variables.get("batch_stats"):
         record["batch_stats"] = batch_stats

@@ -91,7 +91,9 @@ def get_config():
     config.augment.short_side = (256, 256)  # "rescale_crop": pixels, (from, to)
     config.augment.area = (0.08, 1.0)  # "inception_crop": share of the image
     config.augment.aspect = (3 / 4, 4 / 3)  # "inception_crop": width / height
-    config.augment.interpolation = "bilinear"  # of crops, policies; or "random"
+    # Of crops; as dataset.interpolation or "random". Policies take it too, and bicubic
+    # in the place of lanczos, box and "random".
+    config.augment.interpolation = "bilinear"
     config.augment.image_sizes = ()  # (first epoch, pixels), ...; (): image_size
     config.augment.policy = ""  # "randaugment", "randaugment_timm", "trivialaugment"
     config.augment.policy_ops = 2  # operations per image, for the first two

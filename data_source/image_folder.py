@@ -55,6 +55,7 @@ LITTER = frozenset(
     | {"$recycle.bin", "#recycle", "@recycle", "system volume information"}
 )
 HIDDEN = "hidden or left by other programs"  # a kind of files that are not read
+LINKS = "links"  # are read; counted beside the kinds of files that are not
 # The words of a CSV's header, the most telling first.
 COLUMNS = {
     "path": "path filepath file_path image_path img_path filename file_name image_name "
@@ -483,7 +484,7 @@ class Folder:
             for path in _images(self.root, posixpath.join(folder, label), here):
                 files.add(path, numbers[name])
             if len(files) == before:
-                others = f", but {kinds(here)}" if here else ""
+                others = f", but {kinds(here)}" if kinds(here) else ""
                 raise DataError(f"{where} holds no images{others}.")
             ignored += here
         self.findings.ignored[folder] = ignored
@@ -509,12 +510,16 @@ def _entries(path):
                 kind = dot and dot + kind
                 if lower.startswith(".") or lower in LITTER:
                     others[HIDDEN] += 1
-                elif entry.is_dir():
+                    continue
+                if entry.is_dir():
                     folders.append(name)
                 elif kind in EXTENSIONS:
                     images.append(name)
                 else:
                     others[as_text(kind) or "without extension"] += 1
+                    continue
+                if entry.is_symlink():
+                    others[LINKS] += 1
     except OSError as error:
         raise DataError(
             f"{as_text(path)} cannot be listed: {error.strerror}."
@@ -543,6 +548,7 @@ def _holds_images(folder):
 
 def kinds(others):
     """Says what a Counter of kinds of files holds: "3 .txt, 1 without extension"."""
+    others = Counter({kind: n for kind, n in others.items() if kind != LINKS})
     most = sorted(others.items(), key=lambda item: (-item[1], item[0]))[:6]
     words = [f"{number:,} {kind}" for kind, number in most]
     rest = others.total() - sum(number for _, number in most)
@@ -582,10 +588,10 @@ class Table:
         integers = all(label.isdecimal() for label in labels)
         if integers:
             numbers = sorted(map(int, labels))
-            missing = set(range(numbers[-1] + 1)) - set(numbers)
-            if missing:
+            gap = next((k for k, n in enumerate(numbers) if k != n), None)
+            if gap is not None:
                 raise DataError(
-                    f"{path} has no training image of class {min(missing)}; its labels "
+                    f"{path} has no training image of class {gap}; its labels "
                     f"go from {numbers[0]} to {numbers[-1]} and must count from 0."
                 )
         self.label_names = class_names(labels, path)

@@ -18,6 +18,7 @@ csv:PATH, as data_source/image_folder.py describes them.
 
 import argparse
 import dataclasses
+import fcntl
 import hashlib
 import io
 import json
@@ -283,7 +284,20 @@ class Output:
         """Writes {split: list of Piece}; `convert(piece, bytes)` gives bytes to store.
 
         Returns the directory.
+
+        Raises:
+          DataError: another process writes it, or it was begun with other pieces.
         """
+        with open(self._making / "lock", "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise DataError(
+                    f"Another process writes {self._making}: wait for it, or end it."
+                ) from None
+            return self._write(pieces, convert)
+
+    def _write(self, pieces, convert):
         import tensorflow_datasets as tfds
 
         # Shards of an interrupted preparation can be kept only for the same images.
@@ -296,6 +310,7 @@ class Output:
         ]
         self._info.set_splits(tfds.core.splits.SplitDict(splits))
         self._info.write_to_directory(self._making)
+        (self._making / "lock").unlink()
         self._making.rename(self.directory)
         return self.directory
 

@@ -4,9 +4,9 @@ import bisect
 import contextlib
 import functools
 import hashlib
-import io
 import itertools
 import os
+import re
 import resource
 import threading
 import zlib
@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 from absl import logging
-from PIL import Image
 
 from data_source.split import DataError, Example, as_text
+from transforms import decode
 
 # The index of a TFRecord file of at least this size is kept on disk. Finding the
 # 1,281,167 records of ImageNet takes 1 to 2.5 minutes on a local disk, and longer over
@@ -163,7 +163,7 @@ class Source:
         self._parse = functools.partial(
             features.deserialize_example_np, decoders={"image": skip}
         )
-        self._mode = {1: "L", 3: "RGB"}[features["image"].shape[-1]]
+        self._shape = features["image"].shape
         self._format = file_format
         self._files = list(files)
         self._ends = list(itertools.accumulate(f.take for f in self._files))
@@ -330,8 +330,7 @@ class Source:
     def _decode(self, index, record):
         try:
             example = self._parse(record)
-            with Image.open(io.BytesIO(example["image"])) as image:
-                pixels = np.asarray(image.convert(self._mode))
+            pixels = decode.decode(example["image"], self._shape[-1])
         except MemoryError:
             raise
         except Exception as error:
@@ -339,7 +338,11 @@ class Source:
                 f"Record {index} of {self._what} cannot be decoded: "
                 f"{type(error).__name__}: {error}"
             ) from error
-        pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+        if None not in self._shape and pixels.shape != self._shape:
+            raise DataError(
+                f"Record {index} of {self._what}, turned upright, has the shape "
+                f"{pixels.shape}; the set's features.json says {self._shape}."
+            )
         return {"image": pixels, "label": int(example["label"])}
 
     def _stack(self, indices, records):
@@ -374,6 +377,8 @@ def _decode_alike(records, image, label):
     first, length = records[0], len(records[0])
     at, label_at = first.find(rows.tobytes()), first.find(marker) + len(marker) - 1
     if at < 0 or marker not in first or any(len(r) != length for r in records):
+        return None
+    if re.search(b"eXIf|[itz][ET]Xt", first):  # they may say that the image is turned
         return None
     end = at + rows.size
     table = np.frombuffer(b"".join(records), np.uint8).reshape(-1, length)

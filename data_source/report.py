@@ -29,8 +29,13 @@ def describe(*splits, others=False):
     ignored = {}
     for found in findings:
         ignored |= found.ignored
-    if others := sum(ignored.values(), start=image_folder.Counter()):
-        lines.append(f"  files not read: {image_folder.kinds(others)}")
+    others = sum(ignored.values(), start=image_folder.Counter())
+    if kinds := image_folder.kinds(others):
+        lines.append(f"  files not read: {kinds}")
+    if links := others[image_folder.LINKS]:
+        lines.append(
+            f"  links followed: {links:,}; an image with two paths counts as two"
+        )
     remarks = [remark for found in findings for remark in found.remarks]
     lines += [f"  {remark}" for remark in dict.fromkeys(remarks)]
     return "\n".join(lines)

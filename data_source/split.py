@@ -34,13 +34,14 @@ def as_text(name):
 
 @dataclasses.dataclass
 class Findings:
-    """What is to be said of a data set of image files.
+    """What is to be said of a data set.
 
     Attributes:
-      held_out: how "validation" was drawn, in words; "" if the files have splits.
+      held_out: how "validation" was drawn from files, in words; "" if they have splits.
       files: how many files it was drawn from.
       remarks: lines about what is odd or was not read.
-      ignored: {folder of a split: Counter of the kinds of its files that are not read}.
+      ignored: {folder of a split: Counter of the kinds of its files that are not read,
+        and of the links that are followed}.
     """
 
     held_out: str = ""
@@ -54,7 +55,8 @@ class Split:
     """One split of a data set; `split` may be a slice such as "train[:50000]".
 
     `image_shape` holds None where images differ in size. Splits of image files support
-    only `examples`; they have `findings`.
+    only `examples`; they have `findings`, and so has a TFDS set of which there is
+    something to say.
     """
 
     name: str

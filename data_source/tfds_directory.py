@@ -19,7 +19,7 @@ import numpy as np
 
 from data_source import records, without_tensorflow
 from data_source.records import Source
-from data_source.split import DataError, Split
+from data_source.split import DataError, Findings, Split
 
 EMBEDDED = Path(__file__).resolve().parents[1] / "data"
 PROBE_SECONDS = 5
@@ -38,7 +38,18 @@ def open_split(name, split, *, data_dir=None, download=True):
     builder = find_builder(name, data_dir, download)
     image, label = _image_and_label(name, builder.info.features)
     split, source = open_records(builder, name, split)
-    return Split(name, split, source, tuple(image.shape), tuple(label.names))
+    remarks = chosen_config(name, builder)
+    findings = Findings(remarks=remarks) if remarks else None
+    return Split(name, split, source, tuple(image.shape), tuple(label.names), findings)
+
+
+def chosen_config(name, builder):
+    """Returns, in a list, the line that says which config a name without one means."""
+    name = name.partition(":")[0]
+    config = Path(builder.info.data_dir).parent.name
+    if config == name or "/" in name:
+        return []
+    return [f"{name} is read as {name}/{config}, the config that is prepared"]
 
 
 def open_records(builder, name, split):

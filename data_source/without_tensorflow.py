@@ -44,9 +44,12 @@ def _decode_png(data, **_):
 def _decode_jpeg(data):
     """Returns the pixels uint8 [H, W, 3] of a CMYK JPEG, bit for bit as TensorFlow.
 
-    Ink is stored inverted, so R = C K / 255 (tensorflow/core/lib/jpeg/jpeg_mem.cc).
+    With Adobe's marker ink is stored inverted, so R = C K / 255, and without it
+    R = (255 - C) (255 - K) / 255 (tensorflow/core/lib/jpeg/jpeg_mem.cc).
     """
     ink = simplejpeg.decode_jpeg(data, "CMYK", fastdct=True).astype(int)
+    with Image.open(io.BytesIO(data)) as image:
+        ink = ink if "adobe" in image.info else 255 - ink
     return (ink[..., :3] * ink[..., 3:] // 255).astype(np.uint8)
 
 

@@ -328,7 +328,7 @@ def _open_tfds(name, split, data_dir, download, damage, unclear):
         found.append(one.upright(stored, orientation, unclear))
     images = tuple(functools.partial(_record, source, i) for i in range(len(found)))
     ids = COCO_IDS if len(names) == len(COCO_IDS) and name.startswith("coco") else ()
-    remarks = tuple(damage.remarks())
+    remarks = (*tfds_directory.chosen_config(name, builder), *damage.remarks())
     return Split(name, split, names, tuple(found), images, channels, ids, remarks)
 
 

@@ -293,6 +293,15 @@ def open_splits(dataset, splits):
     )
     if not dataset.cache:
         return opened
+    for split in opened:
+        sides = [side or 0 for side in split.image_shape[:2]]  # 0: of any size
+        if min(sides) > dataset.cache_side and not dataset.image_size:
+            raise ConfigError(
+                f"config.dataset.cache_side = {dataset.cache_side} would make the "
+                f"network's input smaller: the images of {split.name} are "
+                f"{sides[0]}x{sides[1]}; say config.dataset.image_size, or raise "
+                "cache_side"
+            )
     return [
         cache.open_cached(
             split,

@@ -374,7 +374,8 @@ def _check_images(config):
             f"config.dataset.cache = {dataset.cache!r} needs config.dataset.cache_dir"
         )
     sizes = [dataset.image_size, *(pixels for _, pixels in augment.image_sizes)]
-    sides = [*sizes, config.eval.short_side, *config.eval.scales]
+    # Not config.eval.scales: protocols that rescale to them read the originals.
+    sides = [*sizes, config.eval.short_side]
     crop = dataset.fit == "crop"  # which cuts eval.image_size from a short side
     sides.append(dataset.short_side if crop else config.eval.image_size)
     sides += augment.short_side if augment.view == "rescale_crop" else ()
@@ -527,7 +528,15 @@ def _is_expression(text):
 
 
 def check_start(config):
-    """Raises ConfigError if a training lacks what another training must give it."""
+    """Raises ConfigError for what can be evaluated, and not trained.
+
+    A training lacks what another one must give it, or its seed repeats another seed.
+    """
+    if config.seed >= 2**32:  # jax.random.key takes its lower 32 bits
+        raise ConfigError(
+            f"config.seed = {config.seed} does not fit into 32 bits: the first weights "
+            f"would be those of the seed {config.seed % 2**32}"
+        )
     if config.detection.stage == "fast_rcnn" and not config.detection.proposals:
         raise ConfigError(
             "config.detection.stage = 'fast_rcnn' trains on the proposals of another "

@@ -9,6 +9,7 @@ from configs import datasets, default
 from experiment import balance, configuration
 from kernels import ops
 from training.durations import in_steps
+from transforms import policies
 
 # Fields that act only if another field has one of these values, or any that is not 0.
 NEEDS = {
@@ -73,6 +74,12 @@ def describe(setup):
             "(1.0,)"
         )
     lines += _idle(setup)
+    drawn = config.augment.interpolation
+    if config.augment.policy and drawn not in policies.MOVES:
+        lines.append(
+            f"  augment.policy moves images bicubically, because PIL cannot do it by "
+            f"augment.interpolation = {drawn!r}"
+        )
     lines += _foreign_statistics(config, setup.input_shape[-1])
     lines += _never_reached(config, setup.durations)
     lines += _initial_average(config.optimizer, setup.durations.total)

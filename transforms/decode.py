@@ -182,7 +182,10 @@ def _decode_with_pil(data, channels):
         if channels == 1:
             image.draft("L", None)  # a JPEG then gives its Y
         image.load()  # here a TIFF turns itself
-        return _pixels(_eight_bits(image), channels), orientation(image)
+        # To ask a PNG without metadata would take a tenth of a small one's time.
+        plain = image.format == "PNG" and not image.info
+        turned = 1 if plain else orientation(image)
+        return _pixels(_eight_bits(image), channels), turned
     except (DamagedImage, MemoryError):
         raise
     except UnidentifiedImageError as error:

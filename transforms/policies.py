@@ -244,13 +244,8 @@ class HostAugmentation:
             )
         if not self.policy:
             return image
-        # PIL can move images only with these.
-        moves = ("nearest", "bilinear", "bicubic")
-        options = {
-            "resampling": self.interpolation
-            if self.interpolation in moves
-            else "bicubic"
-        }
+        known = self.interpolation in MOVES
+        options = {"resampling": self.interpolation if known else "bicubic"}
         if self.policy != "trivialaugment":
             options["operations"] = self.policy_ops
             options["magnitude"] = self.policy_magnitude
@@ -261,6 +256,7 @@ class HostAugmentation:
 
 
 VIEWS = ("", "rescale_crop", "inception_crop")
+MOVES = ("nearest", "bilinear", "bicubic")  # with which PIL can turn and shear
 POLICIES = {
     "": None,
     "randaugment": randaugment,

@@ -157,7 +157,8 @@ def rescale_crop(image, rng, size, short_side, interpolation="bilinear"):
     """Rescales to a short side drawn from [low, high]; crops [size, size, C] at random.
 
     This is the scale jitter of VGG (2014, Section 3.1) with [256, 512] and of ResNet
-    (2015, Section 3.4) with [256, 480]; (256, 256) is AlexNet's crop.
+    (2015, Section 3.4) with [256, 480]; (256, 256) is that of AlexNet's recipe,
+    but from the whole image, where the paper has only its central 256x256.
 
     Raises:
       ValueError: the crop is larger than the rescaled image.

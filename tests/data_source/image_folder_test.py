@@ -4,6 +4,7 @@ import csv
 import io
 import os
 import shutil
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -230,6 +231,26 @@ def test_the_report_of_a_held_out_part(flat):
         "data: mnist, 10 classes",
         "  test: 10,000 images",
     ]
+
+
+def test_links_are_followed_and_counted(photographs):
+    best = photographs / "train/cat/best"
+    best.mkdir()
+    (best / "z.png").symlink_to("../z.PNG")
+    (best / "unread.txt").symlink_to("../z.PNG")
+    (photographs / "train/emu").symlink_to("dog")
+    name = f"folder:{photographs}"
+    split = open_split(name, "train")
+    assert len(split) == 6
+    assert report.describe(split).splitlines()[2:] == [
+        "  files not read: 1 .txt",
+        "  links followed: 2; an image with two paths counts as two",
+    ]
+    (best / "unread.txt").unlink()
+    (photographs / "train/empty").symlink_to(photographs / "train/cat/none")
+    os.mkdir(photographs / "train/cat/none")
+    with pytest.raises(DataError, match="empty holds no images\\.$"):
+        open_split(name, "train")
 
 
 def test_the_order_is_not_that_of_the_file_system(flat, monkeypatch):
@@ -509,6 +530,16 @@ def test_a_csv_with_integer_labels(tmp_path):
     # In the order of the numbers, not 0, 1, 10, 11, 2.
     assert split.label_names == tuple(map(str, range(12)))
     assert all(int(n[:-4]) % 12 == label for n, label in labelled(split))
+
+
+def test_a_csv_of_large_numbers_costs_nothing(flat):
+    (flat / "list.csv").write_text("ant/001.png,0\nbee/000.png,2000000\n")
+    tracemalloc.start()
+    with pytest.raises(DataError, match="no training image of class 1; .* to 2000000"):
+        open_split(f"csv:{flat}/list.csv", "train")
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 10e6  # two million numbers take 150 MB
 
 
 @pytest.mark.parametrize(

@@ -175,6 +175,21 @@ def test_a_preparation_goes_on_with_the_same_images_alone(tmp_path, tars, monkey
         prepare_tars(tars, tmp_path, validation_labels=VALIDATION[::-1])
 
 
+def test_two_processes_do_not_prepare_one_set(tmp_path, tars, monkeypatch):
+    refused, write = [], prepare._write_records
+
+    def another(*arguments):
+        if not refused:  # flock tells open files apart, in one process too
+            with pytest.raises(DataError, match="Another process writes .*: wait") as e:
+                prepare_tars(tars, tmp_path)
+            refused.append(str(e.value))
+        write(*arguments)
+
+    monkeypatch.setattr(prepare, "_write_records", another)
+    done = prepare_tars(tars, tmp_path)
+    assert len(refused) == 1 and not (done / "lock").exists()
+
+
 def test_a_small_disk_is_refused_before_anything_is_read(tmp_path, tars, monkeypatch):
     usage = type(shutil.disk_usage(tmp_path))
     monkeypatch.setattr(prepare, "_training_pieces", None)

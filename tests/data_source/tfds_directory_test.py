@@ -16,6 +16,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from PIL import Image
 from tiny_datasets import (
     NAMES,
     png,
@@ -24,8 +25,9 @@ from tiny_datasets import (
 )
 
 import data_source
-from data_source import DataError, open_split, tfds_directory
+from data_source import DataError, open_split, report, tfds_directory
 from data_source import records as records_module
+from transforms import decode
 
 pytestmark = pytest.mark.usefixtures("no_other_data")
 
@@ -147,6 +149,20 @@ def test_stored_pixels_are_decoded_all_at_once(tmp_path, channels):
         split.source._stack(range(20), [*records[:4], bytes(wrong), *records[5:]])
 
 
+def test_stored_pixels_are_turned_as_their_exif_says(tmp_path):
+    images = np.random.default_rng(2).integers(0, 256, (4, 9, 9, 1), np.uint8)
+    images[0] = 7  # the same when it is turned
+    exif = Image.Exif()
+    exif[decode.ORIENTATION] = 6
+    data = exif.tobytes().removeprefix(b"Exif\0\0")
+    chunk = struct.pack(">I", len(data)) + b"eXIf" + data
+    chunk += struct.pack(">I", zlib.crc32(b"eXIf" + data))
+    encoded = [stored_png(i)[:33] + chunk + stored_png(i)[33:] for i in images]
+    prepare(tmp_path, encoded, np.arange(4) % 3, shape=(9, 9, 1))
+    found = open_split("tiny", "train", data_dir=tmp_path).arrays()[0]
+    np.testing.assert_array_equal(found, np.rot90(images, -1, axes=(1, 2)))
+
+
 def test_other_records_among_stored_ones(tmp_path):
     images = np.random.default_rng(2).integers(0, 256, (20, 9, 9, 1), np.uint8)
     images[15:] = 7  # much shorter when compressed; the five before are not
@@ -187,6 +203,22 @@ def test_the_newest_complete_version_is_opened(tmp_path, some):
         info.write_text(info.read_text().replace("1.0.0", version))
     assert len(open_split("tiny", "train", data_dir=tmp_path)) == 4
     assert len(open_split("tiny:9.*.*", "train", data_dir=tmp_path)) == 5
+
+
+def test_the_config_that_a_name_leaves_open_is_said(tmp_path, some):
+    prepare(tmp_path, *some)
+    assert open_split("tiny", "train", data_dir=tmp_path).findings is None
+    (tmp_path / "tiny/small").mkdir()
+    (tmp_path / "tiny/1.0.0").rename(tmp_path / "tiny/small/1.0.0")
+    for name in ("tiny", "tiny:1.0.0"):
+        said = report.describe(open_split(name, "train", data_dir=tmp_path))
+        assert said.endswith(
+            "\n  tiny is read as tiny/small, the config that is prepared"
+        )
+    assert open_split("tiny/small", "train", data_dir=tmp_path).findings is None
+    shutil.copytree(tmp_path / "tiny/small", tmp_path / "tiny/large")
+    with pytest.raises(DataError, match=r"several configs.*\['large', 'small'\]"):
+        open_split("tiny", "train", data_dir=tmp_path)
 
 
 def test_offline_fails_at_once_and_says_what_to_do(tmp_path):
@@ -560,6 +592,52 @@ def test_the_split_to_evaluate_on(tmp_path, some):
     for file in info.parent.glob("*-train.*"):
         file.rename(str(file).replace("-train.", "-validation."))
     assert open_split("tiny", "auto", data_dir=tmp_path).split == "validation"
+
+
+def turned(image, kind):
+    """Returns the image as a file that asks to be turned by a quarter."""
+    exif = Image.Exif()
+    exif[decode.ORIENTATION] = 6
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, kind, exif=exif)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_one_decoder_reads_sets_of_one_size(tmp_path, kind):
+    rng = np.random.default_rng(5)
+    images = rng.integers(0, 256, (3, 16, 16, 3), np.uint8)
+    encoded = [png(images[0]), turned(images[1], kind), png(images[2])]
+    prepare(tmp_path, encoded, [0, 1, 2], shape=(16, 16, 3))
+    split = open_split("tiny", "train", data_dir=tmp_path)
+    viewed = [decode.decode(x.image, 3) for x in split.examples(range(3))]
+    np.testing.assert_array_equal(split.read([1])[0][0], viewed[1])
+    np.testing.assert_array_equal(split.arrays()[0], viewed)
+    if kind == "PNG":
+        np.testing.assert_array_equal(viewed[1], np.rot90(images[1], -1))
+
+
+def test_an_image_that_is_turned_out_of_its_set_s_shape_is_named(tmp_path):
+    images = np.random.default_rng(5).integers(0, 256, (3, 16, 24, 3), np.uint8)
+    encoded = [png(images[0]), turned(images[1], "JPEG"), png(images[2])]
+    prepare(tmp_path, encoded, [0, 1, 2], shape=(16, 24, 3))
+    split = open_split("tiny", "train", data_dir=tmp_path)
+    for wrong in ([1], [0, 1]):
+        with pytest.raises(DataError, match=r"Record 1 .* shape \(24, 16, 3\)"):
+            split.read(wrong)
+    np.testing.assert_array_equal(split.read([0, 2])[0], images[[0, 2]])
+
+
+def test_a_jpeg_that_is_cut_before_its_end_marker_is_damaged(tmp_path):
+    image = np.random.default_rng(5).integers(0, 256, (64, 64, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "JPEG")
+    whole = file.getvalue()
+    encoded = [whole, whole[: len(whole) // 2] + b"\xff\xd9", whole]
+    prepare(tmp_path, encoded, [0, 1, 2], shape=(64, 64, 3))
+    split = open_split("tiny", "train", data_dir=tmp_path)
+    with pytest.raises(DataError, match="Record 1 .* cannot be decoded"):
+        split.arrays()
 
 
 def test_images_of_several_sizes_cannot_be_stacked(tmp_path, some):

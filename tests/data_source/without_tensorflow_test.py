@@ -217,6 +217,23 @@ def test_other_sets_name_what_they_need(tmp_path, monkeypatch):
         command("svhn_cropped", tmp_path, tmp_path)
 
 
+def test_ink_is_inverted_only_with_adobe_s_marker():
+    ink = np.random.default_rng(4).integers(0, 256, (1, 1, 4), np.uint8)
+    ink = np.broadcast_to(ink, (16, 16, 4))
+
+    def encoded(values):
+        file = io.BytesIO()
+        Image.fromarray(values, "CMYK").save(file, "JPEG", quality=100)
+        return file.getvalue()  # PIL inverts, and writes the marker
+
+    marked, plain = encoded(ink), encoded(255 - ink)
+    at = plain.index(b"\xff\xee")
+    plain = plain[:at] + plain[at + 2 + int.from_bytes(plain[at + 2 : at + 4]) :]
+    expected = (255 - ink[..., :3]) * ((255 - ink[..., 3:]) / 255)
+    for data in (marked, plain):  # a level of ink is at most one of colour
+        assert np.abs(stand_ins._decode_jpeg(data) - expected).max() <= 4
+
+
 def test_tensorflow_comes_back_after_the_stand_in():
     from tensorflow_datasets.core.utils import lazy_imports_utils
 

@@ -266,6 +266,11 @@ def test_a_tfds_set(tmp_path):
     assert [len(one) for one in part.objects] == [2, 3]
     with pytest.raises(DataError, match="as often: 2, 0.png, 1.png; let each be in on"):
         sources.open_split("voc", "train+train[:2]", data_dir=tmp_path, download=False)
+    assert not split.remarks
+    (tmp_path / "voc/2007").mkdir()
+    (tmp_path / "voc/1.0.0").rename(tmp_path / "voc/2007/1.0.0")
+    split = sources.open_split("voc", "train", data_dir=tmp_path, download=False)
+    assert "  voc is read as voc/2007, " in sources.describe(split)
     tiny_datasets.prepare(tmp_path, images, [0, 1, 2, 0], name="tiny")
     with pytest.raises(DataError, match="'tiny' is not a set of annotated objects"):
         sources.open_split("tiny", "train", data_dir=tmp_path, download=False)

@@ -581,6 +581,23 @@ def test_a_single_view_has_plain_names_tables_and_logits(photograph_run):
         assert min(picture.size) > 100
 
 
+def test_a_test_of_the_images_in_a_cache_is_said(photograph_run, tmp_path, capsys):
+    _, variables = photograph_run
+    cache = {"dataset__cache": "resized", "dataset__cache_dir": f"{tmp_path}/cache"}
+    config = config_of(tmp_path, **cache, dataset__cache_side=20)
+    run, lines = save_run(tmp_path / "cached", config, variables), []
+    changes = [], ["dataset.cache="], ["eval.protocol=ten_crop", "eval.scales=16,28"]
+    for change in changes:
+        evaluate.evaluate_run(run, checks.change(run.config(), change))
+        lines.append(capsys.readouterr().out)
+    of_cache = "those of the cache (resized, short sides of at most 20 pixels)"
+    assert [of_cache in line for line in lines] == [True, False, False]
+    records = [json.loads(p.read_text()) for p in run.path.glob("evaluation-5*.json")]
+    assert [record.get("cache") for record in records].count("resized") == 1
+    record = json.loads((run.path / "evaluation-5.json").read_text())
+    assert record["cache"] == "resized"
+
+
 def test_a_larger_test_image_than_in_training(photograph_run):
     """FixRes: global average pooling takes any size; the crop is what was asked."""
     run, variables = photograph_run

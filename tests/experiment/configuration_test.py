@@ -352,6 +352,20 @@ def test_a_cache_is_not_smaller_than_what_is_made_of_it():
         config.dataset.fit = fit
         with pytest.raises(ConfigError, match="keeps less than the 400 pixels"):
             checks.check(config)
+    config.augment.image_sizes = ((0, 160),)
+    config.dataset.fit = "crop"
+    config.eval.protocol, config.eval.scales = "dense", (384, 512)
+    checks.check(config)  # a protocol of several scales reads the originals
+
+
+def test_no_seed_repeats_another():
+    config = lenet5.get_config("modern")
+    config.seed = 2**32 - 1
+    checks.check_start(config)
+    config.seed = 2**32 + 7
+    checks.check(config)  # a run of an earlier version can be evaluated
+    with pytest.raises(ConfigError, match="would be those of the seed 7$"):
+        checks.check_start(config)
 
 
 def test_what_evaluates_can_be_changed():

@@ -163,6 +163,16 @@ def test_an_average_of_mostly_initial_weights_is_said(decay, every, steps, share
         assert f"warning: {line}which it is evaluated, still has {share} of" in said
 
 
+def test_an_interpolation_that_policies_do_not_have_is_said():
+    config = fashion_mnist.get_config("lenet5_modern")
+    changes = {"augment__policy": "trivialaugment"}
+    said = "  augment.policy moves images bicubically, because PIL cannot do it by "
+    assert said not in report(config, **changes, augment__interpolation="nearest")
+    for name in ("lanczos", "random"):
+        line = f"{said}augment.interpolation = '{name}'"
+        assert line in report(config, **changes, augment__interpolation=name)
+
+
 def test_fields_that_change_nothing_are_said():
     config = fashion_mnist.get_config("lenet5_modern")
     assert "changes nothing" not in report(config)
