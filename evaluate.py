@@ -210,16 +210,18 @@ def _open(run, config, checkpoint, batch_stats):
     """Opens the `_Test` of a run; what cannot be tested is refused here."""
     checks.check_enough_devices(config, jax.device_count(), jax.process_count())
     dataset = config.dataset
-    if dataset.cache and config.eval.protocol == "single":
+    if config.eval.protocol != "single" and dataset.cache:
+        # The cache's images may be smaller than a protocol asks for.
+        dataset = dataset.copy_and_resolve_references()
+        dataset.cache = ""
+    split = build.open_split(dataset, dataset.eval_split)
+    height, width, _ = split.image_shape
+    if dataset.cache and (not height or min(height, width) >= dataset.cache_side):
         trained.say(
             f"the images are those of the cache ({dataset.cache}, short sides of at "
             f"most {dataset.cache_side} pixels), as in the training's own evaluations; "
             "--change=dataset.cache= reads the originals"
         )
-    elif dataset.cache:  # whose images may be smaller than a protocol asks for
-        dataset = dataset.copy_and_resolve_references()
-        dataset.cache = ""
-    split = build.open_split(dataset, dataset.eval_split)
     build.check_labels(split, "eval_split")
     build.check_hosts(split)
     if split.findings and jax.process_index() == 0:

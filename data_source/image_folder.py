@@ -449,6 +449,7 @@ class Folder:
                 f"read as splits: {', '.join(found.values())}; not read: "
                 + ", ".join(map(as_text, others))
             )
+        del ignored[LINKS]  # the splits' own are followed, others are not read
         self.findings.ignored[""] = ignored
         return found
 

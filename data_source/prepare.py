@@ -295,6 +295,12 @@ class Output:
                 raise DataError(
                     f"Another process writes {self._making}: wait for it, or end it."
                 ) from None
+            except OSError as error:  # a file system that has no flock
+                print(
+                    f"note: {self._making} cannot be locked ({error.strerror}), so "
+                    "nothing keeps a second process from writing it",
+                    flush=True,
+                )
             return self._write(pieces, convert)
 
     def _write(self, pieces, convert):

@@ -340,8 +340,9 @@ class Source:
             ) from error
         if None not in self._shape and pixels.shape != self._shape:
             raise DataError(
-                f"Record {index} of {self._what}, turned upright, has the shape "
-                f"{pixels.shape}; the set's features.json says {self._shape}."
+                f"Record {index} of {self._what}, upright, has the shape "
+                f"{pixels.shape}, and the set's features.json says {self._shape}: "
+                "store it upright, or prepare the set as one of images of any size."
             )
         return {"image": pixels, "label": int(example["label"])}
 

@@ -4,6 +4,7 @@ A box is a corner and a size, x, y, w, h, and already continuous. The ids of ima
 of categories may be any numbers, in any order.
 """
 
+import collections
 import json
 from pathlib import Path
 
@@ -84,6 +85,10 @@ def _lists(path):
         ids = [item["id"] for item in content[name]]
         if len({*ids}) < len(ids):
             raise DataError(f"{path}: two {name} have the same id")
+    files = collections.Counter(item["file_name"] for item in content["images"])
+    for file, times in files.most_common(1):
+        if times > 1:
+            raise DataError(f"{path}: {times} images have the same file_name {file!r}")
     if len({isinstance(key, str) for key in ids}) > 1:
         raise DataError(f"{path}: some ids of categories are numbers, and some texts")
     return [content[name] for name in LISTS]

@@ -87,13 +87,18 @@ def open_split(
             f"{name}, {split}: images that are named more than once, and would count "
             f"as often: {len(twice):,}, {names}; let each be in one part of the split"
         )
-    if shared := _repeated(one.image for one in joined.objects):
-        line = (
-            f"ids that several images have: {len(shared):,}, {shortened(shared)}; "
-            "detections-*.json of them together cannot tell these images apart"
-        )
-        joined = dataclasses.replace(joined, remarks=(*joined.remarks, line))
     return joined
+
+
+def shared_ids(split):
+    """The line that says which ids several images of a split have, in a list."""
+    shared = _repeated(one.image for one in split.objects)
+    if not shared:
+        return []
+    return [
+        f"ids that several images have: {len(shared):,}, {shortened(shared)}; "
+        "detections-*.json cannot tell these images apart"
+    ]
 
 
 def _repeated(items):

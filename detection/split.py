@@ -35,7 +35,7 @@ class Split:
       images: a function for each image that returns it as stored.
       channels: of the images, 1 or 3.
       categories: the ids of the classes in results of COCO's form.
-      remarks: lines about damaged boxes, classes, ids, and a TFDS set's config.
+      remarks: lines about damaged boxes and classes, and of a TFDS set's config.
     """
 
     name: str

@@ -276,21 +276,17 @@ def setup(config, num_devices=None):
 
 
 def open_split(dataset, split):
-    """Opens one split, as `open_splits` does."""
-    (opened,) = open_splits(dataset, (split,))
-    return opened
+    """Opens one split of config.dataset's data set, from its cache if it has one."""
+    return _cached(dataset, *_stored(dataset, (split,)))
 
 
 def open_splits(dataset, splits):
-    """Opens splits of config.dataset's data set, from its cache if it has one."""
-    opened = data_source.open_splits(
-        dataset.name,
-        splits,
-        data_dir=dataset.data_dir or None,
-        download=dataset.download,
-        holdout=dataset.holdout,
-        holdout_by=dataset.holdout_by,
-    )
+    """Opens the splits that a training needs, as `open_split` does.
+
+    Raises:
+      ConfigError: the cache would make the network's input smaller.
+    """
+    opened = _stored(dataset, splits)
     if not dataset.cache:
         return opened
     for split in opened:
@@ -302,17 +298,33 @@ def open_splits(dataset, splits):
                 f"{sides[0]}x{sides[1]}; say config.dataset.image_size, or raise "
                 "cache_side"
             )
-    return [
-        cache.open_cached(
-            split,
-            dataset.cache,
-            dataset.cache_dir,
-            dataset.cache_side,
-            interpolation=dataset.interpolation,
-            num_threads=dataset.num_threads or None,
-        )
-        for split in opened
-    ]
+    return [_cached(dataset, split) for split in opened]
+
+
+def _stored(dataset, splits):
+    """Opens splits as they are stored, without a cache."""
+    return data_source.open_splits(
+        dataset.name,
+        splits,
+        data_dir=dataset.data_dir or None,
+        download=dataset.download,
+        holdout=dataset.holdout,
+        holdout_by=dataset.holdout_by,
+    )
+
+
+def _cached(dataset, split):
+    """The split as its cache has it, if there is one."""
+    if not dataset.cache:
+        return split
+    return cache.open_cached(
+        split,
+        dataset.cache,
+        dataset.cache_dir,
+        dataset.cache_side,
+        interpolation=dataset.interpolation,
+        num_threads=dataset.num_threads or None,
+    )
 
 
 def check_labels(split, field):

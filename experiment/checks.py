@@ -552,7 +552,7 @@ def check_start(config):
 def check_parameters(config, params):
     """Raises ConfigError for an expression that matches no parameter's path.
 
-    Of rules, also for one that comes too late to decide about any parameter.
+    Of rules, also for one that another always precedes.
     """
     rules = {
         f"optimizer.{name}": config.optimizer[name]
@@ -573,20 +573,16 @@ def check_parameters(config, params):
 
 
 def _check_order(field, rules, names):
-    """Raises ConfigError for a rule that others, with other values, always precede."""
+    """Raises ConfigError for a rule that one with another value wholly hides."""
+    found = [{name for name in names if re.search(rule, name)} for rule, _ in rules]
     for place, (expression, value) in enumerate(rules):
-        before = [
-            next((rule for rule in rules[:place] if re.search(rule[0], name)), None)
-            for name in names
-            if re.search(expression, name)
-        ]
-        others = [rule for rule in before if rule and rule[1] != value]
-        if others and None not in before:
-            raise ConfigError(
-                f"config.{field}: {expression!r} decides nothing, since the first "
-                f"expression found decides, and {others[0][0]!r} comes before it; "
-                "exchange them"
-            )
+        for (earlier, other), paths in zip(rules[:place], found, strict=False):
+            if found[place] <= paths and other != value:
+                raise ConfigError(
+                    f"config.{field}: {expression!r} decides nothing, since the first "
+                    f"expression found decides, and {earlier!r}, which comes before "
+                    "it, is found wherever it is; exchange them, or leave it out"
+                )
 
 
 def _check_schedule(config):

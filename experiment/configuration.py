@@ -116,6 +116,8 @@ def not_resumable(stored, given):
     free = []
     if given.schedule.name not in ("cosine", "polynomial"):
         free += ["num_epochs", "num_steps"]
+    if not (stored.init_from or given.init_from):
+        free += ["init_layers"]
     old, new = flatten(stored), flatten(given)
     if not data_source.is_files(given.dataset.name):
         free += ["dataset.holdout_by"]  # which no set of TFDS needs

@@ -412,7 +412,7 @@ def evaluate_run(run, config, checkpoint="latest"):
     build.check_hosts(split)
     subset = config.eval.classes == "subset"
     split = trained.numbered(split, run, subset=subset)
-    for remark in split.remarks:
+    for remark in [*split.remarks, *sources.shared_ids(split)]:
         trained.say(f"note: {split.name}: {remark}")
     mesh = build.make_mesh(config.num_devices)
     if untrained(config) == "rpn":

@@ -47,13 +47,13 @@ class Report:
     warnings: list = dataclasses.field(default_factory=list)
 
     @property
-    def has_scores(self):
-        """Whether scores of classes were loaded, not only boxes or a side head."""
+    def new_scores(self):
+        """Whether the scores of classes start anew, not only boxes or a side head."""
         return any(
             names.is_class_score(name)
             and not names.side_head(name)
             and not name.startswith("params/head/reg/")
-            for name in self.loaded
+            for name in self.reinitialized
         )
 
     def __str__(self):

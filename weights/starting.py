@@ -69,7 +69,7 @@ def load_start(setup):
     _compare_preprocessing(setup)
     if config.model.frozen_statistics:
         _check_statistics(config, found.get("batch_stats"))
-    if report.has_scores:
+    if not report.new_scores:
         _check_classes(setup)
     return found
 

@@ -41,7 +41,7 @@ class Conductor:
             results, minutes = self._train(claim, changes)
             begin = time.monotonic()
             numbers, runs = claim.measure(results), report.runs_of(results)
-            choices, lost = report.choices_of(results), _lost(results)
+            choices, lost = report.choices_of(results), results.lost()
         else:
             begin, minutes = time.monotonic(), 0.0
             numbers = claim.measure()
@@ -85,17 +85,6 @@ class Conductor:
         times.path.mkdir(parents=True, exist_ok=True)
         times.write_json(name, {"minutes": before + minutes})
         return before + minutes
-
-
-def _lost(results):
-    """Says which runs diverged, and which have learned nothing; "" if none."""
-    said = [results.lost()] if results.lost() else []
-    for label in results:
-        runs = results[label]
-        still = sum(not r.diverged and r.error > r.chance - 1 for r in runs)
-        if still:
-            said.append(f"{still} of {len(runs)} runs of {label} learned nothing")
-    return "; ".join(said)
 
 
 def parse(experiment, changes):

@@ -206,18 +206,27 @@ class Results:
         return self.each(lambda run: run.epochs_until(name, value), lambda run: None)
 
     def lost(self):
-        """Says how many runs of each arm diverged; "" if none did.
+        """Says which runs diverged, and which learned nothing; "" if none did.
 
-        It says what they count as, if something has been measured of `each`.
+        It says what the first count as, and names the others, if something has been
+        measured of `each`.
         """
-        counts = {label: sum(run.diverged for run in self[label]) for label in self}
-        said = [
+        count = self._counted
+        diverged = self._count(lambda run: run.diverged)
+        still = self._count(lambda run: not run.diverged and run.error > run.chance - 1)
+        what = "diverged and count as chance" if count else "diverged"
+        said = [f"{diverged} {what}"] if diverged else []
+        said += [f"{still} learned nothing"] if still and count else []
+        return "; ".join(said)
+
+    def _count(self, found):
+        """Says how many runs of each arm are `found`: "1 of 3 runs of a, ..."."""
+        counts = {label: sum(map(found, self[label])) for label in self}
+        return ", ".join(
             f"{count} of {len(self[label])} runs of {label}"
             for label, count in counts.items()
             if count
-        ]
-        what = "diverged and count as chance" if self._counted else "diverged"
-        return f"{', '.join(said)} {what}" if said else ""
+        )
 
 
 class Pool:

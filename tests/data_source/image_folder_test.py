@@ -246,6 +246,8 @@ def test_links_are_followed_and_counted(photographs):
         "  files not read: 1 .txt",
         "  links followed: 2; an image with two paths counts as two",
     ]
+    (photographs / "elsewhere").symlink_to("train/dog")  # no split, and so not read
+    assert "links followed: 2;" in report.describe(open_split(name, "train"))
     (best / "unread.txt").unlink()
     (photographs / "train/empty").symlink_to(photographs / "train/cat/none")
     os.mkdir(photographs / "train/cat/none")

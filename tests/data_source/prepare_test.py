@@ -190,6 +190,17 @@ def test_two_processes_do_not_prepare_one_set(tmp_path, tars, monkeypatch):
     assert len(refused) == 1 and not (done / "lock").exists()
 
 
+def test_a_disk_that_cannot_be_locked_is_written_and_said(
+    tmp_path, tars, monkeypatch, capsys
+):
+    def unknown(*_):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(prepare.fcntl, "flock", unknown)
+    assert prepare_tars(tars, tmp_path).exists()
+    assert "cannot be locked (Function not implemented)" in capsys.readouterr().out
+
+
 def test_a_small_disk_is_refused_before_anything_is_read(tmp_path, tars, monkeypatch):
     usage = type(shutil.disk_usage(tmp_path))
     monkeypatch.setattr(prepare, "_training_pieces", None)

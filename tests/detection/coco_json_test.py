@@ -115,6 +115,10 @@ def test_errors_name_the_file_and_the_annotation(tmp_path, changes, error):
     ("parts", "error"),
     [
         ({"images": [IMAGES[0], IMAGES[0]]}, "x.json: two images have the same id"),
+        (
+            {"images": [IMAGES[0], IMAGES[0] | {"id": 99}]},
+            "x.json: 2 images have the same file_name",
+        ),
         ({"images": [{"id": 1}]}, r"x.json: images\[0\] has no 'file_name'"),
         ({"categories": [CATEGORIES[0]] * 2}, "two categories have the same id"),
         ({"categories": None}, "x.json has no list 'categories'"),

@@ -180,7 +180,7 @@ def test_a_set_that_lacks_classes_is_joined_and_said(tmp_path):
     for part, names in (("train", (("bee", 7), ("ant", 9))), ("val", (("bee", 7),))):
         tiny_datasets.prepare_coco(tmp_path, part, names=names)
     name = f"coco:{tmp_path}/{{split}},{tmp_path}/{{split}}.json"
-    remark, _ = sources.open_split(name, "train+val").remarks
+    (remark,) = sources.open_split(name, "train+val").remarks
     assert ", val, has 1 of the 2 classes" in remark and remark.endswith("ground: ant")
 
 
@@ -196,9 +196,11 @@ def test_an_image_is_in_a_split_once(tmp_path):
 
 def test_images_of_two_sets_with_one_id_are_said(tmp_path):
     sets = [voc(tmp_path / part, {"train": ["a", part]}) for part in "xy"]
-    (remark,) = sources.open_split(",".join(sets), "train,train").remarks
-    assert remark.startswith("ids that several images have: 1, a; detections-*.json")
-    assert not sources.open_split(sets[0], "train").remarks
+    both = sources.open_split(",".join(sets), "train,train")
+    (line,) = sources.shared_ids(both)
+    assert line.startswith("ids that several images have: 1, a; detections-*.json")
+    assert not sources.shared_ids(sources.open_split(sets[0], "train"))
+    assert not both.remarks  # a training needs no ids
 
 
 def test_classes_are_numbered_as_a_run_s(tmp_path):

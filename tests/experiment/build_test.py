@@ -19,6 +19,8 @@ def test_a_cache_does_not_shrink_the_network_s_input(tmp_path):
     with pytest.raises(ConfigError, match="cache_side = 32 would .* of tiny are 40x36"):
         build.open_splits(dataset, ["train"])
     assert not (tmp_path / "cache").exists()
+    # A run that was trained so can be evaluated.
+    assert min(build.open_split(dataset, "train").image_shape[:2]) == 32
     for changes in ({"image_size": 28}, {"image_size": 0, "cache_side": 36}):
         dataset = dataset.copy_and_resolve_references()
         dataset.update(changes)

@@ -441,10 +441,11 @@ def test_a_rule_that_others_hide_is_refused(field):
         config.optimizer[field] = rules
         checks.check_parameters(config, params)
 
-    with pytest.raises(ConfigError, match=f"{field}: 'conv1' .* 'backbone' comes bef"):
+    with pytest.raises(ConfigError, match=f"{field}: 'conv1' .* 'backbone', which"):
         check(("backbone", 0.1), ("conv1", 1.0))
     check(("conv1", 1.0), ("backbone", 0.1))
     check(("backbone", 0.1), ("conv1", 0.1))
     check(("conv1", 0.1), ("backbone/conv", 1.0), ("head", 0.1))
+    check(("backbone", 0.1), ("head", 1.0), (".", 1.0))  # for whatever else there is
     with pytest.raises(ConfigError, match="no parameter of .* has 'conv9' in its path"):
         check(("conv9", 0.1))

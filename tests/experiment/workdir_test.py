@@ -101,6 +101,16 @@ def test_another_config_is_refused_by_its_field(tmp_path):
     assert (tmp_path / "config.json").read_bytes() == before
 
 
+def test_layers_to_load_are_no_other_config_without_weights_to_load(tmp_path):
+    """configs/vgg.py once named such layers, also for trainings from new weights."""
+    run = Workdir(tmp_path)
+    run.create(runs.small_config(init_layers=("conv1_1",)))
+    run.check(runs.small_config())
+    given = runs.small_config(init_from="x")
+    with pytest.raises(ConfigError, match="init_layers: .'conv1_1',. in the run"):
+        run.check(given)
+
+
 def test_a_path_that_cannot_be_a_directory(tmp_path):
     file = tmp_path / "file"
     file.write_text("")

@@ -177,6 +177,18 @@ def test_frozen_statistics_are_all_loaded(source, tmp_path):
         start(None, tmp_path / "run", init_layers=("head",))
 
 
+def test_outputs_without_parameters_have_classes_too(tmp_path):
+    """LeNet-5's are distances from bitmaps, which the layer before has learned."""
+    path = tmp_path / "run"
+    runs.train_small(path, "minibatch", num_steps=1)
+    record = json.loads((path / "dataset.json").read_text())
+    record["label_names"][:2] = ["zero", "one"]
+    (path / "dataset.json").write_text(json.dumps(record))
+    setup = build.setup(runs.small_config("minibatch", init_from=str(path)))
+    with pytest.raises(weights.WeightsError, match="a head for other classes than"):
+        starting.load_start(setup)
+
+
 def test_another_preprocessing_of_the_source_is_a_warning(source, tmp_path, capsys):
     export.export_run(workdir.Workdir(source), "latest", "safetensors", tmp_path)
     file = tmp_path / "lenet5_modern.safetensors"
