@@ -120,12 +120,18 @@ def test_what_cannot_be_balanced():
         Balance(UNLIKE, 1.5)
 
 
-def test_a_late_start_costs_no_more():
+@pytest.fixture
+def generators(monkeypatch):
+    """The seeds of numpy's generators: one for each shuffle, which costs the time."""
+    made, make = [], np.random.default_rng
+    monkeypatch.setattr(np.random, "default_rng", lambda x: made.append(x) or make(x))
+    return made
+
+
+def test_a_late_start_costs_no_more(generators):
     plan = TrainPlan(1_281_167, 1024, seed=0)
-    start = time.monotonic()
     index, epoch = plan.indices(10**6, 10**6 + 1)
-    # One permutation is 20-60 ms; going through the 799 epochs before takes 20 s.
-    assert time.monotonic() - start < 2
+    assert generators == [(0, 799)]
     assert epoch[0, 0] == 10**6 * 1024 // 1_281_167 == 799
 
 
@@ -207,11 +213,10 @@ def test_a_batch_has_one_group_and_all_examples_are_seen_equally_often(batch_siz
     assert not np.array_equal(other, index)
 
 
-def test_a_late_start_of_groups_costs_no_more():
+def test_a_late_start_of_groups_costs_no_more(generators):
     plan = GroupedPlan(np.arange(118_287) % 2, 16, seed=0)
-    start = time.monotonic()
     index, epoch = plan.indices(10**7, 10**7 + 1)
-    assert time.monotonic() - start < 2
+    assert {seed[1] for seed in generators} == {1352}
     assert np.unique(index % 2).size == 1
     assert epoch[0, 0] == 10**7 * 16 // 118_287 == 1352
 
@@ -315,7 +320,7 @@ def test_closing_early_leaves_no_thread(tiny):
         return {t for t in threading.enumerate() if t.name.startswith("grain")}
 
     def assert_no_threads():
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while threads() and time.monotonic() < deadline:
             time.sleep(0.01)
         assert not threads()

@@ -33,6 +33,9 @@ __all__ = [
 ]
 
 
+_BOXES = "params/head/reg/"
+
+
 @dataclasses.dataclass
 class Report:
     """What `load` did with each of our arrays, and what else the file holds."""
@@ -52,7 +55,7 @@ class Report:
         return any(
             names.is_class_score(name)
             and not names.side_head(name)
-            and not name.startswith("params/head/reg/")
+            and not name.startswith(_BOXES)
             for name in self.reinitialized
         )
 
@@ -193,6 +196,11 @@ def fit(source, kind, arrays, network, variables, layers=()):
                 f"{source}: {theirs[name]} is {_shape(given[name])}, which does not "
                 f"fit {name} of {network}, {_shape(flat[name])}"
             )
+    if report.new_scores:
+        # Boxes of a class belong to its scores, though their shape may fit others, too.
+        anew = [name for name in report.loaded if _is_boxes(name, flat[name])]
+        report.loaded = [name for name in report.loaded if name not in anew]
+        report.reinitialized += anew
     report.notes = [*names.notes(kind, network, report.loaded), *adapted]
     if not layers:
         checks.check_parts(report, theirs)
@@ -276,6 +284,11 @@ def _is_count(name):
         "total_ops",
         "total_params",
     )
+
+
+def _is_boxes(name, array):
+    """Whether an array gives a detector's boxes, and one for each class."""
+    return name.startswith(_BOXES) and array.shape[-1] > 4
 
 
 def _is_head_of_others(name, array, like):

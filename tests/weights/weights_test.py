@@ -708,17 +708,24 @@ def test_a_detector_starts_from_a_classifier():
             weights.fit("a classifier", kind, file, "faster_rcnn", detector)
 
 
-def test_a_detector_for_other_classes_gets_a_new_head():
-    small = {"depth": 18, "rpn_channels": 32}
-    three, five = (
-        traced.variables(models.create("faster_rcnn", num_classes=n, **small), 32)
-        for n in (3, 5)
+@pytest.mark.parametrize(
+    "classes, boxes",
+    [(5, "background"), (4, "classes")],  # of three, the second has as many boxes
+)
+def test_a_detector_for_other_classes_gets_a_new_head(classes, boxes):
+    three, others = (
+        traced.variables(models.create("faster_rcnn", **small), 32)
+        for small in (
+            {"depth": 18, "rpn_channels": 32, "num_classes": n, "box_outputs": b}
+            for n, b in ((3, "background"), (classes, boxes))
+        )
     )
     file = weights.to_foreign("faster_rcnn", random(three))
     assert file["roi_heads.box_predictor.bbox_pred.weight"].shape == (16, 512)
     assert "roi_heads.box_head.layer4.0.conv1.weight" in file
     assert "backbone.layer3.0.conv1.weight" in file
-    _, report = weights.fit("a file", "torch", file, "faster_rcnn", five)
+    _, report = weights.fit("a file", "torch", file, "faster_rcnn", others)
     layers = {name.split("/", 1)[1].rsplit("/", 1)[0] for name in report.reinitialized}
     assert layers == {"head/cls", "head/reg"} and not report.missing
+    assert not any("head/reg" in name for name in report.loaded)
     assert "note: the file does not tell its anchor_style, " in str(report)
