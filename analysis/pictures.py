@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 
+from analysis import tiles
 from evaluation.drawing import BLUE, RED, figure, save, short, show, wrapped
 
 COLOURED = 6  # classes with a colour of their own in a map of answers
@@ -57,19 +58,11 @@ def draw_filters(path, kernel, title):
     Each is scaled by its own largest weight; 0 is mid-grey. One channel is drawn in
     grey, three in colours.
     """
-    height, width, channels, number = kernel.shape
-    columns = min(number, 16)
-    rows = math.ceil(number / columns)
-    largest = np.abs(kernel).max((0, 1, 2), keepdims=True)
-    scaled = 0.5 + 0.5 * kernel / np.maximum(largest, 1e-12)
-    # One image holds all filters, with white lines between them.
-    sheet = np.ones((rows * (height + 1) - 1, columns * (width + 1) - 1, channels))
-    for i in range(number):
-        top, left = (i // columns) * (height + 1), (i % columns) * (width + 1)
-        sheet[top : top + height, left : left + width] = scaled[..., i]
+    columns = min(kernel.shape[-1], 16)
+    sheet = tiles.tiled(tiles.filters(kernel), columns)
+    rows = math.ceil(kernel.shape[-1] / columns)
     inches = 0.45
     drawing, axes = figure(1, 1, max(inches * columns, 5.6), inches * rows + 0.35)
-    sheet = np.round(255 * sheet).astype(np.uint8)
     show(axes[0, 0], sheet, wrapped(title, drawing), interpolation="nearest")
     save(drawing, path)
 

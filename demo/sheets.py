@@ -7,6 +7,8 @@ import math
 import numpy as np
 from PIL import Image
 
+from analysis import tiles
+
 MOST_MAPS = 256  # on a sheet
 ENOUGH, WHOLE = 96, 480  # pixels along a map and along a sheet that need no more
 
@@ -26,17 +28,10 @@ def coloured(values, name="viridis"):
     return colormaps[name](values, bytes=True)[..., :3]
 
 
-def tiled(images):
+def square(images):
     """Lays images uint8 [N, h, w, C] out in a square, with white lines between."""
-    number, height, width, channels = images.shape
-    columns = math.ceil(math.sqrt(number * height / width))
-    rows = math.ceil(number / columns)
-    shape = rows * (height + 1) - 1, columns * (width + 1) - 1, channels
-    sheet = np.full(shape, 255, np.uint8)
-    for i, image in enumerate(images):
-        top, left = (i // columns) * (height + 1), (i % columns) * (width + 1)
-        sheet[top : top + height, left : left + width] = image
-    return sheet
+    number, height, width, _ = images.shape
+    return tiles.tiled(images, math.ceil(math.sqrt(number * height / width)))
 
 
 def maps(values):
@@ -54,7 +49,7 @@ def maps(values):
     if values.shape[:2] == (1, 1):
         varied = np.arange(values.shape[2])
     chosen = scaled(values[..., np.sort(varied)], axes)
-    sheet = tiled(enlarged(coloured(chosen.transpose(2, 0, 1))))
+    sheet = square(enlarged(coloured(chosen.transpose(2, 0, 1))))
     return sheet, len(varied)
 
 
@@ -73,14 +68,8 @@ def enlarged(images):
 
 
 def filters(kernel):
-    """Draws filters [h, w, C, K] on a sheet (AlexNet, Figure 3); C is 1 or 3.
-
-    Each is scaled by its own largest weight; 0 is mid-grey.
-    """
-    kernel = np.asarray(kernel, np.float32)
-    largest = np.abs(kernel).max((0, 1, 2), keepdims=True)
-    grey = 127.5 + 127.5 * kernel / np.maximum(largest, 1e-12)
-    return tiled(enlarged(np.round(grey).astype(np.uint8).transpose(3, 0, 1, 2)))
+    """Draws filters [h, w, C, K] on a sheet; C is 1 or 3."""
+    return square(enlarged(tiles.filters(kernel)))
 
 
 def over(image, heat):

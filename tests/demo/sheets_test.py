@@ -16,7 +16,7 @@ def test_a_picture_keeps_its_pixels():
 
 def test_images_lie_in_rows_with_lines_between():
     images = np.arange(5, dtype=np.uint8).repeat(12).reshape(5, 3, 4, 1)
-    sheet = sheets.tiled(images)
+    sheet = sheets.square(images)
     assert sheet.shape == (11, 9, 1)  # three rows of two
     assert (sheet[3] == 255).all() and (sheet[:, 4] == 255).all()
     assert [sheet[0, 0, 0], sheet[0, 5, 0], sheet[4, 0, 0], sheet[8, 0, 0]] == [
