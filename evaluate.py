@@ -7,6 +7,7 @@ evaluation/evaluator.py.
 """
 
 import dataclasses
+import json
 import math
 import sys
 import time
@@ -41,6 +42,8 @@ from transforms import preprocessing as preprocessings
 
 # Fields that training reads, and of tests only those with --batch_stats=population.
 OF_TRAINING = {f"dataset.{n}" for n in ("balance", "damaged", "order", "train_split")}
+# Fields that no test reads.
+UNREAD = {"dataset.placement", "eval.every_epochs"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,6 +131,12 @@ def evaluate_run(run, config, checkpoint="latest", batch_stats="moving"):
       changed of the run's own test (evaluation/results.py).
     """
     _check_is_read(run, config, batch_stats)
+    changes = configuration.changed(run.config(), config)
+    if "eval.average" in changes and config.eval.protocol == "single":
+        raise ConfigError(
+            f"config.eval.average = {config.eval.average!r} changes nothing: the "
+            "protocol 'single' has one view of each image, and there is one run"
+        )
     if models.is_detector(config.model.name):
         if batch_stats != "moving":
             raise ConfigError(f"--batch_stats={batch_stats} is for classifiers")
@@ -162,6 +171,8 @@ def evaluate_ensemble(runs, configs, checkpoint="latest", batch_stats="moving"):
     # What a member has in memory goes with its test.
     found = [_run(tests.pop(0), batch_stats) for _ in runs]
     evaluations, members = zip(*found, strict=True)
+    # One set may have two names, as mnist and mnist:3.0.1, and so do its images then.
+    members = [dataclasses.replace(x, id=members[0].id) for x in members]
     (average,) = averages
     total = scoring.ensemble(members, average, report=trained.say)
     worst = scoring.worst_classes(total)
@@ -171,6 +182,15 @@ def evaluate_ensemble(runs, configs, checkpoint="latest", batch_stats="moving"):
 def _check_is_read(run, config, batch_stats):
     """Raises ConfigError if `config` changes a field of the run that no test reads."""
     changes = configuration.changed(run.config(), config)
+    if "dataset.holdout" in changes and "dataset.name" not in changes:
+        raise ConfigError(
+            f"config.dataset.holdout = {changes['dataset.holdout']!r} would hold out "
+            "images that the run was trained on"
+        )
+    for name in changes.keys() & UNREAD:
+        raise ConfigError(f"config.{name} = {changes[name]!r}: no test reads it")
+    if "dataset.cache_side" in changes and not config.dataset.cache:
+        raise ConfigError("config.dataset.cache_side is read with config.dataset.cache")
     if batch_stats == "population" and "dataset.name" not in changes:
         return
     for name in changes.keys() & OF_TRAINING:
@@ -224,13 +244,21 @@ def _open(run, config, checkpoint, batch_stats):
         )
     build.check_labels(split, "eval_split")
     build.check_hosts(split)
+    others = config.dataset.name != run.config().dataset.name
     if split.findings and jax.process_index() == 0:
-        others = dataset.name != run.config().dataset.name
         print(report.describe(split, others=others), flush=True)
-    split = trained.numbered(split, run, subset=config.eval.classes == "subset")
+    subset = config.eval.classes == "subset"
+    split = trained.numbered(split, run, subset=subset, others=others)
     opened = trained.open_run(run, checkpoint, config=config, split=split)
     if batch_stats == "population":
         _check_population(opened)
+    changes = configuration.changed(run.config(), config)
+    single, fit = config.eval.protocol == "single", opened.preprocessing.fit
+    if single and fit == "pad" and "dataset.interpolation" in changes:
+        raise ConfigError(
+            f"config.dataset.interpolation = {changes['dataset.interpolation']!r} "
+            "changes nothing: images are not resized (dataset.fit = 'pad')"
+        )
     protocol = make_protocol(config, opened.preprocessing, split.image_shape)
     steps = make_steps(opened, opened.variables, protocol)
     return _Test(opened, split, protocol, steps)
@@ -263,8 +291,10 @@ def _run(test, batch_stats):
         suffix = f"{opened.step}{name}"
         try:
             files = results.write(run, suffix, record, predictions)
+        except workdir.ReadOnly as e:
+            logging.warning("%s", e)
         except workdir.WorkdirError as e:
-            logging.warning("%s", e)  # a read-only run is fine
+            raise workdir.WorkdirError(f"{e}; found was {json.dumps(record)}") from e
     worst = scoring.worst_classes(predictions)
     evaluation = Evaluation(
         str(run), split.split, len(split), record, shown, worst, damaged, files
@@ -302,6 +332,7 @@ def _population_variables(opened, trained_on):
         config.dataset = trained_on
     split = build.open_split(config.dataset, config.dataset.train_split)
     build.check_hosts(split)
+    split = trained.numbered(split, opened.run)
     trained.say(f"batch statistics of a pass over {split.name}, {split.split}")
     batch_size, parts = config.batch_size, config.optimizer.accumulate
     if jax.process_count() > 1:

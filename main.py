@@ -79,7 +79,9 @@ def _inspect(options, config, runs):
 
     images = [os.path.expanduser(path) for path in options.images]
     return _unless_failed(
-        inspection.inspect_run(runs[0], options.checkpoint, images, options.database)
+        inspection.inspect_run(
+            runs[0], options.checkpoint, images, options.database, options.output
+        )
     )
 
 

@@ -62,7 +62,7 @@ def both(output, ending=""):
     Raises:
       WorkdirError: `output` has another suffix.
     """
-    output = pathlib.Path(output).expanduser()
+    output = pathlib.Path(output)
     if output.suffix not in ("", ".png", ".svg"):
         raise workdir.WorkdirError(f"--output={output}: the suffix is .png or .svg")
     return [output.with_name(output.stem + ending + kind) for kind in (".png", ".svg")]

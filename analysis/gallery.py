@@ -2,13 +2,15 @@
 
 import contextlib
 import dataclasses
+import pathlib
+import tempfile
 
 import numpy as np
 from PIL import Image
 
 from analysis import pictures, retrieval
 from errors import UserError
-from experiment import reporting
+from experiment import reporting, workdir
 
 
 class NotShown(Exception):
@@ -54,13 +56,20 @@ class Gallery:
       failed: why others are missing.
     """
 
-    def __init__(self, run, network):
-        self.directory = run.path / "inspect"
+    def __init__(self, run, network, directory=None):
+        self.directory = pathlib.Path(directory or run.path / "inspect")
         self._run, self._network = run, network
         self.drawn, self.failed = [], []
-        with self.attempt("room for new pictures"):
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
             for name in FILES:
                 (self.directory / name).unlink(missing_ok=True)
+            tempfile.TemporaryFile(dir=self.directory).close()
+        except OSError as e:
+            raise workdir.WorkdirError(
+                f"cannot draw into {self.directory}: {e.strerror}; --output names "
+                "another directory"
+            ) from e
 
     @contextlib.contextmanager
     def attempt(self, name):

@@ -67,7 +67,7 @@ class Panel:
         )
 
 
-def inspect_run(run, checkpoint, paths=(), database=10_000):
+def inspect_run(run, checkpoint, paths=(), database=10_000, output=None):
     """Draws all pictures of a run; one that fails does not stop the others.
 
     Args:
@@ -76,17 +76,19 @@ def inspect_run(run, checkpoint, paths=(), database=10_000):
       paths: image files to look at. The default is test images: four spread over the
         split and, out of 1,000, the four whose class the network is least sure of.
       database: how many training images to search, spread evenly over the split.
+      output: the directory of the pictures; None: <run>/inspect.
 
     Returns:
       The gallery.Inspection.
 
     Raises:
       DataError: one of `paths` is not an image.
+      WorkdirError: the directory cannot be written to.
 
     Of a detector, regions.py draws other pictures.
     """
     if models.is_detector(run.config().model.name):
-        return regions.inspect_run(run, checkpoint, paths)
+        return regions.inspect_run(run, checkpoint, paths, output)
     network = Network(run, checkpoint)
     if note := losses.note(network.config.loss.name):
         trained.say(f"note: {note}")
@@ -99,7 +101,7 @@ def inspect_run(run, checkpoint, paths=(), database=10_000):
         )
     panel = network.files(paths) if paths else None
     tested, measured = None, None
-    drawing = gallery.Gallery(run, network)
+    drawing = gallery.Gallery(run, network, output)
     drawing.draw(filters)
     with drawing.attempt("test images"):
         tested = network.test_images()

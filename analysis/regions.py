@@ -38,20 +38,22 @@ class Seen(NamedTuple):
         return self.batch["image"][0, :height, :width]
 
 
-def inspect_run(run, checkpoint, paths=()):
+def inspect_run(run, checkpoint, paths=(), output=None):
     """Draws all pictures of a detector's run; returns the gallery.Inspection.
 
     Args:
       run: a workdir.Workdir.
       checkpoint: "latest", "best" or a step.
       paths: image files to look at. The default is test images.
+      output: the directory of the pictures; None: <run>/inspect.
 
     Raises:
       DataError: one of `paths` is not an image.
+      WorkdirError: the directory cannot be written to.
     """
     network = Network(run, checkpoint)
     shown = [network.file(path) for path in paths]
-    drawing = gallery.Gallery(run, network)
+    drawing = gallery.Gallery(run, network, output)
     drawing.draw(filters)
     with drawing.attempt("test images"):
         shown = shown or network.images(network.config.dataset.eval_split)
@@ -116,13 +118,12 @@ class Network:
     @functools.cached_property
     def _look(self):
         def look(model, batch):
-            images = self._preprocessing.network_input(batch)
-            sizes = batch["image_size"]
+            images, sizes, scaled, _ = self._preprocessing.seen(batch)
             x, logits, deltas = model.first_stage(images, sizes, train=False)
             rois, there, scores = model.scored_proposals(
                 logits, deltas, x.shape[1:3], sizes, train=False
             )
-            maps = [(x, sizes)]
+            maps = model.scale_maps((x, sizes), scaled, train=False)
             found = model.detected(maps, rois, there, sizes, train=False)
             return rois, there, jax.nn.sigmoid(scores), found
 
@@ -133,7 +134,7 @@ class Network:
 
         They are boxes [N, 4] by falling score, scores [N], and a metrics.Detections.
         """
-        names = "image", "image_size"
+        names = self._preprocessing.view.tested
         batch = {name: seen.batch[name] for name in names}
         found = jax.device_get(self._look(self.variables, batch))
         rois, there, scores, found = jax.tree.map(lambda x: x[0], found)

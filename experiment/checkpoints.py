@@ -14,6 +14,7 @@ read may be the best one, so `save` never deletes it.
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import pathlib
@@ -167,6 +168,8 @@ class Checkpoints:
             with self._reporting(step):
                 if jax.process_index() == 0:
                     self._manager.wait_until_finished()
+                    if not (self._path(step) / "state/manifest.ocdbt").exists():
+                        raise OSError(errno.EIO, "Orbax wrote it without its index")
 
     def close(self):
         """Waits, frees the writer's threads, and raises CheckpointError like `wait`."""

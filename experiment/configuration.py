@@ -87,17 +87,23 @@ def tuples(value):
     return tuple(map(tuples, value)) if isinstance(value, list | tuple) else value
 
 
-def check_resumable(stored, given, path):
-    """Raises ConfigError if `given` would not continue the run that `stored` began."""
+def check_resumable(stored, given, path, saved=True):
+    """Raises ConfigError if `given` would not continue the run that `stored` began.
+
+    `saved` says that it has checkpoints, so that it is worth keeping.
+    """
     old, new = flatten(stored), flatten(given)
     differences = [
         f"  config.{name}: {old.get(name)!r} in the run, {new.get(name)!r} given"
         for name in not_resumable(stored, given)
     ]
     if differences:
+        advice = "resume it with its own or choose another --workdir"
+        if not saved:
+            advice += ", or remove it: it has no checkpoint yet"
         raise ConfigError(
-            f"{path} holds a run of another config; resume it with its own or choose "
-            "another --workdir:\n" + "\n".join(differences)
+            f"{path} holds a run of another config; {advice}:\n"
+            + "\n".join(differences)
         )
 
 
@@ -119,6 +125,10 @@ def not_resumable(stored, given):
     if not (stored.init_from or given.init_from):
         free += ["init_layers"]
     old, new = flatten(stored), flatten(given)
+    names = stored.dataset.name, given.dataset.name
+    kinds = {name.partition(":")[0] for name in names}
+    if all(map(data_source.is_files, names)) and len(kinds) == 1:
+        free += ["dataset.name"]  # another place; trained.check_examples compares
     if not data_source.is_files(given.dataset.name):
         free += ["dataset.holdout_by"]  # which no set of TFDS needs
         if {old["dataset.fit"], new["dataset.fit"]} == {"auto", "pad"}:

@@ -18,6 +18,7 @@ NEEDS = {
     "optimizer.ema_every": ("optimizer.ema_decay", ()),
     "optimizer.curvature_examples": ("optimizer.name", ("sdlm",)),
     "loss.rubbish": ("loss.name", ("map",)),
+    "augment.crop_mode": ("augment.crop", ()),
     "augment.short_side": ("augment.view", ("rescale_crop",)),
     "augment.area augment.aspect": ("augment.view", ("inception_crop",)),
     "augment.policy_ops augment.policy_magnitude augment.policy_std": (

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import re
 import typing
 
@@ -32,6 +33,8 @@ OBJECTIVE = (
     "rpn_batch rpn_fg rpn_iou only_inside rpn_beta roi_batch roi_fg roi_iou "
     "roi_background box_beta spare_crowds"
 ).split()
+# Those that decide what a split has.
+OBJECTS = {"dataset.name", "detection.damaged_boxes", "detection.unclear"}
 # Those that say how an image is shown.
 VIEW = (
     "short_side long_side train_short_sides use_difficult flip_vertical test_scales"
@@ -411,7 +414,9 @@ def evaluate_run(run, config, checkpoint="latest"):
     split = open_split(config, config.dataset.eval_split)
     build.check_hosts(split)
     subset = config.eval.classes == "subset"
-    split = trained.numbered(split, run, subset=subset)
+    changes = configuration.changed(run.config(), config)
+    others = not changes.keys().isdisjoint(OBJECTS)
+    split = trained.numbered(split, run, subset=subset, others=others)
     for remark in [*split.remarks, *sources.shared_ids(split)]:
         trained.say(f"note: {split.name}: {remark}")
     mesh = build.make_mesh(config.num_devices)
@@ -428,7 +433,6 @@ def evaluate_run(run, config, checkpoint="latest"):
     replicated = NamedSharding(mesh, PartitionSpec())
     found = judge.detections(jax.device_put(opened.variables, replicated))
     result = judge.score(found)
-    changes = configuration.changed(run.config(), config)
     record = {
         "step": opened.step,
         "dataset": split.name,
@@ -442,8 +446,10 @@ def evaluate_run(run, config, checkpoint="latest"):
         suffix = f"{opened.step}{evaluation_files.suffix('single', 'moving', changes)}"
         try:
             files = _write(run, suffix, record, split, found, result)
+        except workdir.ReadOnly as e:
+            logging.warning("%s", e)
         except workdir.WorkdirError as e:
-            logging.warning("%s", e)  # a read-only run is fine
+            raise workdir.WorkdirError(f"{e}; found was {json.dumps(record)}") from e
     return Evaluation(str(run), opened.step, result, files, record)
 
 

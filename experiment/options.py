@@ -3,9 +3,10 @@
 import os
 import re
 import runpy
+import traceback
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from configs import default
 from errors import UsageError
@@ -26,7 +27,7 @@ READ_BY = {
     "host": ("demo",),
     "port": ("demo",),
     "format": ("export",),
-    "output": ("predict", "plot", "export"),
+    "output": ("predict", "inspect", "plot", "export"),
     "until": ("train",),
     "vary": ("sweep",),
     "together": ("sweep",),
@@ -36,6 +37,8 @@ READ_BY = {
     "dry_run": ("sweep",),
     "status": ("sweep",),
 }
+REPEATED = ("change", "vary")  # flags that may be given several times
+INSPECTED = 32  # the most images that --mode=inspect draws
 CACHE = os.environ.get("JAX_COMPILATION_CACHE_DIR", "~/.cache/convnets/xla")
 
 
@@ -50,25 +53,63 @@ def parse(argv):
     _define(options, parsed)
     try:
         rest = options(parsed)
-        if options.config is not None:
-            options.config.seed  # noqa: B018  a file that cannot be read raises here
-    except (AttributeError, KeyError) as error:
-        # ml_collections: "'lrr'\nDid you mean "lr" instead of "lrr"?"
-        message = " ".join(str(error.args[0]).split())
-        raise UsageError(f"--config has no field {message}") from error
+        config = options.config
+        getattr(config, "seed", None)  # a recipe that cannot be run raises here
     except Exception as error:
-        lines = str(error).strip().splitlines()
-        if len(lines) == 1:
-            raise UsageError(lines[0]) from error
-        file = next((a for a in argv if a.startswith("--config=")), "--config")
-        raise UsageError(f"{file}: {lines[-1].strip()}") from error
+        raise UsageError(_explained(error, argv)) from error
+    if options["config"].present and not isinstance(config, ConfigDict):
+        raise UsageError(
+            f"{_recipe(argv)}: get_config() must return a ConfigDict, not {config!r}"
+        )
     if rest[1:]:
         raise UsageError(f"what is {rest[1]!r}? Flags start with --")
+    _refuse_repeated(options, argv)
     _set(options.config, later)
     _settle_length(options.config, argv)
     if not options.help:
         _check(options)
     return options
+
+
+def _recipe(argv):
+    """The flag that names the recipe."""
+    return next((a for a in argv if a.startswith("--config=")), "--config")
+
+
+def _explained(error, argv):
+    """Says what is wrong with a flag, or where in the recipe an error was raised."""
+    file = os.path.abspath(_recipe(argv).partition("=")[2].partition(":")[0])
+    text = " ".join(str(error).split())
+    places = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if os.path.abspath(frame.filename) == file
+    ]
+    if places and not isinstance(error, ValueError):  # which recipes raise themselves
+        return f"{file}, line {places[-1]}: {type(error).__name__}: {text}"
+    if "has no attribute 'get_config'" in text:
+        return f"{_recipe(argv)}: it has no function get_config()"
+    if isinstance(error, AttributeError | KeyError):
+        # ml_collections: "'lrr'\nDid you mean "lr" instead of "lrr"?"
+        return f"--config has no field {' '.join(str(error.args[0]).split())}"
+    lines = str(error).strip().splitlines() or [repr(error)]
+    if len(lines) == 1:
+        return lines[0]
+    # ml_collections puts the traceback of a TypeError or ValueError into another one.
+    place = re.findall(r", (line \d+), in get_config", str(error))
+    where = f", {place[-1]}" if place and lines[-1].startswith("TypeError") else ""
+    return f"{_recipe(argv)}{where}: {lines[-1].strip()}"
+
+
+def _refuse_repeated(options, argv):
+    """Raises UsageError for a flag of ours that is given twice: the last would win."""
+    found = [re.fullmatch(r"--?(\w+)(?:=.*)?", a, re.DOTALL) for a in argv[1:]]
+    names = [match[1] for match in found if match]
+    for name in names:
+        if name in options and name not in REPEATED and names.count(name) > 1:
+            several = name in ("workdir", "images")
+            advice = "; separate several by commas" if several else ""
+            raise UsageError(f"--{name} is given {names.count(name)} times{advice}")
 
 
 def _take_out(argv):
@@ -225,7 +266,8 @@ def _define(options, argv):
         None,
         "predict: a .csv or .json for the answers; by default they are printed. plot: "
         "the file, of which a .png and a .svg are written; by default curves, in the "
-        "first run's directory. export: the directory; by default <workdir>/export.",
+        "first run's directory. export, inspect: the directory; by default "
+        "<workdir>/export and <workdir>/inspect.",
     )
     define(
         flags.DEFINE_float,
@@ -321,6 +363,11 @@ def _check(options):
             raise UsageError(f"--{name} is for {', '.join(modes)}, not --mode={mode}")
     if mode == "predict" and not options.images:
         raise UsageError("--mode=predict needs --images=a.png,b.png")
+    if mode == "inspect" and len(options.images) > INSPECTED:
+        raise UsageError(
+            f"--mode=inspect draws at most {INSPECTED} images, not "
+            f"{len(options.images)}; --mode=predict takes any number"
+        )
     _check_sweep(options)
     _check_processes(options)
     if not workdir and mode != "summarize":
@@ -332,13 +379,15 @@ def _check(options):
         raise UsageError(
             f"--mode={mode} takes the run's own config, not --config{advice}"
         )
+    if options.output:
+        options.output = os.path.expanduser(options.output)
     if mode == "predict" and options.output:
         folder, name = os.path.split(options.output)
         if not name.endswith((".csv", ".json")):
             raise UsageError(f"--output={options.output}: predict writes .csv or .json")
         if not os.path.isdir(folder or "."):
             raise UsageError(f"--output={options.output}: there is no folder {folder}")
-    output = os.path.expanduser(options.output or "")
+    output = options.output or ""
     is_file = os.path.splitext(output)[1].lstrip(".") in (*FORMATS, *FILES)
     if mode == "export" and is_file and not os.path.isdir(output):
         raise UsageError(f"--output={output}: export writes into a directory")
@@ -411,7 +460,11 @@ def run_paths(options):
 
 
 def paths(text):
-    """Splits "a,b,c" into paths; one may contain commas, as a sweep's runs do."""
+    """Splits "a,b,c" into paths; one may contain commas, as a sweep's runs do.
+
+    Raises:
+      UsageError: of several, one is no directory.
+    """
     if os.path.isdir(os.path.expanduser(text)):
         return [text]
     found, path = [], ""
@@ -420,4 +473,7 @@ def paths(text):
         if os.path.isdir(os.path.expanduser(path)):
             found.append(path)
             path = ""
+    wrong, *others = path.split(",")
+    if any(os.path.isdir(os.path.expanduser(other)) for other in others):
+        raise UsageError(f"--workdir={text}: {wrong} is no directory")
     return [*found, path] if path else found

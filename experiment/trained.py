@@ -9,7 +9,7 @@ import jax
 
 from data_source import classes
 from errors import ConfigError
-from experiment import build, checkpoints, image_statistics
+from experiment import build, checkpoints, image_statistics, workdir
 from experiment.workdir import Workdir, WorkdirError
 from kernels import ops
 from transforms import preprocessing as preprocessings
@@ -123,14 +123,16 @@ def say(line):
         print(line, flush=True)
 
 
-def numbered(split, run, *, subset=False, report=say):
+def numbered(split, run, *, subset=False, others=False, report=say):
     """Returns `split` with its classes numbered as the network of `run` knows them.
 
-    `subset` allows data that lacks some of the classes. A change is reported.
+    `subset` allows data that lacks some of the classes. A change is reported. `others`
+    says that the split is not the run's own, so that it may have other examples.
 
     Raises:
       DataError: the split has other classes.
-      WorkdirError: the run's record of its classes is damaged.
+      WorkdirError: the run's record of its data is damaged, or it was begun with other
+        examples of this split.
     """
     names = class_names(run)
     if names is None:
@@ -144,42 +146,53 @@ def numbered(split, run, *, subset=False, report=say):
         advice += (
             "; --mode=evaluate --change=eval.classes=subset tests it on some of them"
         )
-    return classes.numbered_as(split, names, run, advice, subset=subset, report=report)
+    split = classes.numbered_as(split, names, run, advice, subset=subset, report=report)
+    for before in _recorded(run).values():
+        if not others and before["split"] == split.split:
+            _compare(run, split, before)
+    return split
 
 
-def _examples(setup):
-    """What a run records of the examples of its splits."""
-    splits = {"train": setup.train_split, "eval": setup.eval_split}
-    return {
-        part: {"split": split.split, "images": len(split), "digest": split.digest()}
-        for part, split in splits.items()
-    }
+def _examples(split):
+    """What a run records of the examples of a split."""
+    return {"split": split.split, "images": len(split), "digest": split.digest()}
+
+
+def _recorded(run):
+    """The `_examples` of the splits of a run: "train" and "eval".
+
+    Earlier versions recorded none.
+    """
+    return run.has("dataset.json") and run.read_json("dataset.json").get("splits") or {}
 
 
 def check_examples(run, setup):
-    """Raises WorkdirError if a run was begun with other examples than `setup` has.
-
-    Earlier versions recorded none of them.
-    """
-    if not run.has("dataset.json"):
-        return
-    recorded = run.read_json("dataset.json").get("splits")
-    if not recorded:
-        return
-    for part, now in _examples(setup).items():
-        before = recorded.get(part, now)
-        if now == before:
-            continue
-        number = f"{now['images']:,}"
-        if now["images"] == before["images"]:
-            number += ", but others, or in another order or other classes"
+    """Raises WorkdirError if a run was begun with other examples than `setup` has."""
+    recorded, before = _recorded(run), run.config().dataset.name
+    if not recorded and before != setup.config.dataset.name:
         raise WorkdirError(
-            f"{run} was begun with {before['images']:,} images of {before['split']}, "
-            f"and {setup.train_split.name} now has {number}; a run goes on "
-            "with the images that it began with: bring them back, or train in another "
-            '--workdir. If "splits" is deleted from its dataset.json, it goes on with '
-            "these"
+            f"{run}, of an earlier version, has no record of its examples, so nothing "
+            f"tells whether those of {setup.config.dataset.name} are the same; it goes "
+            f"on with {before}"
         )
+    for part, before in recorded.items():
+        _compare(run, getattr(setup, f"{part}_split"), before)
+
+
+def _compare(run, split, before):
+    """Raises WorkdirError if `split` has other examples than `before`, a record."""
+    now = _examples(split)
+    if now == before:
+        return
+    number = f"{now['images']:,}"
+    if now["images"] == before["images"]:
+        number += ", but others, or in another order or other classes"
+    raise WorkdirError(
+        f"{run} was begun with {before['images']:,} images of {before['split']}, and "
+        f"{split.name} now has {number}; a run goes on, and is tested, with the images "
+        "that it began with: bring them back, or train in another --workdir. If "
+        '"splits" is deleted from its dataset.json, it takes these'
+    )
 
 
 def load_variables(run, model, shape, checkpoint="latest"):
@@ -214,21 +227,32 @@ def load_variables(run, model, shape, checkpoint="latest"):
     return variables, step
 
 
-def other_kernels(run, setup):
-    """Says which kernels differ from those of the run's last start; "" if none do.
+def other_programs(run, setup):
+    """Yields what differs from the run's last start: kernels, and code or packages.
 
     A record of an earlier version lacks some names, which are not compared.
     """
-    before = [start["kernels"] for start in run.starts() if start.get("kernels")]
-    now = _kernels(setup)
-    changed = [
-        f"{name} {before[-1][name]!r} before, {now[name]!r} now"
-        for name in now
-        if before and before[-1].get(name, now[name]) != now[name]
-    ]
-    if not changed:
-        return ""
-    return f"other kernels than the run's last start had: {'; '.join(changed)}"
+    for before in run.starts()[-1:]:
+        now = workdir.environment(setup.mesh.devices.flat, _kernels(setup))
+        code = {"code": "git", "Python": "python"}
+        code = [{n: x.get(key) for n, key in code.items()} for x in (before, now)]
+        versions = [x.get("packages") or {} for x in (before, now)]
+        programs = [
+            own | packages for own, packages in zip(code, versions, strict=True)
+        ]
+        for what, then, here in (
+            ("kernels", before.get("kernels") or {}, now["kernels"]),
+            ("programs", *programs),
+        ):
+            changed = [
+                f"{name} {then[name]!r} before, {here[name]!r} now"
+                for name in here
+                if then.get(name, here[name]) != here[name]
+            ]
+            if changed:
+                yield (
+                    f"other {what} than the run's last start had: {'; '.join(changed)}"
+                )
 
 
 def _kernels(setup):
@@ -267,7 +291,10 @@ def describe(run, setup, params):
             "image_shape": split.image_shape,
             "input_shape": setup.tested_shape,
             "label_names": split.label_names,
-            "splits": _examples(setup),
+            "splits": {
+                "train": _examples(setup.train_split),
+                "eval": _examples(setup.eval_split),
+            },
         }
         run.write_json("dataset.json", record)
     if not run.has("preprocessing.json"):

@@ -14,23 +14,26 @@ lock                who writes here, while somebody does (ownership.py)
 
 import contextlib
 import datetime
+import errno
 import importlib.metadata
 import json
 import os
 import pathlib
 import platform
+import re
 import subprocess
 import sys
 import zipfile
 
 import numpy as np
 
+from data_source import as_text
 from errors import UserError
 from experiment import configuration, ownership
 
 PACKAGES = (
     "jax jaxlib flax optax orbax-checkpoint tensorflow-datasets array-record grain "
-    "ml-collections clu numpy"
+    "ml-collections clu numpy pillow simplejpeg cykooz-resizer scipy"
 ).split()
 
 
@@ -38,10 +41,16 @@ class WorkdirError(UserError):
     """The run directory cannot be used; the message says why and what to do."""
 
 
+class ReadOnly(WorkdirError):
+    """Nothing may be written to the run directory."""
+
+
 class Workdir:
     """The paths and small files of one run."""
 
     def __init__(self, path):
+        if re.match(r"\w+://", str(path)):
+            raise WorkdirError(f"--workdir={path} must be on a disk that is mounted")
         self.path = pathlib.Path(path).expanduser().absolute()
         self.checkpoints = self.path / "checkpoints"
         self.metrics = self.path / "metrics.jsonl"
@@ -56,6 +65,11 @@ class Workdir:
         The directory may be empty or yet to be made, or hold a run that `config`
         continues; then this returns the run's own config.
         """
+        if odd := re.search(r"\\|\[.*\]|[\ud800-\udfff]", str(self.path), re.DOTALL):
+            raise WorkdirError(
+                f"--workdir={as_text(str(self.path))}: Orbax cannot save checkpoints "
+                f"in a path with {as_text(odd[0])!r}; choose another name"
+            )
         try:
             names = {p.name for p in self.path.iterdir()}
         except FileNotFoundError:
@@ -64,7 +78,8 @@ class Workdir:
             raise WorkdirError(f"--workdir={self.path}: {e.strerror}") from e
         if "config.json" in names:
             stored = self.config()
-            configuration.check_resumable(stored, config, self.path)
+            saved = self.checkpoints.exists()
+            configuration.check_resumable(stored, config, self.path, saved)
             return stored
         if names := names - {"config.json.tmp", ownership.FILE}:  # of a killed start
             raise WorkdirError(
@@ -143,7 +158,9 @@ class Workdir:
         except OSError as e:
             with contextlib.suppress(OSError):
                 new.unlink(missing_ok=True)
-            raise WorkdirError(f"cannot write {path}: {e.strerror}") from e
+            forbidden = e.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+            kind = ReadOnly if forbidden else WorkdirError
+            raise kind(f"cannot write {path}: {e.strerror}") from e
 
     def write_json(self, name, value):
         self.write_text(name, json.dumps(value, indent=2) + "\n")

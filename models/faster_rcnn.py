@@ -215,12 +215,15 @@ class FasterRCNN(nn.Module):
         x, *found = self.first_stage(images, sizes, train=train)
         if proposals is None:
             proposals = self.proposals(*found, x.shape[1:3], sizes, train=train)
-        rois, there = proposals
-        maps = [
-            (self.trunk(*one, train=train), one[1]) if one else (x, sizes)
-            for one in scaled
-        ]
-        return self.detected(maps, rois, there, sizes, train=train)
+        maps = self.scale_maps((x, sizes), scaled, train=train)
+        return self.detected(maps, *proposals, sizes, train=train)
+
+    def scale_maps(self, own, scaled, *, train):
+        """Makes the maps of `second_stage` of what a call takes; None stands for `own`.
+
+        `own` is a pair, the map of the images and their sizes.
+        """
+        return [(self.trunk(*x, train=train), x[1]) if x else own for x in scaled]
 
     def detected(self, maps, rois, there, sizes, *, train):
         """Makes `Detections` of proposals, which `refine` brings into a second look.

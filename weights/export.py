@@ -59,7 +59,7 @@ def export_run(run, checkpoint, form, output=None):
       WeightsError: the network has no such form, a package is missing, the file does
         not give the network's outputs, or the directory is of a run or another export.
     """
-    folder = pathlib.Path(output).expanduser() if output else run.path / "export"
+    folder = pathlib.Path(output) if output else run.path / "export"
     if workdir.Workdir(folder).has("dataset.json"):
         raise WeightsError(
             f"--output={folder} is a run directory, whose preprocessing.json an export "

@@ -1,6 +1,7 @@
 """The pictures of a detector show what its two stages really see."""
 
 import copy
+import dataclasses
 import types
 
 import detector_runs
@@ -122,6 +123,21 @@ def test_proposals_and_what_is_detected(run, network, drawn):
     assert sum(len(layers[1].boxes) for _, _, layers in drawn[1::2]) > 0
 
 
+def test_regions_are_seen_at_all_scales_of_the_test(run, network):
+    opened, some = detectors.open_run(run), copy.copy(network)
+    view = dataclasses.replace(opened.preprocessing.view, test_scales=(32, 64, 96))
+    preprocessing = dataclasses.replace(opened.preprocessing, view=view)
+    some._preprocessing = preprocessing
+    some.__dict__.pop("_look", None)
+    pixels, _ = digits.canvas("test", 0)
+    _, _, found = some.look(some.show("", pixels))
+    expected = detect.Detector(opened._replace(preprocessing=preprocessing))(pixels)
+    np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-4)
+    np.testing.assert_array_equal(found.labels, expected.labels)
+    _, _, alone = network.look(network.show("", pixels))
+    assert not np.array_equal(alone.scores, found.scores)
+
+
 def test_a_refining_detector_is_shown_as_it_tests(network):
     """Both looks at the regions are traced, as in a test."""
     refining, looks = copy.copy(network), []
@@ -218,3 +234,16 @@ def test_errors_are_one_line_each(run, tmp_path, monkeypatch):
     )
     with pytest.raises(workdir.WorkdirError, match="holds no run"):
         inspection.inspect_run(workdir.Workdir(tmp_path / "none"), "latest")
+
+
+def test_another_directory_may_have_the_pictures(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(regions, "SHOWN", 1)
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    with (
+        runs.read_only(closed) as reason,
+        pytest.raises(workdir.WorkdirError, match=f"{reason}; --output names another"),
+    ):
+        inspection.inspect_run(run, "latest", output=closed)
+    inspection.inspect_run(run, "latest", output=tmp_path / "new")
+    assert (tmp_path / "new/filters.png").is_file()

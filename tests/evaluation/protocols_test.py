@@ -1,9 +1,12 @@
 """Test protocols against slow versions in numpy and PIL, and their use in a run."""
 
+import errno
 import functools
 import importlib
 import itertools
 import json
+import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -23,7 +26,7 @@ import evaluate
 import models
 from configs import default
 from errors import ConfigError
-from evaluation import eval_step, evaluator, protocols, scoring
+from evaluation import eval_step, evaluator, protocols, results, scoring
 from experiment import build, checkpoints, checks, options, workdir
 from models import layers
 from training import losses, train_step
@@ -837,6 +840,11 @@ def test_what_cannot_be_joined_is_refused_before_it_is_tested(
         configs = run.config(), checks.change(config, changes)
         return str(evaluate.evaluate_ensemble([run, second], configs, **options))
 
+    # One set by two names.
+    shutil.copytree(tmp_path / "tiny", tmp_path / "twice/tiny")
+    assert "ensemble of 2 runs" in join(
+        f"dataset.data_dir={tmp_path}/twice", "dataset.name=tiny:1.*.*"
+    )
     backwards = tuple(tiny_datasets.NAMES)[::-1]
     assert "ensemble of 2 runs" in join(data("backwards", backwards))
     monkeypatch.delattr(evaluate, "predict_split")
@@ -883,6 +891,40 @@ def test_a_change_that_no_test_reads_is_refused(photograph_run):
     config = checks.change(run.config(), change)
     with pytest.raises(ConfigError, match="no batch normalisation"):  # it is read
         evaluate.evaluate_run(run, config, batch_stats="population")
+    for change, message in (
+        ("eval.every_epochs=3.0", "every_epochs = 3.0: no test reads it"),
+        ("dataset.placement=host", "placement = 'host': no test reads it"),
+        ("dataset.cache_side=9", "cache_side is read with config.dataset.cache"),
+        ("dataset.holdout=0.5", "holdout = 0.5 would hold out images that"),
+        ("eval.average=logits", "average = 'logits' changes nothing: the protocol"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            evaluate.evaluate_run(run, checks.change(run.config(), [change]))
+    # Of several runs the average is read.
+    config = checks.change(run.config(), ["eval.average=logits"])
+    text = str(evaluate.evaluate_ensemble([run, run], [config, config]))
+    assert "ensemble of 2 runs, logits averaged" in text
+
+
+def test_a_full_disk_is_an_error_that_has_the_result(photograph_run, monkeypatch):
+    run, _ = photograph_run
+    record = evaluate.evaluate_run(run, run.config()).record
+    for code, kind in (
+        (errno.ENOSPC, workdir.WorkdirError),
+        (errno.EROFS, workdir.ReadOnly),
+    ):
+
+        def refused(run, *arguments, code=code, kind=kind):
+            raise kind(os.strerror(code))
+
+        monkeypatch.setattr(results, "write", refused)
+        if kind is workdir.ReadOnly:
+            assert evaluate.evaluate_run(run, run.config()).files == []
+            continue
+        with pytest.raises(workdir.WorkdirError) as error:
+            evaluate.evaluate_run(run, run.config())
+        assert "No space left on device; found was {" in str(error.value)
+        assert json.dumps(record["error"]) in str(error.value)
 
 
 # The command line.

@@ -249,6 +249,14 @@ def test_a_run_is_not_resumed_with_another_config():
     )
 
 
+def test_a_run_without_a_checkpoint_may_be_removed():
+    pair = runs.small_config(), runs.small_config(optimizer__accumulate=2)
+    with pytest.raises(ConfigError, match="or remove it: it has no checkpoint yet"):
+        configuration.check_resumable(*pair, "run", saved=False)
+    with pytest.raises(ConfigError, match="choose another --workdir:"):
+        configuration.check_resumable(*pair, "run", saved=True)
+
+
 def test_a_run_of_an_earlier_version_keeps_what_it_held_out():
     """Its record has no holdout_by; only image files can be held out from training."""
     text = configuration.to_json(runs.small_config(dataset__name="folder:/photos"))

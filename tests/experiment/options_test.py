@@ -1,5 +1,7 @@
 """The flags of main.py that set fields of the config, as ml_collections cannot."""
 
+import sys
+
 import pytest
 
 from errors import UsageError
@@ -86,6 +88,61 @@ def test_a_flag_that_the_mode_does_not_read_is_refused(mode, flag):
     name = flag.partition("=")[0]
     with pytest.raises(UsageError, match=f"^{name} is for .*, not --mode={mode}$"):
         flags(mode, flag)
+
+
+@pytest.mark.parametrize(
+    ("mode", "given", "advice"),
+    [
+        ("predict", ("--images=a.png", "--images=b.png"), "; separate several by"),
+        ("evaluate", ("--workdir=b",), "; separate several by commas"),
+        ("predict", ("--images=a.png", "--checkpoint=3", "--checkpoint", "best"), ""),
+    ],
+)
+def test_a_flag_that_is_given_twice_is_refused(mode, given, advice):
+    name = given[-1].partition("=")[0] if "=" in given[-1] else given[-2]
+    with pytest.raises(UsageError, match=f"^{name} is given 2 times{advice}"):
+        flags(mode, *given)
+    twice = flags("evaluate", "--change=eval.average=logits", "--change=seed=1")
+    assert len(twice.change) == 2
+
+
+def test_no_more_images_are_inspected_than_can_be_drawn():
+    flags("inspect", "--images=" + ",".join(["a.png"] * options.INSPECTED))
+    with pytest.raises(UsageError, match="draws at most 32 images, not 33"):
+        flags("inspect", "--images=" + ",".join(["a.png"] * 33))
+
+
+def test_what_names_no_directory_is_named(tmp_path):
+    (tmp_path / "b").mkdir()
+    for text in (f"{tmp_path}/typo,{tmp_path}/b", f"{tmp_path}/b,typo,{tmp_path}/b"):
+        with pytest.raises(UsageError, match="typo is no directory$"):
+            options.paths(text)
+
+
+def test_the_home_folder_has_its_short_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    found = flags("predict", "--images=a.png", "--output=~/answers.csv")
+    assert found.output == f"{tmp_path}/answers.csv"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("import math\ndef get_config():\n    math.foo", "line 3: AttributeError: mod"),
+        ("def get_config():\n    return {}['x']", "line 2: KeyError: 'x'"),
+        ("assert 1 == 2", "line 1: AssertionError: "),
+        ("def get_config():\n    return 1 + 'x'", "line 2: TypeError: unsupported"),
+        ("def get_config():\n    return {}", r"get_config\(\) must return a Config"),
+        ("def get_confg():\n    return 1", r"it has no function get_config\(\)"),
+    ],
+)
+def test_an_error_of_a_recipe_names_its_line(tmp_path, text, message, monkeypatch):
+    # In this process it would still have the functions of the recipe before.
+    monkeypatch.delitem(sys.modules, "config_config", raising=False)
+    recipe = tmp_path / "mine.py"
+    recipe.write_text(text)
+    with pytest.raises(UsageError, match=f"{recipe}.*{message}"):
+        config(recipe=(f"--config={recipe}", "--workdir=run"))
 
 
 @pytest.mark.parametrize("mode", ["evaluate", "predict", "inspect", "plot", "export"])

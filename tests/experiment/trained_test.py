@@ -13,9 +13,10 @@ import tiny_datasets
 from PIL import Image
 
 import data_source
+import evaluate
 from data_source import DataError
 from errors import ConfigError
-from experiment import build, trained, workdir
+from experiment import build, checks, trained, workdir
 from kernels import ops
 
 
@@ -101,6 +102,26 @@ def test_the_kernels_of_a_run_stand_in_its_record_and_a_change_is_said(tmp_path,
     assert [start["kernels"]["kernels"] for start in starts] == ["auto", "xla"]
 
 
+def test_other_code_and_packages_than_the_last_start_had_are_said(tmp_path, capsys):
+    def begin(steps):
+        constant = {"schedule.name": "constant"}
+        runs.train_small(tmp_path / "run", num_steps=steps, **constant)
+
+    begin(1)
+    begin(2)
+    assert "warning: other" not in capsys.readouterr().out
+    run = workdir.Workdir(tmp_path / "run")
+    last = run.starts()[-1]
+    last |= {"git": "0" * 40, "packages": last["packages"] | {"numpy": "1.0"}}
+    del last["packages"]["jax"]  # as an earlier version may not have it
+    run.write_json("environment.json", [last])
+    begin(3)
+    said = capsys.readouterr().out
+    (line,) = [x for x in said.splitlines() if x.startswith("warning: other")]
+    assert f"other programs than the run's last start had: code '{'0' * 40}'" in line
+    assert "numpy '1.0' before" in line and "jax" not in line
+
+
 def test_a_run_of_an_earlier_version_has_no_kernels_to_compare_with():
     run = workdir.Workdir(runs.OLD_RUN)
     assert [start.get("kernels") for start in run.starts()] == [None]
@@ -148,18 +169,41 @@ def test_a_run_does_not_go_on_with_other_examples(tmp_path, photographs):
     with pytest.raises(workdir.WorkdirError) as error:
         runs.train_small(path, num_epochs=2.0, **photographs)
     assert f"{path} was begun with 10 images of train, and folder:" in str(error.value)
-    assert f"{folder} now has 11; a run goes on with the images" in str(error.value)
+    assert f"{folder} now has 11; a run goes on, and is tested" in str(error.value)
+    run = workdir.Workdir(path)
+    config = checks.change(run.config(), ["dataset.eval_split=train"])
+    with pytest.raises(workdir.WorkdirError, match="now has 11; a run goes on, and is"):
+        evaluate.evaluate_run(run, config)
     assert {p: p.read_bytes() for p in path.rglob("*") if p.is_file()} == before
     # As many, of which one has another name.
     (folder / "a/00.png").unlink()
     (folder / "a/0.png").rename(folder / "a/x.png")
     with pytest.raises(workdir.WorkdirError, match="now has 10, but others, or in an"):
         runs.train_small(path, num_epochs=2.0, **photographs)
+    for file in list((folder / "b").iterdir()):  # one of which was held out
+        file.rename(file.with_name(f"b{file.name}"))
+    with pytest.raises(workdir.WorkdirError, match="2 images of val.*now has 2, but"):
+        evaluate.evaluate_run(run, run.config())
     # The field is the user's to take away, and earlier versions had none.
     del record["splits"]
     (path / "dataset.json").write_text(json.dumps(record))
     line = runs.train_small(path, num_epochs=2.0, **photographs)
     assert line.startswith("done: ") and "after step 4" in line
+
+
+def test_a_folder_may_move_while_a_run_goes_on(tmp_path, photographs):
+    path, folder = tmp_path / "run", tmp_path / "photos"
+    runs.train_small(path, num_epochs=1.0, **photographs)
+    folder.rename(tmp_path / "moved")
+    moved = photographs | {"dataset.name": f"folder:{tmp_path}/moved"}
+    line = runs.train_small(path, num_epochs=2.0, **moved)
+    assert line.startswith("done: ") and "after step 4" in line
+    record = json.loads((path / "dataset.json").read_text())
+    del record["splits"]  # an earlier version had none
+    (path / "dataset.json").write_text(json.dumps(record))
+    (tmp_path / "moved").rename(folder)
+    with pytest.raises(workdir.WorkdirError, match="no record of its examples, so"):
+        runs.train_small(path, num_epochs=3.0, **photographs)
 
 
 def test_a_cache_is_of_the_same_examples(tmp_path, photographs):

@@ -121,6 +121,18 @@ def test_a_path_that_cannot_be_a_directory(tmp_path):
             assert str(error.value) == f"--workdir={path}: Not a directory"
 
 
+@pytest.mark.parametrize("name", ["lr[0.1]", "a\\b", "\udcff"])
+def test_a_path_in_which_orbax_saves_nothing_is_refused(tmp_path, name):
+    with pytest.raises(WorkdirError, match="Orbax cannot save checkpoints in a path"):
+        Workdir(tmp_path / name / "run").create(runs.small_config())
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_bucket_is_no_directory():
+    with pytest.raises(WorkdirError, match="gs://a/b must be on a disk that is mou"):
+        Workdir("gs://a/b")
+
+
 def test_a_read_only_directory(tmp_path):
     with runs.read_only(tmp_path) as reason:
         for path, message in (
