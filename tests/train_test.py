@@ -268,6 +268,20 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_saved(tmp_path):
             assert np.isfinite(leaf).all()
 
 
+def test_parameters_that_are_not_finite_are_never_saved(tmp_path):
+    """The loss of the only step is that of the parameters before it."""
+    run = workdir.Workdir(tmp_path / "run")
+    changes = {
+        "num_steps": 1,
+        "optimizer__learning_rate": 3e38,  # near float32's largest number
+        "optimizer__weight_decay": 10.0,
+    }
+    with pytest.raises(train.NonFiniteLoss, match="the parameters after step 1 are no"):
+        train_small(run.path, **changes)
+    assert run.read_json("result.json") == {"step": 1, "diverged": True}
+    assert not checkpoints.Checkpoints(run.checkpoints).all_steps()
+
+
 def test_one_batch_is_learnt_by_heart(tmp_path):
     line = runs.train_small(
         tmp_path / "run",
