@@ -155,6 +155,7 @@ def test_running_out_in_the_evaluation_names_its_batch(tmp_path, monkeypatch):
     monkeypatch.setattr(evaluator.Classification, "run", fail)
     with pytest.raises(memory.OutOfMemory, match="config.eval.batch_size = 100"):
         runs.train_small(tmp_path / "run", num_steps=1)
+    assert runs.final_state(tmp_path / "run")[1] == 1  # a restart repeats no step
 
 
 def test_other_errors_of_the_runtime_stay_what_they_are(tmp_path, monkeypatch):
