@@ -249,19 +249,22 @@ def test_a_training_whose_successor_has_ended_saves_nothing(old, monkeypatch):
     assert sorted(os.listdir(old / "checkpoints")) == ["10", "15"]
 
 
-def test_a_training_that_another_began_meanwhile_writes_nothing(tmp_path, monkeypatch):
+def test_a_training_that_another_began_meanwhile_changes_nothing(tmp_path, monkeypatch):
     """The other had ended before this one took the lock."""
-    run, real = tmp_path / "run", starting.restore
+    path, real, before = tmp_path / "run", starting.restore, {}
 
     def began_meanwhile(*arguments):
         found = real(*arguments)
-        shutil.copytree(runs.OLD_RUN / "checkpoints", run / "checkpoints")
+        workdir.Workdir(path).create(runs.small_config())
+        shutil.copytree(runs.OLD_RUN / "checkpoints", path / "checkpoints")
+        before.update(contents(path))
         return found
 
     monkeypatch.setattr(starting, "restore", began_meanwhile)
-    with pytest.raises(UserError, match=f"{run}: another process began it; start ag"):
-        runs.train_small(run)
-    assert os.listdir(run) == ["checkpoints"]
+    with pytest.raises(UserError, match=f"{path}: another process began it; start ag"):
+        runs.train_small(path)
+    assert contents(path) == before
+    assert "lock" not in os.listdir(path)
 
 
 def test_a_run_past_its_end_says_so_and_changes_nothing(old):
