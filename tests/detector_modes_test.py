@@ -138,16 +138,27 @@ def test_scales_are_tested_by_a_change(run):
 
 
 @pytest.mark.slow
-def test_several_scales_are_tested_and_used(run, photographs):
-    printed, record = evaluate(run, "detection.test_scales=(32,64,96)")
-    assert "10/10 images counted" in printed and record["mAP"] >= 0
+def test_several_scales_are_tested_and_used(run, photographs, tmp_path):
+    split = sources.open_split("digits", "test[:10]")
+    evaluate(run)
+    alone = detections(run / "detections-6.json", split)
+    printed, _ = evaluate(run, "detection.test_scales=(32,64,96)")
+    assert "10/10 images counted" in printed
+    file = run / "detections-6-detection_test_scales_32_64_96.json"
+    found = detections(file, split)
+    for several, one in zip(found, alone, strict=True):
+        assert several.scores.tolist() != pytest.approx(one.scores.tolist(), rel=1e-3)
     config = json.loads((run / "config.json").read_text())
     view = json.loads((run / "preprocessing.json").read_text())
     config["detection"]["test_scales"] = view["test_scales"] = [32, 64, 96]
     (run / "config.json").write_text(json.dumps(config))
     (run / "preprocessing.json").write_text(json.dumps(view))
-    result = predict(run, photographs / "01.png", photographs / "11.jpg")
+    output = tmp_path / "answers.json"
+    images = photographs / "01.png", photographs / "11.jpg"
+    result = predict(run, *images, output=output)
     assert result.returncode == 0, result.stderr
+    answer, _ = json.loads(output.read_text())
+    assert_found(answer, found[0])
 
 
 @pytest.mark.slow
@@ -212,6 +223,16 @@ def predict(run, *images, output=None):
     return runs.call_main(arguments + ([f"--output={output}"] if output else []))
 
 
+def assert_found(answer, expected):
+    """An answer of a prediction is a metrics.Detections of an evaluation."""
+    assert answer["problem"] == ""
+    found = answer["objects"]
+    assert [x["class"] for x in found] == [str(k) for k in expected.labels]
+    scores, boxes = ([x[name] for x in found] for name in ("score", "box"))
+    np.testing.assert_allclose(scores, expected.scores, 1e-4, 1e-6)
+    np.testing.assert_allclose(boxes, expected.boxes, 1e-4, 1e-3)
+
+
 @pytest.mark.slow
 def test_predictions_are_those_of_an_evaluation(run, photographs, tmp_path):
     evaluate(run)
@@ -229,12 +250,7 @@ def test_predictions_are_those_of_an_evaluation(run, photographs, tmp_path):
     bad, *canvases, photograph = json.loads(output.read_text())
     assert bad["objects"] == [] and "no readable image" in bad["problem"]
     for answer, one in zip(canvases, expected, strict=True):
-        assert answer["problem"] == ""
-        found = answer["objects"]
-        assert [x["class"] for x in found] == [str(k) for k in one.labels]
-        scores, boxes = ([x[name] for x in found] for name in ("score", "box"))
-        np.testing.assert_allclose(scores, one.scores, 1e-4, 1e-6)
-        np.testing.assert_allclose(boxes, one.boxes, 1e-4, 1e-3)
+        assert_found(answer, one)
     assert photograph["image"] == str(photographs / "11.jpg")
     boxes = np.array([x["box"] for x in photograph["objects"]]).reshape(-1, 4)
     assert (boxes >= 0).all() and (boxes <= [200, 60, 200, 60]).all()

@@ -58,13 +58,17 @@ def test_it_is_evaluated_with_the_same_logits(old):
     np.testing.assert_allclose(found.logits, expected.logits, rtol=1e-4, atol=1e-5)
 
 
-def test_it_predicts(old, tmp_path):
-    file = tmp_path / "digit.png"
-    split = data_source.open_split("mnist", "test[:1]")
-    Image.fromarray(split.read([0])[0][0, ..., 0]).save(file)
-    result = runs.call_main(["--mode=predict", f"--workdir={old}", f"--images={file}"])
+def test_it_predicts_what_its_evaluation_found(old, tmp_path):
+    split = data_source.open_split("mnist", "test[:3]")
+    files = [str(tmp_path / f"digit{number}.png") for number in range(3)]
+    for number, file in enumerate(files):
+        Image.fromarray(split.read([number])[0][0, ..., 0]).save(file)
+    images = f"--images={','.join(files)}"
+    result = runs.call_main(["--mode=predict", f"--workdir={old}", images])
     assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith(f"{file}:")
+    *lines, _ = result.stdout.splitlines()
+    assert [line.partition(":")[0] for line in lines] == files
+    runs.assert_answers(lines, scoring.read(old / "predictions-10.npz"), range(3))
 
 
 def test_it_is_exported(old):

@@ -18,6 +18,7 @@ import evaluate
 import input_pipeline
 from configs import default
 from errors import ConfigError
+from evaluation import scoring
 from experiment import build
 from transforms import decode
 from transforms import preprocessing as preprocessings
@@ -268,9 +269,15 @@ def test_a_folder_of_odd_names_from_training_to_prediction(tmp_path, capsys):
     assert "confusion-2.png" in result.stdout and "WARNING" not in result.stderr
     table = (tmp_path / "run/classes-2.csv").read_text()
     assert "\\xe9t\\xe9,1," in table and "a$b_{$,1," in table
-    result = runs.call_main(["--mode=predict", run, f"--images={path}"])
+    images = f"--images={tmp_path}/photos/*/*.jpg"
+    result = runs.call_main(["--mode=predict", run, images])
     assert result.returncode == 0, result.stderr
-    assert "\\xe9t\\xe9 " in result.stdout and "panel: " in result.stdout
+    *lines, last = result.stdout.splitlines()
+    assert len(lines) == 12 and "panel: " in last
+    found = scoring.read(tmp_path / "run/predictions-2.npz")
+    answers = dict(line.split(":  ") for line in lines)
+    lines = [f"  {answers[f'{tmp_path}/photos/{name}']}" for name in found.id]
+    runs.assert_answers(lines, found, range(2))
 
 
 def test_an_image_that_has_the_size_needs_no_fit(photographs):

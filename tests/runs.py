@@ -165,6 +165,18 @@ def assert_close(a, b):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, 2e-4, 2e-5), a, b)
 
 
+def assert_answers(lines, predictions, examples):
+    """What --mode=predict printed of images is what an evaluation found of them."""
+    for line, example in zip(lines, examples, strict=True):
+        exp = np.exp(predictions.logits[example])
+        shares = 100 * exp / exp.sum()
+        best = np.argsort(-shares)[:5]
+        found = re.findall(r"  (\S+) (\d+\.\d) %", line)
+        assert [name for name, _ in found] == predictions.label_names[best].tolist()
+        printed = [float(share) for _, share in found]
+        np.testing.assert_allclose(printed, shares[best], rtol=0, atol=0.051)  # rounded
+
+
 @contextlib.contextmanager
 def read_only(directory):
     """Makes a directory read-only: by a mount for root, who ignores permissions."""

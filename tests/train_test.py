@@ -18,7 +18,7 @@ import models
 import train
 from errors import ConfigError
 from evaluation import eval_step, evaluator
-from experiment import build, checkpoints, checks, trained, workdir
+from experiment import build, checkpoints, checks, programs, trained, workdir
 from training import durations, losses, objective, plateau, train_step
 from transforms import preprocessing as preprocessings
 
@@ -268,6 +268,20 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_saved(tmp_path):
             assert np.isfinite(leaf).all()
 
 
+def test_parameters_that_are_not_finite_are_never_saved(tmp_path):
+    """The loss of the only step is that of the parameters before it."""
+    run = workdir.Workdir(tmp_path / "run")
+    changes = {
+        "num_steps": 1,
+        "optimizer__learning_rate": 3e38,  # near float32's largest number
+        "optimizer__weight_decay": 10.0,
+    }
+    with pytest.raises(train.NonFiniteLoss, match="the parameters after step 1 are no"):
+        train_small(run.path, **changes)
+    assert run.read_json("result.json") == {"step": 1, "diverged": True}
+    assert not checkpoints.Checkpoints(run.checkpoints).all_steps()
+
+
 def test_one_batch_is_learnt_by_heart(tmp_path):
     line = runs.train_small(
         tmp_path / "run",
@@ -303,6 +317,32 @@ def test_the_1998_recipe_learns(tmp_path):
     leaves = jax.tree.leaves(curvature[1])
     assert all((h >= 0).all() for h in leaves)
     assert all((h > 0).any() for h in leaves)
+
+
+def test_the_curvature_is_estimated_at_the_start_of_each_pass(tmp_path, monkeypatch):
+    """A run that stopped within a pass goes on with what that pass began with."""
+    found, real = [], programs.Curvature.__init__
+
+    def noted(self, setup):
+        def note(state, images, labels):
+            found.append((int(state.step), len(images)))
+            return state
+
+        real(self, setup)
+        self._set = note
+
+    monkeypatch.setattr(programs.Curvature, "__init__", noted)
+    changes = {
+        "model__name": "tiny_networks:Pooled",
+        "optimizer__name": "sdlm",
+        "optimizer__kwargs": {"mu": 0.02},
+        "optimizer__curvature_examples": 20,
+        "eval__every_epochs": 0.0,
+        "checkpoint__every_epochs": 0.0,
+    }
+    for end in (13, 20):
+        train_small(tmp_path / "run", num_steps=end, **changes)
+    assert found == [(0, 20), (10, 20)]
 
 
 def test_polyak_average_is_kept_and_evaluated(tmp_path):

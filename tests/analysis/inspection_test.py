@@ -1,5 +1,6 @@
 """The pictures show what the network really does."""
 
+import dataclasses
 import functools
 import json
 import re
@@ -283,6 +284,34 @@ def test_an_answer_that_is_wrong_is_said_above_its_map(monkeypatch):
     pyplot.close(drawn[0])
 
 
+def test_red_is_the_true_class_of_bars_and_another_class_of_neighbours(monkeypatch):
+    from matplotlib import colors, pyplot
+
+    def red(text):
+        return colors.same_color(text.get_color(), pictures.RED)
+
+    drawn, names, labels = [], ["ant", "bee", "cat"], np.array([2, 0])
+    monkeypatch.setattr(pictures, "save", lambda drawing, path: drawn.append(drawing))
+    scores, best = np.full((2, 3), 1 / 3), np.array([[0, 1, 2]] * 2)
+    titles = [names[k] for k in labels]
+    pictures.draw_panel(None, PANEL[:2], titles, names, scores, best, labels)
+    for title, axis in zip(titles, drawn[0].axes[1::2], strict=True):
+        texts = axis.get_yticklabels()
+        assert [text.get_text() for text in texts if red(text)] == [title]
+        bars = [colors.to_hex(bar.get_facecolor()) for bar in axis.patches]
+        expected = [pictures.RED if red(text) else pictures.BLUE for text in texts]
+        assert bars == expected
+
+    pyplot.close(drawn[0])
+    near = [[(PANEL[0], name) for name in names]] * 2
+    pictures.draw_neighbours(None, [(PANEL[0], "bee"), (PANEL[0], "")], near, "")
+    titles = [axis.title for axis in drawn[1].axes if axis.get_title()]
+    assert [title.get_text() for title in titles] == ["bee", *names, *names]
+    # The class of the second image is not known.
+    assert [red(title) for title in titles] == [0, 1, 0, 1, 0, 0, 0]
+    pyplot.close(drawn[1])
+
+
 @pytest.mark.parametrize("number", [7, 12])
 def test_classes_without_a_colour_of_their_own_are_others(monkeypatch, number):
     from matplotlib import pyplot
@@ -426,6 +455,47 @@ def test_occlusion_covers_the_image_before_it_is_whitened(tmp_path, monkeypatch)
     # float32: a product of 784 terms and five layers.
     np.testing.assert_allclose(at, jax.nn.softmax(logits), rtol=1e-3)
     assert np.ptp(found, (0, 1)).max() > 0.01
+
+
+def test_a_panel_has_images_of_all_places_and_the_hardest():
+    probabilities = np.full((20, 3), 0.9)
+    labels, hard = np.arange(20) % 3, [14, 3, 12, 8, 5]
+    probabilities[hard, labels[hard]] = 0.1, 0.2, 0.3, 0.4, 0.5
+    tested = inspection.Panel(np.zeros(20), None, labels, probabilities, None)
+    assert inspection.telling(tested) == [0, 6, 12, 19, 14, 3, 8, 5]
+
+
+def test_pictures_are_of_the_classes_and_of_the_images_found(tmp_path, monkeypatch):
+    """Seven of the twenty images are searched, and four of these are asked for."""
+    network = inspection.Network(make_run(tmp_path, "lenet5_modern", 28, 1), "latest")
+    drawn = []
+    for name in ("draw_grad_cam", "draw_neighbours"):
+        monkeypatch.setattr(pictures, name, lambda *drawing: drawn.append(drawing))
+    search = inspection.Search(network, 7)
+    panel = network.test_images().rows(search.indices[:4])
+    inspection.neighbours(None, network, search, panel)
+    _, queries, found, _ = drawn.pop()
+    np.testing.assert_array_equal([image for image, _ in queries], panel.images)
+    distances = np.linalg.norm(panel.features[:, None] - search.features, axis=-1)
+    nearest = search.indices[np.argsort(distances)[:, :6]]
+    assert (nearest[:, 0] == search.indices[:4]).all()
+    for row, numbers in zip(found, nearest, strict=True):
+        images, labels = network.read(search.split, numbers)
+        np.testing.assert_array_equal([image for image, _ in row], images)
+        assert [name for _, name in row] == [network.names[k] for k in labels]
+
+    classes, answers = np.array([1, 2, 0, 1]), panel.probabilities.argmax(1)
+    inspection.grad_cam(None, network, dataclasses.replace(panel, labels=classes))
+    _, images, maps, titles, said, _ = drawn.pop()
+    np.testing.assert_array_equal(images, network.seen(panel.images))
+    assert titles == [network.names[k] for k in classes]
+    assert said == [network.names[k] for k in answers]
+    explain = functools.partial(attribution.grad_cam, network.model, stage=2)
+    inputs = network.inputs(panel.images)
+    expected = jax.jit(explain)(network.variables, inputs, classes)
+    # The same program, compiled once more.
+    np.testing.assert_allclose(maps, expected, rtol=1e-5, atol=1e-7)
+    assert (dataclasses.replace(panel, labels=None).classes == answers).all()
 
 
 def test_nothing_of_an_earlier_inspection_stays(tmp_path):

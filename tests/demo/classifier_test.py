@@ -1,5 +1,7 @@
 """What the page says of an image is what the network computes."""
 
+import functools
+
 import demo_runs
 import jax
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 import tiny_datasets
 
 import data_source
-from analysis import predict
+from analysis import attribution, predict
 from demo import drawing, sheets, uploads
 from demo.classifier import Classifier
 from models import lenet
@@ -82,20 +84,38 @@ def test_maps_of_every_stage(shown, digits):
         shown.stage(image, "../C1")
 
 
-def test_why(shown, digits):
-    image = digits[0][2]
-    best = shown.answer(image)["best"][0]
+def test_why(shown, digits, monkeypatch):
+    """Both pictures are of the answer, which is not class 0."""
+    image, network = digits[0][2], shown.network
+    name, share = shown.answer(image)["best"][0]
+    best, (seen,) = network.names.index(name), network.seen(image[None])
+    assert best
     found = shown.grad_cam(image)
     assert found["text"].startswith("Grad-CAM on C3: ")
-    assert found["text"].endswith(f"speaks for {best[0]}")
-    assert demo_runs.pixels(found["picture"]).shape == (256, 256, 3)
-    found = shown.occlusion(image)
-    assert f"probability of {best[0]} by" in found["text"]
-    low, high = (
-        float(found["text"].split(word)[0].split()[-1])
-        for word in (" (dark", " (bright")
+    assert found["text"].endswith(f"speaks for {name}")
+    explain = functools.partial(attribution.grad_cam, network.model, stage=2)
+    (heat,) = jax.jit(explain)(
+        network.variables, network.inputs(image[None]), np.array([best])
     )
-    assert 0 <= low <= best[1] + 1e-3 and low <= high <= 1
+    drawn = demo_runs.pixels(found["picture"]).astype(int)
+    expected = sheets.over(seen, heat / heat.max())
+    assert np.abs(drawn - expected).max() <= 4  # a step of the colour map
+
+    maps, real = [], attribution.occlusion
+
+    def noted(*arguments, **options):
+        maps.append(real(*arguments, **options))
+        return maps[0]
+
+    monkeypatch.setattr(attribution, "occlusion", noted)
+    found = shown.occlusion(image)
+    heat = maps[0][..., best]
+    assert f"probability of {name} by" in found["text"]
+    assert f"{heat.min():.3f} (dark) to {heat.max():.3f} (bright)" in found["text"]
+    assert heat.min() <= share + 1e-3 and np.ptp(heat) > 0.01
+    drawn = demo_runs.pixels(found["picture"])
+    expected = sheets.over(seen, sheets.scaled(heat, (0, 1)))
+    np.testing.assert_array_equal(drawn, expected)
 
 
 def test_a_training_image_is_nearest_to_itself(shown):

@@ -228,3 +228,16 @@ def test_one_computation_runs_at_a_time(port):
     for thread in threads:
         thread.join()
     assert Stub.most_busy == 1
+
+
+def test_a_request_beside_too_many_connections_is_refused(monkeypatch):
+    """The limit counts its own connection; those before it stay open."""
+    monkeypatch.setattr(serve, "MOST_REQUESTS", 3)
+    found = []
+    with serving(serve.LOCAL) as port, contextlib.ExitStack() as stack:
+        for _ in range(3):
+            connection = http.client.HTTPConnection("127.0.0.1", port)
+            stack.callback(connection.close)
+            connection.request("GET", "/api/runs")
+            found.append(connection.getresponse().status)
+    assert found == [200, 200, 503]

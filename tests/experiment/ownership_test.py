@@ -14,6 +14,7 @@ from errors import UserError
 from evaluation import evaluator
 from experiment import ownership, workdir
 from experiment.ownership import STALE, Lock, Owned
+from weights import starting
 
 
 def forge(directory, age=0.0, **changes):
@@ -246,6 +247,24 @@ def test_a_training_whose_successor_has_ended_saves_nothing(old, monkeypatch):
     with pytest.raises(UserError, match=message):
         go_on(old, 11)
     assert sorted(os.listdir(old / "checkpoints")) == ["10", "15"]
+
+
+def test_a_training_that_another_began_meanwhile_changes_nothing(tmp_path, monkeypatch):
+    """The other had ended before this one took the lock."""
+    path, real, before = tmp_path / "run", starting.restore, {}
+
+    def began_meanwhile(*arguments):
+        found = real(*arguments)
+        workdir.Workdir(path).create(runs.small_config())
+        shutil.copytree(runs.OLD_RUN / "checkpoints", path / "checkpoints")
+        before.update(contents(path))
+        return found
+
+    monkeypatch.setattr(starting, "restore", began_meanwhile)
+    with pytest.raises(UserError, match=f"{path}: another process began it; start ag"):
+        runs.train_small(path)
+    assert contents(path) == before
+    assert "lock" not in os.listdir(path)
 
 
 def test_a_run_past_its_end_says_so_and_changes_nothing(old):

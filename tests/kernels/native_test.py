@@ -148,7 +148,7 @@ WINOGRAD = [
     (4, (3, 3), 80, 144, ((4, 2), (0, 3))),
     # More tiles than a block holds, blocks and copies that are not even.
     (5, (35, 33), 16, 16, ONE),
-    (3, (30, 47), 144, 80, NO),
+    (4, (30, 47), 144, 80, NO),  # 6 parts of the channels in 2 copies each
 ]
 
 

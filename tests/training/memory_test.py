@@ -155,6 +155,7 @@ def test_running_out_in_the_evaluation_names_its_batch(tmp_path, monkeypatch):
     monkeypatch.setattr(evaluator.Classification, "run", fail)
     with pytest.raises(memory.OutOfMemory, match="config.eval.batch_size = 100"):
         runs.train_small(tmp_path / "run", num_steps=1)
+    assert runs.final_state(tmp_path / "run")[1] == 1  # a restart repeats no step
 
 
 def test_other_errors_of_the_runtime_stay_what_they_are(tmp_path, monkeypatch):
@@ -177,9 +178,13 @@ def test_the_line_before_the_first_step(monkeypatch):
     assert "\nwarning: this is more than there is" in memory.report(plan, DEVICE)
 
 
-def test_a_cpu_device_has_its_part_of_what_is_available():
+def test_a_cpu_device_has_its_part_of_what_is_available(monkeypatch):
     bytes_limit, _ = memory.limit(DEVICE)
     assert 2**24 < bytes_limit < 2**44
+    part = 2**42  # beside which the arrays of other tests are nothing
+    count = jax.local_device_count()
+    monkeypatch.setattr(memory, "_available_bytes", lambda: count * part)
+    assert count > 1 and memory.limit(DEVICE)[0] // part == 1
 
 
 def test_what_this_process_holds_counts_as_its_own(monkeypatch):

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 import runs
+import tiny_networks
 from ml_collections import ConfigDict
 
 import train
@@ -82,6 +83,47 @@ def test_accumulation_and_sums_do_not_know_the_task():
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, 1e-5, 1e-6), *states)
     assert sums[0].keys() == {"loss", "far", "bad_step"}
     assert sums[0]["far"] == sums[1]["far"] and sums[0]["bad_step"] == -1
+
+
+def test_the_parts_of_a_batch_are_taken_in_turn():
+    """The statistics go from part to part, and each part has its own dropout."""
+    model, tx = tiny_networks.Tiny(3), optax.sgd(1.0)
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(8, 8, 8, 1)).astype("f4")
+    batch = {"image": images, "label": rng.integers(0, 3, 8)}
+    task = objective.Classification(
+        model,
+        optax.softmax_cross_entropy_with_integer_labels,
+        lambda batch, seed: batch["image"],
+    )
+    state = train_step.make_init(model, tx, (8, 8, 1), ema=0)(0)
+    step = train_step.make_train_step(task, tx, accumulate=2)
+    after, _ = jax.jit(step)(state, batch, 0)
+
+    @jax.jit
+    def gradient(params, statistics, part, key):
+        def mean(params):
+            variables = {"params": params, "batch_stats": statistics}
+            losses, _, statistics_after = task(variables, part, 0, key)
+            return losses.mean(), statistics_after
+
+        return jax.grad(mean, has_aux=True)(params)
+
+    key = jax.random.fold_in(jax.random.key(0), train_step.DROPOUT)
+    key = jax.random.fold_in(key, 0)  # the step
+    params, statistics = state.params, state.batch_stats
+    for number in (0, 1):
+        part = {name: x[number::2] for name, x in batch.items()}
+        grads, statistics = gradient(
+            state.params, statistics, part, jax.random.fold_in(key, number)
+        )
+        params = jax.tree.map(lambda p, g: p - g / 2, params, grads)
+    expected = {"params": params, "batch_stats": statistics}
+    found = {name: getattr(after, name) for name in expected}
+    # The same sums in another program.
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, 1e-5, 1e-6), found, expected
+    )
 
 
 def test_class_weights_hold_for_both_labels_of_a_mixed_image_and_for_parts():
