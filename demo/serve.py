@@ -15,7 +15,7 @@ from errors import UsageError, UserError
 
 NEEDS = ("starlette", "uvicorn")
 MOST_RUNS = 2  # beside each other
-MOST_REQUESTS = 64  # at once
+MOST_REQUESTS = 64  # connections at once, of which the last is refused
 LOCAL = ("127.0.0.1", "localhost")
 
 
@@ -88,7 +88,7 @@ def address(listener):
 def is_local(host):
     """Tells whether only programs of this machine reach a host's address."""
     try:
-        return ipaddress.ip_address(host).is_loopback
+        return ipaddress.IPv4Address(host).is_loopback
     except ValueError:
         return host == "localhost"
 

@@ -242,7 +242,7 @@ def _define(options, argv):
         flags.DEFINE_string,
         "host",
         "127.0.0.1",
-        "demo: the address to serve at; 0.0.0.0 lets other machines in.",
+        "demo: the name or IPv4 address to serve at; 0.0.0.0 lets other machines in.",
     )
     define(
         flags.DEFINE_integer,
