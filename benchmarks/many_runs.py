@@ -4,8 +4,8 @@
 
 The modern LeNet-5 on MNIST (configs/lenet5.py:modern), in turn in each round:
 
-    separate     `python main.py --config.seed=S` for each seed, one after another
-    together=1   `python main.py --mode=sweep`, one run at a time in one process
+    separate     `main.py --config.seed=S` for each seed, one after another
+    together=1   `main.py --mode=sweep`, one run at a time in one process
     together=K   the same, K runs in one program by vmap
 
 It first times the steps alone, in this process: images per second once all is compiled.
