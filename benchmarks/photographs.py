@@ -30,6 +30,8 @@ import time
 import numpy as np
 from PIL import Image
 
+from kernels import processor
+
 ROOT = pathlib.Path(__file__).parent.parent
 SAMPLES = {
     "sklearn": ("datasets/images/china.jpg", "datasets/images/flower.jpg"),
@@ -157,7 +159,7 @@ def main():
     rows = [row[0] for row in ROWS]
     if unknown := {*args.only.split(",")}.difference(rows):
         parser.error(f"--only: no {', '.join(unknown)}; there are {', '.join(rows)}")
-    print(f"{datetime.date.today()}, {args.data}, {len(os.sched_getaffinity(0))} cores")
+    print(f"{datetime.date.today()}, {args.data}, {processor.cores()} cores")
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         if args.data == "photographs":

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import models
+from kernels.processor import cores
 
 # Names for models.create, images [H, W, C], and fields that are not the default.
 NETWORKS = {
@@ -210,10 +211,6 @@ def import_torch(device):
         return torch, "cuda"
     torch.set_num_threads(cores())
     return torch, "cpu"
-
-
-def cores():
-    return len(os.sched_getaffinity(0))
 
 
 def environment(device, names):

@@ -20,6 +20,7 @@ import pathlib
 import sys
 import tempfile
 import time
+import types
 
 import ml_collections
 
@@ -86,13 +87,10 @@ def small_config(module, network, size, rate, images):
 
 def train_row(path, *row):
     """Trains in the directory `path`; returns (first loss, last loss, seconds)."""
-
-    class NoStop:
-        requested = False
-
+    stop = types.SimpleNamespace(requested=False)
     start = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):
-        train.train(small_config(*row), workdir.Workdir(path), NoStop)
+        train.train(small_config(*row), workdir.Workdir(path), stop)
     seconds = time.perf_counter() - start
     lines = (pathlib.Path(path) / "metrics.jsonl").read_text().splitlines()
     losses = [x["train/loss"] for x in map(json.loads, lines) if "train/loss" in x]

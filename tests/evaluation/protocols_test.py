@@ -4,7 +4,6 @@ import functools
 import importlib
 import itertools
 import json
-import socket
 import subprocess
 import sys
 import types
@@ -943,9 +942,7 @@ def test_two_processes_evaluate_half_of_the_images_each(lenet_run):
     expected = scoring.read(lenet_run.path / name)
     (lenet_run.path / name).unlink()
 
-    with socket.socket() as s:
-        s.bind(("localhost", 0))
-        port = s.getsockname()[1]
+    (port,) = runs.free_ports(1)
     cluster = [f"--coordinator=localhost:{port}", "--num_processes=2"]
     children = [
         subprocess.Popen(
