@@ -7,8 +7,12 @@
 # make browser-test  the demo's page in Chromium; needs root on Debian
 # make sanitize  the C++ kernels' tests with the address and undefined-behaviour sanitizers
 
-PYTHON ?= $(shell for v in 3.11 3.12 3.13 3.14 3; do command -v python$$v && break; done)
+# ensurepip is what Debian leaves to python3-venv.
+SUITS = -c 'import sys, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))'
+PYTHON ?= $(shell for v in 3 3.11 3.12 3.13 3.14; do \
+  python$$v $(SUITS) 2>/dev/null && command -v python$$v && break; done)
 BIN = .venv/bin
+HAS_PIP = $(BIN)/python -m pip --version >/dev/null 2>&1
 # A worker takes tests that stand together, whose programs it then compiles once.
 PYTEST = $(BIN)/python -m pytest -n 2 --dist=worksteal
 
@@ -50,9 +54,10 @@ KERNELS = $(addprefix kernels/,native.py onednn.py onednn_check.py processor.py)
   $(wildcard kernels/*.cc kernels/*.h)
 
 .venv/installed: requirements.txt $(KERNELS)
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v < (3, 15) or \
-	  sys.exit(f"Python 3.11 to 3.14 is needed, not {v[0]}.{v[1]}: make PYTHON=...")'
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(HAS_PIP) || $(or $(PYTHON),python3) $(SUITS) 2>/dev/null || { echo "Python 3.11 to 3.14" \
+	  "with ensurepip (Debian: python3-venv) is needed, not $(or $(PYTHON),python3):" \
+	  "make PYTHON=..." >&2; exit 1; }
+	$(HAS_PIP) || $(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	$(BIN)/python -m kernels.native  # builds where there is a C++ compiler
 	touch $@

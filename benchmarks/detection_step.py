@@ -33,6 +33,7 @@ import numpy as np
 import optax
 
 import models
+from benchmarks import side_by_side
 from detection import inputs, objective
 from kernels import huge_pages, ops
 from training import train_step
@@ -208,16 +209,30 @@ def pooled(model, x, rois):
 
 
 def torch_parts(row, device, inference):
-    """Returns {part: a function} of PyTorch's; {} if it cannot run on the device."""
-    device = {"gpu": "cuda"}.get(device, device)
+    """Returns {part: a function} of PyTorch's, which ran once; {} if they cannot."""
     try:
-        import torch
-
-        library = twins.torchvision_models()
-        network = getattr(library, f"resnet{row.depth}")().to(device)
-    except (ImportError, RuntimeError, AssertionError) as error:
+        parts = make_torch_parts(row, device, inference)
+        for call in parts.values():
+            call()
+        return parts
+    except (ImportError, side_by_side.Missing) as error:
         print(f"no PyTorch: {error}", file=sys.stderr)
-        return {}
+    except RuntimeError as error:
+        if not side_by_side.out_of_memory(error):
+            raise
+        print(f"no PyTorch, which lacks memory: {error}", file=sys.stderr)
+    return {}
+
+
+def make_torch_parts(row, device, inference):
+    """Returns {part: a function} of PyTorch's.
+
+    Raises:
+      side_by_side.Missing: PyTorch is not installed, or does not support the device.
+    """
+    torch, device = side_by_side.import_torch(device)
+    library = twins.torchvision_models()
+    network = getattr(library, f"resnet{row.depth}")().to(device)
     network = network.to(memory_format=torch.channels_last).train(not inference)
     stem = network.conv1, network.bn1, network.relu, network.maxpool
     trunk = torch.nn.Sequential(*stem, network.layer1, network.layer2, network.layer3)
@@ -296,8 +311,7 @@ def main():
     options = parser.parse_args()
     if unknown := {*options.rows.split(",")} - ROWS.keys():
         parser.error(f"--rows: no {', '.join(unknown)}; there are {', '.join(ROWS)}")
-    if jax.default_backend() != options.device:
-        parser.error(f"--device={options.device}: JAX runs on {jax.default_backend()}")
+    side_by_side.use_device(parser, options.device, alone=False)
     print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}\n")
     print("| row | part | here, ms | PyTorch, ms | memory here, MiB |")
     print("|---|---|---:|---:|---:|")

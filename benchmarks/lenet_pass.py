@@ -20,7 +20,6 @@ on its cores torch was seen at a tenth of its speed.
 
 import argparse
 import functools
-import os
 import statistics
 import time
 
@@ -34,7 +33,7 @@ import models
 from benchmarks.side_by_side import NETWORKS
 from benchmarks.train_step import plain_convolutions
 from experiment import build
-from kernels import huge_pages, ops
+from kernels import huge_pages, ops, processor
 from training import objective, train_step
 from transforms import preprocessing as preprocessings
 
@@ -191,7 +190,7 @@ def main():
         versions += (
             f", torch {torch.__version__} with {torch.get_num_threads()} threads"
         )
-    where = f"{versions}, {len(os.sched_getaffinity(0))} cores"
+    where = f"{versions}, {processor.cores()} cores"
     print(f"{args.network}, {where}, batch {args.batch}")
 
     rates = {name: [] for name in names}

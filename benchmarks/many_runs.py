@@ -4,8 +4,8 @@
 
 The modern LeNet-5 on MNIST (configs/lenet5.py:modern), in turn in each round:
 
-    separate     `python main.py --config.seed=S` for each seed, one after another
-    together=1   `python main.py --mode=sweep`, one run at a time in one process
+    separate     `main.py --config.seed=S` for each seed, one after another
+    together=1   `main.py --mode=sweep`, one run at a time in one process
     together=K   the same, K runs in one program by vmap
 
 It first times the steps alone, in this process: images per second once all is compiled.
@@ -17,7 +17,6 @@ included, with a common compilation cache that is empty when each of them begins
 
 import argparse
 import functools
-import os
 import pathlib
 import shutil
 import statistics
@@ -25,21 +24,19 @@ import subprocess
 import sys
 import tempfile
 import time
+import types
 
 import jax
 
 import train
 from configs import lenet5
 from experiment import workdir
-from kernels import huge_pages
+from kernels import huge_pages, processor
 from sweep import grid, together
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIG = "--config=configs/lenet5.py:modern"
-
-
-class NoStop:
-    requested = False
+NO_STOP = types.SimpleNamespace(requested=False)
 
 
 def steps_alone(folder, count):
@@ -50,7 +47,7 @@ def steps_alone(folder, count):
     parent = workdir.Workdir(f"{folder}/sweep")
     runs = grid.make_runs(config, parent, [{"seed": n} for n in range(count)])
     program = together.Program(config, ["seed"])
-    trainer = train.Trainer(config, workdir.Workdir(f"{folder}/run"), NoStop)
+    trainer = train.Trainer(config, workdir.Workdir(f"{folder}/run"), NO_STOP)
 
     def separate():
         for _ in range(count):
@@ -120,7 +117,7 @@ def main():
     parser.add_argument("--epochs", type=float, default=2.0, help="of whole commands")
     parser.add_argument("--rounds", type=int, default=2)
     args = parser.parse_args()
-    print(f"{jax.devices()[0].device_kind}, {len(os.sched_getaffinity(0))} cores")
+    print(f"{jax.devices()[0].device_kind}, {processor.cores()} cores")
 
     with tempfile.TemporaryDirectory() as folder:
         contestants = steps_alone(folder, args.runs)

@@ -30,6 +30,8 @@ import time
 import numpy as np
 from PIL import Image
 
+from kernels import processor
+
 ROOT = pathlib.Path(__file__).parent.parent
 SAMPLES = {
     "sklearn": ("datasets/images/china.jpg", "datasets/images/flower.jpg"),
@@ -43,10 +45,10 @@ SAMPLES = {
 }
 SPLITS = {"train": 40, "validation": 8}  # files per class
 ADAM = ("optimizer.name=adam", "optimizer.kwargs={}", "optimizer.learning_rate=1e-4")
-# The config, epochs, and further changes.
+# The config (vgg.py is of VGG-16), epochs, and further changes.
 ROWS = (
     ("alexnet", 8, ADAM),
-    ("vgg16", 2, ADAM),
+    ("vgg", 2, ADAM),
     ("googlenet", 6, (*ADAM, "optimizer.ema_decay=0")),
     ("resnet50", 4, ("optimizer.learning_rate=0.01",)),
 )
@@ -96,8 +98,8 @@ def make_folder(directory):
             make_photographs(directory / split / name, 375, 500, count, [sample], seed)
 
 
-def run_row(network, epochs, changes, data, workdir):
-    """Trains and evaluates; returns a row of the table, a dict."""
+def training_flags(network, epochs, changes, data, workdir):
+    """The flags of main.py that train a row's network."""
     changes = (
         *changes,
         *data,
@@ -109,7 +111,12 @@ def run_row(network, epochs, changes, data, workdir):
         "eval.batch_size=56",
     )
     flags = (f"--config=configs/{network}.py", f"--workdir={workdir}")
-    training = _main(*flags, *(f"--config.{change}" for change in changes))
+    return *flags, *(f"--config.{change}" for change in changes)
+
+
+def run_row(network, epochs, changes, data, workdir):
+    """Trains and evaluates; returns a row of the table, a dict."""
+    training = _main(*training_flags(network, epochs, changes, data, workdir))
     testing = _main("--mode=evaluate", f"--workdir={workdir}")
     lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
     lines = {key: value for line in lines for key, value in _losses(line).items()}
@@ -152,7 +159,7 @@ def main():
     rows = [row[0] for row in ROWS]
     if unknown := {*args.only.split(",")}.difference(rows):
         parser.error(f"--only: no {', '.join(unknown)}; there are {', '.join(rows)}")
-    print(f"{datetime.date.today()}, {args.data}, {len(os.sched_getaffinity(0))} cores")
+    print(f"{datetime.date.today()}, {args.data}, {processor.cores()} cores")
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         if args.data == "photographs":

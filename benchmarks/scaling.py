@@ -20,7 +20,7 @@ import re
 import statistics
 import time
 
-from kernels import huge_pages
+from kernels import huge_pages, processor
 
 DEVICES = (1, 2, 4, 8)
 # Image size and batch for "volume". They are the papers', since nothing is run.
@@ -219,7 +219,7 @@ def print_volume(networks):
 
 
 def print_virtual(networks, rounds):
-    cores = len(os.sched_getaffinity(0))
+    cores = processor.cores()
     print(
         f"images/s on n virtual devices of {cores} cores, over those of one device "
         f"with as many images a step; medians of {rounds} rounds in turn"

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import models
+from kernels.processor import cores
 
 # Names for models.create, images [H, W, C], and fields that are not the default.
 NETWORKS = {
@@ -212,10 +213,6 @@ def import_torch(device):
     return torch, "cpu"
 
 
-def cores():
-    return len(os.sched_getaffinity(0))
-
-
 def environment(device, names):
     """Describes date, machine and versions in one line."""
     words = [datetime.date.today().isoformat(), processor(), f"{cores()} cores"]
@@ -325,15 +322,7 @@ def parse(parser, contestants, gpu_contestants):
     args.contestants = args.contestants or (gpu_contestants if gpu else contestants)
     if "ours" not in args.contestants:
         parser.error("--contestants: without ours there is nothing to compare")
-    if not gpu:
-        jax.config.update("jax_platforms", "cpu")
-    elif len(args.contestants) > 1 and (
-        "XLA_PYTHON_CLIENT_MEM_FRACTION" not in os.environ  # an older name
-    ):
-        # The rest is left to torch. JAX reads this when it first uses the GPU.
-        os.environ.setdefault("XLA_CLIENT_MEM_FRACTION", "0.45")
-    if gpu and jax.default_backend() != "gpu":
-        parser.error('--device=gpu: JAX finds none; pip install "jax[cuda13]"')
+    use_device(parser, args.device, alone=len(args.contestants) == 1)
 
     tasks = []
     for network in args.networks or (GPU_NETWORKS if gpu else NETWORKS):
@@ -343,6 +332,19 @@ def parse(parser, contestants, gpu_contestants):
             shape = (args.size, args.size, shape[2])
         tasks.append(Task(network, batch, shape, fields, args.device, args.dtype))
     return args, tasks
+
+
+def use_device(parser, device, *, alone):
+    """Gives JAX the device, a GPU's memory whole or with a rest for torch."""
+    if device != "gpu":
+        jax.config.update("jax_platforms", "cpu")
+        return
+    # An older name of the variable may be set; both are refused.
+    if not alone and "XLA_PYTHON_CLIENT_MEM_FRACTION" not in os.environ:
+        # JAX reads this when it first uses the GPU.
+        os.environ.setdefault("XLA_CLIENT_MEM_FRACTION", "0.45")
+    if jax.default_backend() != "gpu":
+        parser.error('--device=gpu: JAX finds none; pip install "jax[cuda13]"')
 
 
 def names_of(known):

@@ -9,13 +9,12 @@ once, and networks and batches are in channels_last. The whole test split is eva
 after each epoch and at the end, as main.py does, in the words of main.py.
 """
 
-from kernels import huge_pages
+from kernels import huge_pages, processor
 
 if __name__ == "__main__":
     huge_pages.start_anew()  # as main.py does, before the imports
 
 import argparse  # noqa: E402
-import os  # noqa: E402
 import time  # noqa: E402
 
 import numpy as np  # noqa: E402
@@ -181,7 +180,7 @@ def main():
         parser.error(f"--network={args.network}: its recipe needs another optimizer")
     config.num_epochs = args.epochs or config.num_epochs
     torch.manual_seed(args.seed)
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(processor.cores())
     (images, labels), test = (
         data_source.open_split(
             config.dataset.name, split, data_dir=args.data_dir or None

@@ -433,6 +433,7 @@ def main(arguments=None):
     )
     options = parser.parse_args(arguments)
     data_dir = Path(options.data_dir).expanduser()
+    manual_dir = options.manual_dir and Path(options.manual_dir).expanduser()
     files = options.source.startswith(("folder:", "csv:"))
     for flag in ("manual_dir",) if files else ("name", "holdout"):
         if getattr(options, flag) is not None:
@@ -440,9 +441,8 @@ def main(arguments=None):
             parser.error(f"--{flag} is for {kind}, not for {options.source}")
     try:
         if options.source == "imagenet2012":
-            if not options.manual_dir:
+            if not manual_dir:
                 parser.error("imagenet2012 needs --manual_dir")
-            manual_dir = Path(options.manual_dir).expanduser()
             done = prepare_imagenet(
                 manual_dir, data_dir, file_format=options.file_format
             )
@@ -460,7 +460,7 @@ def main(arguments=None):
             done = tfds_directory.prepare(
                 options.source,
                 data_dir,
-                manual_dir=options.manual_dir,
+                manual_dir=manual_dir,
                 file_format=options.file_format,
             )
     except (DataError, OSError) as error:

@@ -20,6 +20,7 @@ import numpy as np
 from data_source import records, without_tensorflow
 from data_source.records import Source
 from data_source.split import DataError, Findings, Split
+from errors import shortened
 
 EMBEDDED = Path(__file__).resolve().parents[1] / "data"
 PROBE_SECONDS = 5
@@ -219,14 +220,19 @@ def prepare(name, data_dir, *, manual_dir=None, file_format="array_record"):
     Archives that lie in `manual_dir` under their own names are not downloaded.
 
     Raises:
-      DataError: there is no such set, or it cannot be prepared.
+      DataError: there is no such set or folder, or the set cannot be prepared.
     """
+    if manual_dir and not manual_dir.is_dir():
+        raise DataError(
+            f"--manual_dir={manual_dir} is no folder: name the one that holds the "
+            "archives, or leave it out to download them."
+        )
     place = Path(data_dir)
     builder = stock_builder(name, [place], file_format)
     problem = None
     if not builder.is_prepared():
         problem = _without_tensorflow(builder)
-        problem = problem or (None if manual_dir else _not_to_be_had(builder, place))
+        problem = problem or _not_to_be_had(builder, place, manual_dir)
     if problem:
         raise DataError(f"{name!r} cannot be prepared: {problem}.")
     try:
@@ -299,13 +305,23 @@ def _without_tensorflow(builder):
     )
 
 
-def _not_to_be_had(builder, place):
-    """Says why the files of a set cannot be downloaded; None if they can."""
+def _not_to_be_had(builder, place, manual_dir=None):
+    """Says why the files of a set cannot be downloaded; None if they can.
+
+    Of the files in `manual_dir` one that tfds would download is enough: a config may
+    need no more.
+    """
     if manual := builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
-        if (place / "downloads/manual").is_dir():
+        if manual_dir or (place / "downloads/manual").is_dir():
             return None
         return f"{place}/downloads/manual is missing; {' '.join(manual.split())}"
-    return next(filter(None, map(_unreachable, type(builder).url_infos or ())), None)
+    files = type(builder).url_infos or {}
+    if manual_dir and files:
+        names = [info.filename for info in files.values() if info.filename]
+        if any((manual_dir / name).exists() for name in names):
+            return None
+        print(f"{manual_dir} has none of tfds' files: {shortened(names)}", flush=True)
+    return next(filter(None, map(_unreachable, files)), None)
 
 
 def _prepare(builder, manual_dir=None):

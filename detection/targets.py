@@ -22,6 +22,7 @@ from models.boxes import area, encode, intersection, iou
 # Anchors whose IoU with an object is the largest up to this part are equally good. In
 # float32 two equal overlaps can differ by some units of 6e-8.
 ROUNDING = 1e-6
+IN_CROWD = 0.7  # the share of a candidate's area
 
 
 class AnchorTargets(NamedTuple):
@@ -74,14 +75,14 @@ def assign_anchors(anchors, boxes, real, counts, positive=0.7, negative=0.3):
     return on, counts & ~on & (best < negative), overlaps.argmax(1)
 
 
-def inside_crowd(candidates, boxes, crowd, most=0.7):
-    """Says [N] which candidates have more than this share of their area in a crowd.
+def inside_crowd(candidates, boxes, crowd):
+    """Says [N] which candidates have more than IN_CROWD of their area in a crowd.
 
     Such a candidate may be left out as a negative, as Detectron does for proposals.
     `crowd` [G] says which boxes are crowds.
     """
     shared = jnp.where(crowd[None], intersection(candidates, boxes), 0)
-    return (shared > most * area(candidates)[:, None]).any(1)
+    return (shared > IN_CROWD * area(candidates)[:, None]).any(1)
 
 
 def anchor_targets(

@@ -9,6 +9,7 @@ import socket
 import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["COLUMNS"] = "80"  # argparse fills the terminal's width
 # What runs for a moment is compiled for a moment: without LLVM's optimisations and with
 # XLA's older emitter of fusions, a training step compiles four times as fast.
 os.environ["XLA_FLAGS"] = " ".join(

@@ -2,7 +2,6 @@
 
 import re
 import signal
-import socket
 import subprocess
 import time
 
@@ -19,9 +18,7 @@ ENDLESS = {"num_epochs": 2000.0, "checkpoint__every_epochs": 0.0}
 
 def start_processes(path, count, devices, config=CONFIG, **overrides):
     """Starts main.py in `count` processes of `devices`."""
-    with socket.socket() as s:
-        s.bind(("localhost", 0))
-        port = s.getsockname()[1]
+    (port,) = runs.free_ports(1)
     children = []
     for number in range(count):
         arguments = runs.command(

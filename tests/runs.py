@@ -7,6 +7,7 @@ import pathlib
 import re
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import warnings
@@ -89,6 +90,15 @@ class StopAfter:
     def requested(self):
         self._left -= 1
         return self._left < 0
+
+
+def free_ports(count):
+    """Different ports that nothing listens at."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("localhost", 0))
+        return [one.getsockname()[1] for one in sockets]
 
 
 def small_config(variant=None, **overrides):

@@ -10,7 +10,7 @@ from errors import UsageError
 from experiment import configuration
 
 FOLDER = pathlib.Path(__file__).parents[1]
-NOT_CLAIMS = ("__init__", "__main__", "networks", "nets")
+NOT_CLAIMS = ("__init__", "__main__", "networks")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,6 +27,7 @@ from benchmarks import (
     train_families,
     train_step,
 )
+from configs import default
 from kernels import native, ops
 from models import layers
 
@@ -262,6 +263,13 @@ def test_single_convolutions_have_the_libraries_of_main(monkeypatch):
     monkeypatch.setattr(ops, "compiler_options", lambda platform: {"xla_of_ours": 1})
     with pytest.raises(RuntimeError, match="xla_of_ours"):
         convolutions.contestants("gradient", 2, 7, 6, 8, 3, 2, 2)
+
+
+@pytest.mark.parametrize("row", train_families.ROWS, ids=lambda row: row[1])
+def test_a_family_sees_whole_digits(row):
+    """Of a paper's crops of 256 pixels most hold nothing but background."""
+    config = train_families.small_config(*row, 512)
+    assert config.augment.to_dict() == default.get_config().augment.to_dict()
 
 
 @pytest.mark.parametrize(

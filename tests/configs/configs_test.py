@@ -57,7 +57,7 @@ def test_every_network_has_a_config():
     assert files - shared - detectors - {"lenet5"} == set(NETWORKS)
 
 
-@pytest.mark.parametrize("config", [c for c in NETWORKS if c != "vgg16"])  # as vgg
+@pytest.mark.parametrize("config", NETWORKS)
 def test_a_config_has_no_networks_of_other_papers(config):
     """resnet50 would silently see the 32x32 images of configs/resnet_cifar.py."""
     make = importlib.import_module(f"configs.{config}").get_config

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_source import DataError, open_split, prepare
+from data_source import DataError, open_split, prepare, tfds_directory
 
 pytestmark = pytest.mark.usefixtures("no_other_data")
 
@@ -339,6 +339,25 @@ def test_wrong_commands_are_one_line(tmp_path, capsys, arguments, message):
     with pytest.raises(SystemExit) as exit_:
         prepare.main([*arguments, f"--data_dir={tmp_path}"])
     assert message in capsys.readouterr().err + str(exit_.value.code)
+
+
+def test_a_folder_of_archives_that_holds_none_is_said(tmp_path, monkeypatch, capsys):
+    """tfds would ask for them without a network, for 204 s."""
+    monkeypatch.setattr(tfds_directory, "_prepare", lambda *_: pytest.fail("tfds"))
+    flags = ["mnist", f"--data_dir={tmp_path}/out", f"--manual_dir={tmp_path}/tars"]
+    with pytest.raises(SystemExit, match="manual_dir=.*/tars is no folder: name the"):
+        prepare.main(flags)
+    (tmp_path / "tars").mkdir()
+    (tmp_path / "tars/train-images.gz").write_bytes(b"")
+    with pytest.raises(SystemExit, match="no connection to storage.googleapis.com"):
+        prepare.main(flags)
+    said = capsys.readouterr().out
+    assert f"{tmp_path}/tars has none of tfds' files: t10k-images-idx3-ubyte.gz" in said
+    asked = []
+    monkeypatch.setattr(tfds_directory, "_prepare", lambda *_: asked.append("tfds"))
+    (tmp_path / "tars/train-images-idx3-ubyte.gz").write_bytes(b"")
+    prepare.main(flags)
+    assert asked and "none of" not in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -4,7 +4,6 @@ import collections
 import functools
 import json
 import pathlib
-import socket
 import subprocess
 import sys
 
@@ -185,9 +184,8 @@ def test_crowds_count_neither_way_by_voc_s_rule():
 @pytest.mark.slow
 def test_two_processes_evaluate_their_shares_and_have_all_detections():
     """Each has two devices and half of every batch."""
-    with socket.socket() as s:
-        s.bind(("localhost", 0))
-        address = f"localhost:{s.getsockname()[1]}"
+    (port,) = runs.free_ports(1)
+    address = f"localhost:{port}"
     program = (
         "import sys, jax\n"
         "jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))\n"

@@ -32,10 +32,10 @@ def draw(count, seed, side=60):
     return np.concatenate([low, high], 1).astype(np.float32)
 
 
-def padded(objects, count=5):
-    """The objects [count, 4], and which are real; the padding overlaps much."""
-    more = np.tile(np.float32([[0, 0, 300, 300]]), (count - len(objects), 1))
-    return np.concatenate([objects, more]), np.arange(count) < len(objects)
+def padded(objects):
+    """The objects [5, 4], and which are real; the padding overlaps much."""
+    more = np.tile(np.float32([[0, 0, 300, 300]]), (5 - len(objects), 1))
+    return np.concatenate([objects, more]), np.arange(5) < len(objects)
 
 
 def test_the_test_vector_of_an_image_of_600_by_800():

@@ -7,7 +7,6 @@ import itertools
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import types
@@ -985,9 +984,7 @@ def test_two_processes_evaluate_half_of_the_images_each(lenet_run):
     expected = scoring.read(lenet_run.path / name)
     (lenet_run.path / name).unlink()
 
-    with socket.socket() as s:
-        s.bind(("localhost", 0))
-        port = s.getsockname()[1]
+    (port,) = runs.free_ports(1)
     cluster = [f"--coordinator=localhost:{port}", "--num_processes=2"]
     children = [
         subprocess.Popen(

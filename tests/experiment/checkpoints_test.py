@@ -559,7 +559,7 @@ def test_read_only_directory(tmp_path, warned):
         with pytest.raises(CheckpointError, match=reason):
             Checkpoints(tmp_path / "new").save(3, state)
         for thread in set(threading.enumerate()) - before:
-            thread.join(timeout=1)
+            thread.join(timeout=60)
             assert not thread.is_alive()  # it would keep the process from ending
     run.save(3, state)
     run.close()

@@ -274,6 +274,9 @@ def test_git_revision(tmp_path, monkeypatch):
     file = tmp_path / "experiment" / "workdir.py"
     monkeypatch.setattr(workdir, "__file__", str(file))
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    # The user's own configuration may want commits to be signed.
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
     assert workdir.revision() is None  # no repository
 
     def git(*arguments):

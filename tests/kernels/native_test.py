@@ -29,6 +29,15 @@ def library():
         assert native.available()
 
 
+@pytest.fixture
+def elsewhere(monkeypatch, tmp_path):
+    """Keeps libraries in folders of the test; returns the one that is built here."""
+    works = native._found()
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "prefix"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return works
+
+
 def gradient(window, strides=(1, 1), padding=((0, 0),) * 2, dilation=(1, 1), groups=1):
     """The gradient in a convolution's kernel, without the 1x1 shortcut to a product."""
     options = {"strides": strides, "padding": padding, "dilation": dilation}
@@ -283,8 +292,7 @@ def test_programs_are_cached_and_threads_change_no_bit(tmp_path):
     assert run(1)[0] == first
 
 
-def test_without_a_compiler(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+def test_without_a_compiler(monkeypatch, tmp_path, capsys, elsewhere):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setattr(
@@ -300,16 +308,14 @@ def test_without_a_compiler(monkeypatch, tmp_path, capsys):
     assert not list(tmp_path.rglob("*.so"))
 
 
-def test_a_compiler_that_is_not_there_is_named(monkeypatch, tmp_path):
-    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+def test_a_compiler_that_is_not_there_is_named(monkeypatch, elsewhere):
     monkeypatch.setenv("CXX", "ccache g++")
     with pytest.raises(native.BuildError, match=r"CXX=ccache g\+\+ names no program"):
         native.build()
 
 
 @built
-def test_building(monkeypatch, tmp_path):
-    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+def test_building(monkeypatch, tmp_path, elsewhere):
     # Unoptimized code is built in a fifth of the time; `library` builds the other.
     monkeypatch.setattr(native, "_OPTIONS", (*native._OPTIONS, "-O0"))
     monkeypatch.setenv("CXX", "false")
@@ -324,10 +330,11 @@ def test_building(monkeypatch, tmp_path):
 
 
 @built
-def test_a_library_that_cannot_be_loaded_is_built_again_or_said(monkeypatch, tmp_path):
+def test_a_library_that_cannot_be_loaded_is_built_again_or_said(
+    monkeypatch, tmp_path, elsewhere
+):
     """It was once called "not built", and the command to build it changed nothing."""
-    works, compiler, warned = native.path(), tmp_path / "c++", []
-    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    compiler, warned = tmp_path / "c++", []
     monkeypatch.setattr(native.logging, "warning", lambda *words: warned.append(words))
     monkeypatch.setenv("CXX", str(compiler))
     native.path().parent.mkdir(parents=True)
@@ -341,23 +348,21 @@ def test_a_library_that_cannot_be_loaded_is_built_again_or_said(monkeypatch, tmp
     monkeypatch.setenv("BUILT", str(compiler))
     with pytest.raises(native.BuildError, match="c[+][+] built cannot be loaded: "):
         native.build()
-    monkeypatch.setenv("BUILT", str(works))
-    assert native.build().read_bytes() == works.read_bytes()
+    monkeypatch.setenv("BUILT", str(elsewhere))
+    assert native.build().read_bytes() == elsewhere.read_bytes()
 
 
 @built
 def test_an_environment_that_cannot_be_written_leaves_it_to_the_cache(
-    monkeypatch, tmp_path
+    monkeypatch, tmp_path, elsewhere
 ):
-    works, compiler = native.path(), tmp_path / "c++"
+    compiler = tmp_path / "c++"
     compiler.write_text('#!/bin/sh\nfor file; do :; done\ncp "$BUILT" "$file"\n')
     compiler.chmod(0o755)
     monkeypatch.setenv("CXX", str(compiler))
-    monkeypatch.setenv("BUILT", str(works))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(sys, "prefix", str(tmp_path / "prefix"))
+    monkeypatch.setenv("BUILT", str(elsewhere))
     (tmp_path / "prefix").write_text("no folder")
-    place = tmp_path / "cache" / "convnets" / works.name
+    place = tmp_path / "cache" / "convnets" / elsewhere.name
     assert native.build() == native._found() == place
 
 

@@ -44,8 +44,8 @@ def depth(name):
     return sum(not row.name.endswith("shortcut") for row in rows)
 
 
-def one_conv(kernel, channels, size=14):
-    return counting.layers(Plain(kernel, channels, kernel // 2), (size, size, channels))
+def one_conv(kernel, channels):
+    return counting.layers(Plain(kernel, channels, kernel // 2), (14, 14, channels))
 
 
 class Plain(nn.Module):

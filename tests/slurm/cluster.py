@@ -8,9 +8,10 @@ import contextlib
 import os
 import pathlib
 import shutil
-import socket
 import subprocess
 import time
+
+import runs
 
 PACKAGES = "slurmctld slurmd slurm-client munge"
 
@@ -67,7 +68,8 @@ def started(folder, cores=2):
     key.write_bytes(os.urandom(1024))
     key.chmod(0o400)
     config = folder / "slurm.conf"
-    config.write_text(CONFIG.format(folder=folder, ports=_ports(2), cores=cores))
+    ports = runs.free_ports(2)
+    config.write_text(CONFIG.format(folder=folder, ports=ports, cores=cores))
     files = {"key-file": key}
     for name in ("socket", "pid-file", "log-file", "seed-file"):
         files[name] = folder / f"munge.{name.removesuffix('-file')}"
@@ -89,14 +91,6 @@ def started(folder, cores=2):
                 _wait(files["socket"].exists, folder)
         _wait(lambda: _is_idle(environment), folder)
         yield config
-
-
-def _ports(count):
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
 
 
 def _is_idle(environment):

@@ -42,11 +42,11 @@ def assert_close(a, b):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=2e-6), a, b)
 
 
-def numpy_steps(rule, steps=3):
-    """`rule(path, gradient, parameter, velocity)` gives the next velocity."""
+def numpy_steps(rule):
+    """Of three steps; `rule(gradient, parameter, velocity)` gives the next velocity."""
     params = jax.tree.map(lambda p: p.astype("f8"), PARAMS)
     velocity = jax.tree.map(np.zeros_like, params)
-    for step in range(steps):
+    for step in range(3):
         velocity = jax.tree.map(rule, gradients(step), params, velocity)
         params = jax.tree.map(np.add, params, velocity)
     return params
