@@ -7,7 +7,6 @@ evaluation/evaluator.py.
 """
 
 import dataclasses
-import json
 import math
 import sys
 import time
@@ -57,6 +56,7 @@ class Evaluation:
       worst: the classes with the largest error, as text.
       damaged: names of images that could not be read.
       files: names of the files written in the run directory.
+      failed: why they are missing, unless nothing may be written there.
     """
 
     run: str
@@ -67,6 +67,7 @@ class Evaluation:
     worst: str
     damaged: list
     files: list
+    failed: list
 
     def __str__(self):
         record = self.record
@@ -98,6 +99,10 @@ class Ensemble:
     average: str
     score: dict
     worst: str
+
+    @property
+    def failed(self):
+        return [reason for member in self.members for reason in member.failed]
 
     def __str__(self):
         return "\n".join(
@@ -182,11 +187,12 @@ def evaluate_ensemble(runs, configs, checkpoint="latest", batch_stats="moving"):
 def _check_is_read(run, config, batch_stats):
     """Raises ConfigError if `config` changes a field of the run that no test reads."""
     changes = configuration.changed(run.config(), config)
-    if "dataset.holdout" in changes and "dataset.name" not in changes:
-        raise ConfigError(
-            f"config.dataset.holdout = {changes['dataset.holdout']!r} would hold out "
-            "images that the run was trained on"
-        )
+    for name in changes.keys() & {"dataset.holdout", "dataset.holdout_by"}:
+        if "dataset.name" not in changes:
+            raise ConfigError(
+                f"config.{name} = {changes[name]!r} holds out other images, and the "
+                "run was trained on some of them"
+            )
     for name in changes.keys() & UNREAD:
         raise ConfigError(f"config.{name} = {changes[name]!r}: no test reads it")
     if "dataset.cache_side" in changes and not config.dataset.cache:
@@ -247,8 +253,7 @@ def _open(run, config, checkpoint, batch_stats):
     others = config.dataset.name != run.config().dataset.name
     if split.findings and jax.process_index() == 0:
         print(report.describe(split, others=others), flush=True)
-    subset = config.eval.classes == "subset"
-    split = trained.numbered(split, run, subset=subset, others=others)
+    split = trained.of_run(split, run, config, config.dataset.eval_split)
     opened = trained.open_run(run, checkpoint, config=config, split=split)
     if batch_stats == "population":
         _check_population(opened)
@@ -285,7 +290,7 @@ def _run(test, batch_stats):
     record["changes"] = changes
     if damaged:
         record["damaged"] = damaged
-    files = []
+    files, failed = [], []
     if jax.process_index() == 0:
         name = results.suffix(config.eval.protocol, batch_stats, changes)
         suffix = f"{opened.step}{name}"
@@ -294,10 +299,10 @@ def _run(test, batch_stats):
         except workdir.ReadOnly as e:
             logging.warning("%s", e)
         except workdir.WorkdirError as e:
-            raise workdir.WorkdirError(f"{e}; found was {json.dumps(record)}") from e
+            failed.append(str(e))
     worst = scoring.worst_classes(predictions)
     evaluation = Evaluation(
-        str(run), split.split, len(split), record, shown, worst, damaged, files
+        str(run), split.split, len(split), record, shown, worst, damaged, files, failed
     )
     return evaluation, predictions
 
@@ -332,7 +337,7 @@ def _population_variables(opened, trained_on):
         config.dataset = trained_on
     split = build.open_split(config.dataset, config.dataset.train_split)
     build.check_hosts(split)
-    split = trained.numbered(split, opened.run)
+    trained.check_split(split, opened.run, config, config.dataset.train_split)
     trained.say(f"batch statistics of a pass over {split.name}, {split.split}")
     batch_size, parts = config.batch_size, config.optimizer.accumulate
     if jax.process_count() > 1:

@@ -51,8 +51,8 @@ def _evaluate(options, config, runs):
     configs = [checks.change(run.config(), options.change) for run in runs]
     chosen = options.checkpoint, options.batch_stats
     if len(runs) > 1:
-        return evaluate.evaluate_ensemble(runs, configs, *chosen)
-    return evaluate.evaluate_run(runs[0], configs[0], *chosen)
+        return _unless_failed(evaluate.evaluate_ensemble(runs, configs, *chosen))
+    return _unless_failed(evaluate.evaluate_run(runs[0], configs[0], *chosen))
 
 
 def _summarize(options, config, runs):

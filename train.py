@@ -134,7 +134,7 @@ class Trainer:
         self.scale = plateau.scale_of(self.state.opt_state)
         if self.first:
             print(data_report.title(setup, self.state.params), flush=True)
-            for changed in trained.other_programs(run, setup):
+            if changed := trained.changed_since(run, setup):
                 print(f"warning: {changed}", flush=True)
             print(data_report.describe(setup), flush=True)
             trained.describe(run, setup, self.state.params)

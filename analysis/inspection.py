@@ -189,8 +189,7 @@ class Network:
           DataError: the data has other classes now.
         """
         split = build.open_split(self.config.dataset, name)
-        subset = self.config.eval.classes == "subset"
-        return trained.numbered(split, self.trained.run, subset=subset)
+        return trained.of_run(split, self.trained.run, self.config, name)
 
     def test_images(self):
         split = self.open_split(self.config.dataset.eval_split)

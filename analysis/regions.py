@@ -90,8 +90,7 @@ class Network:
     def images(self, name):
         """Returns the `Seen` of a few images of a split, of those that can be read."""
         split = detectors.open_split(self.config, name)
-        subset = self.config.eval.classes == "subset"
-        split = trained.numbered(split, self.run, subset=subset)
+        split = trained.of_run(split, self.run, self.config, name)
         view = self._preprocessing.view
         most = max(view.max_boxes, split.most_objects)
         view = dataclasses.replace(view, max_boxes=most)

@@ -21,10 +21,11 @@ class Detector:
         self.network = network = regions.Network(run, checkpoint)
         config = network.config
         self._samples = samples.Samples(
-            lambda: trained.numbered(
+            lambda: trained.of_run(
                 detectors.open_split(config, config.dataset.eval_split),
                 run,
-                subset=config.eval.classes == "subset",
+                config,
+                config.dataset.eval_split,
             ),
             self._truth,
             network.channels,

@@ -168,7 +168,9 @@ class Checkpoints:
             with self._reporting(step):
                 if jax.process_index() == 0:
                     self._manager.wait_until_finished()
-                    if not (self._path(step) / "state/manifest.ocdbt").exists():
+                    path = self._path(step)
+                    if path.is_dir() and not (path / "state/manifest.ocdbt").exists():
+                        self._damaged[step] = "it has no index"
                         raise OSError(errno.EIO, "Orbax wrote it without its index")
 
     def close(self):

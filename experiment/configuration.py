@@ -125,10 +125,6 @@ def not_resumable(stored, given):
     if not (stored.init_from or given.init_from):
         free += ["init_layers"]
     old, new = flatten(stored), flatten(given)
-    names = stored.dataset.name, given.dataset.name
-    kinds = {name.partition(":")[0] for name in names}
-    if all(map(data_source.is_files, names)) and len(kinds) == 1:
-        free += ["dataset.name"]  # another place; trained.check_examples compares
     if not data_source.is_files(given.dataset.name):
         free += ["dataset.holdout_by"]  # which no set of TFDS needs
         if {old["dataset.fit"], new["dataset.fit"]} == {"auto", "pad"}:

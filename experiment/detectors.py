@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import re
 import typing
 
@@ -33,8 +32,6 @@ OBJECTIVE = (
     "rpn_batch rpn_fg rpn_iou only_inside rpn_beta roi_batch roi_fg roi_iou "
     "roi_background box_beta spare_crowds"
 ).split()
-# Those that decide what a split has.
-OBJECTS = {"dataset.name", "detection.damaged_boxes", "detection.unclear"}
 # Those that say how an image is shown.
 VIEW = (
     "short_side long_side train_short_sides use_difficult flip_vertical test_scales"
@@ -373,13 +370,17 @@ def _recorded(run):
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """The evaluation of a detector: its `evaluator.Result`, and the files written."""
+    """The evaluation of a detector: its `evaluator.Result`, and the files written.
+
+    `failed` says why they are missing, unless nothing may be written there.
+    """
 
     run: str
     step: int
     result: evaluator.Result
     files: tuple
     record: dict
+    failed: list
 
     def __str__(self):
         lines = [f"{self.result.describe(self.step)} of {self.run}"]
@@ -413,10 +414,7 @@ def evaluate_run(run, config, checkpoint="latest"):
     _check_changes(run.config(), config)
     split = open_split(config, config.dataset.eval_split)
     build.check_hosts(split)
-    subset = config.eval.classes == "subset"
-    changes = configuration.changed(run.config(), config)
-    others = not changes.keys().isdisjoint(OBJECTS)
-    split = trained.numbered(split, run, subset=subset, others=others)
+    split = trained.of_run(split, run, config, config.dataset.eval_split)
     for remark in [*split.remarks, *sources.shared_ids(split)]:
         trained.say(f"note: {split.name}: {remark}")
     mesh = build.make_mesh(config.num_devices)
@@ -433,6 +431,7 @@ def evaluate_run(run, config, checkpoint="latest"):
     replicated = NamedSharding(mesh, PartitionSpec())
     found = judge.detections(jax.device_put(opened.variables, replicated))
     result = judge.score(found)
+    changes = configuration.changed(run.config(), config)
     record = {
         "step": opened.step,
         "dataset": split.name,
@@ -441,7 +440,7 @@ def evaluate_run(run, config, checkpoint="latest"):
         **result.metrics,
         "changes": changes,
     }
-    files = ()
+    files, failed = (), []
     if jax.process_index() == 0:
         suffix = f"{opened.step}{evaluation_files.suffix('single', 'moving', changes)}"
         try:
@@ -449,8 +448,8 @@ def evaluate_run(run, config, checkpoint="latest"):
         except workdir.ReadOnly as e:
             logging.warning("%s", e)
         except workdir.WorkdirError as e:
-            raise workdir.WorkdirError(f"{e}; found was {json.dumps(record)}") from e
-    return Evaluation(str(run), opened.step, result, files, record)
+            failed.append(str(e))
+    return Evaluation(str(run), opened.step, result, files, record, failed)
 
 
 def _check_changes(own, config):

@@ -56,7 +56,7 @@ def parse(argv):
         config = options.config
         getattr(config, "seed", None)  # a recipe that cannot be run raises here
     except Exception as error:
-        raise UsageError(_explained(error, argv)) from error
+        raise UsageError(_explained(error, _recipe(argv))) from error
     if options["config"].present and not isinstance(config, ConfigDict):
         raise UsageError(
             f"{_recipe(argv)}: get_config() must return a ConfigDict, not {config!r}"
@@ -72,13 +72,18 @@ def parse(argv):
 
 
 def _recipe(argv):
-    """The flag that names the recipe."""
-    return next((a for a in argv if a.startswith("--config=")), "--config")
+    """The flag that names the recipe, as --config=FILE."""
+    for argument, after in zip(argv, [*argv[1:], ""], strict=True):
+        if argument.startswith("--config="):
+            return argument
+        if argument == "--config":
+            return f"{argument}={after}"
+    return "--config"
 
 
-def _explained(error, argv):
-    """Says what is wrong with a flag, or where in the recipe an error was raised."""
-    file = os.path.abspath(_recipe(argv).partition("=")[2].partition(":")[0])
+def _explained(error, recipe):
+    """Says what is wrong with a flag, or where an error was raised in the `_recipe`."""
+    file = os.path.abspath(recipe.partition("=")[2].partition(":")[0])
     text = " ".join(str(error).split())
     places = [
         frame.lineno
@@ -88,7 +93,7 @@ def _explained(error, argv):
     if places and not isinstance(error, ValueError):  # which recipes raise themselves
         return f"{file}, line {places[-1]}: {type(error).__name__}: {text}"
     if "has no attribute 'get_config'" in text:
-        return f"{_recipe(argv)}: it has no function get_config()"
+        return f"{recipe}: it has no function get_config()"
     if isinstance(error, AttributeError | KeyError):
         # ml_collections: "'lrr'\nDid you mean "lr" instead of "lrr"?"
         return f"--config has no field {' '.join(str(error.args[0]).split())}"
@@ -97,8 +102,8 @@ def _explained(error, argv):
         return lines[0]
     # ml_collections puts the traceback of a TypeError or ValueError into another one.
     place = re.findall(r", (line \d+), in get_config", str(error))
-    where = f", {place[-1]}" if place and lines[-1].startswith("TypeError") else ""
-    return f"{_recipe(argv)}{where}: {lines[-1].strip()}"
+    where = f", {place[-1]}" if place else ""
+    return f"{recipe}{where}: {lines[-1].strip()}"
 
 
 def _refuse_repeated(options, argv):
@@ -389,8 +394,9 @@ def _check(options):
             raise UsageError(f"--output={options.output}: there is no folder {folder}")
     output = options.output or ""
     is_file = os.path.splitext(output)[1].lstrip(".") in (*FORMATS, *FILES)
-    if mode == "export" and is_file and not os.path.isdir(output):
-        raise UsageError(f"--output={output}: export writes into a directory")
+    is_file |= output.endswith((".png", ".svg"))
+    if mode in ("export", "inspect") and is_file and not os.path.isdir(output):
+        raise UsageError(f"--output={output}: {mode} writes into a directory")
 
 
 def _check_sweep(options):
@@ -442,10 +448,13 @@ def own_sweep(options):
     file = config_flags.get_config_filename(options["config"])
     if not os.path.exists(file):
         file = file.partition(":")[0]  # configs/lenet5.py:modern
-    declare = runpy.run_path(file).get("sweep")
-    if declare is None:
-        return []
-    found = declare()
+    try:
+        declare = runpy.run_path(file).get("sweep")
+        if declare is None:
+            return []
+        found = declare()
+    except Exception as error:
+        raise UsageError(_explained(error, f"--config={file}")) from error
     if not isinstance(found, list) or not all(isinstance(o, dict) for o in found):
         raise UsageError(f"sweep() of {file} must return a list of dicts")
     return found

@@ -9,11 +9,18 @@ import jax
 
 from data_source import classes
 from errors import ConfigError
-from experiment import build, checkpoints, image_statistics, workdir
+from experiment import build, checkpoints, configuration, image_statistics, workdir
 from experiment.workdir import Workdir, WorkdirError
 from kernels import ops
 from transforms import preprocessing as preprocessings
 
+# Fields that make other examples of a split.
+OTHERS = (
+    "dataset.name",
+    "dataset.data_dir",
+    "detection.damaged_boxes",
+    "detection.unclear",
+)
 PARTS = ("params", "ema", "batch_stats")  # of a checkpoint, without the optimizer's
 
 
@@ -123,16 +130,29 @@ def say(line):
         print(line, flush=True)
 
 
-def numbered(split, run, *, subset=False, others=False, report=say):
+def of_run(split, run, config, name):
+    """Returns a split to test or show, with its classes numbered as those of `run`.
+
+    Args:
+      config: the run's own, or one with changes for a test.
+      name: what `config` calls the split.
+
+    Raises:
+      DataError, WorkdirError: as for `numbered` and `check_split`.
+    """
+    split = numbered(split, run, subset=config.eval.classes == "subset")
+    check_split(split, run, config, name)
+    return split
+
+
+def numbered(split, run, *, subset=False, report=say):
     """Returns `split` with its classes numbered as the network of `run` knows them.
 
-    `subset` allows data that lacks some of the classes. A change is reported. `others`
-    says that the split is not the run's own, so that it may have other examples.
+    `subset` allows data that lacks some of the classes. A change is reported.
 
     Raises:
       DataError: the split has other classes.
-      WorkdirError: the run's record of its data is damaged, or it was begun with other
-        examples of this split.
+      WorkdirError: the run's record of its classes is damaged.
     """
     names = class_names(run)
     if names is None:
@@ -146,11 +166,7 @@ def numbered(split, run, *, subset=False, others=False, report=say):
         advice += (
             "; --mode=evaluate --change=eval.classes=subset tests it on some of them"
         )
-    split = classes.numbered_as(split, names, run, advice, subset=subset, report=report)
-    for before in _recorded(run).values():
-        if not others and before["split"] == split.split:
-            _compare(run, split, before)
-    return split
+    return classes.numbered_as(split, names, run, advice, subset=subset, report=report)
 
 
 def _examples(split):
@@ -168,15 +184,22 @@ def _recorded(run):
 
 def check_examples(run, setup):
     """Raises WorkdirError if a run was begun with other examples than `setup` has."""
-    recorded, before = _recorded(run), run.config().dataset.name
-    if not recorded and before != setup.config.dataset.name:
-        raise WorkdirError(
-            f"{run}, of an earlier version, has no record of its examples, so nothing "
-            f"tells whether those of {setup.config.dataset.name} are the same; it goes "
-            f"on with {before}"
-        )
-    for part, before in recorded.items():
+    for part, before in _recorded(run).items():
         _compare(run, getattr(setup, f"{part}_split"), before)
+
+
+def check_split(split, run, config, name):
+    """Raises WorkdirError if a run was begun with other examples of its own `split`.
+
+    Arguments are as for `of_run`. What `config` takes from elsewhere, or the run's own
+    config does not name, is not compared.
+    """
+    own = run.config()
+    if not configuration.changed(own, config).keys().isdisjoint(OTHERS):
+        return
+    for part, before in _recorded(run).items():
+        if name == own.dataset[f"{part}_split"]:
+            _compare(run, split, before)
 
 
 def _compare(run, split, before):
@@ -227,32 +250,29 @@ def load_variables(run, model, shape, checkpoint="latest"):
     return variables, step
 
 
-def other_programs(run, setup):
-    """Yields what differs from the run's last start: kernels, and code or packages.
+def changed_since(run, setup):
+    """Says which code, packages or kernels a run's last start did not have; or "".
 
-    A record of an earlier version lacks some names, which are not compared.
+    What is unknown of one of the two, as in a record of an earlier version, is not
+    compared.
     """
-    for before in run.starts()[-1:]:
-        now = workdir.environment(setup.mesh.devices.flat, _kernels(setup))
-        code = {"code": "git", "Python": "python"}
-        code = [{n: x.get(key) for n, key in code.items()} for x in (before, now)]
-        versions = [x.get("packages") or {} for x in (before, now)]
-        programs = [
-            own | packages for own, packages in zip(code, versions, strict=True)
-        ]
-        for what, then, here in (
-            ("kernels", before.get("kernels") or {}, now["kernels"]),
-            ("programs", *programs),
-        ):
-            changed = [
-                f"{name} {then[name]!r} before, {here[name]!r} now"
-                for name in here
-                if then.get(name, here[name]) != here[name]
-            ]
-            if changed:
-                yield (
-                    f"other {what} than the run's last start had: {'; '.join(changed)}"
-                )
+    if not run.starts():
+        return ""
+    now = workdir.environment(setup.mesh.devices.flat, _kernels(setup))
+    before, now = map(_programs, (run.starts()[-1], now))
+    changed = [
+        f"{name} {before[name]!r} before, {now[name]!r} now"
+        for name in now
+        if name in before and before[name] != now[name]
+    ]
+    return f"other than at the run's last start: {'; '.join(changed)}" * bool(changed)
+
+
+def _programs(start):
+    """What computed a run, by a record of `workdir.environment`: {name: version}."""
+    found = {"code": start.get("git"), "python": start.get("python")}
+    found |= (start.get("packages") or {}) | (start.get("kernels") or {})
+    return {name: version for name, version in found.items() if version is not None}
 
 
 def _kernels(setup):

@@ -65,7 +65,7 @@ class Workdir:
         The directory may be empty or yet to be made, or hold a run that `config`
         continues; then this returns the run's own config.
         """
-        if odd := re.search(r"\\|\[.*\]|[\ud800-\udfff]", str(self.path), re.DOTALL):
+        if odd := re.search(r"\\|\[[^/\]]+\]|[\ud800-\udfff]", str(self.path)):
             raise WorkdirError(
                 f"--workdir={as_text(str(self.path))}: Orbax cannot save checkpoints "
                 f"in a path with {as_text(odd[0])!r}; choose another name"

@@ -219,10 +219,7 @@ class FasterRCNN(nn.Module):
         return self.detected(maps, *proposals, sizes, train=train)
 
     def scale_maps(self, own, scaled, *, train):
-        """Makes the maps of `second_stage` of what a call takes; None stands for `own`.
-
-        `own` is a pair, the map of the images and their sizes.
-        """
+        """Returns (map, sizes) of each scale; a scale that is None has `own`."""
         return [(self.trunk(*x, train=train), x[1]) if x else own for x in scaled]
 
     def detected(self, maps, rois, there, sizes, *, train):

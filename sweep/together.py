@@ -289,7 +289,7 @@ class Group:
         program, run = self.program, self.runs[number]
         run.workdir.lock.take()
         run.workdir.create(run.config)
-        for changed in trained.other_programs(run.workdir, program.setup):
+        if changed := trained.changed_since(run.workdir, program.setup):
             print(f"warning: {run}: {changed}", flush=True)
         trained.describe(run.workdir, program.setup, take(self.state.params, number))
         outcomes.clear(run.workdir, program.total)

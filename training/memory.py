@@ -247,8 +247,8 @@ def explain(plan_of, batch_size, multiple, device):
 
 def advice():
     return (
-        "config.model.remat = all keeps fewer activations, also in a run that goes on; "
-        "in a new one config.optimizer.accumulate = N takes the batch in N parts"
+        "config.model.remat = all keeps fewer activations, and a new run may take "
+        "the batch in N parts (config.optimizer.accumulate = N)"
     )
 
 

@@ -287,7 +287,7 @@ def _is_count(name):
 
 
 def _is_boxes(name, array):
-    """Whether an array gives a detector's boxes, and one for each class."""
+    """Whether an array gives a detector's boxes, those of each class apart."""
     return name.startswith(_BOXES) and array.shape[-1] > 4
 
 

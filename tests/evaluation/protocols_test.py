@@ -894,7 +894,8 @@ def test_a_change_that_no_test_reads_is_refused(photograph_run):
         ("eval.every_epochs=3.0", "every_epochs = 3.0: no test reads it"),
         ("dataset.placement=host", "placement = 'host': no test reads it"),
         ("dataset.cache_side=9", "cache_side is read with config.dataset.cache"),
-        ("dataset.holdout=0.5", "holdout = 0.5 would hold out images that"),
+        ("dataset.holdout=0.5", "holdout = 0.5 holds out other images, and the run"),
+        ("dataset.holdout_by=path", "holdout_by = 'path' holds out other images"),
         ("eval.average=logits", "average = 'logits' changes nothing: the protocol"),
     ):
         with pytest.raises(ConfigError, match=message):
@@ -917,13 +918,17 @@ def test_a_full_disk_is_an_error_that_has_the_result(photograph_run, monkeypatch
             raise kind(os.strerror(code))
 
         monkeypatch.setattr(results, "write", refused)
+        result = runs.call_main(["--mode=evaluate", f"--workdir={run}"])
+        assert f"error {record['error']:.2f} %" in result.stdout
         if kind is workdir.ReadOnly:
-            assert evaluate.evaluate_run(run, run.config()).files == []
+            assert (result.returncode, result.stderr) == (0, "")
             continue
-        with pytest.raises(workdir.WorkdirError) as error:
-            evaluate.evaluate_run(run, run.config())
-        assert "No space left on device; found was {" in str(error.value)
-        assert json.dumps(record["error"]) in str(error.value)
+        assert (result.returncode, result.stderr) == (
+            1,
+            "error: No space left on device\n",
+        )
+        both = evaluate.evaluate_ensemble([run, run], [run.config()] * 2)
+        assert "ensemble of 2 runs" in str(both) and len(both.failed) == 2
 
 
 # The command line.

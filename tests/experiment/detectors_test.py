@@ -276,7 +276,7 @@ def test_what_an_evaluation_cannot_show_is_said(tmp_path, monkeypatch, capsys):
         files = detectors._write(run, "4", {}, split, found, result)
         line = f"note: detections-4.json leaves out {number} detections of classes that"
         assert (line in capsys.readouterr().out) == bool(number)
-        said = str(detectors.Evaluation("runs/a", 4, result, files, {}))
+        said = str(detectors.Evaluation("runs/a", 4, result, files, {}, []))
         assert (nothing in said) == (not label)
 
 

@@ -192,6 +192,8 @@ def test_an_export_goes_into_a_directory_of_any_name(tmp_path):
     for name in ("b.onnx", "b.pth", "v1.0/b.safetensors", "b.stablehlo"):
         with pytest.raises(UsageError, match=f"{name}: export writes into a directory"):
             flags("export", f"--output={tmp_path}/{name}")
+    with pytest.raises(UsageError, match="b.png: inspect writes into a directory"):
+        flags("inspect", f"--output={tmp_path}/b.png")
 
 
 def test_single_arguments_of_the_optimizer_and_fields_of_the_network():

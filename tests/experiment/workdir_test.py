@@ -128,6 +128,11 @@ def test_a_path_in_which_orbax_saves_nothing_is_refused(tmp_path, name):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize("name", ["a[b/c]d", "x[]", "x]1[", "50%,a=b"])
+def test_other_paths_are_not_refused(tmp_path, name):
+    Workdir(tmp_path / name / "run").create(runs.small_config())
+
+
 def test_a_bucket_is_no_directory():
     with pytest.raises(WorkdirError, match="gs://a/b must be on a disk that is mou"):
         Workdir("gs://a/b")
