@@ -19,8 +19,10 @@ SHORT = {
     "eval.image_size": "image_size",
     "eval.short_side": "short_side",
 }
-# Fields that decide the result.
+# What decides the result with moving averages of batch normalisation, and with those of
+# the population, which take a pass over the training batches.
 DECIDES = ("dataset.", "detection.", "eval.", "loss.", "model.")
+DECIDES_POPULATION = (*DECIDES, "augment.", "batch_size", "seed")
 # Of these, what decides only how fast the result comes.
 SPEED = (
     "dataset.cache_dir",
@@ -41,7 +43,8 @@ def suffix(protocol, batch_stats, changes):
     population = batch_stats == "population"
     parts = [] if protocol == "single" else [protocol]
     parts += ["population"] if population else []
-    named = [n for n in changes if n.startswith(DECIDES) and n not in SPEED]
+    decides = DECIDES_POPULATION if population else DECIDES
+    named = [n for n in changes if n.startswith(decides) and n not in SPEED]
     for name in [*SHORT, *sorted(set(named) - {*SHORT, "eval.protocol"})]:
         if name in named:
             short = SHORT.get(name, name.replace(".", "_"))

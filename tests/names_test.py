@@ -321,7 +321,9 @@ def test_names_of_files_tell_questions_apart():
         )
     same = {"eval.batch_size": 3, "num_devices": 8, "augment.crop": 1, "seed": 2}
     assert results.suffix("single", "moving", same) == ""
-    assert results.suffix("dense", "population", same) == "-dense-population"
+    assert results.suffix("dense", "population", same) == (
+        "-dense-population-augment_crop_1-seed_2"
+    )
 
 
 # Two ways to say how long a training is.
