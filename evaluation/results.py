@@ -30,6 +30,8 @@ SPEED = (
     "dataset.num_threads",
     "dataset.prefetch",
     "eval.batch_size",
+    "model.memory",
+    "model.remat",
 )
 
 
