@@ -66,6 +66,7 @@ def parse(argv):
     _refuse_repeated(options, argv)
     _set(options.config, later)
     _settle_length(options.config, argv)
+    options.output = options.output and os.path.expanduser(options.output)
     if not options.help:
         _check(options)
     return options
@@ -90,7 +91,7 @@ def _explained(error, recipe):
         for frame in traceback.extract_tb(error.__traceback__)
         if os.path.abspath(frame.filename) == file
     ]
-    if places and not isinstance(error, ValueError):  # which recipes raise themselves
+    if places:
         return f"{file}, line {places[-1]}: {type(error).__name__}: {text}"
     if "has no attribute 'get_config'" in text:
         return f"{recipe}: it has no function get_config()"
@@ -101,8 +102,9 @@ def _explained(error, recipe):
     if len(lines) == 1:
         return lines[0]
     # ml_collections puts the traceback of a TypeError or ValueError into another one.
-    place = re.findall(r", (line \d+), in get_config", str(error))
-    where = f", {place[-1]}" if place else ""
+    frames = re.findall(r'File "(.+?)", (line \d+)', str(error))
+    places = [line for name, line in frames if os.path.abspath(name) == file]
+    where = f", {places[-1]}" if places else ""
     return f"{recipe}{where}: {lines[-1].strip()}"
 
 
@@ -384,8 +386,6 @@ def _check(options):
         raise UsageError(
             f"--mode={mode} takes the run's own config, not --config{advice}"
         )
-    if options.output:
-        options.output = os.path.expanduser(options.output)
     if mode == "predict" and options.output:
         folder, name = os.path.split(options.output)
         if not name.endswith((".csv", ".json")):

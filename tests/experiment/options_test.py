@@ -132,6 +132,7 @@ def test_the_home_folder_has_its_short_name(tmp_path, monkeypatch):
         ("def get_config():\n    return {}['x']", "line 2: KeyError: 'x'"),
         ("assert 1 == 2", "line 1: AssertionError: "),
         ("def get_config():\n    return 1 + 'x'", "line 2: TypeError: unsupported"),
+        ("x = int('a')\ndef get_config():\n    return x", "line 1: ValueError: inv"),
         ("def get_config():\n    return {}", r"get_config\(\) must return a Config"),
         ("def get_confg():\n    return 1", r"it has no function get_config\(\)"),
     ],

@@ -209,12 +209,18 @@ def test_another_preprocessing_of_the_source_is_a_warning(source, tmp_path, caps
         )
 
 
-def test_statistics_that_are_fitted_anew_are_said(tmp_path, capsys):
-    run = workdir.Workdir(tmp_path / "run")
+def whitened(path):
+    """Makes a run whose images are whitened; returns its config and preprocessing."""
+    run = workdir.Workdir(path)
     config = runs.small_config("modern", dataset__whiten="channels")
     run.create(config)
     preprocessing = build.setup(config).eval_preprocessing
     run.write_json("preprocessing.json", preprocessing.as_dict())
+    return config, preprocessing
+
+
+def test_statistics_that_are_fitted_anew_are_said(tmp_path, capsys):
+    config, _ = whitened(tmp_path / "run")
     config.init_from = str(tmp_path / "run")
     starting._compare_preprocessing(build.setup(config))
     assert "note: images are whitened (channels) by" in capsys.readouterr().out
@@ -232,12 +238,9 @@ def test_a_detector_has_the_mean_of_its_classifier_and_other_sizes(source, capsy
 
 
 def test_a_detector_has_not_the_whitening_of_its_classifier(tmp_path, capsys):
-    run = workdir.Workdir(tmp_path / "run")
-    config = runs.small_config("modern", dataset__whiten="channels")
-    run.create(config)
-    theirs = build.setup(config).eval_preprocessing
-    run.write_json("preprocessing.json", theirs.as_dict())
-    view, config = views.View(((64, 64),), 4), types.SimpleNamespace(init_from=run.path)
+    run = tmp_path / "run"
+    _, theirs = whitened(run)
+    view, config = views.View(((64, 64),), 4), types.SimpleNamespace(init_from=run)
     ours = inputs.Preprocessing(view, tuple(theirs.mean), tuple(theirs.std))
     setup = types.SimpleNamespace(config=config, eval_preprocessing=ours)
     starting._compare_preprocessing(setup)
