@@ -5,6 +5,7 @@ A window and its strides are (height, width); `pads` are ((top, bottom), (left, 
 
 import functools
 import itertools
+import math
 
 import flax.linen as nn
 import jax
@@ -93,20 +94,30 @@ def _maximum(x, window, strides):
 @_maximum.defjvp
 def _maximum_jvp(window, strides, primals, tangents):
     y, chosen = _first_maximum(*primals, window, strides)
-    *_, h, w, _ = y.shape
-    chosen = jnp.expand_dims(chosen, (-4, -2))
     # Without the barrier XLA computes the gradient anew in each of its users.
     tiles = _windows(once(*tangents), strides)
+    *_, rows, _, columns, _, _ = tiles.shape
+    *_, h, w, _ = y.shape
+    below, right = rows - h, columns - w
+    if window != strides:
+        # With the barrier XLA keeps these bytes instead of x. Padded, they are read
+        # without a condition, for which AVX2 has no instruction.
+        pads = (below, below), (right, right)
+        chosen = once(jnp.pad(chosen, _pad_width(chosen, pads)))
+    chosen, never = jnp.expand_dims(chosen, (-4, -2)), math.prod(window)
     t = jnp.zeros_like(y)
     starts = itertools.product(*map(range, (0, 0), window, strides)) if y.size else ()
     for i, j in starts:
         row, column = i + np.arange(strides[0])[:, None], j + np.arange(strides[1])
-        # A pixel to the right of the window would have a number of the next row.
-        number = np.where(column < window[1], row * window[1] + column, -1)
+        inside = (row < window[0]) & (column < window[1])
+        number = np.where(inside, row * window[1] + column, never).astype(chosen.dtype)
         number = np.expand_dims(number[:, None, :, None], tuple(range(tiles.ndim - 4)))
-        seen = lax.slice_in_dim(tiles, i // strides[0], i // strides[0] + h, axis=-5)
-        seen = lax.slice_in_dim(seen, j // strides[1], j // strides[1] + w, axis=-3)
-        t += jnp.where(chosen == number, seen, 0).sum((-4, -2))
+        i, j = i // strides[0], j // strides[1]
+        asked = lax.slice_in_dim(chosen, below - i, below - i + rows, axis=-5)
+        asked = lax.slice_in_dim(asked, right - j, right - j + columns, axis=-3)
+        seen = jnp.where(asked == number, tiles, 0)
+        seen = lax.slice_in_dim(seen, i, i + h, axis=-5)
+        t += lax.slice_in_dim(seen, j, j + w, axis=-3).sum((-4, -2))
     return y, t
 
 
@@ -117,11 +128,13 @@ def _first_maximum(x, window, strides):
         for row in _taps(x, x.ndim - 3, window[0], strides[0])
         for column in _taps(row, x.ndim - 2, window[1], strides[1])
     ]
-    best, chosen = pixels[0], jnp.zeros(pixels[0].shape, jnp.int32)
+    # A byte, unless the windows are large.
+    kind = np.min_scalar_type(len(pixels))
+    best, chosen = pixels[0], jnp.zeros(pixels[0].shape, kind)
     for number, pixel in enumerate(pixels[1:], 1):
         better = (pixel > best) | (pixel != pixel)  # A NaN stays, as in lax.max.
         best = jnp.where(better, pixel, best)
-        chosen = jnp.where(better, number, chosen)
+        chosen = jnp.where(better, kind.type(number), chosen)
     return best, chosen
 
 
