@@ -195,8 +195,9 @@ def _check_is_read(run, config, batch_stats):
             )
     for name in changes.keys() & UNREAD:
         raise ConfigError(f"config.{name} = {changes[name]!r}: no test reads it")
-    if "dataset.cache_side" in changes and not config.dataset.cache:
-        raise ConfigError("config.dataset.cache_side is read with config.dataset.cache")
+    for name in changes.keys() & {"dataset.cache_dir", "dataset.cache_side"}:
+        if not config.dataset.cache:
+            raise ConfigError(f"config.{name} is read with config.dataset.cache")
     if batch_stats == "population" and "dataset.name" not in changes:
         return
     for name in changes.keys() & OF_TRAINING:

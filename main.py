@@ -151,7 +151,7 @@ def _run(options):
     runs = [workdir.Workdir(path) for path in flags.run_paths(options)]
     config = options.config
     if options.mode == "plot":
-        return _plot(options, config, runs)
+        return MODES["plot"](options, config, runs)
     if runs and (config or options.mode != "sweep"):  # which may have begun before
         config = runs[0].continued(config)
     if config:

@@ -33,6 +33,7 @@ from pathlib import Path
 from data_source import (
     DataError,
     image_folder,
+    is_files,
     records,
     report,
     tfds_directory,
@@ -434,7 +435,7 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     data_dir = Path(options.data_dir).expanduser()
     manual_dir = options.manual_dir and Path(options.manual_dir).expanduser()
-    files = options.source.startswith(("folder:", "csv:"))
+    files = is_files(options.source)
     for flag in ("manual_dir",) if files else ("name", "holdout"):
         if getattr(options, flag) is not None:
             kind = "a name of TFDS" if files else "image files"

@@ -229,10 +229,9 @@ def prepare(name, data_dir, *, manual_dir=None, file_format="array_record"):
         )
     place = Path(data_dir)
     builder = stock_builder(name, [place], file_format)
-    problem = None
-    if not builder.is_prepared():
-        problem = _without_tensorflow(builder)
-        problem = problem or _not_to_be_had(builder, place, manual_dir)
+    problem = not builder.is_prepared() and (
+        _without_tensorflow(builder) or _not_to_be_had(builder, place, manual_dir)
+    )
     if problem:
         raise DataError(f"{name!r} cannot be prepared: {problem}.")
     try:
@@ -350,6 +349,7 @@ def _unreachable(url):
     host = urllib.parse.urlsplit(url).hostname
     if not urllib.request.proxy_bypass(host):
         url = urllib.request.getproxies().get(scheme, url)
+        url = url if "://" in url else f"http://{url}"
     parts = urllib.parse.urlsplit(url)
     port = parts.port or (80 if parts.scheme == "http" else 443)
     problem = [f"no answer from {parts.hostname}:{port} in {PROBE_SECONDS} s"]

@@ -20,23 +20,30 @@ def as_user_error(error):
     """Returns the `UserError` that says what `error` means; None for a bug of ours."""
     if isinstance(error, UserError):
         return error
-    text = _one_line(error)
-    full = _has(text, "Out of memory", "RESOURCE_EXHAUSTED")
-    if isinstance(error, MemoryError) or full:
+    said, text = str(error), _one_line(error)
+    if isinstance(error, MemoryError) or is_out_of_memory(said):
         return UserError(f"out of memory; {ADVICE} ({text})")
-    if is_full_disk(text):
+    if is_full_disk(said):
         return UserError(
             f"{FULL_DISK}: free some of it, then the same command goes on ({text})"
         )
-    if _has(text, "Unable to initialize backend", "Unknown backend"):
+    if _has(said, "Unable to initialize backend", "Unknown backend"):
         given = os.environ.get("JAX_PLATFORMS", "")
         return UsageError(f"JAX_PLATFORMS={given}: {text}")
-    if _has(text, "jax.distributed", "coordination service", "DEADLINE_EXCEEDED"):
+    if _has(said, "jax.distributed", "coordination service", "DEADLINE_EXCEEDED"):
         return UserError(f"the processes did not find each other: {text}")
     if isinstance(error, OSError) and error.strerror is not None:
         where = f"{error.filename}: " if error.filename else ""
         return UserError(f"{where}{error.strerror}")
     return None
+
+
+def is_out_of_memory(text):
+    """Tells whether a message is about a device's memory: XLA has no error for it.
+
+    A CPU that could not allocate says INTERNAL: ... Out of memory allocating ...
+    """
+    return _has(text, "Out of memory", "RESOURCE_EXHAUSTED")
 
 
 def is_full_disk(text):

@@ -10,6 +10,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from errors import UserError
+
 
 def make_population_step(model, prepare):
     """Makes (variables, batch, key) -> mean and variance of each batch norm's input.
@@ -26,6 +28,11 @@ def make_population_step(model, prepare):
                 x = args[0].astype(jnp.promote_types(args[0].dtype, jnp.float32))
                 axes = tuple(range(x.ndim - 1))
                 number = x.size // x.shape[-1]
+                if number == 1:
+                    raise UserError(
+                        f"--batch_stats=population: {'.'.join(context.module.path)} "
+                        "sees one number a batch and channel, which has no variance"
+                    )
                 seen[context.module.path] = {
                     "mean": x.mean(axes),
                     "var": x.var(axes) * (number / (number - 1)),

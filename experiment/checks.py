@@ -183,8 +183,10 @@ def check(config):
         values = config.dataset[name]
         if not values or not all(isinstance(v, int | float) for v in values):
             raise ConfigError(f"config.dataset.{name} = {values} must hold numbers")
-    if not all(v > 0 for v in config.dataset.std):
-        raise ConfigError("config.dataset.std must be greater than zero")
+    if not all(0 < v < math.inf for v in config.dataset.std):
+        raise ConfigError("config.dataset.std must be finite and greater than zero")
+    if not all(map(math.isfinite, config.dataset.mean)):
+        raise ConfigError("config.dataset.mean must be finite")
     _check_eval(config)
 
 
@@ -205,12 +207,13 @@ def _check_memory(model):
 def _check_task(config, fields, known):
     """Refuses fields of the other task, which would be ignored in silence."""
     detector = models.is_detector(config.model.name)
-    foreign = _is_of_classifiers if detector else _is_of_detectors
+    kind, foreign = "detectors", _is_of_detectors
+    if detector:
+        kind, foreign = "classifiers", _is_of_classifiers
     for name, value in fields.items():
         if foreign(name) and value != known.get(name, value):
             raise ConfigError(
-                f"config.{name} = {value!r} is for {'classifiers' * detector}"
-                f"{'detectors' * (not detector)}, and config.model.name = "
+                f"config.{name} = {value!r} is for {kind}, and config.model.name = "
                 f"{config.model.name!r} is none"
             )
     if not detector:
@@ -648,7 +651,7 @@ def change(config, changes):
     stored proposals and test_scales away.
     """
     fields, values = flatten(config), {}
-    free, what = ("eval.", "dataset.", "num_dev"), "eval or dataset"
+    free, what = ("eval.", "dataset.", "num_devices"), "eval or dataset"
     if models.is_detector(config.model.name):
         tested = {f"model.fields.{name}": value for name, value in DETECTION.items()}
         read = [f"detection.{name}" for name in TESTED_DETECTION]

@@ -177,7 +177,7 @@ def _settle_length(config, argv):
     given = [
         name for name, _ in map(_field, argv) if name in ("num_epochs", "num_steps")
     ]
-    if config is None or config.num_steps is None or given[-1:] != ["num_epochs"]:
+    if given[-1:] != ["num_epochs"] or not config or config.get("num_steps") is None:
         return
     print(
         f"note: --config.num_epochs={config.num_epochs} replaces num_steps = "
@@ -196,79 +196,75 @@ def _define(options, argv):
         sys_argv=argv,
     )
 
-    def define(kind, name, default, *arguments, **keywords):
-        kind(name, default, *arguments, flag_values=options, **keywords)
+    def defining(kind):
+        def define(name, default, *arguments, **keywords):
+            *values, text = arguments
+            if name in READ_BY and name != "output":  # its text says it mode by mode
+                text = f"{', '.join(READ_BY[name])}: {text}"
+            kind(name, default, *values, text, flag_values=options, **keywords)
 
-    define(flags.DEFINE_boolean, "help", False, "Show this.")
-    define(flags.DEFINE_enum, "mode", "train", MODES, "What to do.")
-    define(
-        flags.DEFINE_string,
+        return define
+
+    boolean, integer = defining(flags.DEFINE_boolean), defining(flags.DEFINE_integer)
+    string, enum = defining(flags.DEFINE_string), defining(flags.DEFINE_enum)
+    several = defining(flags.DEFINE_multi_string)
+
+    boolean("help", False, "Show this.")
+    enum("mode", "train", MODES, "What to do.")
+    string(
         "workdir",
         None,
         "Directory of the run; evaluate: a,b,c is an ensemble; plot: several runs; "
         "demo: one or two.",
     )
-    define(
-        flags.DEFINE_string,
-        "checkpoint",
-        "latest",
-        "evaluate, predict, inspect, export, demo: latest, best, or a step.",
-    )
-    define(
-        flags.DEFINE_multi_string,
+    string("checkpoint", "latest", "latest, best, or a step.")
+    several(
         "change",
         [],
-        "evaluate: a field of the run's config to change, eval.protocol=ten_crop; may "
+        "a field of the run's config to change, eval.protocol=ten_crop; may "
         "be repeated.",
     )
-    define(
-        flags.DEFINE_enum,
+    enum(
         "batch_stats",
         "moving",
         ["moving", "population"],
-        "evaluate: statistics of batch normalisation: the moving averages of the "
+        "statistics of batch normalisation: the moving averages of the "
         "training, or those of a pass over the training data (Ioffe and Szegedy, "
         "algorithm 2).",
     )
-    define(
-        flags.DEFINE_list,
+    defining(flags.DEFINE_list)(
         "images",
         [],
-        "predict, inspect: image files, separated by commas. predict: also folders, "
+        "image files, separated by commas. predict: also folders, "
         "patterns such as 'photos/*.jpg', and - for the standard input: an image, or a "
         "list of all these, one a line.",
     )
-    define(
-        flags.DEFINE_integer,
+    integer(
         "database",
         10_000,
-        "inspect, demo: how many training images to search for the nearest.",
+        "how many training images to search for the nearest.",
         lower_bound=1,
     )
-    define(
-        flags.DEFINE_string,
+    string(
         "host",
         "127.0.0.1",
-        "demo: the name or IPv4 address to serve at; 0.0.0.0 lets other machines in.",
+        "the name or IPv4 address to serve at; 0.0.0.0 lets other machines in.",
     )
-    define(
-        flags.DEFINE_integer,
+    integer(
         "port",
         7860,
-        "demo: the port to serve at; 0: any that is free.",
+        "the port to serve at; 0: any that is free.",
         lower_bound=0,
         upper_bound=65535,
     )
-    define(
-        flags.DEFINE_enum,
+    enum(
         "format",
         "safetensors",
         FORMATS,
-        "export: our arrays, the state dict of torchvision's or timm's network, or the "
+        "our arrays, the state dict of torchvision's or timm's network, or the "
         "computation.",
     )
-    define(
-        flags.DEFINE_string,
+    string(
         "output",
         None,
         "predict: a .csv or .json for the answers; by default they are printed. plot: "
@@ -276,86 +272,63 @@ def _define(options, argv):
         "first run's directory. export, inspect: the directory; by default "
         "<workdir>/export and <workdir>/inspect.",
     )
-    define(
-        flags.DEFINE_float,
+    defining(flags.DEFINE_float)(
         "until",
         1.0,
-        "train: end at the first evaluation after this fraction of the training.",
+        "end at the first evaluation after this fraction of the training.",
         lower_bound=0.0,
         upper_bound=1.0,
     )
-    define(
-        flags.DEFINE_multi_string,
+    several(
         "vary",
         [],
-        "sweep: a field of the config and its values, such as seed=0..4, "
+        "a field of the config and its values, such as seed=0..4, "
         "model.name=resnet20,nin or optimizer.learning_rate=0.01..1:log:5; may be "
         "repeated.",
     )
-    define(
-        flags.DEFINE_integer,
+    integer(
         "together",
         0,
-        "sweep: runs trained at once in one program; 0: all of them, but one on a CPU.",
+        "runs trained at once in one program; 0: all of them, but one on a CPU.",
         lower_bound=0,
     )
-    define(
-        flags.DEFINE_integer,
+    integer(
         "jobs",
         None,
-        "sweep: trains in this many processes at once, each with cores or a GPU of its "
-        "own.",
+        "trains in this many processes at once, each with cores or a GPU of its own.",
         lower_bound=1,
     )
-    define(
-        flags.DEFINE_string,
+    string(
         "slurm",
         None,
-        "sweep: submits job arrays to SLURM, partition=main,minutes=60,cpus=4,array=8.",
+        "submits job arrays to SLURM, partition=main,minutes=60,cpus=4,array=8.",
     )
-    define(
-        flags.DEFINE_integer,
+    integer(
         "halving",
         None,
-        "sweep: successive halving; 3 trains the best third three times as long.",
+        "successive halving; 3 trains the best third three times as long.",
         lower_bound=0,
     )
-    define(flags.DEFINE_boolean, "dry_run", False, "sweep: list the runs, no more.")
-    define(flags.DEFINE_boolean, "status", False, "sweep: say how the runs stand.")
-    define(
-        flags.DEFINE_enum,
+    boolean("dry_run", False, "list the runs, no more.")
+    boolean("status", False, "say how the runs stand.")
+    enum(
         "kernels",
         "auto",
         ["auto", "xla"],
         "What computes the networks: the kernels that are quickest here, or XLA alone.",
     )
-    define(
-        flags.DEFINE_enum,
+    enum(
         "distributed",
         "auto",
         ["auto", "on", "off"],
         "jax.distributed: where a cluster is detected, always, or never.",
     )
-    define(
-        flags.DEFINE_string,
-        "coordinator",
-        None,
-        "host:port of process 0, if no cluster tells it.",
+    string("coordinator", None, "host:port of process 0, if no cluster tells it.")
+    integer("num_processes", None, "With --coordinator: how many processes there are.")
+    integer(
+        "process_id", None, "With --coordinator: the number of this process, from 0."
     )
-    define(
-        flags.DEFINE_integer,
-        "num_processes",
-        None,
-        "With --coordinator: how many processes there are.",
-    )
-    define(
-        flags.DEFINE_integer,
-        "process_id",
-        None,
-        "With --coordinator: the number of this process, from 0.",
-    )
-    define(
-        flags.DEFINE_string,
+    string(
         "compilation_cache",
         CACHE,
         "Directory of compiled programs, kept between starts; empty: none.",

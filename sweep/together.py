@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from errors import UserError
+from errors import UserError, foreign
 from evaluation.evaluator import Interrupted
 from experiment import (
     checkpoints,
@@ -243,7 +243,7 @@ def note_failure(runs, error):
     """
     if not runs:
         raise error
-    if memory.is_out_of_memory(error) and len(runs) > 1:
+    if foreign.is_out_of_memory(str(error)) and len(runs) > 1:
         error = memory.OutOfMemory(
             f"out of memory with {len(runs)} runs at once; --together="
             f"{len(runs) // 2} trains fewer at once, {memory.advice()}"

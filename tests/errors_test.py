@@ -24,6 +24,7 @@ FULL = ValueError('UNKNOWN: Error writing "x": No space left on device [OS error
         (OUT_OF_MEMORY, 1, "out of memory"),
         (NO_PLATFORM, 2, "JAX_PLATFORMS"),
         (FULL, 1, "the disk is full"),
+        (ValueError(f"writing {300 * 'x'}: {FULL}"), 1, "the disk is full"),
         (OSError(28, "No space left on device", "runs/x"), 1, "the disk is full"),
         (PermissionError(13, "Permission denied", "runs/x"), 1, "runs/x: Permission"),
         (errors.ConfigError("config.x"), 2, "config.x"),
@@ -35,7 +36,6 @@ def test_one_line_in_every_mode(mode, error, code, words, tmp_path, monkeypatch)
         raise error
 
     monkeypatch.setitem(main.MODES, mode, fail)
-    monkeypatch.setattr(main, "_plot", fail)
     arguments = [f"--mode={mode}", f"--workdir={tmp_path}"]
     if mode in ("train", "summarize", "sweep"):
         arguments += ["--config=configs/lenet5.py"]

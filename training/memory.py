@@ -10,7 +10,7 @@ import re
 
 import jax
 
-from errors import UserError
+from errors import UserError, foreign
 from kernels import ops
 
 GIB = 2**30
@@ -191,14 +191,6 @@ def fitting_batch(totals, limit, multiple):
     return max(0, int((limit - low) / slope + small) // multiple * multiple)
 
 
-def is_out_of_memory(error):
-    """Returns whether a JaxRuntimeError means this, which has no class of its own.
-
-    A CPU that could not allocate says INTERNAL: ... Out of memory allocating ...
-    """
-    return any(words in str(error) for words in ("RESOURCE_EXHAUSTED", "Out of memory"))
-
-
 def explain_evaluation(batch_size):
     """Returns the message for an evaluation of batches that are too large."""
     return (
@@ -213,7 +205,7 @@ def explaining(explain):
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        if not is_out_of_memory(error):
+        if not foreign.is_out_of_memory(str(error)):
             raise
         raise OutOfMemory(explain()) from error
 

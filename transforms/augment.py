@@ -19,6 +19,8 @@ PCA_VECTORS = (
     (-0.5808, -0.0045, -0.8140),
     (-0.5836, -0.6948, 0.4203),
 )
+AFFINE = ("translate", "rotate", "scale", "squeeze", "shear")
+JITTER = ("brightness", "contrast", "saturation")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,11 +52,8 @@ def augment(images, keys, options):
     the dtype of images. Each part has its own key, so switching one on does not change
     what the others draw.
     """
-    affine = {"translate": options.translate, "rotate": options.rotate}
-    affine |= {"scale": options.scale, "squeeze": options.squeeze}
-    affine |= {"shear": options.shear}
-    jitter = {"brightness": options.brightness, "contrast": options.contrast}
-    jitter |= {"saturation": options.saturation}
+    affine = {name: getattr(options, name) for name in AFFINE}
+    jitter = {name: getattr(options, name) for name in JITTER}
 
     def one(image, key):
         keys = jax.random.split(key, 3)

@@ -14,30 +14,19 @@ from transforms import resizing
 # Operations take (PIL image, value, colour that fills empty corners, PIL's resampling).
 
 
-def _affine(image, coefficients, fill, resample):
-    return image.transform(
-        image.size, Image.Transform.AFFINE, coefficients, resample, fillcolor=fill
-    )
+def _affine(coefficients):
+    """Moves the pixels by the six `coefficients(value)` of an affine map."""
+
+    def move(image, value, fill, resample):
+        kind, numbers = Image.Transform.AFFINE, coefficients(value)
+        return image.transform(image.size, kind, numbers, resample, fillcolor=fill)
+
+    return move
 
 
-def shear_x(image, value, fill, resample):
-    """Shears by `value` pixels per row."""
-    return _affine(image, (1, value, 0, 0, 1, 0), fill, resample)
-
-
-def shear_y(image, value, fill, resample):
-    """Shears by `value` pixels per column."""
-    return _affine(image, (1, 0, 0, value, 1, 0), fill, resample)
-
-
-def translate_x(image, value, fill, resample):
-    """Shifts by `value` pixels."""
-    return _affine(image, (1, 0, value, 0, 1, 0), fill, resample)
-
-
-def translate_y(image, value, fill, resample):
-    """Shifts by `value` pixels."""
-    return _affine(image, (1, 0, 0, 0, 1, value), fill, resample)
+def _enhance(kind):
+    """Enhances by 1 + value: -1 gives black, grey or blurred; 0 keeps the image."""
+    return lambda image, value, *_: kind(image).enhance(1 + value)
 
 
 def rotate(image, value, fill, resample):
@@ -51,25 +40,6 @@ def solarize_add(image, value, fill, resample):
     return image.point(levels * len(image.getbands()))
 
 
-# These enhance by 1 + value: -1 gives black, grey or blurred; 0 keeps the image.
-
-
-def brightness(image, value, fill, resample):
-    return ImageEnhance.Brightness(image).enhance(1 + value)
-
-
-def contrast(image, value, fill, resample):
-    return ImageEnhance.Contrast(image).enhance(1 + value)
-
-
-def color(image, value, fill, resample):
-    return ImageEnhance.Color(image).enhance(1 + value)
-
-
-def sharpness(image, value, fill, resample):
-    return ImageEnhance.Sharpness(image).enhance(1 + value)
-
-
 OPERATIONS = {
     "identity": lambda image, *_: image,
     "autocontrast": lambda image, *_: ImageOps.autocontrast(image),
@@ -78,15 +48,15 @@ OPERATIONS = {
     "posterize": lambda image, bits, *_: ImageOps.posterize(image, bits),
     "solarize": lambda image, threshold, *_: ImageOps.solarize(image, threshold),
     "solarize_add": solarize_add,
-    "shear_x": shear_x,
-    "shear_y": shear_y,
-    "translate_x": translate_x,
-    "translate_y": translate_y,
+    "shear_x": _affine(lambda pixels: (1, pixels, 0, 0, 1, 0)),  # per row
+    "shear_y": _affine(lambda pixels: (1, 0, 0, pixels, 1, 0)),  # per column
+    "translate_x": _affine(lambda pixels: (1, 0, pixels, 0, 1, 0)),
+    "translate_y": _affine(lambda pixels: (1, 0, 0, 0, 1, pixels)),
     "rotate": rotate,
-    "brightness": brightness,
-    "contrast": contrast,
-    "color": color,
-    "sharpness": sharpness,
+    "brightness": _enhance(ImageEnhance.Brightness),
+    "contrast": _enhance(ImageEnhance.Contrast),
+    "color": _enhance(ImageEnhance.Color),
+    "sharpness": _enhance(ImageEnhance.Sharpness),
 }
 
 # The functions below turn a policy's magnitude, as a level in 0..1, into

@@ -250,7 +250,8 @@ def test_a_silent_network_is_given_up(monkeypatch):
     done.set()
 
 
-def test_a_proxy_is_what_is_probed(monkeypatch):
+@pytest.mark.parametrize("proxy", ["http://proxy.test:3128", "proxy.test:3128"])
+def test_a_proxy_is_what_is_probed(proxy, monkeypatch):
     asked = []
 
     def connect(address, timeout):
@@ -258,7 +259,7 @@ def test_a_proxy_is_what_is_probed(monkeypatch):
         raise OSError("refused")
 
     monkeypatch.setattr(socket, "create_connection", connect)
-    monkeypatch.setenv("https_proxy", "http://proxy.test:3128")
+    monkeypatch.setenv("https_proxy", proxy)
     with pytest.raises(DataError, match=r"proxy\.test:3128"):
         open_split("cifar10", "train")
     assert asked == [("proxy.test", 3128)]

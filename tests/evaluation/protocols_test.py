@@ -894,6 +894,7 @@ def test_a_change_that_no_test_reads_is_refused(photograph_run):
         ("eval.every_epochs=3.0", "every_epochs = 3.0: no test reads it"),
         ("dataset.placement=host", "placement = 'host': no test reads it"),
         ("dataset.cache_side=9", "cache_side is read with config.dataset.cache"),
+        ("dataset.cache_dir=x", "cache_dir is read with config.dataset.cache"),
         ("dataset.holdout=0.5", "holdout = 0.5 holds out other images, and the run"),
         ("dataset.holdout_by=path", "holdout_by = 'path' holds out other images"),
         ("eval.average=logits", "average = 'logits' changes nothing: the protocol"),

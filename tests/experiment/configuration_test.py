@@ -47,6 +47,8 @@ def test_unknown_recipe_lists_the_known_ones():
         ("schedule.name", "cosin", "did you mean 'cosine'"),
         ("dataset.placement", "gpu", "auto, device, host"),
         ("dataset.std", (0.0,), "config.dataset.std"),
+        ("dataset.std", (float("inf"),), "config.dataset.std"),
+        ("dataset.mean", (float("nan"),), "config.dataset.mean"),
         ("dataset.mean", (), "config.dataset.mean"),
         ("log.every_steps", 0, "config.log.every_steps"),
         ("augment.view", "inception", "did you mean 'inception_crop'"),

@@ -62,6 +62,15 @@ def test_what_may_be_none_can_be_unset_where_it_is_a_word(tmp_path):
     assert unset.loss.class_weights is None
 
 
+def test_a_recipe_without_fields_is_left_to_the_checks(tmp_path):
+    recipe = tmp_path / "short.py"
+    recipe.write_text(
+        "from ml_collections import ConfigDict\n\ndef get_config():\n"
+        "    return ConfigDict({'seed': 1})\n"
+    )
+    assert config(recipe=(f"--config={recipe}", "--workdir=run")).seed == 1
+
+
 def test_what_cannot_be_none_is_refused():
     with pytest.raises(UsageError, match="num_epochs"):
         config("--config.num_epochs=None")

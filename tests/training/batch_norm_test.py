@@ -15,7 +15,7 @@ import tiny_datasets
 
 import evaluate
 import models
-from errors import ConfigError
+from errors import ConfigError, UserError
 from evaluation import population
 from experiment import build, checks, workdir
 from models import layers
@@ -104,6 +104,8 @@ def test_population_statistics_are_those_of_algorithm_2():
     batches = [jnp.array([[0.0], [2.0]]), jnp.array([[4.0], [8.0]])]
     statistics = population.population_statistics(step, variables, batches)
     assert statistics == {"bn": {"mean": 3.5, "var": 5.0}}
+    with pytest.raises(UserError, match="bn sees one number a batch and channel"):
+        step(variables, jnp.ones((1, 1)), jax.random.key(0))
 
 
 def test_a_run_is_evaluated_with_population_statistics(tiny_network, trained, tmp_path):
