@@ -31,7 +31,14 @@ import jax.numpy as jnp
 
 from kernels import ops
 from models import checks
-from models.layers import Classifier, Conv, FullyConnected, LocalResponseNorm, MaxPool
+from models.layers import (
+    Classifier,
+    Conv,
+    Dropout,
+    FullyConnected,
+    LocalResponseNorm,
+    MaxPool,
+)
 
 
 class Layer(NamedTuple):
@@ -150,9 +157,7 @@ class FullyConnectedHead(nn.Module):
         first, *_, last = self.rows
         for row in self.rows:
             number = row.name.removeprefix("fc")
-            drop = nn.Dropout(
-                self.dropout, deterministic=not train, name=f"drop{number}"
-            )
+            drop = Dropout(self.dropout, deterministic=not train, name=f"drop{number}")
             if row.drop == "inputs":
                 x = drop(x)
             x = (FullyConnected if row is first else nn.Dense)(

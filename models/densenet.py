@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from kernels import ops
 from models import checks
-from models.layers import AvgPool, Classifier, MaxPool, PooledLinear
+from models.layers import AvgPool, Classifier, Dropout, MaxPool, PooledLinear
 from models.resnet import conv_and_norm, he_fan_out
 
 # Table 1: growth rate, and layers in the four dense blocks.
@@ -40,7 +40,7 @@ CIFAR_BC = ((100, 12), (250, 24), (190, 40))
 def conv_norm_and_dropout(dtype, dropout, train):
     """The parts of all layers; the dropout follows a convolution (Section 4.2)."""
     conv, norm = conv_and_norm(dtype, train, he_fan_out)
-    return conv, norm, nn.Dropout(dropout, deterministic=not train)
+    return conv, norm, Dropout(dropout, deterministic=not train)
 
 
 class DenseLayer(nn.Module):

@@ -36,6 +36,7 @@ from models.layers import (
     BatchNorm,
     Classifier,
     Conv,
+    Dropout,
     FullyConnected,
     MaxPool,
     PooledLinear,
@@ -64,7 +65,7 @@ class ConvUnit(nn.Module):
     def __call__(self, x, *, train):
         conv = functools.partial(Conv, padding=1, kernel_init=xavier, dtype=self.dtype)
         x = conv(self.features, 3, name="conv")(x)
-        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        x = Dropout(self.dropout, deterministic=not train)(x)
         x = BatchNorm(
             use_running_average=not train,
             momentum=0.99,

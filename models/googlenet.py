@@ -23,6 +23,7 @@ from models.layers import (
     AvgPool,
     Classifier,
     Conv,
+    Dropout,
     FullyConnected,
     LocalResponseNorm,
     MaxPool,
@@ -153,7 +154,7 @@ class AuxiliaryHead(nn.Module):
                 f"a map of {size[0]}x{size[1]} is not of the size that the side heads "
                 "were initialised with: train on images of one size"
             )
-        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        x = Dropout(self.dropout, deterministic=not train)(x)
         x = nn.Dense(self.num_classes, name="fc2", **dense)(x)[:, 0, 0]
         return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 

@@ -10,6 +10,7 @@ import dataclasses
 import math
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -239,6 +240,22 @@ class Classifier(nn.Module):
         return list(self.backbone(x, train=False).values())[-1]
 
 
+class Dropout(nn.Dropout):
+    """nn.Dropout with the same bits, which keeps a byte a number for its gradient.
+
+    Without the barrier XLA keeps eight bytes, random numbers that tell the mask again.
+    """
+
+    @nn.compact
+    def __call__(self, x):
+        _refuse_changed(self, "broadcast_dims", "rng_collection")
+        if self.deterministic or not self.rate:
+            return x
+        share = 1 - self.rate
+        kept = ops.once(jax.random.bernoulli(self.make_rng("dropout"), share, x.shape))
+        return jnp.where(kept, x / share, 0)
+
+
 class PooledLinear(nn.Module):
     """The usual head: global average pooling, dropout and one linear layer, "fc".
 
@@ -254,7 +271,7 @@ class PooledLinear(nn.Module):
     @nn.compact
     def __call__(self, x, *, train, window=None):
         x = global_avg_pool(x, window)
-        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        x = Dropout(self.dropout, deterministic=not train)(x)
         return nn.Dense(
             self.num_classes,
             dtype=self.dtype,

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 
 from kernels import ops
 from models import checks
-from models.layers import Classifier, Conv, MaxPool, global_avg_pool
+from models.layers import Classifier, Conv, Dropout, MaxPool, global_avg_pool
 
 # Maps, kernel, stride and padding of each convolution, and the maps of the 1x1
 # convolutions after it, without the very last. A 3x3 max pool with stride 2 stands
@@ -87,7 +87,7 @@ class NINBackbone(nn.Module):
                 name = f"pool{i}"
                 x = stages[name] = MaxPool(3, 2, ceil=True, name=name)(x)
                 if name in DROPOUT[self.variant]:
-                    x = nn.Dropout(self.dropout, deterministic=not train)(x)
+                    x = Dropout(self.dropout, deterministic=not train)(x)
         return stages
 
 

@@ -25,6 +25,7 @@ from models.layers import (
     BatchNorm,
     Classifier,
     Conv,
+    Dropout,
     FullyConnected,
     LocalResponseNorm,
     MaxPool,
@@ -123,7 +124,7 @@ class ThreeLayers(nn.Module):
     def __call__(self, x, *, train, window=None):
         del window  # fc6's is the size of its kernel.
         init, init_on_map = INITIALIZATIONS[self.initialization]
-        dropout = nn.Dropout(self.dropout, deterministic=not train)
+        dropout = Dropout(self.dropout, deterministic=not train)
         x = FullyConnected(self.units, self.dtype, init_on_map, name="fc6")(x)
         x = dropout(nn.relu(x))
         x = nn.Dense(self.units, dtype=self.dtype, kernel_init=init, name="fc7")(x)

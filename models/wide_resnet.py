@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from kernels import ops
 from models import checks, resnet
-from models.layers import Classifier, PooledLinear
+from models.layers import Classifier, Dropout, PooledLinear
 from models.preact_resnet import CifarPreactBackbone
 from models.resnet import conv_and_norm, he_fan_out
 
@@ -50,7 +50,7 @@ class WideUnit(nn.Module):
         y = nn.relu(norm(name="bn1")(x)) if self.preactivate else x
         z = conv(self.features, 3, self.strides, padding=1, name="conv1")(y)
         z = nn.relu(norm(name="bn2")(z))
-        z = nn.Dropout(self.dropout, deterministic=not train)(z)
+        z = Dropout(self.dropout, deterministic=not train)(z)
         z = conv(self.features, 3, padding=1, name="conv2")(z)
         if x.shape != z.shape:
             x = conv(self.features, 1, self.strides, name="shortcut")(y)

@@ -91,6 +91,35 @@ def test_max_pool_keeps_bytes_for_its_gradient(stride):
     assert planned < 2.5 * 4 * x.size  # 3.3 and 2.8 times its bytes with the image
 
 
+def test_dropout_is_flax_dropout_and_keeps_bytes():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 8, 8, 64)), jnp.float32)
+    options = {"compiler_options": ops.compiler_options("cpu")}
+
+    def both_passes(layer, x, gradient):
+        def apply(x):
+            return layer.apply({}, x, rngs={"dropout": jax.random.key(0)})
+
+        y, pulled = jax.vjp(apply, x)
+        y, gradient = jax.lax.optimization_barrier((y, gradient))
+        return y, pulled(gradient)
+
+    ours, theirs = (
+        jax.jit(
+            functools.partial(both_passes, layer(0.3, deterministic=False)), **options
+        )
+        for layer in (layers.Dropout, nn.Dropout)
+    )
+    jax.tree.map(np.testing.assert_array_equal, ours(x, x), theirs(x, x))
+    planned, without = (
+        passes.lower(x, x).compile().memory_analysis().temp_size_in_bytes
+        for passes in (ours, theirs)
+    )
+    assert planned < 0.6 * without
+    assert layers.Dropout(0.3, deterministic=True).apply({}, x) is x
+    with pytest.raises(ValueError, match="broadcast_dims is not supported"):
+        layers.Dropout(0.3, (1, 2), deterministic=True).apply({}, x)
+
+
 @pytest.mark.parametrize("position", range(4))
 def test_max_pool_keeps_a_nan(position):
     x = jnp.ones(4).at[position].set(jnp.nan).reshape(1, 2, 2, 1)
