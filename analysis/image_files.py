@@ -9,7 +9,7 @@ import sys
 from absl import logging
 
 from data_source import DataError
-from data_source.image_folder import EXTENSIONS
+from data_source.image_folder import EXTENSIONS, is_litter
 from transforms import decode
 
 # The first bytes of image files that need not have a NUL soon, as no path has.
@@ -52,11 +52,11 @@ def _files(given):
 
 
 def _folder(path):
-    """Yields the image files in and under a folder; hidden ones are left out."""
+    """Yields the image files in and under a folder, but for `is_litter`."""
     errors, images, others = [], 0, 0
     for folder, folders, names in os.walk(path, onerror=errors.append):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(name for name in names if not name.startswith(".")):
+        folders[:] = sorted(name for name in folders if not is_litter(name))
+        for name in sorted(name for name in names if not is_litter(name)):
             if os.path.splitext(name)[1].lower() in EXTENSIONS:
                 images += 1
                 yield os.path.join(folder, name), None

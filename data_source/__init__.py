@@ -34,13 +34,21 @@ def open_split(name, split, **options):
 
 
 def open_splits(
-    name, splits, *, data_dir=None, download=True, holdout=0.1, holdout_by="class"
+    name,
+    splits,
+    *,
+    data_dir=None,
+    download=True,
+    holdout=0.1,
+    holdout_by="class",
+    tested=False,
 ):
     """Opens splits of the data set `name`, as a list of `Split`.
 
     The name is a TFDS name ("mnist", "name/config:1.2.3"), or "folder:PATH" or
-    "csv:PATH". image_folder.py says what the latter hold, and what `holdout` and
-    `holdout_by` mean for them; `data_dir` and `download` apply only to TFDS.
+    "csv:PATH". image_folder.py says what the latter hold, and what `holdout`,
+    `holdout_by` and `tested`, for data that a trained network looks at, mean for them;
+    `data_dir` and `download` apply only to TFDS.
 
     If `data_dir` is given, no other place is searched. Otherwise TFDS_DATA_DIR, the
     home folder's tensorflow_datasets and this repository's data/ are searched in this
@@ -51,7 +59,9 @@ def open_splits(
       DataError: the set, split or features do not exist or cannot be obtained.
     """
     if is_files(name):
-        return image_folder.open_splits(name, splits, holdout=holdout, by=holdout_by)
+        return image_folder.open_splits(
+            name, splits, holdout=holdout, by=holdout_by, tested=tested
+        )
     return [
         tfds_directory.open_split(name, split, data_dir=data_dir, download=download)
         for split in splits

@@ -7,6 +7,7 @@ path,label or path,label,split under an optional header; its paths are relative 
 CSV's own folder. Splits may have their other usual names (SPLITS), and all these words
 may be in capitals. Classes are numbered by the sorted names in the training split, 2
 before 10 if all are whole numbers; a CSV with such labels has the classes 0, 1, 2, ...
+A set that is only tested need have no training split, and may have any numbers.
 
 Examples are sorted by path, whatever order the file system or the CSV has. If the files
 have no splits, a share of each class is held out as "validation" (`held_out`). A slice
@@ -24,6 +25,7 @@ import itertools
 import math
 import os
 import posixpath
+import re
 import sys
 import unicodedata
 from collections import Counter, defaultdict
@@ -40,6 +42,7 @@ from data_source.split import (
     UnreadableFile,
     as_text,
 )
+from errors import shortened
 
 SPLITS = dict.fromkeys(("train", "training"), "train")
 SPLITS |= dict.fromkeys(("validation", "val", "valid", "dev"), "validation")
@@ -47,7 +50,7 @@ SPLITS |= dict.fromkeys(("test", "testing"), "test")
 NUMBERS = {"train": 0, "validation": 1, "test": 2}  # of splits in `Table`
 EARLIER_SPLITS = ("train", "validation", "val", "test")
 EXTENSIONS = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .ppm .pgm .pbm".split()
+    ".jpg .jpeg .jpe .jfif .png .webp .avif .bmp .gif .tif .tiff .ppm .pgm .pbm".split()
 )
 # What file managers, archives and network drives leave behind, beside hidden files.
 LITTER = frozenset(
@@ -71,18 +74,19 @@ STAT_PART = 4096  # files that a thread asks for in one task
 IMAGE_SHAPE = (None, None, 3)  # images have any size; grey files are read as RGB
 
 
-def open_splits(name, splits, *, holdout, by="class"):
+def open_splits(name, splits, *, holdout, by="class", tested=False):
     """Opens splits of "folder:PATH" or "csv:PATH" for data_source.open_splits.
 
     `holdout` is the share of files in "validation" if the files have no splits; `by`
-    is for `held_out`. Files without splits are listed once for all of `splits`.
+    is for `held_out`. Files without splits are listed once for all of `splits`. With
+    `tested`, the classes need not be what a training asks of them.
 
     Raises:
       DataError: the folder, file or split does not exist; there is one class, or a
         class has no images or is missing from the training split; a line of the CSV is
         wrong.
     """
-    listing = find(name, holdout, by)
+    listing = find(name, holdout, by, tested)
     return [_open_split(name, listing, split) for split in splits]
 
 
@@ -99,7 +103,13 @@ def _open_split(name, listing, split):
             )
     files = _select(name, listing, split)
     if not len(files):
-        raise DataError(f"Split {split!r} of {name!r} holds no examples.")
+        held, why = listing.findings.held_out, "."
+        if held and split == "validation":
+            why = (
+                f": {held} is held out, and the only image of a class is for training. "
+                "Raise config.dataset.holdout, or add images."
+            )
+        raise DataError(f"Split {split!r} of {name!r} holds no examples{why}")
     return split_of(listing, name, split, files)
 
 
@@ -115,7 +125,7 @@ def describe(name):
     return IMAGE_SHAPE, len(find(name, holdout=0).label_names)
 
 
-def find(name, holdout, by="class"):
+def find(name, holdout, by="class", tested=False):
     """Returns the `Folder` or `Table` that "folder:PATH" or "csv:PATH" names."""
     if not 0 <= holdout < 1:
         raise DataError(f"The share to hold out, {holdout}, is not in [0, 1).")
@@ -123,7 +133,7 @@ def find(name, holdout, by="class"):
     if not path:
         raise DataError(f"{name!r} lacks its path: {kind}:PATH.")
     kind = Folder if kind == "folder" else Table
-    return kind(Path(path).expanduser(), holdout, by)
+    return kind(Path(path).expanduser(), holdout, by, tested)
 
 
 class Files:
@@ -207,16 +217,10 @@ def held_out(hashes, share, by):
     return hashes < np.partition(hashes, count)[count]  # the first that stays
 
 
-def class_names(labels, where):
-    """Returns the classes in the order of their numbers.
-
-    Raises:
-      DataError: there is only one, for which every answer is right.
-    """
-    names = in_order(set(labels))
+def check_classes(names, where):
+    """Raises DataError if there is one class, for which every answer is right."""
     if len(names) == 1:
         raise DataError(f"{where} holds one class, {names[0]!r}, and two are needed.")
-    return names
 
 
 def _plain(name):
@@ -359,7 +363,7 @@ class Folder:
     split (a million take 3.7 s: docs/performance.md, "Cost of growth").
     """
 
-    def __init__(self, root, holdout, by):
+    def __init__(self, root, holdout, by, tested):
         self._holdout, self._by = holdout, by
         self.findings = Findings()
         self.root = root = self._innermost(root)
@@ -367,22 +371,25 @@ class Folder:
         self.splits = tuple(self._folders) or ("train", "validation")
         if not self._folders:
             self.findings.held_out = _drawn(holdout, by)
-        if "train" not in self.splits:
+        if "train" not in self.splits and not tested:
             read = [f"{f} (read as {split})" for split, f in self._folders.items()]
             raise DataError(
                 f"{as_text(root)} has no train folder beside {', '.join(read)}; the "
                 "classes of the training images set the numbering. If these folders "
                 "are classes, list the images in a CSV (csv:PATH)."
             )
-        training = root / self._folders.get("train", "")
-        folders, _, _ = _entries(training)
-        training = as_text(training)
-        if not folders:
+        training = self._folders.get("train", "")
+        parts = [training] if "train" in self.splits else self._folders.values()
+        names = {as_text(name) for part in parts for name in _entries(root / part)[0]}
+        training = as_text(root / training)
+        if not names:
             raise DataError(
                 f"{training} has no class folders; a data set is PATH/train/<class>/ "
                 f"and PATH/validation/<class>/, or PATH/<class>/, of image files."
             )
-        self.label_names = class_names(map(as_text, folders), training)
+        self.label_names = in_order(names)
+        if not tested:
+            check_classes(self.label_names, training)
         self.findings.remarks += _alike(self.label_names)
 
     def _innermost(self, root):
@@ -464,6 +471,7 @@ class Folder:
         """The files without splits, and which are of "validation", bool [N]."""
         files = self._list("")
         self.findings.files = len(files)
+        self.findings.remarks += _like_splits(files)
         return files, files.held_out(self._holdout, self._by)
 
     def _list(self, folder):
@@ -486,7 +494,9 @@ class Folder:
                 files.add(path, numbers[name])
             if len(files) == before:
                 others = f", but {kinds(here)}" if kinds(here) else ""
-                raise DataError(f"{where} holds no images{others}.")
+                raise DataError(
+                    f"{where} holds no images{others}: add some, or delete the folder."
+                )
             ignored += here
         self.findings.ignored[folder] = ignored
         return files
@@ -499,6 +509,11 @@ def _drawn(holdout, by):
     return f'{holdout:g} of all files, by the earlier rule of holdout_by = "path"'
 
 
+def is_litter(name):
+    """Whether a file or folder is hidden, or left by another program."""
+    return name.startswith(".") or name.lower() in LITTER
+
+
 def _entries(path):
     """Returns a folder's folders and image files, sorted, and a Counter of the rest."""
     folders, images, others = [], [], Counter()
@@ -509,7 +524,7 @@ def _entries(path):
                 lower = name.lower()
                 _, dot, kind = lower.rpartition(".")
                 kind = dot and dot + kind
-                if lower.startswith(".") or lower in LITTER:
+                if is_litter(name):
                     others[HIDDEN] += 1
                     continue
                 if entry.is_dir():
@@ -543,6 +558,33 @@ def _images(root, folder, others):
             yield f"{folder}/{name}"
 
 
+def _like_splits(files):
+    """Returns, in a list, a warning if folders in the classes may be splits.
+
+    Of a class they are the outermost, below a folder that holds all of its images.
+    """
+    if files.text.count(b"/") == len(files):
+        return []  # as in most sets
+    inner, holders = defaultdict(set), defaultdict(list)
+    for folder in {path.rpartition("/")[0] for path in files}:
+        inner[folder.partition("/")[0]].add(folder)
+    for label, folders in inner.items():
+        outer = posixpath.commonpath(folders)
+        for name in {f.removeprefix(outer).split("/")[1] for f in folders - {outer}}:
+            holders[as_text(name)].append(as_text(label))
+    shared = sorted(name for name, labels in holders.items() if len(labels) > 1)
+    shared = shared if len(shared) > 1 else []
+    names = shared or sorted(name for name in holders if name.lower() in SPLITS)
+    if not names:
+        return []
+    labels = sorted({label for name in names for label in holders[name]})
+    return [
+        f"warning: folders of the classes {shortened(labels)} have the names "
+        f"{shortened(names)}: are these splits? A split is PATH/train/<class>/, "
+        "PATH/validation/<class>/ or PATH/test/<class>/."
+    ]
+
+
 def _holds_images(folder):
     return any(_images(folder.parent, folder.name, Counter()))
 
@@ -566,7 +608,7 @@ class Table:
     label in `_labels`, the numbers of the lines, and those of the splits.
     """
 
-    def __init__(self, path, holdout, by):
+    def __init__(self, path, holdout, by, tested):
         self.root, self.findings = path.parent, Findings()
         self._csv = as_text(path)
         self._read(path)
@@ -581,22 +623,29 @@ class Table:
             self.findings.files = len(self._files)
         else:
             self.splits = {s for s, n in NUMBERS.items() if n in self._splits}
-        if "train" not in self.splits:
-            raise DataError(f"{path} has no line of the split train.")
-        if not without:
+        if "train" in self.splits and not without:
             training = np.array(self._files.labels)[self._splits == NUMBERS["train"]]
             labels = [self._labels[number] for number in np.unique(training)]
-        integers = all(label.isdecimal() for label in labels)
-        if integers:
-            numbers = sorted(map(int, labels))
+        self.label_names = in_order(labels)
+        if not tested:
+            self._check_training()
+        self.findings.remarks += _alike(self.label_names)
+
+    def _check_training(self):
+        """Raises DataError if a network cannot be trained on the lines."""
+        names, path = self.label_names, self._csv
+        if "train" not in self.splits:
+            raise DataError(f"{path} has no line of the split train.")
+        if all(map(str.isdecimal, names)):
+            numbers = list(map(int, names))
             gap = next((k for k, n in enumerate(numbers) if k != n), None)
             if gap is not None:
                 raise DataError(
                     f"{path} has no training image of class {gap}; its labels "
-                    f"go from {numbers[0]} to {numbers[-1]} and must count from 0."
+                    f"go from {numbers[0]} to {numbers[-1]} and must count from 0: "
+                    "renumber them, or write names for numbers."
                 )
-        self.label_names = class_names(labels, path)
-        self.findings.remarks += _alike(self.label_names)
+        check_classes(names, path)
 
     def _read(self, path):
         """Fills the columns; the split of a line without one has the number -1.
@@ -613,6 +662,11 @@ class Table:
                 splits.append(NUMBERS.get(split, -1))
         except DataError as error:
             problem = error
+        if all(map(str.isdecimal, labels)):  # then 007 is 7
+            merged = {}
+            places = [merged.setdefault(int(label), len(merged)) for label in labels]
+            places = np.array(places, np.int32)[np.array(files.labels)]
+            files.labels, labels = array.array("i", places.tobytes()), map(str, merged)
         order = files.order()
         self._files, self._labels = files.take(order), list(labels)
         self._lines, self._splits = np.array(lines)[order], np.array(splits)[order]
@@ -644,7 +698,9 @@ class Table:
         def present(folder):
             place = self.root / folder
             try:
-                return frozenset(os.listdir(place))
+                with os.scandir(place) as entries:
+                    found = (e for e in entries if not e.is_dir(follow_symlinks=False))
+                    return {entry.name for entry in found}
             except (FileNotFoundError, NotADirectoryError):
                 return frozenset()
             except OSError as error:
@@ -656,9 +712,11 @@ class Table:
             folder, _, name = path.rpartition("/")
             label, problem = self._labels[files.labels[i]], None
             if name not in present(folder):
-                first = self._lines[rows[i]] == 1
-                hint = " (a header has words such as path,label)" if first else ""
-                problem = f"{path} is missing{hint}"
+                problem = f"{path} is missing"
+                if os.path.isdir(self.root / path):
+                    problem = f"{path} is a folder"
+                elif self._lines[rows[i]] == 1 and re.fullmatch(r"[\w -]+", path):
+                    problem += " (a header names its columns path and label)"
             elif label not in numbers:
                 like = _only(label, self.label_names)
                 problem = f"no training image has the class {label!r}{like}"
@@ -697,16 +755,17 @@ def _rows(file, remarks):
                 problem = None
                 if len(row) != width or len(columns) not in (2, 3) or not all(used):
                     problem = f"{','.join(row)!r} is not path,label or path,label,split"
+                    problem += ", with commas" * (len(row) == 1)
                 elif len(used) == 3 and not split:
                     problem = f"the split {used[2]!r} is none of {', '.join(SPLITS)}"
                 if problem:
                     raise DataError(f"{as_text(file)}, line {line}: {problem}.")
                 path, label = posixpath.normpath(used[0]), used[1]
-                if label.isdecimal():
-                    label = str(int(label))
                 yield path, label, split, line
     except (OSError, UnicodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
+        if isinstance(error, UnicodeError):
+            reason = f"it is not in UTF-8 ({error})"
         raise DataError(
             f"{as_text(file)} cannot be read after line {line}: {reason}."
         ) from error

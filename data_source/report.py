@@ -16,7 +16,8 @@ def describe(*splits, others=False):
     is said what a test of the one split leaves out because "validation" was held out.
     """
     first = splits[0]
-    lines = [f"data: {first.name}, {first.num_classes:,} classes"]
+    plural = "es" * (first.num_classes != 1)
+    lines = [f"data: {first.name}, {first.num_classes:,} class{plural}"]
     lines += {split.split: f"  {_images(split)}" for split in splits}.values()
     findings = [split.findings for split in splits if split.findings]
     if findings and findings[0].held_out and len(first) < findings[0].files:
@@ -43,7 +44,8 @@ def describe(*splits, others=False):
 
 def _images(split):
     """Says how many images a split has, in all and of each class."""
-    line, counts = f"{split.split}: {len(split):,} images", split.class_counts()
+    plural = "s" * (len(split) != 1)
+    line, counts = f"{split.split}: {len(split):,} image{plural}", split.class_counts()
     if counts is None:
         return line
     names, order = split.label_names, np.argsort(counts, kind="stable")

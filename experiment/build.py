@@ -276,12 +276,12 @@ def setup(config, num_devices=None):
 
 
 def open_split(dataset, split):
-    """Opens one split of config.dataset's data set, from its cache if it has one."""
-    return _cached(dataset, *_stored(dataset, (split,)))
+    """Opens one split for a trained network, from its cache if it has one."""
+    return _cached(dataset, *_stored(dataset, (split,), tested=True))
 
 
 def open_splits(dataset, splits):
-    """Opens the splits that a training needs, as `open_split` does.
+    """Opens the splits of config.dataset that a training needs, or its cache's.
 
     Raises:
       ConfigError: the cache would make the network's input smaller.
@@ -301,7 +301,7 @@ def open_splits(dataset, splits):
     return [_cached(dataset, split) for split in opened]
 
 
-def _stored(dataset, splits):
+def _stored(dataset, splits, *, tested=False):
     """Opens splits as they are stored, without a cache."""
     return data_source.open_splits(
         dataset.name,
@@ -310,6 +310,7 @@ def _stored(dataset, splits):
         download=dataset.download,
         holdout=dataset.holdout,
         holdout_by=dataset.holdout_by,
+        tested=tested,
     )
 
 

@@ -86,7 +86,8 @@ def open_run(run, checkpoint="latest", *, config=None, split=None):
     if shape[-1] != image_shape[-1]:
         raise ConfigError(
             f"{run} learnt from images of {shape[-1]} channels, and those of "
-            f"{split.name} have {image_shape[-1]}"
+            f"{split.name} have {image_shape[-1]} (image files are read as RGB, grey "
+            "ones too; --mode=predict converts them)"
         )
     in_training = build.make_preprocessing(run.config(), shape, training=True)
     trained_shape = build.input_shape(in_training, shape)

@@ -246,7 +246,7 @@ class LeNet5(Classifier):
         if x.shape[1:] != (32, 32, 1):
             raise ValueError(
                 f"lenet5 takes images of 32x32x1 (28x28 padded by 2), not "
-                f"{'x'.join(map(str, x.shape[1:]))}"
+                f"{'x'.join(map(str, x.shape[1:]))}; lenet5_modern takes colours, too"
             )
         return super().__call__(x, train=train)
 

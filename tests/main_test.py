@@ -122,6 +122,8 @@ def digits(tmp_path_factory):
     (folder / "bad.png").write_bytes(b"no image")
     (folder / "notes.txt").write_text("no image")
     (folder / ".hidden.png").write_text("no image")
+    (folder / "@eaDir").mkdir()
+    (folder / "@eaDir" / "a.png").write_text("left by a network drive")
     return folder
 
 

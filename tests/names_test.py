@@ -107,6 +107,12 @@ def test_a_subset_of_the_classes_is_evaluated_when_asked_for(run, tmp_path):
     assert (record["errors"], record["count"]) == (0, 6)
     assert "eval_classes_subset" in name
     assert record["changes"] == {"dataset.name": other, "eval.classes": "subset"}
+    # For a test no training images are needed, and one class is enough.
+    shutil.rmtree(tmp_path / "other/train")
+    shutil.rmtree(tmp_path / "other/validation/dog")
+    _, record, said = evaluated(run, change, "eval.classes=subset")
+    assert "has 1 of the 3 classes" in said
+    assert (record["errors"], record["count"]) == (0, 3)
 
 
 def test_a_test_of_new_photographs_says_what_it_leaves_out(run, tmp_path):

@@ -241,7 +241,7 @@ def test_a_folder_of_odd_names_from_training_to_prediction(tmp_path, capsys):
         path = tmp_path / "photos" / folder / os.fsdecode(b"\xff%d.jpg" % i)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(jpeg(i, *SIZES[i % 4]))
-    (path.parent / "a.avif").write_bytes(b"")
+    (path.parent / "a.heic").write_bytes(b"")
     changes = {
         "dataset.name": f"folder:{tmp_path}/photos",
         "dataset.train_split": "train",
@@ -259,7 +259,7 @@ def test_a_folder_of_odd_names_from_training_to_prediction(tmp_path, capsys):
         "  train: 10 images, 5 of each class",
         "  validation: 2 images, 1 of each class",
         "  validation was held out: 0.1 of each class",
-        "  files not read: 1 .avif",
+        "  files not read: 1 .heic",
         "  chosen by auto: eval_split validation, fit resize (images "
         "that are not 28x28), placement host",
     ]

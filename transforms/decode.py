@@ -199,7 +199,8 @@ def _eight_bits(image):
 
     Of 16 bits, or of a TIFF's 12, the upper eight are kept. A PGM with a larger maximum
     than 255 is read as 16 bits. 32-bit integers, signed integers and floats do not say
-    which value is white: they are taken as levels where they lie in 0..255.
+    which value is white: they are taken as levels where they lie in 0..255, and so are
+    16 bits of a PNG or TIFF, of which the upper eight would be black.
 
     Raises:
       DamagedImage: they do not, or are floats in 0..1.
@@ -207,7 +208,9 @@ def _eight_bits(image):
     if image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM"):
         # PIL's convert would clip.
         tags = getattr(image, "tag_v2", {})
-        values = np.asarray(image) >> (tags.get(BITS_PER_SAMPLE, (16,))[0] - 8)
+        values, bits = np.asarray(image), tags.get(BITS_PER_SAMPLE, (16,))[0]
+        if bits < 16 or image.mode == "I" or values.max() > 255:
+            values = values >> (bits - 8)
         if tags.get(PHOTOMETRIC) == 0:  # white is zero, which PIL forgets at 16 bits
             values = 255 - values
         return Image.fromarray(values.astype(np.uint8))

@@ -42,7 +42,7 @@ def photographs(tmp_path):
     paths = [
         "train/dog/b.jpg",
         "train/cat/z.PNG",
-        "train/dog/2010/a.webp",
+        "train/dog/2010/a.avif",
         "validation/dog/c.JPEG",
         "validation/cat/d.bmp",
     ]
@@ -64,7 +64,7 @@ def test_folders_of_splits_and_classes(photographs):
     assert train.image_shape == (None, None, 3)
     assert labelled(train) == [
         ("train/cat/z.PNG", 0),
-        ("train/dog/2010/a.webp", 1),
+        ("train/dog/2010/a.avif", 1),
         ("train/dog/b.jpg", 1),
     ]
     validation = open_split(f"folder:{photographs}", "auto")
@@ -160,6 +160,47 @@ def test_what_is_beside_the_splits_is_said(photographs):
     ]
 
 
+@pytest.mark.parametrize(
+    ("paths", "classes", "names"),
+    [
+        ("a_train/a_train/{}/1.png a_test/a_test/{}/2.png", "a_test, a_train", 0),
+        ("Train_set/{}/1.png Test_set/{}/x/2.png pred/1.png", "Test_set, Train_set", 0),
+        ("{}/train/1.png {}/test/2.png", "cat, dog", "test, train"),
+        ("{}/1.png cat/train/1.png", "cat", "train"),
+        ("{}/1.png cat/a/1.png cat/b/1.png dog/b/1.png", None, None),
+        ("{}/2010/1.png", None, None),
+    ],
+)
+def test_classes_that_look_like_splits_are_said(tmp_path, paths, classes, names):
+    write(tmp_path, [p.format(c) for p in paths.split() for c in ("cat", "dog")])
+    found = open_split(f"folder:{tmp_path}", "train").findings.remarks
+    line = f"folders of the classes {classes} have the names {names or 'cat, dog'}: are"
+    assert [line in remark for remark in found] == [True] * bool(classes)
+
+
+def test_data_that_is_only_tested_needs_no_training_classes(photographs):
+    """The run that is tested numbers them, and says which of its classes they lack."""
+    (photographs / "validation").rename(photographs / "test")
+    (photographs / "train").rename(photographs / "dev")
+    shutil.rmtree(photographs / "dev/cat")
+    name = f"folder:{photographs}"
+    with pytest.raises(DataError, match="has no train folder beside"):
+        open_split(name, "test")
+    assert labelled(open_split(name, "test", tested=True)) == [
+        ("test/cat/d.bmp", 0),
+        ("test/dog/c.JPEG", 1),
+    ]
+    shutil.rmtree(photographs / "test/dog")
+    assert open_split(name, "test", tested=True).label_names == ("cat", "dog")
+    one = open_split(f"{name}/test", "train", tested=True)
+    assert one.label_names == ("cat",)
+    assert report.describe(one).startswith(f"data: {name}/test, 1 class\n")
+    (photographs / "l.csv").write_text("test/cat/d.bmp,3,test\ndev/dog/b.jpg,1,val")
+    split = open_split(f"csv:{photographs}/l.csv", "test", tested=True)
+    assert split.label_names == ("1", "3")
+    assert labelled(split) == [("test/cat/d.bmp", 1)]
+
+
 def test_an_only_folder_is_descended_into_and_one_class_is_an_error(tmp_path):
     paths = ["flowers/rose/a.png", "flowers/rose/b.png", "flowers/tulip/c.png"]
     write(tmp_path, [*paths, "__MACOSX/flowers/._a.png", "README.txt"])
@@ -195,16 +236,19 @@ def test_what_other_programs_left_is_no_class(photographs):
 
 def test_the_report_says_what_was_found(photographs):
     (photographs / "validation/dog").rename(photographs / "validation/emu")
-    write(photographs, ["train/emu/a.png", "train/emu/b.avif", "train/emu/c"])
-    write(photographs, ["train/emu/d.jp2", "train/emu/e.avif", "validation/emu/f.avif"])
+    write(photographs, ["train/emu/a.png", "train/emu/b.heic", "train/emu/c"])
+    write(photographs, ["train/emu/d.jp2", "train/emu/e.heic", "validation/emu/f.heic"])
     name = f"folder:{photographs}"
     splits = open_split(name, "train"), open_split(name, "auto")
     assert report.describe(*splits).splitlines() == [
         f"data: {name}, 3 classes",
         "  train: 4 images, 1 (cat) to 2 (dog) of a class",
         "  validation: 2 images, 1 of each class; none of dog",
-        "  files not read: 3 .avif, 1 .jp2, 1 without extension",
+        "  files not read: 3 .heic, 1 .jp2, 1 without extension",
     ]
+    write(photographs, ["test/cat/a.png"])
+    said = report.describe(open_split(name, "test")).splitlines()
+    assert said[1] == "  test: 1 image, 1 of each class; none of dog, emu"
 
 
 def test_the_report_of_a_held_out_part(flat):
@@ -251,7 +295,7 @@ def test_links_are_followed_and_counted(photographs):
     (best / "unread.txt").unlink()
     (photographs / "train/empty").symlink_to(photographs / "train/cat/none")
     os.mkdir(photographs / "train/cat/none")
-    with pytest.raises(DataError, match="empty holds no images\\.$"):
+    with pytest.raises(DataError, match="empty holds no images: add some, or del"):
         open_split(name, "train")
 
 
@@ -299,7 +343,8 @@ def test_files_without_splits_are_held_out_by_their_names(flat):
     more = set(names(open_split(f"folder:{flat}", "validation", holdout=0.3)))
     assert kept < more and len(more) == 90
     assert len(open_split(f"folder:{flat}", "train", holdout=0.0)) == 300
-    with pytest.raises(DataError, match="holds no examples"):
+    message = "holds no examples: 0 of each class is held out, .* Raise config.dataset"
+    with pytest.raises(DataError, match=message):
         open_split(f"folder:{flat}", "validation", holdout=0.0)
     # Others that come or go, and another place, move none of them.
     shutil.rmtree(flat / "bee")
@@ -391,7 +436,7 @@ def test_wrong_folders(photographs):
     open_split(f"folder:{photographs}", "train")
     shutil.rmtree(photographs / "validation/emu")
     (photographs / "train/emu").mkdir()
-    refused("train/emu holds no images")
+    refused("train/emu holds no images: add some, or delete the folder")
     open_split(f"folder:{photographs}", "validation")
     (photographs / "train/emu").rmdir()
     write(photographs, ["train/x.jpg"])
@@ -534,6 +579,19 @@ def test_a_csv_with_integer_labels(tmp_path):
     assert all(int(n[:-4]) % 12 == label for n, label in labelled(split))
 
 
+def test_leading_zeros_count_unless_all_labels_are_numbers(tmp_path):
+    write(tmp_path, [f"{i}.png" for i in range(4)])
+    for labels, classes, numbers in (
+        (("00", "1", "01", "0"), ("0", "1"), [0, 1, 1, 0]),
+        (("01", "1", "01", "other"), ("01", "1", "other"), [0, 1, 0, 2]),
+    ):
+        rows = [(f"{i}.png", label) for i, label in enumerate(labels)]
+        name = write_csv(tmp_path / "l.csv", rows)
+        split = open_split(name, "train", holdout=0.0)
+        assert split.label_names == classes
+        assert [label for _, label in labelled(split)] == numbers
+
+
 def test_a_csv_of_large_numbers_costs_nothing(flat):
     (flat / "list.csv").write_text("ant/001.png,0\nbee/000.png,2000000\n")
     tracemalloc.start()
@@ -575,7 +633,13 @@ def test_a_header_says_which_columns_are_read(tmp_path):
         ("a.png,x\n\nb.png,\n", "line 3: 'b.png,' is not"),
         ("path,label\na.png,x\nc.png,y\n", "line 3: c.png is missing"),
         ("a.png,x\nno/b.png,y\n", "line 2: no/b.png is missing"),
-        ("bild,klasse\na.png,x\n", "line 1: bild is missing .a header has words such"),
+        (
+            "bild,klasse\na.png,x\n",
+            "line 1: bild is missing .a header names its columns path and label",
+        ),
+        ("a/b,x\na.png,y\n", "line 1: a/b is missing\\.$"),
+        ("a.png,x\nin,y\n", "line 2: in is a folder"),
+        ("a.png;x\n", "'a.png;x' is not path,label or .*, with commas"),
         ("a.png,x\nb.png,x\n./a.png,y\n", "line 3: a.png is in line 1 too"),
         ("a.png,x\nb.png,x\nb.png,y\na.png,y\n", "line 3: b.png is in line 2 too"),
         ("a.png,x\na.png,x\na.png,y\nb.png\n", "line 2: a.png is in line 1 too"),
@@ -588,7 +652,7 @@ def test_a_header_says_which_columns_are_read(tmp_path):
         ("a.png,x,test\nb.png,y,test\n", "no line of the split train"),
         (
             "a.png,1\nb.png,2\n",
-            "no training image of class 0; its labels go from 1 to 2",
+            "no training image of class 0; its labels go from 1 to 2 .*: renumber them",
         ),
         ('a.png,x\nb.png,"x\n', "cannot be read after line 1: unexpected end of data"),
         ("path,label\n", "names no images"),
@@ -596,7 +660,7 @@ def test_a_header_says_which_columns_are_read(tmp_path):
     ],
 )
 def test_wrong_csvs(tmp_path, lines, message):
-    write(tmp_path, ["a.png", "b.png", "d.png"])
+    write(tmp_path, ["a.png", "b.png", "d.png", "in/c.png"])
     (tmp_path / "l.csv").write_text(lines)
     with pytest.raises(DataError, match=message) as error:
         open_split(f"csv:{tmp_path}/l.csv", "train", holdout=0.0)
@@ -608,7 +672,8 @@ def test_a_csv_that_cannot_be_read(tmp_path):
     with pytest.raises(DataError, match="no.csv cannot be read after line 1: No such"):
         open_split(f"csv:{tmp_path}/no.csv", "train")
     (tmp_path / "l.csv").write_bytes(b"a.png,x\nb\xff.png,x\n")
-    with pytest.raises(DataError, match="l.csv cannot be read .* decode byte 0xff"):
+    message = "l.csv cannot be read .*: it is not in UTF-8 .* decode byte 0xff"
+    with pytest.raises(DataError, match=message):
         open_split(f"csv:{tmp_path}/l.csv", "train")
 
 
@@ -619,7 +684,7 @@ def test_a_folder_that_a_csv_cannot_look_into_is_no_missing_file(tmp_path, monke
     def refuse(path):  # root, who may run this, is refused nothing
         raise PermissionError(13, "Permission denied", path)
 
-    monkeypatch.setattr(os, "listdir", refuse)
+    monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(DataError, match=f"{tmp_path}/in cannot be listed: Permission"):
         open_split(f"csv:{tmp_path}/l.csv", "train", holdout=0.0)
 

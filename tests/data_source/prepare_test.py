@@ -282,13 +282,13 @@ def test_a_prepared_set_is_trusted_by_all_of_its_files(tmp_path, capsys):
     for i, path in enumerate(paths):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(jpeg(i, kind="PNG"))
-    (tmp_path / "photos/emu/4.avif").write_bytes(b"")
+    (tmp_path / "photos/emu/4.heic").write_bytes(b"")
     arguments = [f"folder:{tmp_path}/photos", f"--data_dir={tmp_path}/out"]
     arguments += ["--name=odd", "--holdout=0.5"]
     prepare.main(arguments)
     said = capsys.readouterr().out
     assert "train: 2 images, 1 of each class" in said
-    assert "files not read: 1 .avif" in said and "out/odd/1.0.0 is complete" in said
+    assert "files not read: 1 .heic" in said and "out/odd/1.0.0 is complete" in said
     packed = open_split("odd", "train+validation", data_dir=tmp_path / "out")
     assert packed.label_names == ("\\xe9t\\xe9", "emu")
     found = {e.name.rpartition(", ")[2] for e in packed.examples(range(4))}

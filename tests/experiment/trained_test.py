@@ -72,7 +72,8 @@ def test_the_size_in_training_is_the_run_s_whatever_is_tested(tmp_path):
     opened = trained.open_run(run, config=config, split=split)
     assert (opened.input_shape, opened.trained_shape) == ((40, 40, 1), (32, 32, 1))
     colour = dataclasses.replace(split, image_shape=(20, 20, 3))
-    with pytest.raises(ConfigError, match="of 1 channels, and those of tiny have 3"):
+    message = "of 1 channels, and those of tiny have 3 .image files are read as RGB"
+    with pytest.raises(ConfigError, match=message):
         trained.open_run(run, split=colour)
 
 

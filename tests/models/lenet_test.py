@@ -303,9 +303,8 @@ def test_lenet5_refuses_what_the_paper_lacks():
         models.create("lenet5", num_classes=7)
     model, variables, _ = lenet5()
     for image in [(28, 28, 1), (32, 32, 3), (32, 31, 1)]:
-        with pytest.raises(
-            ValueError, match="32x32x1.*not " + "x".join(map(str, image))
-        ):
+        size = "x".join(map(str, image))
+        with pytest.raises(ValueError, match=f"32x32x1.*not {size}; lenet5_modern"):
             model.apply(variables, jnp.zeros((1, *image)), train=False)
 
 

@@ -113,6 +113,18 @@ def test_sixteen_bits():
     np.testing.assert_array_equal(decode(data, 1)[..., 0], deep >> 8)
 
 
+def test_sixteen_bits_of_which_the_upper_eight_are_empty_are_levels():
+    low = PICTURE[..., 1].astype(np.uint16)
+    for data in (encode(low, format="PNG"), tiff(low, "<u2")):
+        np.testing.assert_array_equal(decode(data, 1)[..., 0], low)
+    inverted = tiff(low, "<u2", t262=0)
+    np.testing.assert_array_equal(decode(inverted, 1)[..., 0], 255 - low)
+    low[0, 0] = 256  # one larger value, and they are 16 bits
+    assert decode(encode(low, format="PNG"), 1).max() == 1
+    dark = netpbm("P5", low % 4, 1023)  # it says which value is white
+    assert decode(dark, 1).max() == 0
+
+
 def netpbm(kind, values, maximum):
     header = f"{kind} {values.shape[1]} {values.shape[0]} {maximum}\n".encode()
     if kind == "P2":
@@ -278,6 +290,7 @@ CONTAINERS = {
     "PNG": ("1 L LA P RGB RGBA I;16 I;16B", True),
     "WEBP": ("1 L LA P PA RGB RGBA RGBa RGBX CMYK YCbCr HSV LAB I F I;16 I;16B", True),
     "TIFF": ("1 L LA P PA RGB RGBA RGBX CMYK YCbCr LAB I F I;16 I;16B", True),
+    "AVIF": ("1 L LA P PA RGB RGBA RGBa RGBX CMYK YCbCr HSV LAB I F I;16 I;16B", True),
     "BMP": ("1 L P RGB RGBA", False),
     "GIF": ("1 L LA P RGB RGBA I F I;16 I;16B", False),
     "PPM": ("1 L RGB RGBA I F I;16", False),
