@@ -241,7 +241,7 @@ def _open(run, config, checkpoint, batch_stats):
         # The cache's images may be smaller than a protocol asks for.
         dataset = dataset.copy_and_resolve_references()
         dataset.cache = ""
-    split = build.open_split(dataset, dataset.eval_split)
+    split = trained.open_split(dataset, dataset.eval_split)
     height, width, _ = split.image_shape
     if dataset.cache and (not height or min(height, width) >= dataset.cache_side):
         trained.say(
@@ -251,14 +251,27 @@ def _open(run, config, checkpoint, batch_stats):
         )
     build.check_labels(split, "eval_split")
     build.check_hosts(split)
-    others = config.dataset.name != run.config().dataset.name
+    changes = configuration.changed(run.config(), config)
+    others, seen = "dataset.name" in changes, None
+    if others or "dataset.eval_split" in changes:
+        seen = trained.trained_on(split, run, config.dataset)
     if split.findings and jax.process_index() == 0:
-        print(report.describe(split, others=others), flush=True)
+        print(report.describe(split, others=others and seen is None), flush=True)
+    if seen:
+        trained.say(
+            f"warning: by their names, {seen:,} of the {len(split):,} images of "
+            f"{split.split} are those that {run} was trained on; its error on them "
+            "says little of others"
+        )
+    elif others and seen == 0:
+        trained.say(
+            f"note: by its names, {split.name} is the data of {run} in another place; "
+            f"{split.split} was not trained on"
+        )
     split = trained.of_run(split, run, config, config.dataset.eval_split)
     opened = trained.open_run(run, checkpoint, config=config, split=split)
     if batch_stats == "population":
         _check_population(opened)
-    changes = configuration.changed(run.config(), config)
     single, fit = config.eval.protocol == "single", opened.preprocessing.fit
     if single and fit == "pad" and "dataset.interpolation" in changes:
         raise ConfigError(

@@ -475,12 +475,22 @@ def _readable(split, index, damaged, at, show):
         if damaged == "fail":
             raise error
         if damaged == "wrong":
-            logging.warning("%s; it counts as an error", error)
+            _warn_once(f"{error}; it counts as an error")
             black = np.zeros([size or 64 for size in split.image_shape], np.uint8)
             unknown = {"label": np.int32(UNREADABLE)}
             return show(at, black, example.unreadable if example else unknown)
-        logging.warning("%s; the next image takes its place", error)
+        _warn_once(f"{error}; the next image takes its place")
     raise data_source.DataError(f"{error}; nor can the images after it be read")
+
+
+_said = set()  # what `_warn_once` has logged in this process
+
+
+def _warn_once(line):
+    """Logs a line that each epoch would repeat."""
+    if line not in _said:
+        _said.add(line)
+        logging.warning("%s", line)
 
 
 def stream(load, start, stop, num_threads, prefetch):

@@ -18,6 +18,7 @@ goes on.
 """
 
 import gc
+import logging
 import os
 import sys
 
@@ -28,8 +29,6 @@ if __name__ == "__main__":
     huge_pages.start_anew()  # before the imports, which it would otherwise repeat
     gc.set_threshold(100_000, 50, 100)  # imports and traces leave little garbage
     sys.stdout.reconfigure(errors="backslashreplace")  # paths may hold any bytes
-
-from absl import logging  # noqa: E402
 
 from errors import PREEMPTED, UserError, foreign  # noqa: E402
 from experiment import options as flags  # noqa: E402
@@ -171,8 +170,7 @@ def _run(options):
 
 
 if __name__ == "__main__":
-    logging.use_absl_handler()
-    logging.set_verbosity(logging.WARNING)
+    logging.basicConfig(format="warning: %(message)s")
     code = main(sys.argv)
     stopping.ignore_signals()
     gc.freeze()  # the end need not look for garbage

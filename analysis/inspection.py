@@ -21,7 +21,7 @@ from analysis import (
     stages,
 )
 from analysis.gallery import NotShown
-from experiment import build, trained
+from experiment import trained
 from training import losses
 from transforms import preprocessing
 
@@ -188,7 +188,7 @@ class Network:
         Raises:
           DataError: the data has other classes now.
         """
-        split = build.open_split(self.config.dataset, name)
+        split = trained.open_split(self.config.dataset, name)
         return trained.of_run(split, self.trained.run, self.config, name)
 
     def test_images(self):

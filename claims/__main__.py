@@ -1,11 +1,10 @@
 """Lists, runs and reports the claims: `python -m claims` (claims/__init__.py)."""
 
 import argparse
+import logging
 import pathlib
 import sys
 import traceback
-
-from absl import logging
 
 from claims import harness
 from claims.harness import catalogue, report
@@ -172,6 +171,5 @@ def _runner(options, folder):
 
 if __name__ == "__main__":
     huge_pages.start_anew()  # as main.py does
-    logging.use_absl_handler()
-    logging.set_verbosity(logging.WARNING)
+    logging.basicConfig(format="warning: %(message)s")
     sys.exit(main())

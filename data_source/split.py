@@ -153,8 +153,9 @@ class Split:
         """Returns a hash, 16 hex digits, of the examples in their order.
 
         Of image files it is of every path and class, and of a TFDS set of the number of
-        examples and of some of them (`records.SAMPLE`). It is the same in another place
-        or file format, in a cache, at another time, and with the classes renumbered.
+        examples and of some of them (`records.SAMPLE`). It is the same in another
+        place, in the other file format of TFDS, in a cache, at another time, and with
+        the classes renumbered.
         """
         return self._digest
 

@@ -115,14 +115,15 @@ class Detection:
         batch_size = min(self.batch_size, len(self.split))
         sharding = NamedSharding(self.mesh, PartitionSpec("data"))
         pending = []
-        for batch in views.eval_batches(
+        batches = views.eval_batches(
             self.split,
             self.view,
             math.ceil(batch_size / devices) * devices,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
             **self.reading,
-        ):
+        )
+        for batch in evaluator.advised(batches, self.split):
             if stop():
                 raise evaluator.Interrupted
             names = *self.view.tested, "index", "mask", "readable"

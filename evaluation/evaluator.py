@@ -18,6 +18,11 @@ import input_pipeline
 from evaluation import scoring
 from kernels import ops
 
+ADVICE = (
+    "an evaluation leaves nothing out: replace the image (a run does not go on without "
+    "it), or count it as an error with config.eval.damaged = 'wrong'"
+)
+
 
 class Interrupted(Exception):
     """The evaluation was asked to stop before its end; it has no result."""
@@ -74,6 +79,14 @@ class Evaluator(typing.Protocol):
         """Evaluates the network; raises Interrupted once `stop()` is true."""
 
 
+def advised(batches, split):
+    """Yields `batches` of a split; the error of an image says how to go on."""
+    try:
+        yield from batches
+    except data_source.DataError as error:
+        raise data_source.DataError(f"{split.split}: {error}; {ADVICE}") from error
+
+
 @dataclasses.dataclass(frozen=True)
 class Classification:
     """Counts the errors of a classifier on one view of each image.
@@ -104,14 +117,15 @@ class Classification:
         batch_size = min(self.batch_size, len(self.split))
         sharding = NamedSharding(self.mesh, PartitionSpec("data"))
         pending = []
-        for batch in input_pipeline.eval_batches(
+        batches = input_pipeline.eval_batches(
             self.split,
             math.ceil(batch_size / devices) * devices,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
             view=self.view,
             **self.reading,
-        ):
+        )
+        for batch in advised(batches, self.split):
             if stop():
                 raise Interrupted
             batch = {

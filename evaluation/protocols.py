@@ -35,7 +35,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import data_source
 import models
-from evaluation import scoring
+from evaluation import evaluator, scoring
 from kernels import ops
 from transforms import decode, resizing
 
@@ -272,9 +272,8 @@ def average_scores(
             if isinstance(shown, decode.DamagedImage):
                 if damaged == "fail":
                     raise data_source.DataError(
-                        f"{example.name} cannot be decoded ({shown}); an evaluation "
-                        "leaves nothing out: replace the image, or count it as an "
-                        "error with config.eval.damaged = 'wrong'"
+                        f"{split.split}: {example.name} cannot be decoded ({shown}); "
+                        f"{evaluator.ADVICE}"
                     ) from shown
                 unreadable[row], totals[row], weights[row] = True, np.nan, 1.0
                 continue

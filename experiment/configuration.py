@@ -13,6 +13,12 @@ from errors import ConfigError
 # Sub-configs whose fields the network or the optimizer declares, not default.py.
 OPEN = ("model.fields.", "optimizer.kwargs.")
 
+# What helps a run whose image files are elsewhere now.
+MOVED = (
+    "image files that have moved need a link in their old place; --mode=evaluate "
+    "--change=dataset.name=NAME tests them in the new one"
+)
+
 # Fields that may change when a run is resumed. They do not affect the parameters,
 # except for the rounding of another number of devices or another program
 # (steps_per_dispatch 1, model.remat, model.memory).
@@ -93,12 +99,15 @@ def check_resumable(stored, given, path, saved=True):
     `saved` says that it has checkpoints, so that it is worth keeping.
     """
     old, new = flatten(stored), flatten(given)
+    names = not_resumable(stored, given)
     differences = [
         f"  config.{name}: {old.get(name)!r} in the run, {new.get(name)!r} given"
-        for name in not_resumable(stored, given)
+        for name in names
     ]
     if differences:
         advice = "resume it with its own or choose another --workdir"
+        if "dataset.name" in names and data_source.is_files(stored.dataset.name):
+            advice += f"; {MOVED}"
         if not saved:
             advice += ", or remove it: it has no checkpoint yet"
         raise ConfigError(
@@ -125,6 +134,8 @@ def not_resumable(stored, given):
     if not (stored.init_from or given.init_from):
         free += ["init_layers"]
     old, new = flatten(stored), flatten(given)
+    if old["dataset.name"].rstrip("/") == new["dataset.name"].rstrip("/"):
+        free += ["dataset.name"]  # which a shell ends with a slash
     if not data_source.is_files(given.dataset.name):
         free += ["dataset.holdout_by"]  # which no set of TFDS needs
         if {old["dataset.fit"], new["dataset.fit"]} == {"auto", "pad"}:

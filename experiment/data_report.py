@@ -6,8 +6,10 @@ import jax
 
 import data_source
 from configs import datasets, default
+from errors import shortened
 from experiment import balance, configuration
 from kernels import ops
+from training import optimizers
 from training.durations import in_steps
 from transforms import policies
 
@@ -84,6 +86,7 @@ def describe(setup):
     lines += _foreign_statistics(config, setup.input_shape[-1])
     lines += _never_reached(config, setup.durations)
     lines += _initial_average(config.optimizer, setup.durations.total)
+    lines += _moving_statistics(config, setup.variables)
     parts = re.split("[+,]", setup.eval_split.split)
     tested = any(part.partition("[")[0].strip() == "test" for part in parts)
     if tested and config.checkpoint.keep_best:
@@ -158,6 +161,24 @@ def _initial_average(optimizer, steps):
             f"warning: after the {steps:,} steps of this training the Polyak average, "
             f"with which it is evaluated, still has {share:.0%} of the weights that "
             "training starts from; --config.optimizer.ema_decay=0 evaluates without it"
+        )
+
+
+def _moving_statistics(config, variables):
+    """Yields a note if layers that a factor of 0 freezes have statistics that move."""
+    factors = config.optimizer.rate_factors
+    frozen = {
+        path.rpartition("/")[0]
+        for path in optimizers.paths(variables["params"])
+        if next((f for e, f in factors if re.search(e, path)), 1) == 0
+    }
+    paths = optimizers.paths(variables.get("batch_stats", {}))
+    moving = frozen & {path.rpartition("/")[0] for path in paths}
+    if moving and not config.model.frozen_statistics:
+        yield (
+            "note: config.optimizer.rate_factors freezes the parameters of "
+            f"{shortened(sorted(moving))}, but not their batch statistics; "
+            "config.model.frozen_statistics = True keeps those of all layers"
         )
 
 

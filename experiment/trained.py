@@ -3,11 +3,12 @@
 import concurrent.futures
 import dataclasses
 import functools
+import os
 import typing
 
 import jax
 
-from data_source import classes
+from data_source import DataError, classes, is_files
 from errors import ConfigError
 from experiment import build, checkpoints, configuration, image_statistics, workdir
 from experiment.workdir import Workdir, WorkdirError
@@ -125,10 +126,42 @@ def class_names(run):
     return dataset(run)[1] if run.has("dataset.json") else None
 
 
+def trained_on(split, run, dataset):
+    """Returns how many images of a `split` to test a run was trained on.
+
+    It is None if `dataset`, a test's config.dataset, is not the run's own data, under
+    whatever name: its training split has another digest than the run recorded.
+    """
+    own = run.config().dataset.copy_and_resolve_references()
+    own.update(name=dataset.name, data_dir=dataset.data_dir, cache="")
+    try:
+        train_split = build.open_split(own, own.train_split)
+    except DataError:  # the tested data need not have it
+        return None
+    if _examples(train_split) != _recorded(run).get("train"):
+        return None
+    return len({*split.places()}.intersection(train_split.places()))
+
+
 def say(line):
     """Prints a line, in one process only."""
     if jax.process_index() == 0:
         print(line, flush=True)
+
+
+def open_split(dataset, name):
+    """Opens a split of a run's data as `build.open_split` does.
+
+    The error of image files that are not there says what helps if they have moved.
+    """
+    try:
+        return build.open_split(dataset, name)
+    except DataError as error:
+        _, _, path = dataset.name.partition(":")
+        if is_files(dataset.name) and not os.path.exists(os.path.expanduser(path)):
+            message = f"{str(error).rstrip('.')}; {configuration.MOVED}"
+            raise DataError(message) from error
+        raise
 
 
 def of_run(split, run, config, name):

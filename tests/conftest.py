@@ -44,6 +44,7 @@ import pytest  # noqa: E402
 import tiny_datasets  # noqa: E402
 
 import data_source  # noqa: E402
+import input_pipeline  # noqa: E402
 from detection import digits  # noqa: E402
 from models import resnet  # noqa: E402
 from sweep import in_process  # noqa: E402
@@ -63,6 +64,12 @@ def bounded_memory():
     pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
     if pages * os.sysconf("SC_PAGE_SIZE") > 3 * 2**30:
         jax.clear_caches()
+
+
+@pytest.fixture(autouse=True)
+def nothing_was_said():
+    """Another test of this worker may have logged the same line."""
+    input_pipeline._said.clear()
 
 
 @pytest.fixture

@@ -184,6 +184,13 @@ def test_a_bad_image_costs_only_its_own_answer(trained, digits, tmp_path):
     assert [bool(row["problem"]) for row in rows] == [False, False, True, False]
 
 
+def test_a_warning_is_a_line_that_says_so(trained, digits):
+    path, _ = trained
+    arguments = ["--mode=predict", f"--workdir={path}", f"--images={digits}"]
+    first, *_ = runs.run_main(arguments).stderr.splitlines()
+    assert first == f"warning: {digits}: 1 files are no images by their names"
+
+
 @pytest.mark.parametrize("kind", ["csv", "json"])
 def test_answers_keep_odd_names(kind, tmp_path):
     given = [

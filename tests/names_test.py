@@ -228,8 +228,24 @@ def test_a_head_for_other_classes_is_not_loaded_unless_it_is_named(
     runs.train_small(tmp_path / "run", init_layers=(".",), **changes)
     said = capsys.readouterr().out
     assert "warning: config.init_layers takes a head for other classes: here" in said
+    assert "trains nothing" not in said
     record = workdir.Workdir(tmp_path / "run").read_json("dataset.json")
     assert record["label_names"] == ["ant", "cat", "dog"]
+
+
+def test_a_new_head_that_nothing_trains_is_said(source, tmp_path, capsys):
+    path, name = source
+    line = "warning: config.num_epochs = 0 trains nothing, so the head, which is new"
+    two = write(tmp_path / "two", {"cat": "cat", "dog": "dog"})
+    changes = {"init_from": str(path), "num_epochs": 0.0}
+    runs.train_small(tmp_path / "of_two", **own(two), **changes)
+    assert line in capsys.readouterr().out
+    changes["init_layers"] = ("backbone",)
+    runs.train_small(tmp_path / "backbone", **own(name), **changes)
+    assert line in capsys.readouterr().out
+    changes["num_epochs"] = 2.0
+    runs.train_small(tmp_path / "trained", **own(name), **changes)
+    assert line not in capsys.readouterr().out
 
 
 def test_a_head_for_the_same_classes_numbers_the_data(source, tmp_path, capsys):

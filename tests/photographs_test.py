@@ -126,6 +126,7 @@ def test_a_damaged_image_is_replaced_by_the_next_and_changes_no_other(
     np.testing.assert_array_equal(found["label"][bad], 6 % 3)
     np.testing.assert_array_equal(found["index"][bad], whole["index"][bad])
     assert "record 4" in caplog.text and "the next image takes its place" in caplog.text
+    assert len(caplog.messages) == 2  # once for each, though both were met twice
     with pytest.raises(data_source.DataError, match="record [45]"):
         batches(other, 0, 6)
 
@@ -141,8 +142,10 @@ def test_a_damaged_test_image_costs_no_steps_of_a_training(tmp_path, photographs
     photographs[7] = b"no image"
     open_photographs(tmp_path, photographs)
     changes = CHANGES | {"dataset.data_dir": str(tmp_path), "num_epochs": 1.0}
-    with pytest.raises(data_source.DataError, match="record 7 is damaged"):
+    advice = "record 7 is damaged: .*; an evaluation leaves nothing out: replace the im"
+    with pytest.raises(data_source.DataError, match=advice) as error:
         runs.train_small(tmp_path / "run", **changes)
+    assert str(error.value).startswith("train: ")
     _, step = runs.final_state(tmp_path / "run")
     assert step == 3
     line = runs.train_small(tmp_path / "run", **changes | {"eval.damaged": "wrong"})

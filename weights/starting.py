@@ -71,6 +71,12 @@ def load_start(setup):
         _check_statistics(config, found.get("batch_stats"))
     if not report.new_scores:
         _check_classes(setup)
+    takes_head = weights.takes_head(setup.variables, config.init_layers)
+    if not setup.durations.total and (report.new_scores or not takes_head):
+        trained.say(
+            "warning: config.num_epochs = 0 trains nothing, so the head, which is new, "
+            "stays random, and so are the answers"
+        )
     return found
 
 

@@ -251,6 +251,19 @@ def test_a_run_is_not_resumed_with_another_config():
     )
 
 
+def test_the_name_of_a_folder_stays_but_for_the_slash_at_its_end():
+    stored, slash, moved, tfds = (
+        runs.small_config(dataset__name=name)
+        for name in ("folder:/photos", "folder:/photos/", "folder:/moved", "mnist")
+    )
+    configuration.check_resumable(stored, slash, "run")
+    configuration.check_resumable(slash, stored, "run")
+    with pytest.raises(ConfigError, match="need a link in their old place; --mode=ev"):
+        configuration.check_resumable(stored, moved, "run")
+    with pytest.raises(ConfigError, match="choose another --workdir:"):
+        configuration.check_resumable(tfds, moved, "run")
+
+
 def test_a_run_without_a_checkpoint_may_be_removed():
     pair = runs.small_config(), runs.small_config(optimizer__accumulate=2)
     with pytest.raises(ConfigError, match="or remove it: it has no checkpoint yet"):

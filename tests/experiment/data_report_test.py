@@ -77,6 +77,21 @@ def test_images_that_are_trained_on_and_evaluated_are_counted(tmp_path):
     assert "trained on" not in report(config, **changes)
 
 
+def test_statistics_that_move_in_frozen_layers_are_said():
+    config = fashion_mnist.get_config("lenet5_modern")
+    changes = {"model__name": "tiny_networks:Tiny", "augment__crop": 0}
+    frozen = {"optimizer__rate_factors": (("conv1", 0), ("backbone", 0.0))}
+    said = "freezes the parameters of backbone/bn1, but not their batch statistics; con"
+    assert said in report(config, **changes, **frozen)
+    changes |= frozen
+    changes |= {"init_from": "another run", "model__frozen_statistics": True}
+    assert "batch statistics" not in report(config, **changes)
+    changes["model__frozen_statistics"] = False
+    for factors in ((("conv1", 0),), (("backbone", 0.5),), ()):
+        changes["optimizer__rate_factors"] = factors
+        assert "batch statistics" not in report(config, **changes)
+
+
 def test_a_short_side_from_which_nothing_is_cut_is_said():
     said = "dataset.short_side = 40 changes nothing without fit crop"
     config = fashion_mnist.get_config("lenet5_modern")

@@ -199,6 +199,35 @@ def test_a_run_does_not_go_on_with_other_examples(tmp_path, photographs):
     assert line.startswith("done: ") and "after step 4" in line
 
 
+def test_a_run_s_own_images_are_known_in_another_place(tmp_path, photographs, capsys):
+    runs.train_small(tmp_path / "run", num_epochs=0.5, **photographs)
+    run, moved = workdir.Workdir(tmp_path / "run"), tmp_path / "moved"
+    (tmp_path / "photos").rename(moved)
+
+    def said(*changes):
+        evaluate.evaluate_run(run, checks.change(run.config(), changes))
+        return capsys.readouterr().out
+
+    with pytest.raises(DataError, match="cannot be listed: No such file or directory;"):
+        said()
+    capsys.readouterr()
+    name = f"dataset.name=folder:{moved}"
+    for found in (said(name), said(f"{name}/")):
+        assert f"{run} in another place; validation was not trained on" in found
+        assert "validation was held out" in found and "not tested" not in found
+    every = "dataset.eval_split=train+validation"
+    line = "warning: by their names, 10 of the 12 images of train+validation are those"
+    assert line in said(name, every)
+    (tmp_path / "photos").symlink_to(moved)
+    assert line in said(every)
+    assert "by their names" not in said() and "by its names" not in said()
+    (moved / "a" / "0.png").rename(moved / "a" / "x.png")  # they are other images now
+    found = said(name)
+    assert "10 images are not tested, and --change" in found
+    assert "by its names" not in found
+    assert "by their names" not in said(name, every)
+
+
 def test_a_cache_is_of_the_same_examples(tmp_path, photographs):
     cache = {"dataset.cache": "pixels", "dataset.cache_dir": f"{tmp_path}/cache"}
     found = []
