@@ -6,6 +6,7 @@ is what a JSON has of it.
 
 import contextlib
 import csv
+import dataclasses
 import itertools
 import json
 import os
@@ -38,26 +39,53 @@ def to(output, header):
                 lines.writerow(header)
                 yield lambda answer: lines.writerows(answer.rows())
             else:
-                with _json(file) as write:
-                    yield write
+                before = itertools.chain(["\n"], itertools.repeat(",\n"))
+                file.write("[")
+                yield lambda answer: file.write(
+                    next(before) + json.dumps(answer.as_dict())
+                )
+                file.write("\n]\n")
         os.replace(part, output)
 
 
-@contextlib.contextmanager
-def _json(file):
-    file.write("[")
-    before = itertools.chain(["\n"], itertools.repeat(",\n"))
-    yield lambda answer: file.write(next(before) + json.dumps(answer.as_dict()))
-    file.write("\n]\n")
+@dataclasses.dataclass
+class Report:
+    """How many images got an answer, and where the answers are.
 
+    `first_failure` says why the first image without an answer has none.
+    """
 
-def failed(answered, unanswered, first):
-    """Lists what main.py reports as an error; `first` is why the first one failed."""
-    number = answered + unanswered
-    if not number:
-        return ["--images names no image"]
-    if not unanswered:
-        return []
-    if number == 1:
-        return [first]
-    return [f"{unanswered} of {number} images have no answer; the first: {first}"]
+    run: str
+    step: int
+    output: str | None
+    answered: int = 0
+    unanswered: int = 0
+    first_failure: str = ""
+
+    def count(self, answer):
+        self.answered += not answer.problem
+        self.unanswered += bool(answer.problem)
+        self.first_failure = self.first_failure or answer.problem
+
+    @property
+    def failed(self):
+        """Lists what main.py reports as an error."""
+        number = self.answered + self.unanswered
+        if not number:
+            return ["--images names no image"]
+        if not self.unanswered:
+            return []
+        if number == 1:
+            return [self.first_failure]
+        return [
+            f"{self.unanswered} of {number} images have no answer; the first: "
+            f"{self.first_failure}"
+        ]
+
+    def parts(self):
+        """The beginning of what is said of it."""
+        said = [
+            f"{self.answered} of {self.answered + self.unanswered} images have answers "
+            f"after step {self.step} of {self.run}"
+        ]
+        return said + ([f"answers: {self.output}"] if self.output else [])

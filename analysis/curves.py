@@ -247,14 +247,10 @@ def logarithmic(axis, span):
     from matplotlib import ticker
 
     axis.set_yscale("log")
-    axis.yaxis.set_major_locator(ticker.LogLocator(subs=round_numbers(span)))
+    subs = (1, 2, 5) if span < 3000 else (1,)
+    axis.yaxis.set_major_locator(ticker.LogLocator(subs=subs))
     axis.yaxis.set_major_formatter("{x:g}")
     axis.yaxis.set_minor_locator(ticker.NullLocator())
-
-
-def round_numbers(span):
-    """The multiples of powers of ten on a logarithmic axis that spans this factor."""
-    return (1, 2, 5) if span < 3000 else (1,)
 
 
 def fitting(labels, width, room=0.5):

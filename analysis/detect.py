@@ -57,32 +57,16 @@ class Answer(typing.NamedTuple):
         return {"image": self.image, "objects": found, "problem": self.problem}
 
 
-@dataclasses.dataclass
-class Found:
-    """How many images got an answer, and where the answers and pictures are."""
+@dataclasses.dataclass(kw_only=True)
+class Found(answers.Report):
+    """The answers of a detector, and where their pictures are."""
 
-    run: str
-    step: int
-    output: str | None
     folder: pathlib.Path
-    answered: int = 0
     drawn: int = 0
-    problems: list = dataclasses.field(default_factory=list)
     picture_problem: str = ""
 
-    @property
-    def failed(self):
-        """Lists what main.py reports as an error."""
-        first = self.problems[0] if self.problems else ""
-        return answers.failed(self.answered, len(self.problems), first)
-
     def __str__(self):
-        parts = [
-            f"{self.answered} of {self.answered + len(self.problems)} images have "
-            f"answers after step {self.step} of {self.run}"
-        ]
-        if self.output:
-            parts.append(f"answers: {self.output}")
+        parts = self.parts()
         if self.drawn:
             plural = "s" * (self.drawn != 1)
             parts.append(f"{self.drawn} picture{plural} in {self.folder}")
@@ -107,24 +91,24 @@ def detect_run(run, checkpoint, images, output=None):
     opened = detectors.open_run(run, checkpoint)
     find = Detector(opened)
     folder = run.path / "predictions" / f"step-{opened.step}"
-    report = Found(str(run), opened.step, output, folder)
+    report = Found(str(run), opened.step, output, folder=folder)
     names = itertools.count(1)
     with answers.to(output, HEADER) as write:
         for name, data in image_files.find(images):
             try:
-                if isinstance(data, data_source.DataError):
-                    raise data
                 image = image_files.read(name, opened.channels, data)
             except data_source.DataError as error:
-                report.problems.append(data_source.as_text(str(error)))
-                write(Answer(name, [], report.problems[-1]))
+                answer = Answer(name, [], data_source.as_text(str(error)))
+                report.count(answer)
+                write(answer)
                 continue
             found = find(image)
             columns = (np.asarray(column).tolist() for column in found)
             rows = zip(*columns, strict=True)
             objects = [(opened.label_names[k], score, box) for box, score, k in rows]
-            write(Answer(name, objects))
-            report.answered += 1
+            answer = Answer(name, objects)
+            report.count(answer)
+            write(answer)
             if report.drawn < DRAWN and not report.picture_problem:
                 stem = pathlib.Path(os.path.basename(data_source.as_text(name))).stem
                 path = folder / f"{next(names):02}-{stem}.png"

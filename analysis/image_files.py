@@ -76,11 +76,13 @@ def _folder(path):
 def read(path, channels, data=None):
     """Reads an image file, uint8 [H, W, C]; C, `channels`, is 1 (grey) or 3 (RGB).
 
-    `data` are the file's bytes if they are at hand.
+    `data` is what `find` gives of it.
 
     Raises:
-      DataError: there is no such file, or it is not a readable image.
+      DataError: there is no such file, it is not a readable image, or `data` is one.
     """
+    if isinstance(data, DataError):
+        raise data
     try:
         if data is None:
             data = pathlib.Path(path).read_bytes()

@@ -165,9 +165,6 @@ class Network:
         """Returns probabilities [B, K] and features [B, D] of stored images."""
         return tuple(map(np.asarray, self._outputs(self.variables, images)))
 
-    def read_file(self, path):
-        return predict.read_image(path, self.trained)
-
     def read(self, split, indices):
         """Reads examples: their images, all of one size, and their labels.
 
@@ -178,7 +175,7 @@ class Network:
         return found["image"], found["label"]
 
     def files(self, paths):
-        images = np.stack([self.read_file(path) for path in paths])
+        images = np.stack([predict.read_image(path, self.trained) for path in paths])
         titles = [pathlib.Path(path).name for path in paths]
         return Panel(images, titles, None, *self.outputs(images))
 

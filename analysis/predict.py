@@ -50,35 +50,18 @@ class Answer(typing.NamedTuple):
 
 
 @dataclasses.dataclass
-class Predictions:
-    """How many images got an answer, and where the answers and their picture are.
+class Predictions(answers.Report):
+    """The answers of a classifier, and where their picture is.
 
-    `problem` says why there is no picture, `first_failure` why the first image without
-    an answer has none, and `note` what the probabilities are.
+    `problem` says why there is no picture, and `note` what the probabilities are.
     """
 
-    run: str
-    step: int
-    output: str | None
-    answered: int = 0
-    unanswered: int = 0
-    first_failure: str = ""
     panel: pathlib.Path | None = None
     problem: str = ""
     note: str = ""
 
-    @property
-    def failed(self):
-        """Lists what main.py reports as an error."""
-        return answers.failed(self.answered, self.unanswered, self.first_failure)
-
     def __str__(self):
-        parts = [
-            f"{self.answered} of {self.answered + self.unanswered} images have answers "
-            f"after step {self.step} of {self.run}"
-        ]
-        if self.output:
-            parts.append(f"answers: {self.output}")
+        parts = self.parts()
         if self.panel and self.answered > DRAWN:
             parts.append(f"the first {DRAWN} are in the panel: {self.panel}")
         elif self.answered:
@@ -127,9 +110,7 @@ def predict_run(run, checkpoint, images, output=None):
                     title = data_source.as_text(os.path.basename(name))
                     shown.append((image, title, row, best))
             write(answer)
-            found.answered += not answer.problem
-            found.unanswered += bool(answer.problem)
-            found.first_failure = found.first_failure or answer.problem
+            found.count(answer)
     if shown:
         found.panel = run.path / "predictions" / f"step-{network.step}.png"
         pixels, titles, scores, best = zip(*shown, strict=True)
@@ -161,8 +142,6 @@ def _probabilities(items, network):
     def read(item):
         name, data = item
         try:
-            if isinstance(data, data_source.DataError):
-                raise data
             return read_image(name, network, data)
         except data_source.DataError as error:
             return error

@@ -87,10 +87,14 @@ class Network:
         batch = {"image": shown, **arrays}
         return Seen(title, {n: x[None] for n, x in batch.items()})
 
+    def open_split(self, name):
+        """Opens a split, with its classes numbered as the network's."""
+        split = detectors.open_split(self.config, name)
+        return trained.of_run(split, self.run, self.config, name)
+
     def images(self, name):
         """Returns the `Seen` of a few images of a split, of those that can be read."""
-        split = detectors.open_split(self.config, name)
-        split = trained.of_run(split, self.run, self.config, name)
+        split = self.open_split(name)
         view = self._preprocessing.view
         most = max(view.max_boxes, split.most_objects)
         view = dataclasses.replace(view, max_boxes=most)

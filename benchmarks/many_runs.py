@@ -46,7 +46,7 @@ def steps_alone(folder, count):
     config.log.tensorboard = False
     parent = workdir.Workdir(f"{folder}/sweep")
     runs = grid.make_runs(config, parent, [{"seed": n} for n in range(count)])
-    program = together.Program(config, ["seed"])
+    program = together.Program(runs)
     trainer = train.Trainer(config, workdir.Workdir(f"{folder}/run"), NO_STOP)
 
     def separate():

@@ -150,7 +150,7 @@ class Ours:
         from training import remat, train_step
 
         self.shape, fields = shape_of(network, size), side_by_side.NETWORKS[network][1]
-        self.classes = classes(self.shape[0])
+        self.classes = side_by_side.num_classes(network)
         self.model = models.create(network, num_classes=self.classes, **fields)
         trained = self.model
         if stages:
@@ -182,11 +182,6 @@ def shape_of(network, size):
 
     (height, width, channels), _ = side_by_side.NETWORKS[network]
     return size or height, size or width, channels
-
-
-def classes(size):
-    """The classes of benchmarks/torch_networks.py."""
-    return 10 if size <= 32 else 1000
 
 
 def measure_ours(network, batch, size, contestant):
@@ -278,7 +273,7 @@ def measure_torch(network, batch, size, contestant):
     del contestant
     import torch
 
-    from benchmarks import torch_networks
+    from benchmarks import side_by_side, torch_networks
     from weights import twins
 
     twins.torchvision_models()
@@ -290,7 +285,7 @@ def measure_torch(network, batch, size, contestant):
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
     images = torch.randn(batch, channels, height, width)
     images = images.to(memory_format=torch.channels_last)
-    labels = torch.randint(classes(height), (batch,))
+    labels = torch.randint(side_by_side.num_classes(network), (batch,))
     for _ in range(STEPS):
         optimizer.zero_grad()
         outputs = model(images)  # of a network with side heads, a tuple

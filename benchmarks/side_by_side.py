@@ -61,7 +61,7 @@ class Task:
 
     @property
     def num_classes(self):
-        return 10 if NETWORKS[self.network][0][0] <= 32 else 1000
+        return num_classes(self.network)
 
     def data(self):
         """Images [B, H, W, C] of mean 0 and deviation 1, and labels [B]."""
@@ -76,6 +76,11 @@ class Task:
             dtype=jnp.dtype(self.dtype),
             **self.fields,
         )
+
+
+def num_classes(network):
+    """The classes of benchmarks/torch_networks.py."""
+    return 10 if NETWORKS[network][0][0] <= 32 else 1000
 
 
 class TorchContestant:

@@ -174,11 +174,8 @@ def _kernel(module, params):
         return f"{times(params['kernel'].shape[:2])}/1/0"
     else:
         return ""
-    sizes = window, module.strides or 1, module.padding
-    kernel, stride, padding = (
-        size if isinstance(size, int | str) else tuple(size) for size in sizes
-    )
-    text = f"{_pair_text(kernel)}/{_number(stride)}/{_number(padding)}"
+    stride, padding = map(_number, (module.strides or 1, module.padding))
+    text = f"{_pair_text(window)}/{stride}/{padding}"
     ceil = " ceil" if getattr(module, "ceil", False) else ""
     return text + (f" g{groups}" if groups > 1 else "") + ceil
 

@@ -40,7 +40,7 @@ class Classifier:
             self._rule = drawing.rule(network.config.dataset.name)
         self._samples = samples.Samples(
             lambda: network.open_split(network.config.dataset.eval_split),
-            lambda split, index, example: samples.class_of(network.names, example),
+            lambda example: f"truly {network.names[example.label]}",
             self._trained.image_shape[-1],
         )
 

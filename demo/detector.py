@@ -5,7 +5,6 @@ import numpy as np
 from analysis import regions
 from demo import samples, sheets, uploads
 from detection import results, views
-from experiment import detectors, trained
 
 MOST_BOXES = 300  # of the proposals and of the detections that are sent
 
@@ -19,14 +18,8 @@ class Detector:
     def __init__(self, run, checkpoint, database=0):
         del database
         self.network = network = regions.Network(run, checkpoint)
-        config = network.config
         self._samples = samples.Samples(
-            lambda: trained.of_run(
-                detectors.open_split(config, config.dataset.eval_split),
-                run,
-                config,
-                config.dataset.eval_split,
-            ),
+            lambda: network.open_split(network.config.dataset.eval_split),
             self._truth,
             network.channels,
         )
@@ -52,9 +45,8 @@ class Detector:
     def sample(self, index):
         return self._samples.get(index)
 
-    def _truth(self, split, index, example):
-        del example
-        names = [split.label_names[k] for k in split.objects[index].labels]
+    def _truth(self, example):
+        names = [self.network.names[k] for k in example.objects.labels]
         return f"truly {', '.join(names)}" if names else "no objects"
 
     def image(self, data, drawn=False):

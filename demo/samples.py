@@ -15,7 +15,7 @@ class Samples:
 
     Args:
       open_split: returns the split; it is called when the first sample is asked for.
-      describe: (split, index, example) -> the true classes in words.
+      describe: says the true classes of an example in words.
       channels: 1 (grey) or 3 (RGB).
     """
 
@@ -38,17 +38,10 @@ class Samples:
             pixels = decode.decode(example.image, self._channels)
         except decode.DamagedImage as error:
             raise Refused(f"test image {index} is damaged: {error}") from error
-        truth = self._describe(split, index, example)
-        text = f"test image {index:,} of {len(split):,}: {truth}"
+        text = f"test image {index:,} of {len(split):,}: {self._describe(example)}"
         if pixels.size > LARGEST:
             scale, (rows, columns) = math.sqrt(LARGEST / pixels.size), pixels.shape[:2]
             height, width = (max(1, int(scale * side)) for side in (rows, columns))
             text += f"; made smaller for the page, {height}x{width} of {rows}x{columns}"
             pixels = resizing.resize(pixels, height, width)
         return {"picture": sheets.url(pixels), "text": text}
-
-
-def class_of(names, example):
-    """Says an example's class; data without classes have the label -1."""
-    known = 0 <= example.label < len(names)
-    return f"truly {names[example.label]}" if known else "its class is not known"

@@ -46,7 +46,8 @@ def serve(runs, checkpoint, host, port, database):
     with listen(host, port) as listener:  # before what takes long
         shown = [open_run(run, checkpoint, database) for run in runs]
         app = site.make(shown, {host, *LOCAL} if is_local(host) else None)
-        print(f"the page is at {address(listener)} (Ctrl-C ends it)", flush=True)
+        at = "{}:{}".format(*listener.getsockname())
+        print(f"the page is at http://{at} (Ctrl-C ends it)", flush=True)
         if not is_local(host):
             print(
                 f"note: --host={host} lets everybody who can reach this machine use "
@@ -78,11 +79,6 @@ def listen(host, port):
         return socket.create_server((host, port))
     except OSError as error:
         raise UserError(f"--host={host} --port={port}: {error.strerror}") from error
-
-
-def address(listener):
-    host, port = listener.getsockname()[:2]
-    return f"http://{host}:{port}"
 
 
 def is_local(host):

@@ -81,6 +81,10 @@ def _lists(path):
                     raise DataError(
                         f"{where}: {field} is {value!r}, neither a number nor text"
                     )
+                if field == "file_name" and not isinstance(value, str):
+                    raise DataError(
+                        f"{where}: file_name is {value!r}, which is no text"
+                    )
     for name in ("images", "categories"):
         ids = [item["id"] for item in content[name]]
         if len({*ids}) < len(ids):

@@ -101,8 +101,10 @@ def draw_found(path, image, found, names):
 
 def draw_layers(path, panels, caption=""):
     """Draws panels (title, image, [Layer, ...]) beside each other, four in a row."""
-    drawing, axes = _grid(len(panels))
-    for axis, (title, image, layers) in zip(axes, panels, strict=False):
+    columns = max(1, min(len(panels), 4))
+    rows = max(1, math.ceil(len(panels) / columns))
+    drawing, axes = figure(rows, columns, 3.4, 3.0)
+    for axis, (title, image, layers) in zip(axes.flat, panels, strict=False):
         show_boxes(axis, image, layers, title)
     drawing.supxlabel(wrapped(caption, drawing), fontsize=9)
     save(drawing, path)
@@ -113,13 +115,10 @@ def draw_worst(path, split, detections, number=8):
 
     An image that cannot be read is left out. results.mistakes counts them.
     """
-    counts = results.mistakes(split, detections)
-    shown = []
+    counts, panels = results.mistakes(split, detections), []
     for index in np.argsort(-counts, kind="stable"):
-        if len(shown) < number and (image := _image(split, index)) is not None:
-            shown.append((index, image))
-    panels = []
-    for index, image in shown:
+        if len(panels) == number or (image := _image(split, index)) is None:
+            continue
         layers = [
             objects_layer(split.objects[index], split.label_names),
             found_layer(results.shown(detections[index]), split.label_names, RED),
@@ -141,13 +140,6 @@ def _image(split, index):
         return decode.decode(example.image, split.channels)
     except (DataError, decode.DamagedImage):
         return None
-
-
-def _grid(number):
-    """Returns a figure with room for `number` pictures, and its axes in a list."""
-    columns = max(1, min(number, 4))
-    drawing, axes = figure(math.ceil(max(1, number) / columns), columns, 3.4, 3.0)
-    return drawing, list(axes.flat)
 
 
 def draw_curves(path, split, detections, rule="voc"):

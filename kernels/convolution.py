@@ -25,7 +25,6 @@ see it.
 benchmarks/lenet_pass.py measures it.
 """
 
-import functools
 import itertools
 import math
 
@@ -72,37 +71,19 @@ def conv_general_dilated(
     strides = tuple(window_strides)
     numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
 
+    arguments = (
+        *(strides, padding, lhs_dilation, rhs_dilation, numbers),
+        *(feature_group_count, batch_group_count, precision, preferred_element_type),
+    )
+
     def by_lax(lhs, rhs):
-        return lax.conv_general_dilated(
-            lhs,
-            rhs,
-            strides,
-            padding,
-            lhs_dilation,
-            rhs_dilation,
-            numbers,
-            feature_group_count,
-            batch_group_count,
-            precision,
-            preferred_element_type,
-        )
+        return lax.conv_general_dilated(lhs, rhs, *arguments)
 
     if feature_group_count > 1 and (mesh := _mesh_that_splits(lhs)):
         shared = PartitionSpec(mesh.axis_names)  # all of them split the images
         # Inside, the mesh's axes are manual, so this call does not come here again.
         return jax.shard_map(
-            functools.partial(
-                conv_general_dilated,
-                window_strides=window_strides,
-                padding=padding,
-                lhs_dilation=lhs_dilation,
-                rhs_dilation=rhs_dilation,
-                dimension_numbers=dimension_numbers,
-                feature_group_count=feature_group_count,
-                batch_group_count=batch_group_count,
-                precision=precision,
-                preferred_element_type=preferred_element_type,
-            ),
+            lambda lhs, rhs: conv_general_dilated(lhs, rhs, *arguments),
             in_specs=(shared, PartitionSpec()),
             out_specs=shared,
             check_vma=False,

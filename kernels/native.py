@@ -25,7 +25,6 @@ they free before a call ends.
 import contextlib
 import ctypes
 import functools
-import hashlib
 import math
 import os
 import pathlib
@@ -35,7 +34,6 @@ import sys
 import tempfile
 
 import jax
-import jaxlib
 import numpy as np
 from absl import logging
 
@@ -72,11 +70,7 @@ def _options():
 
 def places():
     """Yields where the library for this source, jaxlib and processor may be."""
-    parts = *processor.features(), jaxlib.__version__, *_options()
-    key = hashlib.sha256("\n".join(parts).encode())
-    for name in (*SOURCES, HEADER):
-        key.update((processor.FOLDER / name).read_bytes())
-    return processor.places(f"native-{key.hexdigest()[:16]}.so")
+    return processor.places("native-{}.so", (*SOURCES, HEADER), _options())
 
 
 def path():

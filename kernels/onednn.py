@@ -318,9 +318,7 @@ def _gram_call(context, a, b):
 
 
 def _call(context, target, operands, config):
-    if (
-        choice.uncached
-    ):  # No compilation takes infinitely long, so this one is not kept.
+    if choice.uncached:  # no compilation takes infinitely long: this one is not kept
         jax.config.update(KEEP_AFTER, math.inf)
     # In version 2 of the interface the configuration is a string.
     lower = jax.ffi.ffi_lowering(
@@ -329,29 +327,9 @@ def _call(context, target, operands, config):
     return lower(context, *operands)
 
 
-def _has_conv(*avals, **options):
-    del avals, options
-    return _may_call() and probes.has_call("convolution")
-
-
-def _has_matmul(*avals, **options):
-    del avals, options
-    return _may_call() and probes.has_call("matmul")
-
-
-def _may_call():
-    """Whether a program that has a call would stay out of the compilation cache."""
-    return choice.uncached or not _cached()
-
-
-def _always(*avals, **options):
-    del avals, options
-    return True
-
-
-def _native(*avals, **options):
-    del avals, options
-    return native.available()
+def _has_call(name):
+    """Whether a call works, and its program would stay out of the compilation cache."""
+    return (choice.uncached or not _cached()) and probes.has_call(name)
 
 
 def _register(primitive, plain, *calls):
@@ -385,7 +363,7 @@ _register(
     conv_p,
     plain_conv,
     (mlir.lower_fun(_winograd, multiple_results=False), _winograd_applies),
-    (_conv_call, _has_conv),
+    (_conv_call, lambda *_, **__: _has_call("convolution")),
 )
 
 _kernel_gradient_p = Primitive("kernel_gradient")
@@ -395,7 +373,10 @@ batching.primitive_batchers[_kernel_gradient_p] = _batched_kernel_gradient
 _register(
     _kernel_gradient_p,
     _lax_kernel_gradient,
-    (mlir.lower_fun(native.kernel_gradient, multiple_results=False), _native),
+    (
+        mlir.lower_fun(native.kernel_gradient, multiple_results=False),
+        lambda *_, **__: native.available(),
+    ),
 )
 
 gram_p = Primitive("onednn_gram")
@@ -408,7 +389,7 @@ ad.defbilinear(
     lambda dy, a, b: lax.dot(a, dy),
 )
 batching.primitive_batchers[gram_p] = _batched_gram
-_register(gram_p, plain_gram, (_gram_call, _has_matmul))
+_register(gram_p, plain_gram, (_gram_call, lambda *_, **__: _has_call("matmul")))
 
 _transposed_p = Primitive("onednn_transposed")
 _transposed_p.def_abstract_eval(
@@ -422,5 +403,8 @@ batching.primitive_batchers[_transposed_p] = lambda operands, axes: (
 _register(
     _transposed_p,
     _transposed,
-    (mlir.lower_fun(_transposed_in_memory, multiple_results=False), _always),
+    (
+        mlir.lower_fun(_transposed_in_memory, multiple_results=False),
+        lambda *_, **__: True,
+    ),
 )

@@ -7,6 +7,8 @@ import pathlib
 import platform
 import sys
 
+import jaxlib
+
 FOLDER = pathlib.Path(__file__).parent
 
 
@@ -26,16 +28,20 @@ def name():
 
 def cores():
     """Returns how many cores this process may use, which XLA takes as its threads."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count()
+    return len(os.sched_getaffinity(0))
 
 
-def places(name):
-    """Yields where a file made on this machine may be, the best place first.
+def places(name, sources, options=()):
+    """Yields where a file made for this jaxlib, processor and source may be.
 
-    That is the Python environment, and the user's cache if it cannot be written.
+    The best place, the Python environment, comes first, then the user's cache, for
+    where that cannot be written. The braces in `name` take a hash of all.
     """
+    parts = *features(), jaxlib.__version__, *options
+    key = hashlib.sha256("\n".join(parts).encode())
+    for source in sources:
+        key.update((FOLDER / source).read_bytes())
+    name = name.format(key.hexdigest()[:16])
     yield pathlib.Path(sys.prefix, "lib", "convnets", name)
     with contextlib.suppress(RuntimeError):  # The user may have no home.
         cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"

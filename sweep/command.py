@@ -49,7 +49,7 @@ class Runs:
             )
         self.parent, self._config, self._factor = parent, config, factor
         if config is not None:
-            self._overrides = vary.combined(config, texts, declared)
+            self._overrides = vary.parse(config, texts, declared)
         self._read_record()
         overrides = self.record.overrides if config is None else self._unified()
         self.all = grid.make_runs(self.record.config, parent, overrides)

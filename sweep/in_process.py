@@ -60,9 +60,7 @@ class InProcess:
         names = {str(run) for run in group}
         if not names <= self._program[0]:  # halving leaves some out
             self._program = set(), None  # frees the data of the last one
-            varied = together.varied(group)
-            program = together.Program(group[0].config, varied, group)
-            self._program = names, program
+            self._program = names, together.Program(group)
         return self._program[1]
 
     def _train_together(self, program, pending, until, runs):

@@ -198,15 +198,11 @@ class Slurm:
         self._parent, self._options, self._flags = parent, options, flags
 
     def submit(self, runs):
-        """Submits those that have neither ended nor are trained or queued already.
-
-        Returns:
-          `Submitted`.
-        """
-        have, pending = queued(self._parent), []
+        """Submits those that have neither ended nor are trained, as `submit` does."""
+        pending = []
         for run in runs:
-            state, _ = run.state(have)
-            if state not in ("done", "diverged", "running", "queued"):
+            state, _ = run.state()
+            if state not in ("done", "diverged", "running"):
                 run.workdir.create(run.config)
                 pending.append(str(run))
         return submit(self._parent, pending, self._options, self._flags)

@@ -103,11 +103,13 @@ def varied(runs):
 class Program:
     """The data on the device, and the compiled programs that all runs share.
 
-    The classes of the data are numbered as those of `runs` that have begun.
+    Its config is that of the first of `runs`, but for the fields that vary between
+    them, and the classes of the data are numbered as those of runs that have begun.
     """
 
-    def __init__(self, config, varied, runs=()):
-        self.config, self.varied = config, {*varied, "seed"}
+    def __init__(self, runs):
+        config = self.config = runs[0].config
+        self.varied = varied(runs)
         setup = tasks.setup(config, num_devices=1)
         if setup.view is not None or setup.placement() != "device":
             raise Unfit("the data of this training do not lie on the device")

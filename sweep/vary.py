@@ -29,25 +29,19 @@ KINDS = {
 _PAIRS = {")": "(", "]": "[", "}": "{"}
 
 
-def parse(config, texts):
+def parse(config, texts, declared=()):
     """Parses flags "field=values" into overrides: one dict {field: value} per run.
 
-    Raises:
-      ConfigError: the config has no such field, or a value does not fit it.
-    """
-    return _product([_parse(config, text) for text in texts])
-
-
-def combined(config, texts, declared):
-    """Combines the flags' overrides with those that a config's `sweep()` declares.
+    They are combined with the overrides that the config's own `sweep()` declares.
 
     Raises:
       ConfigError: a field or value does not fit the config, or both set a field.
     """
+    declared = [_typed(config, override) for override in declared]
     for number, override in enumerate(declared):
         for name, value in override.items():
             _check(config, name, value, f"sweep() of the config, run {number}")
-    factors = [[_typed(config, override) for override in declared]] if declared else []
+    factors = [declared] if declared else []
     return _product([*factors, *(_parse(config, text) for text in texts)])
 
 
@@ -186,13 +180,8 @@ def _like(now, value):
 
 
 def _typed(config, override):
-    fields = configuration.flatten(config)
-    return {
-        name.removeprefix("config."): _like(
-            fields.get(name.removeprefix("config.")), value
-        )
-        for name, value in override.items()
-    }
+    named = {name.removeprefix("config."): value for name, value in override.items()}
+    return {name: _like(_now(config, name), value) for name, value in named.items()}
 
 
 def _check_name(config, name, flag):
@@ -205,10 +194,8 @@ def _check_name(config, name, flag):
 
 def _check(config, name, value, flag):
     """Raises ConfigError for a value of another type than the config's."""
-    name = name.removeprefix("config.")
     _check_name(config, name, flag)
     now = _now(config, name)
-    value = _like(now, value)
     if f"{name}." in configuration.OPEN:
         fits, now = isinstance(value, dict), {}
     elif value is None:

@@ -598,11 +598,6 @@ _TIMM = {
 }
 
 
-def _family(network):
-    found = re.match("vgg|se|faster", network)
-    return found and found[0]
-
-
 # What wrappers of a network, and the objects that hold it, put in front of its names.
 _WRAPPED = re.compile(
     r"((module|model|_orig_mod|backbone|net|network|state_dict|model_state)\.)+"
@@ -697,9 +692,11 @@ def canonical(kind, network, arrays):
     """
     result = {}
     if kind == "torch":
+        family = re.match("vgg|se|faster|", network)[0]
+        spellings = _TIMM.get(family, {})
         for name, value in arrays.items():
             name = re.sub(r"(denselayer\d+\.)(norm|conv)\.(\d)", r"\1\2\3", name)
-            for pattern, spelling in _TIMM.get(_family(network), {}).items():
+            for pattern, spelling in spellings.items():
                 name = re.sub(pattern, spelling, name)
             result[name] = value
         return result

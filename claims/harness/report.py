@@ -6,6 +6,7 @@ import math
 import pathlib
 import statistics
 
+from claims import harness
 from claims.harness import catalogue, intervals
 from errors import UserError
 from evaluation import drawing
@@ -224,7 +225,7 @@ def draw_all(folder):
 def _results(folder):
     """Yields the results of a folder: claim, `Outcome`, date."""
     for name in catalogue.names():
-        for scale in ("small", "paper"):
+        for scale in harness.SCALES:
             if found := read(folder, name, scale):
                 yield catalogue.load(name), *found
 

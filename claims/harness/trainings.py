@@ -298,12 +298,13 @@ def run(experiment, pool):
     """Trains what is missing of an experiment; returns its `Results`."""
     choices, images = choose(experiment, pool)
     rates = settle(choices, images, experiment.one_rate)
+    own = {label: {RATE: rate} for label, rate in rates.items()}
     runs = {
         label: [
-            experiment.run(pool, values | {"seed": seed})
+            experiment.run(pool, {**values, **own.get(label, {}), "seed": seed})
             for seed in range(experiment.seeds_of(label))
         ]
-        for label, values in _with_rates(experiment, rates).items()
+        for label, values in experiment.arms.items()
     }
     trained = iter(pool.train([run for arm in runs.values() for run in arm]))
     arms = {label: [next(trained) for _ in arm] for label, arm in runs.items()}
@@ -383,10 +384,3 @@ def settle(choices, images, one_rate=False):
 def best(errors):
     """The rate of the least error in {rate: error}; of equal ones the lowest rate."""
     return min(errors, key=lambda rate: (errors[rate], rate))
-
-
-def _with_rates(experiment, rates):
-    return {
-        label: dict(values) | ({RATE: rates[label]} if rates else {})
-        for label, values in experiment.arms.items()
-    }

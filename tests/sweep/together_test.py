@@ -292,7 +292,9 @@ def test_a_sweep_that_is_stopped_goes_on_to_the_same_bits(
 ):
     """SIGTERM once killed it, and it began its runs again."""
     settings = {"eval__every_epochs": 0.5, "eval__batch_size": 203}
-    program = together.Program(runs.small_config(**SMALL, **settings), ["seed"])
+    config = runs.small_config(**SMALL, **settings)
+    both = grid.make_runs(config, workdir.Workdir(tmp_path), [{"seed": 0}, {"seed": 1}])
+    program = together.Program(both)
     monkeypatch.setattr(together, "Program", lambda *arguments: program)
 
     def train_both(name, stop=runs.NoStop):
@@ -332,11 +334,13 @@ def test_a_run_that_is_past_a_fraction_goes_on_to_its_next_evaluation(tmp_path):
 
 def test_seeds_and_numbers_share_one_compiled_program(tmp_path):
     config = runs.small_config(**SMALL)
-    fields = ["seed", "optimizer.learning_rate"]
-    program = together.Program(config, fields)
-    for number, values in enumerate([(0, 0.1), (1, 0.1), (2**33, 0.2)]):
-        values = dict(zip(fields, values, strict=True))
-        run = grid.Run(config, values, workdir.Workdir(tmp_path / str(number)))
+    values = [
+        {"seed": seed, "optimizer.learning_rate": rate}
+        for seed, rate in [(0, 0.1), (1, 0.1), (2**33, 0.2)]
+    ]
+    group = grid.make_runs(config, workdir.Workdir(tmp_path), values)
+    program = together.Program(group)
+    for run in group:
         together.Group(program, [run]).train()
     assert program.init._cache_size() == program.run_steps._cache_size() == 1
 

@@ -82,7 +82,7 @@ def test_the_runs_that_a_config_declares():
             sweeps.vary("optimizer.learning_rate", [1, 1e-3]),
         ),
     )
-    found = vary.combined(config, ["seed=0..1"], [*declared, {"batch_size": 16}])
+    found = vary.parse(config, ["seed=0..1"], [*declared, {"batch_size": 16}])
     assert len(found) == 2 * (2 * 2 + 1)
     assert found[0] == {
         "model.name": "lenet5",
@@ -92,11 +92,11 @@ def test_the_runs_that_a_config_declares():
     }
     assert found[-1] == {"batch_size": 16, "seed": 1}
     with pytest.raises(ConfigError, match="'seed' is set twice"):
-        vary.combined(config, ["seed=0..1"], [{"seed": 3}])
+        vary.parse(config, ["seed=0..1"], [{"seed": 3}])
     with pytest.raises(ConfigError, match=r"run 1: config has no field 'sed'"):
-        vary.combined(config, [], [{"seed": 3}, {"sed": 1}])
+        vary.parse(config, [], [{"seed": 3}, {"sed": 1}])
     with pytest.raises(ConfigError, match="config.seed takes a whole number, not 'a'"):
-        vary.combined(config, [], [{"seed": "a"}])
+        vary.parse(config, [], [{"seed": "a"}])
     with pytest.raises(ValueError, match="one length, not of 1, 2"):
         sweeps.zipit([{"seed": 0}], [{"batch_size": 1}, {"batch_size": 2}])
 
@@ -146,7 +146,7 @@ def test_a_field_and_a_part_of_it_do_not_both_vary():
     with pytest.raises(ConfigError, match=words):
         vary.parse(runs.small_config(), texts)
     with pytest.raises(ConfigError, match=words):
-        vary.combined(runs.small_config(), texts[:1], [{"model.fields": {}}])
+        vary.parse(runs.small_config(), texts[:1], [{"model.fields": {}}])
 
 
 def test_values_replace_those_of_the_config():
