@@ -120,6 +120,10 @@ def test_errors_name_the_file_and_the_annotation(tmp_path, changes, error):
             "x.json: 2 images have the same file_name",
         ),
         ({"images": [{"id": 1}]}, r"x.json: images\[0\] has no 'file_name'"),
+        (
+            {"images": [IMAGES[0] | {"file_name": None}]},
+            r"x.json: images\[0\]: file_name is None, not text",
+        ),
         ({"categories": [CATEGORIES[0]] * 2}, "two categories have the same id"),
         ({"categories": None}, "x.json has no list 'categories'"),
         ({"images": [7]}, r"x.json: images\[0\] has no 'id'"),
