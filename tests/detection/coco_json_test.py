@@ -122,7 +122,7 @@ def test_errors_name_the_file_and_the_annotation(tmp_path, changes, error):
         ({"images": [{"id": 1}]}, r"x.json: images\[0\] has no 'file_name'"),
         (
             {"images": [IMAGES[0] | {"file_name": None}]},
-            r"x.json: images\[0\]: file_name is None, not text",
+            r"x.json: images\[0\]: file_name is None, which is no text",
         ),
         ({"categories": [CATEGORIES[0]] * 2}, "two categories have the same id"),
         ({"categories": None}, "x.json has no list 'categories'"),

@@ -237,7 +237,7 @@ def test_each_run_of_a_sweep_draws_as_it_does_alone(tmp_path):
     config = runs.small_config(dataset__balance=1.0)
     parent = workdir.Workdir(tmp_path / "sweep")
     both = grid.make_runs(config, parent, [{"seed": 3}, {"seed": 5}])
-    found = together.Program(config, ["seed"]).indices(both, 8, 5)
+    found = together.Program(both).indices(both, 8, 5)
     for number, run in enumerate(both):
         alone = build.setup(run.config).plan.indices(8, 13)
         for ours, theirs in zip(found, alone, strict=True):
