@@ -370,6 +370,9 @@ def test_polyak_average_is_kept_and_evaluated(tmp_path):
         workdir.Workdir(tmp_path / "run"), model, (32, 32, 1)
     )
     np.testing.assert_array_equal(variables["params"]["head"]["fc"]["kernel"], average)
+    state = train_step.make_init(model, optax.sgd(0.1), (32, 32, 1), ema=True)(0)
+    state = state.replace(ema=jax.tree.map(jnp.zeros_like, state.params))
+    assert train_step.evaluation_variables(state)["params"] is state.ema
 
 
 def test_polyak_average_takes_in_every_nth_step():
@@ -594,7 +597,8 @@ def tested(reference):
     images, labels = split.arrays()
     inputs = (np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0))) - np.float32(20)) / 200
     logits = jax.jit(functools.partial(model.apply, train=False))(variables, inputs)
-    return variables, split, step, np.asarray(logits), labels
+    mean = float(loss(logits, labels).mean())
+    return variables, split, step, np.asarray(logits), labels, mean
 
 
 @pytest.mark.parametrize("devices", [1, 3, 8])
@@ -602,7 +606,7 @@ def tested(reference):
 def test_evaluation_counts_every_image_once(tested, batch_size, devices):
     if batch_size == 1 and devices > 1:
         pytest.skip("rounded up to the devices, which 7 covers")
-    variables, split, step, logits, labels = tested
+    variables, split, step, logits, labels, mean = tested
     mesh = build.make_mesh(devices)
     counter = evaluator.Classification(step, split, batch_size, mesh)
     result = counter.run(variables).metrics
@@ -610,6 +614,7 @@ def test_evaluation_counts_every_image_once(tested, batch_size, devices):
     order = np.argsort(-logits, axis=1)
     assert result["count"] == 203
     assert result["errors"] == (order[:, 0] != labels).sum()
+    assert result["loss"] == pytest.approx(mean, rel=1e-5)
     top5 = (order[:, :5] == labels[:, None]).any(1)
     assert result["top5_error"] == 100 * (203 - top5.sum()) / 203
     table = np.zeros((10, 10), int)

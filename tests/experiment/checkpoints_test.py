@@ -196,13 +196,13 @@ def test_a_step_before_another_process_s_is_not_saved(tmp_path):
 
 def test_keeps_the_newest_and_the_best(tmp_path):
     run = Checkpoints(tmp_path, keep_last=2, keep_best=1)
-    errors = {1: 0.5, 2: 0.1, 3: 0.4, 4: None, 5: 0.1 + 1e-9, 6: float("nan"), 7: None}
+    errors = {1: 0.5, 2: 0.1, 3: 0.4, 4: None, 5: 0.1, 6: float("nan"), 7: None}
     for step, error in errors.items():
         run.save(step, make_state(step), None if error is None else {"error": error})
     run.close()
-    assert (run.all_steps(), best_step(run)) == ([2, 6, 7], 2)
+    assert (run.all_steps(), best_step(run)) == ([5, 6, 7], 5)
     run = Checkpoints(tmp_path, keep_last=2, keep_best=1)
-    assert (run.all_steps(), best_step(run)) == ([2, 6, 7], 2)
+    assert (run.all_steps(), best_step(run)) == ([5, 6, 7], 5)
     run.save(8, make_state(8), {"error": 0.05})
     run.close()
     assert (run.all_steps(), best_step(run)) == ([7, 8], 8)

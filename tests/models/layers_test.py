@@ -187,6 +187,28 @@ def pooled(x, window, stride, padding, ceil, reduce):
     return result
 
 
+@pytest.mark.parametrize("train", [True, False])
+def test_batch_norm_is_flax_batch_norm(train):
+    """Its values, and the moving averages after a step, to rounding."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(1, 2, (4, 5, 5, 8)), jnp.float32)
+    scale, bias, mean, var = rng.uniform(0.5, 2, (4, 8)).astype(np.float32)
+    variables = {
+        "params": {"scale": scale, "bias": bias},
+        "batch_stats": {"mean": mean, "var": var},
+    }
+    ours, theirs = (
+        layer(use_running_average=not train, momentum=0.9).apply(
+            variables, x, mutable=["batch_stats"]
+        )
+        for layer in (layers.BatchNorm, nn.BatchNorm)
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-5), ours, theirs
+    )
+    assert train == (not np.array_equal(ours[1]["batch_stats"]["mean"], mean))
+
+
 @pytest.mark.parametrize(
     "field",
     [

@@ -256,6 +256,7 @@ def test_the_auxiliary_head_has_its_weight_in_the_loss(weight):
     (head,) = sown["auxiliary"]["logits"]
     expected = LOSS(logits, batch["label"]) + weight * LOSS(head, batch["label"])
     np.testing.assert_allclose(sums["loss"], expected.sum(), rtol=1e-6)
+    assert sums["errors"] == (logits.argmax(-1) != batch["label"]).sum()
     moved = jnp.abs(
         after.params["aux"]["fc"]["bias"] - state.params["aux"]["fc"]["bias"]
     )

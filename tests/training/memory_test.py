@@ -142,7 +142,7 @@ def test_running_out_is_an_error_that_says_what_fits(words, tmp_path, monkeypatc
         self.compiled_steps = Full(self.compiled_steps)
 
     monkeypatch.setattr(programs.Programs, "__init__", begin_full)
-    monkeypatch.setattr(memory, "limit", lambda _: (2**20, "a small device"))
+    monkeypatch.setattr(memory, "limit", lambda _: (2**19, "a small device"))
     with pytest.raises(memory.OutOfMemory, match=r"\d+ images would fit"):
         runs.train_small(tmp_path / "run", batch_size=64)
 

@@ -17,6 +17,7 @@ from data_source import split as splits
 from evaluation.evaluator import Result
 from experiment import build, trained, workdir
 from training import losses, objective, train_step
+from transforms import augment, preprocessing
 
 
 class Brightness:
@@ -97,20 +98,21 @@ def test_the_parts_of_a_batch_are_taken_in_turn():
         lambda batch, seed: batch["image"],
     )
     state = train_step.make_init(model, tx, (8, 8, 1), ema=0)(0)
+    state = state.replace(step=jnp.int32(7))
     step = train_step.make_train_step(task, tx, accumulate=2)
-    after, _ = jax.jit(step)(state, batch, 0)
+    after, _ = jax.jit(step)(state, batch, 5)
 
     @jax.jit
     def gradient(params, statistics, part, key):
         def mean(params):
             variables = {"params": params, "batch_stats": statistics}
-            losses, _, statistics_after = task(variables, part, 0, key)
+            losses, _, statistics_after = task(variables, part, 5, key)
             return losses.mean(), statistics_after
 
         return jax.grad(mean, has_aux=True)(params)
 
-    key = jax.random.fold_in(jax.random.key(0), train_step.DROPOUT)
-    key = jax.random.fold_in(key, 0)  # the step
+    key = jax.random.fold_in(jax.random.key(5), train_step.DROPOUT)
+    key = jax.random.fold_in(key, 7)  # the step
     params, statistics = state.params, state.batch_stats
     for number in (0, 1):
         part = {name: x[number::2] for name, x in batch.items()}
@@ -124,6 +126,23 @@ def test_the_parts_of_a_batch_are_taken_in_turn():
     jax.tree.map(
         lambda x, y: np.testing.assert_allclose(x, y, 1e-5, 1e-6), found, expected
     )
+
+
+def test_a_training_sees_the_augmented_images_of_its_seed():
+    config = runs.small_config(augment__crop=4)
+    setup = build.setup(config)
+    task = build.make_objective(config, None, setup.preprocessing)
+    images, labels = setup.train_split.arrays()
+    each = np.arange(8, dtype=np.int32)
+    batch = {"image": images[:8], "label": labels[:8], "index": each, "epoch": each}
+    seen = [task.inputs(batch, seed, jax.random.key(0))[0] for seed in (0, 1)]
+    options = augment.Augmentation(crop=4)
+    for seed in (0, 1):
+        expected = preprocessing.network_input(
+            batch, setup.preprocessing, options, seed=seed
+        )
+        np.testing.assert_array_equal(seen[seed], expected)
+    assert not np.array_equal(*seen)
 
 
 def test_class_weights_hold_for_both_labels_of_a_mixed_image_and_for_parts():

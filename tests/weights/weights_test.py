@@ -624,6 +624,7 @@ def test_keras_files_old_and_new(tmp_path):
 # The hub.
 
 
+@pytest.mark.slow  # make parity installs the hub's client
 def test_without_a_network_the_hub_is_a_quick_error(monkeypatch):
     pytest.importorskip("huggingface_hub", reason="requirements-exchange.txt")
 
@@ -639,6 +640,7 @@ def test_without_a_network_the_hub_is_a_quick_error(monkeypatch):
         hub.download("a/b/c")
 
 
+@pytest.mark.slow  # make parity installs the hub's client
 def test_a_file_of_the_hub_is_fetched_once(tmp_path, monkeypatch):
     """A local server answers as the hub does."""
     pytest.importorskip("huggingface_hub", reason="requirements-exchange.txt")
