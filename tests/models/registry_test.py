@@ -149,6 +149,9 @@ NETWORKS = {
 
 def test_every_network_has_an_expected_count_here():
     assert set(models.MODELS) == set(NETWORKS)
+    # README has both numbers.
+    assert len(NETWORKS) == 110
+    assert sum(adds is not None for *_, adds, _ in NETWORKS.values()) == 80
 
 
 @pytest.mark.parametrize(
