@@ -110,11 +110,8 @@ def test_dropout_is_flax_dropout_and_keeps_bytes():
         for layer in (layers.Dropout, nn.Dropout)
     )
     jax.tree.map(np.testing.assert_array_equal, ours(x, x), theirs(x, x))
-    planned, without = (
-        passes.lower(x, x).compile().memory_analysis().temp_size_in_bytes
-        for passes in (ours, theirs)
-    )
-    assert planned < 0.6 * without
+    planned = ours.lower(x, x).compile().memory_analysis().temp_size_in_bytes
+    assert planned < 4.8 * x.size  # 8 bytes a number with the random bits
     assert layers.Dropout(0.3, deterministic=True).apply({}, x) is x
     with pytest.raises(ValueError, match="broadcast_dims is not supported"):
         layers.Dropout(0.3, (1, 2), deterministic=True).apply({}, x)
